@@ -1,0 +1,69 @@
+"""Where things are, whatever the working directory.
+
+The study's folder is the one that holds the package (a clone), or the one that the environment
+variable ``ROCKSTUDY_HOME`` names. ``data`` and ``notebooks`` fall back to the clone's own, so that
+``ROCKSTUDY_HOME`` can point to an empty folder that only collects runs.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from rockstudy.config import StudyError
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """Return the study's folder.
+
+    Raises
+    ------
+    StudyError
+        ``ROCKSTUDY_HOME`` names something that is not a folder.
+    """
+    given = os.environ.get("ROCKSTUDY_HOME")
+    if not given:
+        return _PACKAGE_ROOT
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise StudyError(f"ROCKSTUDY_HOME: must be an existing folder; got {given!r}")
+    return folder.resolve()
+
+
+def runs_dir() -> Path:
+    """Folder of all runs; it need not exist yet."""
+    return home() / "runs"
+
+
+def run_dir(run_id: str) -> Path:
+    """Folder of one run; it need not exist yet.
+
+    Raises
+    ------
+    StudyError
+        A name that is not a single plain folder name.
+    """
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
+        legal = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
+        raise StudyError(f"run_id: must be {legal}; got {run_id!r}")
+    return runs_dir() / run_id
+
+
+def data_dir() -> Path:
+    """Folder of the shipped data: the lab's weights, the paper's numbers, reference tables."""
+    return _own_or_shipped("data")
+
+
+def notebooks_dir() -> Path:
+    """Folder of the notebooks."""
+    return _own_or_shipped("notebooks")
+
+
+def _own_or_shipped(name: str) -> Path:
+    own = home() / name
+    return own if own.is_dir() else _PACKAGE_ROOT / name
+
+
+REPO = _PACKAGE_ROOT if not os.environ.get("ROCKSTUDY_HOME") else home()

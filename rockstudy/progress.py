@@ -1,0 +1,93 @@
+"""Progress bars that can be seen from wherever the work runs.
+
+In a terminal or a notebook a bar is a tqdm bar. Under `rockstudy run` the work happens in a kernel
+whose output nobody sees until the notebook is done: there the environment variable
+``ROCKSTUDY_PROGRESS`` names a file, and a bar appends its state to it as JSON lines, which the
+`rockstudy run` process reads and draws.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+_INTERVAL = 0.2  # ours: seconds between lines of one bar, about what an eye follows
+_DELAY = 1.0  # ours: seconds before a bar is drawn, so that quick cells stay free of it
+_numbers = itertools.count()
+
+
+class Bar(Protocol):
+    """What a stage may do with its bar."""
+
+    def update(self, n: float = 1) -> Any:
+        """Advance by ``n``."""
+
+    def set_postfix(self, **values: Any) -> Any:
+        """Show a few current values after the bar."""
+
+
+@contextlib.contextmanager
+def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
+    """Show the progress of a ``with`` block; ``total=None`` where the end is not known.
+
+    Notes
+    -----
+    A line in the ``ROCKSTUDY_PROGRESS`` file has ``id`` (one for each bar), ``desc``, ``n``,
+    ``total``, ``unit``, ``postfix`` (text by name), ``t`` (seconds since the epoch) and ``done``.
+    The first and the last state are always written, those between at most five times a second.
+    """
+    file = os.environ.get("ROCKSTUDY_PROGRESS")
+    if file:
+        lines = _FileBar(Path(file), total, desc, unit)
+        try:
+            yield lines
+        finally:
+            lines.write(done=True)
+        return
+    from tqdm.auto import tqdm  # slow in a notebook, and not needed above
+
+    quiet = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    interval = 10.0 if quiet else 0.1  # a log file gets a line per update
+    with tqdm(total=total, desc=desc, unit=unit, delay=_DELAY, mininterval=interval) as drawn:
+        yield drawn
+
+
+class _FileBar:
+    """Appends its state to a file; a full disk or a removed folder never stops the work."""
+
+    def __init__(self, file: Path, total: int | None, desc: str, unit: str) -> None:
+        self._file = file
+        self._fixed = {"id": f"{os.getpid()}-{next(_numbers)}", "desc": desc, "unit": unit}
+        self._total, self._n, self._last = total, 0.0, 0.0
+        self._postfix: dict[str, str] = {}
+        self.write()
+
+    def update(self, n: float = 1) -> None:
+        self._n += n
+        self._write_if_due()
+
+    def set_postfix(self, **values: Any) -> None:
+        self._postfix = {name: _text(value) for name, value in values.items()}
+        self._write_if_due()
+
+    def _write_if_due(self) -> None:
+        if time.monotonic() - self._last >= _INTERVAL:
+            self.write()
+
+    def write(self, done: bool = False) -> None:
+        """Append one line in a single write, so that lines of several processes do not mix."""
+        self._last = time.monotonic()
+        n = int(self._n) if self._n == int(self._n) else self._n
+        state = {"n": n, "total": self._total, "postfix": self._postfix, "t": time.time()}
+        line = json.dumps(self._fixed | state | {"done": done}) + "\n"
+        with contextlib.suppress(OSError), self._file.open("ab", buffering=0) as stream:
+            stream.write(line.encode())
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
