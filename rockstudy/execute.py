@@ -1,0 +1,208 @@
+"""Executing one notebook through papermill, in the interpreter that is running, with progress.
+
+What papermill leaves open is closed here. It looks a kernel up by name among the machine's
+kernelspecs: ours is this very interpreter and sees the same package. It reports only a cell that
+raises: ours also names the cell after a dead kernel or a time-out, and keeps what had been done.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rockstudy.parameters import read
+
+
+class NotebookError(RuntimeError):
+    """A notebook that did not run to its end: one line with its name, the cell and the cause."""
+
+
+def execute(
+    notebook: Path, output: Path, values: Mapping[str, Any], *, timeout: float | None = None
+) -> float:
+    """Execute a notebook with these parameter values and return the seconds that it took.
+
+    While it runs the output is ``<name>.partial.ipynb``; it gets its name when it is complete, and
+    is kept as ``<name>.failed.ipynb`` when it is not.
+
+    Parameters
+    ----------
+    notebook, output
+        The source, and where the executed copy goes.
+    values
+        Parameters; unknown names are not checked here (see `assign`).
+    timeout
+        Seconds that one cell may take; no limit by default.
+
+    Raises
+    ------
+    NotebookError
+        A cell raised, took too long, or its kernel died.
+    """
+    partial, failed = (output.with_suffix(f".{word}.ipynb") for word in ("partial", "failed"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    try:
+        _papermill(notebook, partial, values, timeout)
+    except BaseException as error:
+        output.unlink(missing_ok=True)  # an earlier one would pass for this one
+        if partial.exists():
+            os.replace(partial, failed)
+        if isinstance(error, (KeyboardInterrupt, NotebookError)):
+            raise
+        raise NotebookError(_one_line(notebook.stem, failed, error)) from error
+    failed.unlink(missing_ok=True)
+    os.replace(partial, output)
+    return time.monotonic() - started
+
+
+def _papermill(
+    notebook: Path, output: Path, values: Mapping[str, Any], timeout: float | None
+) -> None:
+    import papermill  # a second to import, and only needed once something must run
+
+    with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
+        progress = Path(scratch) / "progress.jsonl"
+        with drawn(progress):
+            papermill.execute_notebook(
+                _no_fields(notebook),
+                _no_fields(output),
+                parameters=dict(values),
+                kernel_name="python3",
+                language="python",
+                progress_bar={"desc": notebook.stem, "dynamic_ncols": True},
+                start_timeout=120,
+                execution_timeout=timeout,
+                kernel_manager_class=_kernel_manager({"ROCKSTUDY_PROGRESS": str(progress)}),
+            )
+
+
+def _no_fields(path: Path) -> str:
+    """A path that papermill's ``str.format`` gives back unchanged."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _kernel_manager(environment: Mapping[str, str]) -> type:
+    """A kernel manager class whose kernel is this very interpreter, whatever kernelspecs exist."""
+    import zmq
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    package = str(Path(__file__).parents[1])
+    python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    settings = {"PYTHONPATH": python_path, **environment}
+    spec = KernelSpec(
+        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        display_name="Python 3",
+        language="python",
+        env={name: value.replace("$", "$$") for name, value in settings.items()},
+        metadata={"supported_encryption": ["curve"]},
+    )
+
+    class InterpreterKernelManager(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return spec
+
+        @default("transport_encryption")
+        def _encrypted(self) -> str:  # others on this machine may listen to its TCP ports
+            return "auto" if zmq.has("curve") else "disabled"
+
+    return InterpreterKernelManager
+
+
+def _one_line(name: str, kept: Path, error: BaseException) -> str:
+    """What happened, where: from papermill's error, or from the notebook that it left behind."""
+    cell = _last_started(kept)
+    where = f"{name}, cell [{cell}]" if cell else name
+    return f"{where}: {_cause(error)} (kept: {kept})"
+
+
+def _cause(error: BaseException) -> str:
+    kind = type(error).__name__
+    if kind == "PapermillExecutionError":
+        raised, message = error.ename, _first_line(error.evalue)  # pyright: ignore
+        ours = raised == "StudyError" and message
+        return message if ours else f"{raised}: {message}".rstrip(": ")
+    if kind == "DeadKernelError":
+        return "the kernel died; the usual cause is too little memory"
+    if kind == "CellTimeoutError":
+        return "the cell took longer than --timeout allows"
+    return f"{kind}: {_first_line(str(error))}".rstrip(": ")
+
+
+def _first_line(text: str | None) -> str:
+    return next((line.strip() for line in (text or "").splitlines() if line.strip()), "")
+
+
+def _last_started(kept: Path) -> int | None:
+    """The number that Jupyter shows at the last code cell that began; None where none did."""
+    if not kept.exists():
+        return None
+    code = [c for c in read(kept).cells if c.cell_type == "code" and c.source.strip()]
+    began = [bool(c.metadata.get("papermill", {}).get("start_time")) for c in code]
+    return max((number for number, yes in enumerate(began, start=1) if yes), default=None)
+
+
+# --- progress of the stages inside the kernel -----------------------------------------------------
+
+
+@contextmanager
+def drawn(file: Path) -> Iterator[None]:
+    """Draw the bars whose states `rockstudy.progress` writes to ``file`` from inside a kernel."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(file, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _follow(file: Path, stop: threading.Event) -> None:
+    bars: dict[str, tqdm] = {}
+    position, last = 0, False
+    while not last:
+        last = stop.wait(0.2)
+        if file.exists():
+            with file.open("rb") as lines:
+                lines.seek(position)
+                whole = lines.read().rpartition(b"\n")[0]
+            position += len(whole) + 1 if whole else 0
+            for line in whole.splitlines():
+                _draw(bars, line)
+    for bar in bars.values():
+        bar.close()
+
+
+def _draw(bars: dict[str, tqdm], line: bytes) -> None:
+    try:
+        state = json.loads(line)
+        name, n, total = str(state["id"]), state["n"], state.get("total")
+    except (ValueError, KeyError, TypeError):
+        return  # a bar is no reason to stop a study
+    if name not in bars:
+        bars[name] = tqdm(
+            total=total,
+            desc=state.get("desc"),
+            unit=state.get("unit") or "it",
+            leave=False,
+            delay=1,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log gets a line for each drawing
+            dynamic_ncols=True,
+        )
+    bar = bars[name]
+    bar.set_postfix(state.get("postfix") or {}, refresh=False)
+    bar.update(max(0, n - bar.n))
+    if state.get("done"):
+        bars.pop(name).close()

@@ -1,0 +1,409 @@
+"""The `rockstudy` command: run the notebooks, render the report, start a fork, look things up.
+
+Everything that can be wrong with a command is checked before anything is written. An error is one
+line on stderr. Exit codes: 2 for what was asked, 1 for what failed while it ran, 130 for Ctrl-C.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from rockstudy import config, execute, parameters, paths, stamps
+from rockstudy.config import StudyError
+from rockstudy.execute import NotebookError
+
+VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
+
+app = typer.Typer(
+    help="Rock tokens in on-policy distillation: run the study, read it, fork it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+lab = typer.Typer(help="The lab's tokenizer and pair of models.")
+app.add_typer(lab, name="lab")
+
+RunId = Annotated[str, typer.Option("--run-id", "--run", help="A folder under runs/.")]
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def order(name: str) -> tuple[float, str]:
+    """Return what notebooks are sorted by: their leading number, those without one last."""
+    number = re.match(r"\d+", name)
+    return (float(number[0]) if number else float("inf"), name)
+
+
+def find(names: Sequence[str], folder: Path) -> list[Path]:
+    """Return the notebooks that are asked for, in their numeric order; all numbered ones for none.
+
+    Parameters
+    ----------
+    names
+        Each a name in ``folder``, its number, or the path of a notebook anywhere.
+    folder
+        Where the study's notebooks are.
+
+    Raises
+    ------
+    StudyError
+        An unknown name, one number for two notebooks, or two notebooks of one name.
+    """
+    known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    if not names:
+        numbered = [path for stem, path in known.items() if re.match(r"\d+_", stem)]
+        if not numbered:
+            raise StudyError(f"notebooks: must be in {folder}, named like 00_name.ipynb; got none")
+        return sorted(numbered, key=lambda path: order(path.stem))
+    found = {_find_one(name, known).resolve() for name in names}
+    stems = [path.stem for path in found]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise StudyError(f"notebook: must have different names in one run; got {stem!r} twice")
+    return sorted(found, key=lambda path: order(path.stem))
+
+
+def _find_one(name: str, known: dict[str, Path]) -> Path:
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
+    stem = name.removesuffix(".ipynb")
+    numbered = [p for s, p in known.items() if stem.isdecimal() and s.startswith(f"{stem}_")]
+    matches = [known[stem]] if stem in known else numbered
+    if len(matches) == 1:
+        return matches[0]
+    legal = ", ".join(sorted(known, key=order)) or "none"
+    raise StudyError(f"notebook: must be one of {legal}, or a path; got {name!r}")
+
+
+def run_study(
+    notebooks: Sequence[Path],
+    *,
+    preset: str,
+    run_id: str,
+    seed: int = 0,
+    given: Sequence[tuple[str, str]] = (),
+    force: bool = False,
+    timeout: float | None = None,
+) -> Path:
+    """Execute the notebooks that are not current, render the report, and return the report's path.
+
+    Parameters
+    ----------
+    notebooks
+        In the order in which to run them.
+    preset, run_id, seed, given
+        See `rockstudy.parameters.assign`.
+    force
+        Execute the current ones too; the artefacts that they compute stay cached.
+    timeout
+        Seconds that one cell may take.
+
+    Raises
+    ------
+    StudyError
+        What is asked is wrong: nothing is written then.
+    NotebookError
+        A notebook failed: those before it, and what it cached, are kept.
+    """
+    values = parameters.assign(notebooks, preset=preset, run_id=run_id, seed=seed, given=given)
+    run = paths.run_dir(run_id)
+    with _locked(run):
+        try:
+            current = [
+                _run_one(notebook, run, values[notebook], force=force, timeout=timeout)
+                for notebook in notebooks
+            ]
+        except (NotebookError, KeyboardInterrupt):
+            with contextlib.suppress(StudyError):
+                _render(run)
+            raise
+        report = run / "report.html"
+        return report if all(current) and report.is_file() else _render(run)
+
+
+def _render(run: Path) -> Path:
+    from rockstudy import report  # imports nbconvert and pandas: not needed to refuse a command
+
+    return report.render(run)
+
+
+def _run_one(
+    notebook: Path, run: Path, values: dict[str, Any], *, force: bool, timeout: float | None
+) -> bool:
+    """Execute a notebook unless it is current, and return whether it was."""
+    output = run / "notebooks" / notebook.name
+    stamped = [path.with_suffix(".ipynb") for path in output.parent.glob("*.json")]
+    later = [path for path in stamped if order(path.stem) > order(notebook.stem)]
+    if not force and stamps.is_current(notebook, output, values, later):
+        _say(f"{notebook.stem}: unchanged")
+        return True
+    before, seconds = stamps.artefacts(run), None
+    try:
+        seconds = execute.execute(notebook, output, values, timeout=timeout)
+    finally:
+        stamps.write_stamp(notebook, output, values, later=later, before=before, seconds=seconds)
+    _say(f"{notebook.stem}: {seconds:.0f} s")
+    return False
+
+
+@contextlib.contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Hold a run for this process; two at once would write the same files."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows: no lock rather than no study
+            pass
+        except OSError:
+            raise StudyError(
+                f"run_id: must not be in use; another process is running {run.name!r}"
+            ) from None
+        yield
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@app.command("run")
+def run_command(
+    notebooks: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names, numbers or paths; all numbered ones by default."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="One of the study's sizes; see `info`.")] = "lab",
+    run_id: Annotated[
+        str | None,
+        typer.Option("--run-id", "--run", help="A folder under runs/; the preset's name."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the study.")] = 0,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            metavar="NAME VALUE",
+            help="A notebook's parameter, or a field such as stage2__steps; may be repeated.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Execute unchanged notebooks too.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, help="Seconds that one cell may take.")
+    ] = None,
+) -> None:
+    """Run notebooks in their order and print the path of the report last.
+
+    What is unchanged is not run again, and what was interrupted continues from what it had stored.
+    """
+    found = find(notebooks or [], paths.notebooks_dir())
+    path = run_study(
+        found,
+        preset=preset,
+        run_id=preset if run_id is None else run_id,
+        seed=seed,
+        given=[_pair(text) for text in parameter or []],
+        force=force,
+        timeout=timeout,
+    )
+    print(path)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def existing_run(run_id: str) -> Path:
+    """Return the folder of a run; `StudyError` listing the runs there are where it is none."""
+    folder = paths.run_dir(run_id)
+    if not folder.is_dir():
+        legal = ", ".join(path.name for path in _runs()) or "none yet"
+        raise StudyError(f"--run: must be one of {legal}; got {run_id!r}")
+    return folder
+
+
+def _runs() -> list[Path]:
+    folder = paths.runs_dir()
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+@app.command("report")
+def report_command(run_id: RunId = "lab") -> None:
+    """Render the HTML report of a run again and print its path."""
+    print(_render(existing_run(run_id)))
+
+
+@app.command("claims")
+def claims_command(
+    run_id: Annotated[
+        str | None, typer.Option("--run", "--run-id", help="A folder under runs/; lab by default.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The committed tables of this preset instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Print the paper's claims against what a run measured."""
+    from rockstudy import report
+
+    if run_id is not None and reference is not None:
+        raise StudyError("--reference: must not be given together with --run")
+    if reference is None:
+        folder = existing_run(run_id or "lab")
+    else:
+        folder = paths.data_dir() / report.REFERENCE / reference
+        if reference not in config.PRESETS or not folder.is_dir():
+            legal = (
+                ", ".join(n for n in config.PRESETS if (folder.parent / n).is_dir()) or "none yet"
+            )
+            raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
+    rows = report.read_claims(folder).to_dict("records")
+    for row in rows:
+        clean = {k: None if v != v else v for k, v in row.items()}
+        print(json.dumps(clean, ensure_ascii=False) if as_json else _claim_lines(clean))
+    if not rows:
+        _say(f"no claims are recorded in {folder}")
+
+
+def _claim_lines(row: dict[str, Any]) -> str:
+    measured = "–" if row["value"] is None else f"{row['value']:.4g}"
+    interval = "" if row["lo"] is None else f" [{row['lo']:.4g}, {row['hi']:.4g}]"
+    paper = "–" if row["paper"] is None else f"{row['paper']:.4g}"
+    sample = f" over {row['n']} {row['unit']}" if row["n"] else ""
+    return (
+        f"{row['claim']}: {row['verdict']}; paper {paper}, measured {measured}{interval}{sample}\n"
+        f"    {row['statement']} ({row['locator']})"
+    )
+
+
+@app.command("info")
+def info_command() -> None:
+    """Print the device, versions, presets, and what each run has cached."""
+    from rockstudy import models
+
+    device = models.default_device()
+    print(f"device    {device}, dtype {str(models.default_dtype(device)).removeprefix('torch.')}")
+    found = [f"{name} {_version(name)}" for name in VERSIONS]
+    print(f"versions  rockstudy {_version('rockstudy')}, python {platform.python_version()},")
+    print(f"          {', '.join(found)}")
+    print("presets")
+    for name, preset in config.PRESETS.items():
+        pair = f"{preset.pair.teacher} -> {preset.pair.student}"
+        tasks = ", ".join(task.label for task in preset.benchmarks)
+        print(f"  {name:<8} {pair}; {tasks}; {preset.stage2.steps} steps of stage 2")
+    print(f"runs in {paths.runs_dir()}")
+    for run in _runs():
+        print(f"  {run.name:<8} {_run_line(run)}")
+    if not _runs():
+        print("  none yet")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _run_line(run: Path) -> str:
+    megabytes = sum(p.stat().st_size for p in run.rglob("*") if p.is_file()) / 1e6
+    stages = sorted({name.split("/")[0] for name in stamps.artefacts(run)})
+    notebooks = [p.stem for p in sorted((run / "notebooks").glob("*.ipynb"))]
+    return (
+        f"{len(stamps.artefacts(run))} artefacts ({', '.join(stages) or 'none'}), "
+        f"{megabytes:.1f} MB; notebooks: {', '.join(notebooks) or 'none'}"
+    )
+
+
+# --- making ---------------------------------------------------------------------------------------
+
+
+@app.command("new")
+def new_command(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -.")],
+    to: Annotated[Path | None, typer.Option(help="Folder; notebooks/ by default.")] = None,
+    preset: Annotated[str, typer.Option(help="The preset that it starts with.")] = "lab",
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", "--run", help="The run that it reads and adds to.")
+    ] = None,
+) -> None:
+    """Write a fresh notebook with the standard sections, wired to a run, and print its path."""
+    from rockstudy import scaffold
+
+    if preset not in config.PRESETS:
+        raise StudyError(config.unknown("--preset", preset, config.PRESETS))
+    run = preset if run_id is None else run_id
+    paths.run_dir(run)
+    print(scaffold.write(name, to or paths.notebooks_dir(), preset=preset, run_id=run))
+
+
+@lab.command("build")
+def lab_build_command(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; data/lab by default.")
+    ] = None,
+    config_path: Annotated[
+        Path | None, typer.Option("--config", help="JSON file; the recorded one by default.")
+    ] = None,
+) -> None:
+    """Train the lab's tokenizer, teacher and student from a recorded configuration and seed."""
+    from rockstudy.tasks import lab_build
+
+    lab_build.build(out or paths.data_dir() / "lab", config_path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; every error that a user can cause is one line on stderr."""
+    try:
+        given = _joined(sys.argv[1:] if arguments is None else arguments)
+        status = app(given or ["--help"], prog_name="rockstudy", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("interrupted; the same command continues from what is stored", 130)
+    except NotebookError as error:
+        _stop(str(error), 1)
+    except StudyError as error:
+        _stop(str(error), 2)
+    except TyperException as error:
+        _stop(" ".join(error.format_message().split()), error.exit_code)
+    except OSError as error:
+        _stop(f"{type(error).__name__}: {error}", 1)
+    sys.exit(status or 0)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``-p name value`` as ``-p name=value``: typer's repeatable options take one word each."""
+    joined, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        joined.append(word)
+        if word == "-p" and len(rest) >= 2 and "=" not in rest[0]:
+            joined.append(f"{rest.pop(0)}={rest.pop(0)}")
+    return joined
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise StudyError(f"-p: must be followed by a name and a value; got {text!r}")
+    return name, value
+
+
+def _stop(text: str, code: int) -> None:
+    _say(f"rockstudy: {text}")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

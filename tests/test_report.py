@@ -1,0 +1,304 @@
+"""Tests of the report page, the claims table and provenance."""
+
+import base64
+import re
+from types import SimpleNamespace
+
+import nbformat
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from rockstudy import page, paths, report, store
+from rockstudy.config import StudyError
+
+PIXEL = (  # a PNG of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
+    "RU5ErkJggg=="
+)
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & </td>"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    return report.open_run("tiny", "here", seed=3)
+
+
+def claim(**changes) -> dict:
+    row = {"claim": "gain", "statement": "OPD raises Pass@1", "locator": "table 2", "paper": 0.1}
+    measured = SimpleNamespace(value=0.12, lo=0.1, hi=0.15, unit="problems", n=500)
+    return row | {"measured": measured, "verdict": "reproduced"} | changes
+
+
+def executed(run, *cells, name="00_first"):
+    """Put an executed notebook into the run."""
+    notebook = nbformat.v4.new_notebook(cells=list(cells))
+    notebook.metadata["language_info"] = {"name": "python"}
+    (run.path / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(notebook, run.path / "notebooks" / f"{name}.ipynb")
+
+
+def output(data: dict, source: str = "show()", **metadata):
+    shown = nbformat.v4.new_output("display_data", data=data)
+    return nbformat.v4.new_code_cell(source, outputs=[shown], metadata=metadata)
+
+
+def text(source: str):
+    return nbformat.v4.new_markdown_cell(source)
+
+
+def rendered(run) -> BeautifulSoup:
+    return BeautifulSoup(report.render(run).read_text(encoding="utf-8"), "html.parser")
+
+
+# Opening a run.
+
+
+def test_a_run_opens_under_runs_and_is_usable_as_a_path(run, tmp_path):
+    assert run.path == tmp_path / "runs" / "here"
+    assert run.path.is_dir()
+    assert run.config.seed == 3
+    assert not run.replay
+    assert report.read_claims(run).empty
+
+
+def test_the_reference_is_replayed_and_never_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    (tmp_path / "data" / "reference" / "tiny").mkdir(parents=True)
+    run = report.open_run("tiny", "reference")
+    assert run.replay
+    table = report.claims(run, "00_first", [claim()])
+    assert len(table) == 1
+    assert list(run.path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"preset": "laab"}, "preset: must be one of .*got 'laab'"),
+        ({"preset": "tiny", "run_id": "../x"}, "run_id: must be .*got '../x'"),
+        (
+            {"preset": "tiny", "run_id": "reference"},
+            "run_id: no reference tables for preset 'tiny'",
+        ),
+        (
+            {"preset": "tiny", "run_id": "reference", "overrides": {"stage2__steps": 2}},
+            "run_id: overrides need a run of their own",
+        ),
+        ({"preset": "tiny", "run_id": "a", "overrides": {"stage2__steps": -2}}, "stage2__steps: "),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line_and_makes_no_folder(
+    tmp_path, monkeypatch, arguments, expected
+):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "data_dir", lambda: tmp_path / "data")
+    with pytest.raises(StudyError, match=expected) as error:
+        report.open_run(**arguments)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Claims.
+
+
+def test_claims_are_stored_with_the_run_and_read_back_as_they_were(run):
+    table = report.claims(run, "01_second", [claim(), claim(claim="loss", paper=None)])
+    assert list(table.columns) == list(report.CLAIM_COLUMNS)
+    assert table.value.tolist() == [0.12, 0.12]
+    assert set(table.run_id) == {"here"}
+    assert set(table.preset) == {"tiny"}
+    pd.testing.assert_frame_equal(report.read_claims(run), table)
+
+
+def test_claims_of_several_notebooks_come_in_the_notebooks_order(run):
+    report.claims(run, "02_b", [claim(claim="later")])
+    report.claims(run, "01_a", [claim(claim="earlier")])
+    report.claims(run, "00_none", [])
+    assert report.read_claims(run).claim.tolist() == ["earlier", "later"]
+
+
+def test_a_claim_that_was_not_run_needs_no_number(run):
+    row = {k: v for k, v in claim(verdict="not run").items() if k != "measured"}
+    assert report.claims(run, "00", [row]).value.isna().all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([claim(verdict="yes")], "verdict: must be one of reproduced, .*got 'yes'"),
+        ([{"claim": "a"}], "missing or unknown: locator, statement, verdict"),
+        ([claim(interval=1)], "missing or unknown: interval"),
+        ([claim(), claim()], "claim: must be unique within a notebook; got 'gain' twice"),
+        ([claim(measured=None)], "a claim without a measured number must have .*'not run'"),
+        ([claim(paper="ten")], "must be numbers"),
+    ],
+)
+def test_a_wrong_claim_is_one_line_and_stores_nothing(run, rows, expected):
+    with pytest.raises(StudyError, match=expected) as error:
+        report.claims(run, "00", rows)
+    assert "\n" not in str(error.value)
+    assert not (run.path / "claims").exists()
+
+
+def test_an_altered_claims_file_is_refused_by_name(run):
+    report.claims(run, "00", [claim()])
+    with (run.path / "claims" / "00.parquet").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(StudyError, match=r"00\.parquet"):
+        report.read_claims(run)
+
+
+def test_provenance_has_a_row_for_each_artefact(run):
+    upstream = store.save(run.path / "a" / "one", pd.DataFrame({"x": [1, 2]}), config={})
+    store.save(
+        run.path / "b" / "two",
+        pd.DataFrame({"x": [1]}),
+        config={"seed": 7},
+        inputs={"one": upstream.sha256},
+        seed=7,
+        seconds=1.5,
+    )
+    table = report.provenance(run)
+    assert table.artefact.tolist() == ["a/one", "b/two"]
+    assert table.rows.tolist() == [2, 1]
+    assert table.inputs.tolist() == ["", "one"]
+    assert table.hash[0] == upstream.sha256[:12]
+
+
+# The page.
+
+
+def test_the_page_asks_for_nothing_outside_itself(run):
+    executed(run, text("# A\n\n$x^2$"), output({"image/png": PIXEL}))
+    report.claims(run, "00", [claim()])
+    html = report.render(run).read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", html)
+    assert not re.search(r"<(script|link|iframe)\b|@import|url\(", html)
+    assert not re.search("mathjax|require|cdnjs|unpkg", html, re.IGNORECASE)
+    assert "default-src 'none'" in html
+
+
+def test_hostile_token_text_is_inert_wherever_it_is_shown(run):
+    frame = pd.DataFrame({"token": [HOSTILE]})
+    executed(
+        run,
+        text(f"# {HOSTILE}\n\nbefore {HOSTILE} after $x < {HOSTILE}$"),
+        output({"text/html": frame.to_html(), "text/plain": str(frame)}),
+        output({"text/html": frame.to_html(escape=False)}),
+        output({"text/html": "<style>body{display:none}</style><svg onload=alert(3)></svg>"}),
+        output({"text/markdown": f"{HOSTILE} [x](javascript:alert(4))"}),
+        output({"text/latex": HOSTILE}),
+        output({"application/javascript": "alert(5)"}),
+        output({"text/plain": HOSTILE}, source=f"print({HOSTILE!r})"),
+    )
+    report.claims(run, "00", [claim(statement=HOSTILE, locator=HOSTILE)])
+    soup = rendered(run)
+    assert soup.find_all(["script", "iframe", "svg", "object", "embed"]) == []
+    assert len(soup.find_all("style")) == 1
+    handlers = [name for tag in soup.find_all() for name in tag.attrs if name.startswith("on")]
+    assert handlers == []
+    assert {
+        image["src"].split(",")[0] for image in soup.find_all("img") if image.get("src")
+    } == set()
+    links = [link.get("href", "") for link in soup.find_all("a")]
+    assert all(link.startswith("#") or not link for link in links)
+    assert "alert(1)" in soup.find("table", class_="dataframe").get_text()
+
+
+def test_a_data_frame_keeps_its_table_and_loses_its_style(run):
+    frame = pd.DataFrame({"a": [1], "b": ["x"]})
+    executed(run, output({"text/html": frame._repr_html_()}))
+    table = rendered(run).find("table", class_="dataframe")
+    assert [cell.get_text() for cell in table.find_all("th")] == ["", "a", "b", "0"]
+    assert table.find_parent(class_="wide") is not None
+    assert "tbody tr th" not in table.find_parent("section").get_text()
+
+
+def test_formulas_become_mathml_and_broken_ones_stay_readable(run):
+    executed(run, text("Inline $\\pi_\\theta$ and\n\n$$D = \\sum_v p_v \\log \\frac{p_v}{q_v}$$"))
+    soup = rendered(run)
+    assert len(soup.find_all("math")) == 2
+    assert soup.find("math", display="block") is not None
+    assert "\\frac" in soup.find_all(class_="math")[1]["title"]
+    assert page.mathml(r"\left(<", block=False) == r'<code class="math">\left(&lt;</code>'
+
+
+def test_code_is_collapsed_but_there(run):
+    executed(run, output({"text/plain": "1"}, source="answer = 41 + 1"))
+    details = rendered(run).find("details", class_="code")
+    assert "open" not in details.attrs
+    assert "answer = 41 + 1" in details.get_text()
+
+
+def test_figures_are_embedded_described_and_written_as_files(run):
+    executed(
+        run,
+        output({"image/png": PIXEL}, alt="Loss falls from 2 to 1"),
+        text("## Results\n\nReverse KL, by step."),
+        output({"image/png": PIXEL}),
+        output({"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'/>"}),
+    )
+    images = rendered(run).find_all("img")
+    described = ["Loss falls from 2 to 1", *["Figure: Reverse KL, by step."] * 2]
+    assert [image["alt"] for image in images] == described
+    assert all(image["src"].startswith("data:image/") for image in images)
+    names = sorted(path.name for path in (run.path / "figures").iterdir())
+    assert names == ["00_first-1.png", "00_first-2.png", "00_first-3.svg"]
+    assert (run.path / "figures" / names[0]).read_bytes() == base64.b64decode(PIXEL)
+
+
+def test_contents_link_to_every_notebook_and_section_by_unique_anchors(run):
+    cells = [text("# One\n\n## Question\n\nWhy?"), text("## Results\n\n### More")]
+    executed(run, *cells)
+    executed(run, *cells, name="01_second")
+    soup = rendered(run)
+    links = [link["href"] for link in soup.nav.find_all("a")]
+    assert len(links) == 2 + 2 * 3
+    ids = [tag["id"] for tag in soup.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert [h.get_text() for h in soup.find_all("h1")] == ["rockstudy: here"]
+
+
+def test_the_claims_table_and_the_provenance_are_on_the_page(run):
+    executed(run, text("# One"))
+    report.claims(run, "00", [claim(), claim(claim="b", verdict="not run", measured=None)])
+    soup = rendered(run)
+    rows = soup.find(id="claims").find_all("tr")
+    assert len(rows) == 3
+    assert "0.12 [0.1, 0.15]" in rows[1].get_text()
+    assert "500 problems" in rows[1].get_text()
+    assert soup.find(class_="not-run").get_text() == "not run"
+    assert "claims/00" in soup.find(id="provenance").get_text()
+
+
+def test_the_page_suits_a_phone_and_both_colour_schemes(run):
+    executed(run, text("# One"))
+    html = report.render(run).read_text(encoding="utf-8")
+    assert 'name="viewport"' in html
+    assert "prefers-color-scheme: dark" in html
+    assert re.search(r"\.wide \{ overflow-x: auto", html)
+
+
+def test_rendering_again_gives_the_same_bytes(run):
+    executed(run, text("# One\n\n$x$"), output({"image/png": PIXEL}))
+    first = report.render(run).read_bytes()
+    assert report.render(run).read_bytes() == first
+
+
+def test_a_failed_notebook_is_named_and_a_partial_one_is_not_shown(run):
+    executed(run, text("# Whole"))
+    executed(run, text("# Half"), name="01_second.failed")
+    executed(run, text("# Less"), name="02_third.partial")
+    soup = rendered(run)
+    assert "01_second did not run to its end" in soup.find(class_="failure").get_text()
+    assert "Half" not in soup.get_text()
+    assert "Less" not in soup.get_text()
+
+
+def test_a_run_without_executed_notebooks_has_no_report(run):
+    with pytest.raises(StudyError, match="must have executed notebooks; got 'here'"):
+        report.render(run)
+    assert not (run.path / "report.html").exists()
