@@ -63,10 +63,15 @@ def sync(file: Path) -> None:
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Write JSON under a temporary name and rename it."""
     with temporary(file) as waiting:
-        text = json.dumps(value, indent=1, sort_keys=True)
-        waiting.write_text(text + "\n", encoding="utf-8")
-        sync(waiting)
+        dump_json(waiting, value)
         waiting.replace(file)
+
+
+def dump_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON in place and wait for the disk."""
+    text = json.dumps(value, indent=1, sort_keys=True)
+    file.write_text(text + "\n", encoding="utf-8")
+    sync(file)
 
 
 def write_frame(frame: pd.DataFrame, file: Path, name: str) -> None:

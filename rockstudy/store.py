@@ -110,12 +110,10 @@ def save(
     """
     path = Path(path)
     file = files.named(path, ".parquet" if isinstance(data, pd.DataFrame) else ".safetensors")
+    manifest_file = files.named(path, ".json")
     with files.writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            files.temporary(file) as waiting,
-            files.temporary(files.named(path, ".json")) as waiting_json,
-        ):
+        with files.temporary(file) as waiting, files.temporary(manifest_file) as waiting_json:
             if isinstance(data, pd.DataFrame):
                 files.write_frame(data, waiting, path.name)
             else:
@@ -123,12 +121,11 @@ def save(
             files.sync(waiting)
             about = {"rows": len(data), "seed": seed, "seconds": seconds}
             manifest = _manifest(file.name, hash_file(waiting), config, inputs or {}, **about)
-            files.write_json(waiting_json, asdict(manifest))
-            files.named(path, ".json").unlink(
-                missing_ok=True
-            )  # nothing moves before all is on disk
+            files.dump_json(waiting_json, asdict(manifest))
+            # Both are on the disk; until here nothing that was there has changed.
+            manifest_file.unlink(missing_ok=True)
             waiting.replace(file)
-            waiting_json.replace(files.named(path, ".json"))
+            waiting_json.replace(manifest_file)
     return manifest
 
 
