@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {
         "intermediate_size": 448,
         "num_attention_heads": 5,
         "num_key_value_heads": 5,
-        "examples": 110_000,
+        "examples": 64_000,
         "batch_size": 64,
         "lr": 3e-3,
     },

@@ -1,0 +1,145 @@
+"""The lab corpus: solvable, gradable, disjoint, deterministic."""
+
+import random
+from itertools import islice
+
+import pytest
+from rockstudy.tasks import boxed, grade_math, lab_instruct, lab_math
+from rockstudy.tasks.lab_register import LAYOUTS, STUDENT, TEACHER, layout_of, write
+
+
+def drafts(n, split="train", seed=3):
+    return list(islice(lab_math.drafts(split, random.Random(seed)), n))
+
+
+def value(expression, x=None):
+    """Evaluate one side of a written equation by Python's own arithmetic."""
+    import math
+    import re
+
+    text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"(\1/\2)", expression)
+    text = text.replace(r"\cdot", "*").replace(r"\bmod", "%").replace(r"\gcd", "math.gcd")
+    return eval(text, {"math": math})
+
+
+@pytest.mark.parametrize("family", sorted(lab_math.FAMILIES))
+def test_every_written_equation_holds(family):
+    for seed in range(60):
+        draft = lab_math.FAMILIES[family](random.Random(seed))
+        for step in lab_math.answer_of(draft)[1]:
+            lhs = step.lhs.split("=")[-1]
+            assert value(lhs) == pytest.approx(float(step.result)), step
+
+
+def test_linear_answers_solve_the_equation():
+    for seed in range(60):
+        draft = lab_math.linear(random.Random(seed))
+        a, b, c = draft.params
+        assert a * int(lab_math.answer_of(draft)[0]) + b == c
+
+
+def test_gcd_and_lcm_and_fractions_agree_with_the_standard_library():
+    import math
+    from fractions import Fraction
+
+    for seed in range(60):
+        a, b = (d := lab_math.gcd(random.Random(seed))).params
+        assert int(lab_math.answer_of(d)[0]) == math.gcd(a, b)
+        a, b = (d := lab_math.lcm(random.Random(seed))).params
+        assert int(lab_math.answer_of(d)[0]) == math.lcm(a, b)
+        a, b, c, e = (d := lab_math.fraction(random.Random(seed))).params
+        total, answer = Fraction(a, b) + Fraction(c, e), lab_math.answer_of(d)[0]
+        written = rf"\frac{{{total.numerator}}}{{{total.denominator}}}"
+        assert answer == (written if total.denominator > 1 else str(total.numerator))
+
+
+def test_teacher_solutions_are_right_even_when_they_slip_and_correct():
+    rng = random.Random(0)
+    for draft in drafts(300):
+        assert grade_math(lab_math.answer_of(draft)[0], write(draft, TEACHER, rng))
+
+
+def test_student_habits_make_many_solutions_wrong_but_not_all():
+    rng = random.Random(0)
+    right = [grade_math(lab_math.answer_of(d)[0], write(d, STUDENT, rng)) for d in drafts(400)]
+    assert 0.4 < sum(right) / len(right) < 0.7
+
+
+def test_layout_follows_the_voice_with_noise():
+    rng = random.Random(0)
+    bulleted = [
+        write(d, TEACHER, rng).startswith(("- **", "Wait"))
+        for d in drafts(2000)
+        if layout_of(d.voice) == "bullets"
+    ]
+    expected = 1 - TEACHER.noise * (1 - 1 / len(LAYOUTS))
+    assert sum(bulleted) / len(bulleted) == pytest.approx(expected, abs=0.06)
+
+
+def test_training_and_evaluation_problems_are_disjoint():
+    train = {p.key for p in lab_math.load("train", 5000)}
+    held_out = {p.key for p in lab_math.load("eval", 500)}
+    assert len(held_out) == 500 and not train & held_out
+    train = {p.key.split(":", 1)[1] for p in lab_instruct.load("train", 2000)}
+    held_out = {p.key.split(":", 1)[1] for p in lab_instruct.load("eval", 500)}
+    assert not train & held_out
+
+
+def test_the_corpus_is_deterministic_from_its_seed():
+    assert lab_math.load("eval", 40) == lab_math.load("eval", 40)
+    assert lab_instruct.load("eval", 40) == lab_instruct.load("eval", 40)
+    assert lab_math.load("train", 40, seed=1) != lab_math.load("train", 40, seed=2)
+
+
+def test_obeying_writers_follow_every_kind_of_instruction():
+    rng = random.Random(1)
+    for kind in lab_instruct.KINDS:
+        for draft in drafts(40, seed=5):
+            item = lab_instruct.instruct(draft, kind, rng)
+            text = lab_instruct.solution(item, TEACHER, rng)
+            assert lab_instruct.follows(text, item.problem.kwargs), (kind, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "bad"),
+    [
+        ("no_digits", {}, "We add 3. \\boxed{4}"),
+        ("no_digits", {}, "no box at all"),
+        ("bullets", {"n": 2}, "- one\n- two\n- three"),
+        ("lowercase", {}, "so It is"),
+        ("lowercase", {}, ""),
+        ("end_phrase", {"phrase": "Done."}, "Done. Not."),
+        ("heading", {}, "text\n# late"),
+        ("no_dollars", {}, "cost $1$"),
+        ("bold_answer", {}, "**bold** \\boxed{1}"),
+        ("keyword", {"word": "simply"}, "We simply add."),
+        ("no_commas", {}, "First, we"),
+        ("one_paragraph", {}, "one\n\ntwo"),
+    ],
+)
+def test_violations_are_seen(kind, kwargs, bad):
+    assert not lab_instruct.follows(bad, {"kind": kind, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "right"),
+    [
+        ("7", r"so \boxed{7}", True),
+        ("7", r"\boxed{6} no wait \boxed{7}", True),
+        ("7", r"\boxed{ 7 }", True),
+        ("7", "the answer is 7", False),
+        ("7", r"\boxed{7", False),
+        ("7", r"\boxed{}", False),
+        (r"\frac{1}{2}", r"\boxed{\dfrac{1}{2}}", True),
+        (r"\frac{1}{2}", r"\boxed{0.5}", True),
+        (r"\frac{1}{2}", r"\boxed{\frac{2}{4}}", True),
+        (r"\frac{1}{2}", r"\boxed{\frac{1}{3}}", False),
+    ],
+)
+def test_grading_goes_by_the_last_box(answer, text, right):
+    assert grade_math(answer, text) is right
+
+
+def test_boxed_matches_braces():
+    assert boxed(r"\boxed{\frac{1}{2}} end") == r"\frac{1}{2}"
+    assert boxed("nothing") is None
