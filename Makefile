@@ -53,7 +53,7 @@ clean:  ## remove the environment, caches and build outputs; runs/ stays
 # pip's own output goes to a log, shown when it fails; a person sees how far it is.
 define pip_progress
 n=0; total=$$(grep -c == requirements.lock); while IFS= read -r line; do case "$$line" in \
-	Collecting*) n=$$((n + 1)); \
+	Collecting*|Processing*) n=$$((n + 1)); \
 		if ((n % 20 == 0)); then echo "  fetched $$n of $$total packages"; fi ;; \
 	"Installing collected"*) echo "  unpacking them" ;; \
 esac; done
