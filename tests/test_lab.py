@@ -43,10 +43,10 @@ def test_gcd_and_lcm_and_fractions_agree_with_the_standard_library():
     from fractions import Fraction
 
     for seed in range(60):
-        a, b = (d := lab_math.gcd(random.Random(seed))).params
-        assert int(lab_math.answer_of(d)[0]) == math.gcd(a, b)
-        a, b = (d := lab_math.lcm(random.Random(seed))).params
-        assert int(lab_math.answer_of(d)[0]) == math.lcm(a, b)
+        a, b, k = (d := lab_math.gcd(random.Random(seed))).params
+        assert int(lab_math.answer_of(d)[0]) == math.gcd(a, b) + k
+        a, b, k = (d := lab_math.lcm(random.Random(seed))).params
+        assert int(lab_math.answer_of(d)[0]) == math.lcm(a, b) + k
         a, b, c, e = (d := lab_math.fraction(random.Random(seed))).params
         total, answer = Fraction(a, b) + Fraction(c, e), lab_math.answer_of(d)[0]
         written = rf"\frac{{{total.numerator}}}{{{total.denominator}}}"

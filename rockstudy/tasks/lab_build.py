@@ -51,9 +51,9 @@ CONFIG: dict[str, Any] = {
         "intermediate_size": 256,
         "num_attention_heads": 3,
         "num_key_value_heads": 3,
-        "examples": 60_000,
+        "examples": 90_000,
         "batch_size": 64,
-        "lr": 4e-3,
+        "lr": 5e-3,
     },
 }
 
@@ -126,7 +126,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> 
     return Dataset.from_list(rows)
 
 
-def build_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
+def build_model(
+    spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int
+) -> Qwen3ForCausalLM:
     """A randomly initialised Qwen3 model with tied embeddings."""
     set_seed(seed)
     config = Qwen3Config(
@@ -146,7 +148,9 @@ def build_model(spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: 
     return Qwen3ForCausalLM(config)
 
 
-def train(model: Qwen3ForCausalLM, data: Dataset, tokenizer: Any, spec: dict, out: Path, seed: int) -> None:
+def train(
+    model: Qwen3ForCausalLM, data: Dataset, tokenizer: Any, spec: dict, out: Path, seed: int
+) -> None:
     """Fit a model to its corpus for one epoch."""
     args = TrainingArguments(
         output_dir=str(out),
@@ -167,7 +171,9 @@ def train(model: Qwen3ForCausalLM, data: Dataset, tokenizer: Any, spec: dict, ou
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
-    Trainer(model, args, data_collator=collator, train_dataset=data, processing_class=tokenizer).train()
+    Trainer(
+        model, args, data_collator=collator, train_dataset=data, processing_class=tokenizer
+    ).train()
 
 
 def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path) -> None:
@@ -179,7 +185,9 @@ def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path
     model.to(torch.bfloat16).save_pretrained(out / role)
 
 
-def build(out: Path, config_path: Path | None = None, roles: tuple[str, ...] = ("teacher", "student")) -> None:
+def build(
+    out: Path, config_path: Path | None = None, roles: tuple[str, ...] = ("teacher", "student")
+) -> None:
     """Build the lab into `out` from a configuration file (the shipped one when None)."""
     config = json.loads(config_path.read_text()) if config_path else CONFIG
     out.mkdir(parents=True, exist_ok=True)

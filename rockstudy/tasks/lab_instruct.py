@@ -150,6 +150,10 @@ def load(split: str, n: int, seed: int = 0) -> list[Problem]:
     kinds = sorted(KINDS)
     items = distinct(split, n, seed + 1)
     return [
-        instruct(d, kinds[(i + i // len(kinds)) % len(kinds)], random.Random(zlib.crc32(f"{seed}{i}{d.key}".encode()))).problem
+        instruct(
+            d,
+            kinds[(i + i // len(kinds)) % len(kinds)],
+            random.Random(zlib.crc32(f"{seed}{i}{d.key}".encode())),
+        ).problem
         for i, d in enumerate(items)
     ]

@@ -179,7 +179,9 @@ def write(draft: Draft, habits: Habits, rng: random.Random, style: Style | None 
         The solution, ending in a boxed answer.
     """
     n_steps = len(answer_of(draft)[1])
-    scratch = Scratch(rng, rng.randrange(n_steps) if rng.random() < habits.slip else None, habits.corrects)
+    scratch = Scratch(
+        rng, rng.randrange(n_steps) if rng.random() < habits.slip else None, habits.corrects
+    )
     answer = draft.work(scratch)
     style = style or style_of(draft, habits, rng)
     steps = _reasons(scratch.steps, draft.voice, habits, rng)

@@ -1,0 +1,182 @@
+"""The study's steps as notebooks call them: each computed once in a run, then read back.
+
+A function here takes the run that a notebook opened (`rockstudy.report.open_run`) and returns a
+frame. The frames are kept under ``tables/``; a replayed run (the committed reference) only reads
+them, so a notebook opens in seconds from a clone, without models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from rockstudy import distill, models, rollout, store, tasks
+from rockstudy.config import StudyConfig
+
+
+class OpenRun(Protocol):
+    """What a step needs of a run: its configuration, its folder, whether it is only read."""
+
+    config: StudyConfig
+    path: Path
+    replay: bool
+
+
+def pair_accuracy(run: OpenRun) -> pd.DataFrame:
+    """Grade the pair before any training: one row per completion.
+
+    Returns
+    -------
+    DataFrame
+        `rollout.evaluate`'s columns, ``text`` included, and ``model`` (teacher or student).
+    """
+    return _table(
+        run,
+        "pair_accuracy",
+        {},
+        lambda: pd.concat([_graded(run, "teacher"), _graded(run, "student")], ignore_index=True),
+    )
+
+
+def pair_sizes(run: OpenRun) -> pd.DataFrame:
+    """Architecture, layers, hidden size, vocabulary and parameters of teacher and student."""
+    return _table(run, "pair_sizes", {}, lambda: _sizes(run))
+
+
+def training(run: OpenRun, name: str) -> pd.DataFrame:
+    """One table of stage 2 over every training seed; trains what has not been trained.
+
+    Parameters
+    ----------
+    run : OpenRun
+        The run.
+    name : {"metrics", "type_losses", "timing"}
+        Which of `distill.TrainResult`'s tables; ``seed`` is added.
+    """
+    if run.replay:
+        return _read(run, f"stage2_{name}")
+    results = train_seeds(run)
+    inputs = {f"stage2-s{seed}": result.hash for seed, result in results.items()}
+    stacked = [getattr(result, name).assign(seed=seed) for seed, result in results.items()]
+    return _table(
+        run, f"stage2_{name}", inputs, lambda: pd.concat(stacked, ignore_index=True)
+    )
+
+
+def stage1_metrics(run: OpenRun) -> pd.DataFrame:
+    """The metrics of stage 1 (one run, at the study's seed)."""
+    if run.replay:
+        return _read(run, "stage1_metrics")
+    result = distill.train(run.config, "stage1", run=run.path, seed=run.config.seed)
+    return _table(run, "stage1_metrics", {"stage1": result.hash}, lambda: result.metrics)
+
+
+def train_seeds(run: OpenRun) -> dict[int, distill.TrainResult]:
+    """Train stage 1 at the study's seed, then stage 2 from its end for each of ``config.seeds``."""
+    distill.train(run.config, "stage1", run=run.path, seed=run.config.seed)
+    return {s: distill.train(run.config, "stage2", run=run.path, seed=s) for s in run.config.seeds}
+
+
+def accuracy_along(run: OpenRun) -> pd.DataFrame:
+    """Grade the student before stage 2 (step 0) and at every named checkpoint of every seed.
+
+    Returns
+    -------
+    DataFrame
+        `rollout.evaluate`'s columns without ``text``, and ``seed, step``. Stage 2 starts from one
+        checkpoint, so the rows of step 0 are the same completions for every seed.
+    """
+    if run.replay:
+        return _read(run, "accuracy_along")
+    first = distill.train(run.config, "stage1", run=run.path, seed=run.config.seed)
+    results = train_seeds(run)
+    inputs = {"stage1": first.hash, **{f"stage2-s{s}": r.hash for s, r in results.items()}}
+    return _table(run, "accuracy_along", inputs, lambda: _along(run, first, results))
+
+
+def _along(
+    run: OpenRun, first: distill.TrainResult, results: Mapping[int, distill.TrainResult]
+) -> pd.DataFrame:
+    stage = run.config.stage2
+    before = _graded(run, "stage1-late", first.checkpoints["late"])
+    frames = []
+    for seed, result in results.items():
+        frames.append(before.assign(seed=seed, step=0))
+        for name, folder in result.checkpoints.items():
+            graded = _graded(run, f"stage2-s{seed}-{name}", folder)
+            frames.append(graded.assign(seed=seed, step=round(stage.keep[name] * stage.steps)))
+    along = pd.concat(frames, ignore_index=True)
+    return along.drop(columns=["text", "model"]).sort_values(
+        ["seed", "step", "benchmark"], kind="stable", ignore_index=True
+    )
+
+
+def _graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFrame:
+    """Outcomes of one model on every benchmark, cached under ``evaluation/<label>``."""
+    config = run.config
+    settings = {"label": label, "pair": config.pair.model_dump(mode="json"), **_evaluated(config)}
+    inputs = {} if folder is None else {"weights": store.hash_folder(folder)}
+
+    def compute() -> pd.DataFrame:
+        pair = models.load_pair(config.pair)
+        model = getattr(pair, label) if folder is None else models.load_model(str(folder))
+        seed = store.torch_seed(config.seed, "evaluation")
+        graded = [
+            rollout.evaluate(model, pair.tokenizer, task, config.evaluation, seed)
+            for task in config.benchmarks
+        ]
+        return pd.concat(graded, ignore_index=True).assign(model=label)
+
+    return store.cached(
+        run.path, "evaluation", label, config=settings, inputs=inputs, compute=compute
+    ).data
+
+
+def _evaluated(config: StudyConfig) -> dict:
+    return {
+        "seed": config.seed,
+        "evaluation": config.evaluation.model_dump(mode="json"),
+        "benchmarks": [task.model_dump(mode="json") for task in config.benchmarks],
+    }
+
+
+def _sizes(run: OpenRun) -> pd.DataFrame:
+    pair = models.load_pair(run.config.pair)
+    rows = []
+    for role in ("teacher", "student"):
+        model = getattr(pair, role)
+        rows.append(
+            {
+                "model": role,
+                "architecture": model.config.model_type,
+                "layers": model.config.num_hidden_layers,
+                "hidden": model.config.hidden_size,
+                "vocabulary": model.config.vocab_size,
+                "parameters": model.num_parameters(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def problems(run: OpenRun, benchmark: int = 0) -> pd.DataFrame:
+    """The evaluation problems of a benchmark as a frame: ``family, prompt, answer``."""
+    loaded = tasks.load(run.config.benchmarks[benchmark], "eval")
+    return pd.DataFrame([{"family": p.family, "prompt": p.prompt, "answer": p.answer} for p in loaded])
+
+
+def _table(
+    run: OpenRun, name: str, inputs: Mapping[str, str], compute: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    if run.replay:
+        return _read(run, name)
+    settings = run.config.model_dump(mode="json")
+    return store.cached(
+        run.path, "tables", name, config=settings, inputs=inputs, compute=compute
+    ).data
+
+
+def _read(run: OpenRun, name: str) -> pd.DataFrame:
+    return store.load(run.path / "tables" / name)
