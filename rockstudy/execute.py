@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -31,14 +31,15 @@ def execute(
     """Execute a notebook with these parameter values and return the seconds that it took.
 
     While it runs the output is ``<name>.partial.ipynb``; it gets its name when it is complete, and
-    is kept as ``<name>.failed.ipynb`` when it is not.
+    is kept as ``<name>.failed.ipynb`` when it is not, with what its kernel wrote to stderr, which
+    no cell shows, in ``<name>.failed.log``.
 
     Parameters
     ----------
     notebook, output
         The source, and where the executed copy goes.
     values
-        Parameters; unknown names are not checked here (see `assign`).
+        Parameters; unknown names are not checked here (see `parameters.assign`).
     timeout
         Seconds that one cell may take; no limit by default.
 
@@ -48,41 +49,50 @@ def execute(
         A cell raised, took too long, or its kernel died.
     """
     partial, failed = (output.with_suffix(f".{word}.ipynb") for word in ("partial", "failed"))
+    failed_log = failed.with_suffix(".log")
     output.parent.mkdir(parents=True, exist_ok=True)
+    failed_log.unlink(missing_ok=True)
     started = time.monotonic()
-    try:
-        _papermill(notebook, partial, values, timeout)
-    except BaseException as error:
-        output.unlink(missing_ok=True)  # an earlier one would pass for this one
-        if partial.exists():
-            os.replace(partial, failed)
-        if isinstance(error, (KeyboardInterrupt, NotebookError)):
-            raise
-        raise NotebookError(_one_line(notebook.stem, failed, error)) from error
+    with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
+        try:
+            _papermill(notebook, partial, values, timeout, Path(scratch))
+        except BaseException as error:
+            output.unlink(missing_ok=True)  # an earlier one would pass for this one
+            if partial.exists():
+                os.replace(partial, failed)
+            if said := (Path(scratch) / "stderr").read_bytes():
+                failed_log.write_bytes(said)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise NotebookError(_one_line(notebook.stem, failed, error)) from error
     failed.unlink(missing_ok=True)
     os.replace(partial, output)
     return time.monotonic() - started
 
 
 def _papermill(
-    notebook: Path, output: Path, values: Mapping[str, Any], timeout: float | None
+    notebook: Path,
+    output: Path,
+    values: Mapping[str, Any],
+    timeout: float | None,
+    scratch: Path,
 ) -> None:
-    import papermill  # a second to import, and only needed once something must run
+    with (scratch / "stderr").open("wb") as stderr, drawn(scratch / "progress"):
+        import papermill  # a second to import, and only needed once something must run
 
-    with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
-        progress = Path(scratch) / "progress.jsonl"
-        with drawn(progress):
-            papermill.execute_notebook(
-                _no_fields(notebook),
-                _no_fields(output),
-                parameters=dict(values),
-                kernel_name="python3",
-                language="python",
-                progress_bar={"desc": notebook.stem, "dynamic_ncols": True},
-                start_timeout=120,
-                execution_timeout=timeout,
-                kernel_manager_class=_kernel_manager({"ROCKSTUDY_PROGRESS": str(progress)}),
-            )
+        environment = {"ROCKSTUDY_PROGRESS": str(scratch / "progress")}
+        bar: Any = {"desc": notebook.stem, "dynamic_ncols": True}
+        papermill.execute_notebook(
+            _no_fields(notebook),
+            _no_fields(output),
+            parameters=dict(values),
+            kernel_name="python3",
+            language="python",
+            progress_bar=bar,
+            start_timeout=120,
+            execution_timeout=timeout,
+            kernel_manager_class=_kernel_manager(environment, stderr),
+        )
 
 
 def _no_fields(path: Path) -> str:
@@ -90,12 +100,10 @@ def _no_fields(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _kernel_manager(environment: Mapping[str, str]) -> type:
+def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
     """A kernel manager class whose kernel is this very interpreter, whatever kernelspecs exist."""
-    import zmq
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
 
     package = str(Path(__file__).parents[1])
     python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
@@ -113,9 +121,12 @@ def _kernel_manager(environment: Mapping[str, str]) -> type:
         def kernel_spec(self) -> KernelSpec:
             return spec
 
-        @default("transport_encryption")
-        def _encrypted(self) -> str:  # others on this machine may listen to its TCP ports
-            return "auto" if zmq.has("curve") else "disabled"
+        def __init__(self, **settings: Any) -> None:
+            # encrypted: others on this machine can reach the kernel's TCP ports
+            super().__init__(transport_encryption="auto", **settings)
+
+        async def start_kernel(self, **settings: Any) -> None:
+            await super().start_kernel(stderr=stderr, **settings)
 
     return InterpreterKernelManager
 

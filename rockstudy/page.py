@@ -5,6 +5,8 @@ of allowed tags, text is escaped, and the page's content security policy forbids
 Formulas become MathML, which browsers draw without a library; one that does not parse stays LaTeX.
 """
 
+import copy
+import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,6 @@ import jinja2
 import latex2mathml.converter
 import nbformat
 from bs4 import BeautifulSoup
-from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
@@ -61,13 +62,13 @@ class Section:
 
     anchor: str
     title: str
-    html: Markup
+    html: str
     headings: tuple[tuple[str, str], ...]
 
 
-def clean(html: str) -> str:
+def clean(text: str) -> str:
     """Return HTML with the allowed tags and attributes only; the rest is dropped or escaped."""
-    soup = BeautifulSoup(html, "html.parser")
+    soup = BeautifulSoup(text, "html.parser")
     for element in soup(["script", "style", "template", "noscript", "iframe", "object"]):
         element.decompose()
     return bleach.clean(str(soup), tags=TAGS, attributes=_allowed, protocols={"https", "http"})
@@ -83,7 +84,7 @@ def _allowed(tag: str, name: str, value: str) -> bool:
 
 def mathml(latex: str, *, block: bool) -> str:
     """Return a formula as MathML, with its source for those who copy it, else as LaTeX source."""
-    source = Markup.escape(latex.strip())
+    source = html.escape(latex.strip())
     try:
         drawn = latex2mathml.converter.convert(latex, display="block" if block else "inline")
     except Exception:  # whatever its parser trips over, the formula stays readable
@@ -116,8 +117,8 @@ def markdown(source: str) -> str:
     """Return Markdown with formulas as clean HTML."""
     renderer = _Renderer()
     source = source.translate({0xE000: None, 0xE001: None})
-    html = clean(MarkdownWithMath(renderer=renderer).render(source))
-    return re.sub("\ue000(\\d+)\ue001", lambda found: renderer.formulas[int(found[1])], html)
+    cleaned = clean(MarkdownWithMath(renderer=renderer).render(source))
+    return re.sub("\ue000(\\d+)\ue001", lambda found: renderer.formulas[int(found[1])], cleaned)
 
 
 @cache
@@ -143,11 +144,11 @@ def section(notebook: nbformat.NotebookNode, name: str) -> Section:
     name
         The notebook's, from which its anchors are made.
     """
-    described = nbformat.from_dict({**notebook, "cells": [dict(c) for c in notebook.cells]})
+    described = copy.deepcopy(notebook)
     for cell, alt in zip(described.cells, alternatives(notebook), strict=True):
-        cell.metadata = nbformat.from_dict({**cell.metadata, "alt": alt})
-    html, _ = _exporter().from_notebook_node(described)
-    soup = BeautifulSoup(html, "html.parser")
+        cell.metadata["alt"] = alt
+    converted, _ = _exporter().from_notebook_node(described)
+    soup = BeautifulSoup(converted, "html.parser")
     title, headings = name, []
     for number, heading in enumerate(soup(re.compile("^h[1-5]$"))):
         level, text = int(heading.name[1]), heading.get_text().strip()
@@ -158,7 +159,7 @@ def section(notebook: nbformat.NotebookNode, name: str) -> Section:
             heading.decompose()
         elif level <= 2:
             headings.append((heading["id"], text))
-    return Section(name, title, Markup(str(soup)), tuple(headings))
+    return Section(name, title, str(soup), tuple(headings))
 
 
 def alternatives(notebook: nbformat.NotebookNode) -> list[str]:
@@ -205,7 +206,7 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
     )
     environment.filters["number"] = number
     template = environment.from_string((here / "report.html").read_text())
-    style = Markup((here / "report.css").read_text() + _highlighting())
+    style = (here / "report.css").read_text() + _highlighting()
     return template.render(title=title, sections=sections, style=style, **values)
 
 

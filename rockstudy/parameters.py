@@ -33,7 +33,7 @@ def read(notebook: Path) -> nbformat.NotebookNode:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing cell ids of old notebooks: filled in
             return nbformat.read(notebook, as_version=4)
-    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+    except Exception as error:  # nbformat raises whatever it trips over in a malformed file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise config.StudyError(
             f"notebook: must be a Jupyter notebook; got {notebook}: {reason}"
@@ -143,6 +143,8 @@ def assign(
     StudyError
         Unknown preset or name, or a value of another type than the default's.
     """
+    if run_id == "reference":
+        raise config.StudyError("run_id: must not be 'reference', which is read and never written")
     known = {notebook: parameters(notebook) for notebook in notebooks}
     common = {"preset": preset, "run_id": run_id, "seed": seed}
     values = {

@@ -21,6 +21,7 @@ from rockstudy import config, execute, parameters, paths, stamps
 from rockstudy.config import StudyError
 from rockstudy.execute import NotebookError
 
+INTERRUPTED = 130
 VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
 
 app = typer.Typer(
@@ -370,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = _joined(sys.argv[1:] if arguments is None else arguments)
         status = app(given or ["--help"], prog_name="rockstudy", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _stop("interrupted; the same command continues from what is stored", 130)
+        status = INTERRUPTED
     except NotebookError as error:
         _stop(str(error), 1)
     except StudyError as error:
@@ -379,6 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(" ".join(error.format_message().split()), error.exit_code)
     except OSError as error:
         _stop(f"{type(error).__name__}: {error}", 1)
+    if status == INTERRUPTED:  # typer's own answer to Ctrl-C too
+        _stop("interrupted; the same command continues from what is stored", INTERRUPTED)
     sys.exit(status or 0)
 
 
