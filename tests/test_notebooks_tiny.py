@@ -1,0 +1,98 @@
+"""Every notebook runs its measuring code on the tiny preset; what it recorded is then checked.
+
+All share one run, in the study's order: a later notebook reuses what an earlier one trained.
+The numbers of this preset mean nothing: what is checked is that they are there, and consistent.
+"""
+
+import contextlib
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rockstudy import parameters, paths, report, run, scaffold, stamps, store
+
+pytestmark = pytest.mark.slow
+
+NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+NAMES = [*(path.stem for path in NUMBERED), "fresh"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The folder of one run of all notebooks and a fresh fork, and the report's path."""
+    home = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROCKSTUDY_HOME", str(home))
+        fork = scaffold.write("fresh", home, preset="tiny", run_id="tiny")
+        notebooks = [*NUMBERED, fork]
+        page = run.run_study(notebooks, preset="tiny", run_id="tiny")
+        yield home / "runs" / "tiny", page, notebooks
+
+
+def tables(folder) -> dict[str, pd.DataFrame]:
+    found = stamps.manifests(folder)
+    return {n: store.load(folder / n) for n, m in found.items() if m.file.endswith(".parquet")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_runs_and_records_its_claims(study, name):
+    folder, _, _ = study
+    executed = parameters.read(folder / "notebooks" / f"{name}.ipynb")
+    assert executed.metadata.papermill.exception is None
+    claims = store.load(folder / "claims" / name)
+    assert tuple(claims.columns) == report.CLAIM_COLUMNS
+    assert set(claims.preset) <= {"tiny"}
+    assert set(claims.verdict) <= set(report.VERDICTS)
+    measured = claims[claims.verdict != "not run"]
+    assert np.isfinite(measured.value).all()
+    assert not (measured.lo > measured.value).any()
+    assert not (measured.hi < measured.value).any()
+
+
+def test_every_table_is_whole_and_none_is_empty_but_claims(study):
+    folder, _, _ = study
+    found = tables(folder)
+    assert len(found) >= len(NAMES)
+    empty = [name for name, table in found.items() if not len(table)]
+    assert [name for name in empty if not name.startswith("claims/")] == []
+
+
+def test_nothing_is_left_half_written(study):
+    folder, _, _ = study
+    names = [path.name for path in folder.rglob("*")]
+    assert [n for n in names if ".partial" in n or n.endswith(".tmp") or ".failed" in n] == []
+
+
+def test_the_report_shows_every_notebook(study):
+    _, page, _ = study
+    html = page.read_text(encoding="utf-8")
+    assert [name for name in NAMES if f'<section id="{name}">' not in html] == []
+
+
+def test_a_second_run_executes_nothing(study):
+    folder, page, notebooks = study
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert run.run_study(notebooks, preset="tiny", run_id="tiny") == page
+    assert said.getvalue().splitlines() == [f"{name}: unchanged" for name in NAMES]
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} <= {folder / ".lock"}
+
+
+@pytest.mark.skipif("01_distillation" not in NAMES, reason="needs notebook 01")
+def test_training_recorded_finite_losses_and_a_divergence_for_each_token_type(study):
+    folder, _, _ = study
+    found = tables(folder)
+    metrics = {n: t for n, t in found.items() if n.startswith("stage2") and n.endswith("/metrics")}
+    assert metrics
+    for table in metrics.values():
+        assert np.isfinite(table.loss).all()
+        assert (table.rkl >= 0).all()
+        assert (table.n_tokens > 0).all()
+    for name in metrics:
+        types = found[name.replace("metrics", "type_losses")]
+        assert (types["count"] > 0).all()
+        assert (types.rkl_sum >= 0).all()
