@@ -5,6 +5,7 @@ underscores (``stage2__steps=20``). Whatever is wrong with them comes back as a 
 line that names the field, what is legal there and what was given.
 """
 
+import copy
 import difflib
 import types
 from collections.abc import Iterable
@@ -97,7 +98,7 @@ def _replace(node: Any, parts: list[str], name: str, value: Any) -> None:
     elif rest:
         _replace(node[part], rest, name, value)
     else:
-        node[part] = value
+        node[part] = value.model_dump() if isinstance(value, BaseModel) else copy.deepcopy(value)
 
 
 def _check_paths(config: StudyConfig) -> None:

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +38,12 @@ def writing(file: Path) -> Iterator[None]:
     """Turn what a full or closed disk raises into one line; other errors are not about ``file``."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK:
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors reports it
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number not in _DISK:
             raise
-        raise StudyError(f"{file}: cannot be written, {error.strerror or error}") from None
+        raise StudyError(f"{file}: cannot be written, {os.strerror(number)}") from None
 
 
 @contextlib.contextmanager
@@ -101,6 +104,8 @@ def write_frame(frame: pd.DataFrame, file: Path, name: str) -> None:
 def _comes_back(kind: pa.DataType, is_object: bool) -> bool:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _comes_back(kind.value_type, False)
+    if pa.types.is_dictionary(kind):  # an empty table would lose its categories
+        return False
     if is_object:  # Python numbers, dates or booleans with gaps would return as another type
         return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
     return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))

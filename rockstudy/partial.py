@@ -52,23 +52,27 @@ def complete(path: Path, manifest: Mapping[str, Any]) -> None:
 def finish_interrupted(path: Path, fingerprint: str) -> None:
     """Complete a publication of this fingerprint that was cut after its folder was complete."""
     found = _read(_marker(path))
-    if found.get("fingerprint") != fingerprint or "sha256" not in found:
-        return
-    if folder(path).is_dir():
-        _publish(path)
-    elif path.is_dir():
-        _marker(path).replace(files.named(path, ".json"))
+    if found.get("fingerprint") == fingerprint and "sha256" in found:
+        if folder(path).is_dir():
+            _publish(path)
+        elif path.is_dir():
+            _marker(path).replace(files.named(path, ".json"))
+    shutil.rmtree(_old(path), ignore_errors=True)
 
 
 def _publish(path: Path) -> None:
-    old = files.named(path, ".old")
     files.named(path, ".json").unlink(missing_ok=True)
     if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
+        shutil.rmtree(_old(path), ignore_errors=True)
+        path.rename(_old(path))
     folder(path).rename(path)
     _marker(path).replace(files.named(path, ".json"))
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_old(path), ignore_errors=True)
+
+
+def _old(path: Path) -> Path:
+    """Where the folder of another fingerprint waits for its removal; its manifest is gone."""
+    return files.named(path, ".old")
 
 
 def _marker(path: Path) -> Path:

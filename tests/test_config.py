@@ -1,0 +1,207 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from rockstudy import config
+from rockstudy.config import PRESETS, StudyError, from_parameters
+
+BAD = [
+    # given, what the line must say
+    ({"preset": "lob"}, ["preset:", "tiny, lab, smollm2, qwen3, paper", "'lob'", "mean 'lab'"]),
+    ({"preset": None}, ["preset:", "tiny, lab", "None"]),
+    ({"preset": ["lab"]}, ["preset:", "['lab']"]),
+    ({"lr": 1e-4}, ["lr", "stage1, stage2", "'lr'"]),
+    ({"stage2__setps": 3}, ["stage2__setps", "prompts_per_step", "'setps'", "mean 'steps'"]),
+    ({"stage3__steps": 3}, ["stage3__steps", "'stage3'", "mean 'stage"]),
+    ({"stage2__steps__x": 3}, ["stage2__steps__x", "'x'", "plain value"]),
+    ({"stage2__": 3}, ["stage2__", "''"]),
+    ({"stage2__lr": -1}, ["stage2__lr:", "a number > 0 and <= 1", "got -1"]),
+    ({"stage2__lr": "fast"}, ["stage2__lr:", "a number > 0", "'fast'"]),
+    ({"stage2__lr": math.nan}, ["stage2__lr:", "a number > 0", "nan"]),
+    ({"stage2__lr": math.inf}, ["stage2__lr:", "a number > 0", "inf"]),
+    ({"stage2__steps": 0}, ["stage2__steps:", "a whole number >= 1", "got 0"]),
+    ({"stage2__steps": 2.5}, ["stage2__steps:", "a whole number >= 1", "2.5"]),
+    ({"stage2__steps": True}, ["stage2__steps:", "a whole number >= 1", "True"]),
+    ({"stage2__steps": [1]}, ["stage2__steps:", "a whole number >= 1", "[1]"]),
+    ({"stage2__normalize": "all"}, ["stage2__normalize:", "tokens, weights", "'all'"]),
+    ({"stage2__use_vllm": "perhaps"}, ["stage2__use_vllm:", "True or False", "'perhaps'"]),
+    ({"stage2__reverse_kl": 0}, ["stage2", "reverse_kl", "above 0"]),
+    ({"stage2__keep__early": 2}, ["stage2__keep__early:", "> 0 and <= 1", "got 2"]),
+    ({"stage2__keep__mid": 0.5}, ["stage2__keep__mid", "early, late", "'mid'"]),
+    ({"stage2__keep": {"early": 0.1}}, ["stage2", "late: 1.0"]),
+    ({"stage2__keep": {"a/b": 0.1, "late": 1}}, ["stage2__keep", "text matching", "'a/b'"]),
+    ({"stage2": 3}, ["stage2:", "mapping", "got 3"]),
+    ({"seed": -1}, ["seed:", "a whole number >= 0", "got -1"]),
+    ({"seed": "x"}, ["seed:", "a whole number", "'x'"]),
+    ({"seeds": []}, ["seeds:", "a list of length >= 1", "[]"]),
+    ({"seeds": [0, -1]}, ["seeds__1:", "a whole number >= 0", "-1"]),
+    ({"seeds": [0, 0]}, ["seeds must be distinct", "[0, 0]"]),
+    ({"benchmarks__n_eval": 0}, ["benchmarks__0__n_eval:", ">= 1", "got 0"]),
+    ({"benchmarks__7__n_eval": 9}, ["benchmarks__7__n_eval", "benchmarks__0 to __1", "index 7"]),
+    ({"benchmarks__0": 9}, ["benchmarks__0", "a field"]),
+    ({"train_task__name": "maths"}, ["train_task__name:", "lab_math, lab_instruct, math"]),
+    ({"train_task__path": "x.jsonl"}, ["train_task__path:", "None for lab_math", "'x.jsonl'"]),
+    ({"train_task__name": "math"}, ["train_task__path:", "JSONL or parquet", "got None"]),
+    ({"preset": "smollm2"}, ["train_task__path:", "JSONL or parquet", "smollm2", "got None"]),
+    ({"pair__teacher": ""}, ["pair__teacher:", "text of length >= 1", "''"]),
+    ({"pair__teacher_revision": 4}, ["pair__teacher_revision:", "text or None", "got 4"]),
+    ({"pair__teacher": "x" * 500}, None),
+    ({"pair__dtype": "x" * 500}, ["pair__dtype:", "auto, float32, bfloat16", "xxx..."]),
+    ({"pair__dtype": "a\nb"}, ["pair__dtype:", "'a\\nb'"]),
+]
+
+
+@pytest.mark.parametrize(("given", "parts"), BAD, ids=lambda value: str(value)[:40])
+def test_a_wrong_parameter_is_one_line_with_field_legal_values_and_what_was_given(
+    given: dict[str, Any], parts: list[str] | None
+):
+    if parts is None:
+        from_parameters(**given)
+        return
+    with pytest.raises(StudyError) as caught:
+        from_parameters(**given)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert all(part in line for part in parts), line
+
+
+def test_none_keeps_the_value_of_the_preset():
+    assert from_parameters("lab", stage2__steps=None, pair__dtype=None) == PRESETS["lab"]
+
+
+def test_an_override_changes_its_field_and_nothing_else():
+    changed = from_parameters("lab", stage2__steps=7)
+    assert changed.stage2.steps == 7
+    assert changed.stage2.model_copy(update={"steps": 80}) == PRESETS["lab"].stage2
+    assert changed.model_copy(update={"stage2": PRESETS["lab"].stage2}) == PRESETS["lab"]
+    assert PRESETS["lab"].stage2.steps == 80
+
+
+def test_a_field_of_benchmarks_reaches_all_and_an_index_only_one():
+    assert [t.n_eval for t in from_parameters("lab", benchmarks__n_eval=3).benchmarks] == [3, 3]
+    one = from_parameters("lab", benchmarks__1__n_eval=3)
+    assert [task.n_eval for task in one.benchmarks] == [500, 3]
+
+
+def test_a_later_override_wins_over_the_section_it_belongs_to():
+    stage = PRESETS["lab"].stage1
+    for given in (stage, stage.model_dump()):
+        changed = from_parameters("lab", stage2=given, stage2__steps=3)
+        assert changed.stage2 == stage.model_copy(update={"steps": 3})
+
+
+def test_an_override_of_a_mapping_leaves_the_mapping_that_was_given_alone():
+    keep = {"early": 0.2, "late": 1.0}
+    from_parameters("lab", stage2__keep=keep, stage2__keep__early=0.3)
+    assert keep == {"early": 0.2, "late": 1.0}
+
+
+def test_numbers_of_a_notebook_are_taken_whatever_their_type():
+    given = {"stage2__steps": np.int64(3), "stage2__lr": np.float64(0.1), "seeds": [1, 2]}
+    changed = from_parameters("lab", seed=5, **given)
+    assert (changed.stage2.steps, changed.stage2.lr) == (3, 0.1)
+    assert (changed.seed, changed.seeds) == (5, (1, 2))
+    assert type(changed.stage2.steps) is int
+
+
+def test_the_smollm2_preset_runs_shrunken_once_its_file_is_named():
+    shrunken = from_parameters(
+        "smollm2",
+        train_task__path="problems.jsonl",
+        benchmarks__path="held_out.parquet",
+        benchmarks__n_eval=8,
+        stage2__steps=2,
+        stage2__max_new_tokens=96,
+    )
+    assert shrunken.benchmarks[0].label == "held_out"
+    assert shrunken.pair.student_layers == "every_other"
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        PRESETS["lab"].stage2.steps = 3  # type: ignore[misc]
+
+
+def test_equal_configurations_have_equal_fingerprints_and_others_do_not():
+    lab = PRESETS["lab"].fingerprint()
+    assert len(lab) == 16
+    assert int(lab, 16) >= 0
+    assert from_parameters("lab", stage2__steps=80.0).fingerprint() == lab
+    others = [
+        from_parameters("lab", seed=1),
+        from_parameters("lab", stage2__lr=1e-6),
+        from_parameters("lab", seeds=(2, 1, 0)),
+        from_parameters("lab", stage2__keep__early=0.2),
+        *(preset for name, preset in PRESETS.items() if name != "lab"),
+    ]
+    assert len({lab, *(other.fingerprint() for other in others)}) == len(others) + 1
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_names():
+    assert config.fingerprint({"a": 1, "b": 2}) == config.fingerprint({"b": 2, "a": 1})
+    assert config.fingerprint({"a": (1, 2)}) == config.fingerprint({"a": [1, 2]})
+    assert config.fingerprint({"a": np.float64(1)}) == config.fingerprint({"a": 1.0})
+
+
+def test_what_is_not_plain_json_is_refused():
+    for value in (math.nan, object(), {1j}):
+        with pytest.raises(StudyError, match="plain JSON"):
+            config.canonical_json({"x": value})
+
+
+def test_a_stage_is_found_by_its_name():
+    assert PRESETS["lab"].stage("stage1").source == "teacher"
+    assert PRESETS["lab"].stage("stage2").source == "student"
+    with pytest.raises(StudyError, match="stage1, stage2"):
+        PRESETS["lab"].stage("stage3")
+
+
+def test_every_preset_survives_a_round_trip_through_json():
+    for name, preset in PRESETS.items():
+        assert preset.preset == name
+        again = config.StudyConfig.model_validate_json(config.canonical_json(preset))
+        assert again == preset
+        assert again.fingerprint() == preset.fingerprint()
+
+
+def test_the_label_of_a_task_is_its_name_or_the_name_of_its_file():
+    labels = {
+        "x/y.jsonl": "y",
+        "MathArena/aime_2025": "aime_2025",
+        "open-thoughts/OpenThoughts3-1.2M": "OpenThoughts3-1.2M",
+    }
+    for path, label in labels.items():
+        task = config.TaskConfig(name="math", path=path, n_train=1, n_eval=1, max_prompt_tokens=1)
+        assert task.label == label
+    assert PRESETS["lab"].train_task.label == "lab_math"
+
+
+def test_the_paper_preset_has_the_papers_hyper_parameters():
+    # arXiv 2605.09253, the table of both stages and the text below it
+    paper = PRESETS["paper"]
+    one, two = paper.stage1, paper.stage2
+    assert (one.forward_kl, one.reverse_kl, one.cross_entropy) == (0.5, 0.0, 0.5)
+    assert (two.forward_kl, two.reverse_kl, two.cross_entropy) == (0.0, 1.0, 0.0)
+    assert (one.temperature, one.top_p, one.max_new_tokens) == (0.6, 0.95, 16_384)
+    assert (two.temperature, two.top_p, two.max_new_tokens) == (1.0, 1.0, 8_000)
+    assert (one.lr, two.lr) == (2e-5, 2e-6)
+    assert (one.prompts_per_step, two.prompts_per_step) == (128, 4)
+    assert (one.warmup_ratio, two.warmup_ratio) == (0.05, 0.05)
+    assert (two.rollouts_per_prompt, two.max_grad_norm, two.kd_temperature) == (4, 1.0, 1.0)
+    assert math.ceil(20_000 / one.prompts_per_step) == one.steps
+    assert 10_000 / two.prompts_per_step == two.steps
+    assert paper.train_task.max_prompt_tokens == 800
+    assert paper.evaluation.samples == 5
+    assert [task.n_eval for task in paper.benchmarks] == [30, 30, 30, 500]
+
+
+def test_the_tiny_preset_stays_a_matter_of_seconds():
+    tiny = PRESETS["tiny"]
+    for stage in (tiny.stage1, tiny.stage2):
+        rollouts = stage.steps * stage.prompts_per_step * stage.rollouts_per_prompt
+        assert rollouts * stage.max_new_tokens <= 1000
+    assert tiny.evaluation.n_prompts == 8
+    assert tiny.evaluation.max_new_tokens == 24
