@@ -149,6 +149,8 @@ def section(notebook: nbformat.NotebookNode, name: str) -> Section:
         cell.metadata["alt"] = alt
     converted, _ = _exporter().from_notebook_node(described)
     soup = BeautifulSoup(converted, "html.parser")
+    for cell in soup.select('[id^="cell-id="]'):  # the same in every fork
+        del cell["id"]
     title, headings = name, []
     for number, heading in enumerate(soup(re.compile("^h[1-5]$"))):
         level, text = int(heading.name[1]), heading.get_text().strip()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from nbformat import NotebookNode
 
 from rockstudy import config as configuration
 from rockstudy import page, paths, stamps, store
@@ -197,7 +198,9 @@ def _code(manifest: store.Manifest) -> str:
     return manifest.git["commit"][:12] + (" with changes" if manifest.git["dirty"] else "")
 
 
-def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
+def _facts(
+    run: Path, table: pd.DataFrame, notebooks: Mapping[str, NotebookNode]
+) -> list[tuple[str, str]]:
     """What the report says on top: which run, which code, where, how long."""
     versions: dict[str, set[str]] = {}
     for manifest in stamps.manifests(run).values():
@@ -205,13 +208,26 @@ def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
             versions.setdefault(name, set()).add(str(version))
     named = [f"{name} {' and '.join(sorted(found))}" for name, found in sorted(versions.items())]
     seconds = table.seconds.astype(float).sum()
+    took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return [
         ("run", run.name),
-        ("artefacts", f"{len(table)}, computed in {seconds / 60:.1f} minutes"),
+        ("parameters", _given(notebooks)),
+        ("artefacts", f"{len(table)}, computed in {took}"),
         ("code", ", ".join(sorted(set(table.code))) or "–"),
         ("device", ", ".join(sorted(set(table.device.dropna().astype(str)))) or "–"),
         ("versions", ", ".join(named) or "–"),
     ]
+
+
+def _given(notebooks: Mapping[str, NotebookNode]) -> str:
+    """The values that the notebooks ran with, all of them where they differ."""
+    seen: dict[str, None] = {}
+    for notebook in notebooks.values():
+        values = dict(notebook.metadata.get("papermill", {}).get("parameters", {}))
+        values |= values.pop("overrides", {})
+        values.pop("run_id", None)
+        seen |= dict.fromkeys(f"{name} {value}" for name, value in values.items())
+    return ", ".join(seen) or "–"
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -246,7 +262,7 @@ def render(run: Path | Run) -> Path:
     html = page.page(
         title=f"rockstudy: {folder.name}",
         sections=[page.section(notebook, name) for name, notebook in notebooks.items()],
-        facts=_facts(folder, table),
+        facts=_facts(folder, table, notebooks),
         failures=[
             f"{path.name.removesuffix('.failed.ipynb')} did not run to its end: see {path.name}"
             for path in sorted((folder / "notebooks").glob("*.failed.ipynb"))

@@ -249,10 +249,17 @@ def test_figures_are_embedded_described_and_written_as_files(run):
     assert (run.path / "figures" / names[0]).read_bytes() == base64.b64decode(PIXEL)
 
 
+def test_a_figure_may_describe_itself(run):
+    cell = output({"image/png": PIXEL}, alt="the cell's")
+    cell.outputs[0].metadata = {"image/png": {"alt": 'Loss & "gain"'}}
+    executed(run, cell)
+    assert rendered(run).img["alt"] == 'Loss & "gain"'
+
+
 def test_contents_link_to_every_notebook_and_section_by_unique_anchors(run):
     cells = [text("# One\n\n## Question\n\nWhy?"), text("## Results\n\n### More")]
     executed(run, *cells)
-    executed(run, *cells, name="01_second")
+    executed(run, *cells, output({"text/plain": "1"}), name="01_second")
     soup = rendered(run)
     links = [link["href"] for link in soup.nav.find_all("a")]
     assert len(links) == 2 + 2 * 3
@@ -272,6 +279,16 @@ def test_the_claims_table_and_the_provenance_are_on_the_page(run):
     assert "500 problems" in rows[1].get_text()
     assert soup.find(class_="not-run").get_text() == "not run"
     assert "claims/00" in soup.find(id="provenance").get_text()
+
+
+def test_the_page_says_with_which_parameters_the_notebooks_ran(run):
+    executed(run, text("# One"))
+    path = run.path / "notebooks" / "00_first.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    values = {"preset": "tiny", "run_id": "here", "seed": 3, "overrides": {"stage2__steps": 5}}
+    notebook.metadata["papermill"] = {"parameters": values}
+    nbformat.write(notebook, path)
+    assert "preset tiny, seed 3, stage2__steps 5" in rendered(run).header.get_text()
 
 
 def test_the_page_suits_a_phone_and_both_colour_schemes(run):
