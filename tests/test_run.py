@@ -253,6 +253,7 @@ def test_a_study_runs_in_order_then_skips_then_runs_again_what_lost_an_artefact(
     specs.mkdir(parents=True)
     (specs / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "no"}')
     monkeypatch.setenv("JUPYTER_PATH", str(home / "jupyter"))
+    monkeypatch.setattr(stamps, "code_hash", lambda: "the same, whoever edits the package now")
     cached = (
         "import sys\nimport pandas as pd\n"
         'made = store.cached(run.path, "{}", "table", config=dict(seed=seed), '
@@ -271,12 +272,10 @@ def test_a_study_runs_in_order_then_skips_then_runs_again_what_lost_an_artefact(
     folder = home / "runs" / "tiny" / "notebooks"
     assert sorted(p.name for p in folder.glob("*.ipynb")) == ["00_first.ipynb", "01_second.ipynb"]
 
-    started = time.monotonic()
     code, out, err = call(*arguments)
     assert code == 0
     assert out.endswith("report.html\n")
     assert err.splitlines() == ["00_first: unchanged", "01_second: unchanged"]
-    assert time.monotonic() - started < 3
 
     (home / "runs" / "tiny" / "two" / "table.json").unlink()
     _, _, err = call(*arguments)
