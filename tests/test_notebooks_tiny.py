@@ -53,6 +53,16 @@ def test_a_notebook_runs_and_records_its_claims(study, name):
     assert not (measured.hi < measured.value).any()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_figures_module_returns_is_shown_as_an_image(study, name):
+    folder, _, _ = study
+    for cell in parameters.read(folder / "notebooks" / f"{name}.ipynb").cells:
+        if cell.cell_type == "code" and cell.source.strip().splitlines()[-1].startswith("figures."):
+            assert any("image/png" in output.get("data", {}) for output in cell.outputs), (
+                cell.source
+            )
+
+
 def test_every_table_is_whole_and_none_is_empty_but_claims(study):
     folder, _, _ = study
     found = tables(folder)
