@@ -7,14 +7,15 @@ them, so a notebook opens in seconds from a clone, without models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
-from rockstudy import distill, models, rollout, store, tasks
-from rockstudy.config import StudyConfig
+from rockstudy import distill, inference, models, rollout, store, tasks
+from rockstudy.config import StudyConfig, StudyError
 
 
 class OpenRun(Protocol):
@@ -61,9 +62,7 @@ def training(run: OpenRun, name: str) -> pd.DataFrame:
     results = train_seeds(run)
     inputs = {f"stage2-s{seed}": result.hash for seed, result in results.items()}
     stacked = [getattr(result, name).assign(seed=seed) for seed, result in results.items()]
-    return _table(
-        run, f"stage2_{name}", inputs, lambda: pd.concat(stacked, ignore_index=True)
-    )
+    return _table(run, f"stage2_{name}", inputs, lambda: pd.concat(stacked, ignore_index=True))
 
 
 def stage1_metrics(run: OpenRun) -> pd.DataFrame:
@@ -164,7 +163,9 @@ def _sizes(run: OpenRun) -> pd.DataFrame:
 def problems(run: OpenRun, benchmark: int = 0) -> pd.DataFrame:
     """The evaluation problems of a benchmark as a frame: ``family, prompt, answer``."""
     loaded = tasks.load(run.config.benchmarks[benchmark], "eval")
-    return pd.DataFrame([{"family": p.family, "prompt": p.prompt, "answer": p.answer} for p in loaded])
+    return pd.DataFrame(
+        [{"family": p.family, "prompt": p.prompt, "answer": p.answer} for p in loaded]
+    )
 
 
 def _table(
@@ -180,3 +181,85 @@ def _table(
 
 def _read(run: OpenRun, name: str) -> pd.DataFrame:
     return store.load(run.path / "tables" / name)
+
+
+# --- summaries that notebooks show ----------------------------------------------------------------
+
+
+def accuracy_table(
+    outcomes: pd.DataFrame, by: Sequence[str], rng: np.random.Generator
+) -> pd.DataFrame:
+    """Pass@1 with its interval for each group of `by`: columns ``*by, value, lo, hi, unit, n``.
+
+    Several seeds in one group are averaged within a problem, so the interval resamples problems.
+    """
+    rows = []
+    for key, group in outcomes.groupby(list(by), sort=False):
+        estimate = inference.cluster_mean(group, "correct", "prompt_index", rng)
+        rows.append(dict(zip(by, key, strict=True)) | _shown(estimate))
+    return pd.DataFrame(rows)
+
+
+def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Pass@1 at the last checkpoint minus before stage 2, per benchmark.
+
+    The interval resamples problems, paired, and training seeds (`inference.crossed_difference`).
+    """
+    last = along.step.max()
+    rows = []
+    for benchmark, group in along.groupby("benchmark", sort=False):
+        before, after = (group[group.step == step] for step in (0, last))
+        estimate = inference.crossed_difference(before, after, "correct", rng)
+        rows.append({"benchmark": benchmark} | _shown(estimate))
+    return pd.DataFrame(rows)
+
+
+def named_types(run: OpenRun, types: pd.DataFrame, tokens: Sequence[str]) -> pd.DataFrame:
+    """Mean reverse KL of the token types spelled `tokens` along training, seeds pooled.
+
+    Raises
+    ------
+    StudyError
+        A spelling that is not exactly one token of the pair's tokenizer.
+    """
+    tokenizer = models.load_tokenizer(run.config.pair.student)
+    names = {}
+    for text in tokens:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1:
+            raise StudyError(
+                f"tokens: each must be one token of the tokenizer; got {text!r}, which is {len(ids)}"
+            )
+        names[ids[0]] = repr(text)
+    kept = types[types.token_id.isin(list(names))]
+    sums = kept.groupby(["token_id", "step"], as_index=False)[["count", "rkl_sum"]].sum()
+    sums["rkl"] = sums.rkl_sum / sums["count"]
+    return sums.assign(name=sums.token_id.map(names))[["name", "step", "count", "rkl"]]
+
+
+def distillation_claims(gain: pd.DataFrame) -> list[dict]:
+    """Claims rows of the baseline regime: a rise of accuracy (figure 5).
+
+    The verdict is by rule: ``reproduced`` when the interval lies above 0, ``differs`` when it lies
+    below, else ``inconclusive``.
+    """
+    first = gain.iloc[0]
+    verdict = "reproduced" if first.lo > 0 else "differs" if first.hi < 0 else "inconclusive"
+    shown = {name: first[name] for name in ("value", "lo", "hi", "unit", "n")}
+    rise = {
+        "claim": "opd-accuracy-rises",
+        "statement": "On-policy distillation raises the student's Pass@1 on the trained benchmark.",
+        "locator": "figure 5, baseline (39% to 56.5%, read off the plot)",
+        "paper": 0.175,
+        "verdict": verdict,
+    }
+    return [rise | shown]
+
+
+def _shown(estimate: inference.Estimate) -> dict:
+    """An estimate as columns; of a crossed one, ``n`` counts the problems and the unit says all."""
+    shown = {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
+    if isinstance(estimate.n, tuple):
+        sizes = " x ".join(map(str, estimate.n))
+        shown |= {"n": estimate.n[-1], "unit": f"{estimate.unit} ({sizes})"}
+    return shown

@@ -4,6 +4,7 @@ import random
 from itertools import islice
 
 import pytest
+
 from rockstudy.tasks import boxed, grade_math, lab_instruct, lab_math
 from rockstudy.tasks.lab_register import LAYOUTS, STUDENT, TEACHER, layout_of, write
 

@@ -41,8 +41,9 @@ CONFIG: dict[str, Any] = {
         "intermediate_size": 448,
         "num_attention_heads": 5,
         "num_key_value_heads": 5,
-        "examples": 64_000,
-        "batch_size": 64,
+        "examples": 28_800,
+        "rounds": 2,
+        "batch_size": 32,
         "lr": 3e-3,
     },
     "student": {
@@ -51,9 +52,10 @@ CONFIG: dict[str, Any] = {
         "intermediate_size": 256,
         "num_attention_heads": 3,
         "num_key_value_heads": 3,
-        "examples": 90_000,
-        "batch_size": 64,
-        "lr": 5e-3,
+        "examples": 32_000,
+        "rounds": 2,
+        "batch_size": 32,
+        "lr": 4e-3,
     },
 }
 
@@ -151,7 +153,7 @@ def build_model(
 def train(
     model: Qwen3ForCausalLM, data: Dataset, tokenizer: Any, spec: dict, out: Path, seed: int
 ) -> None:
-    """Fit a model to its corpus for one epoch."""
+    """Fit a model to one round of its corpus: fresh examples, one epoch, one schedule."""
     args = TrainingArguments(
         output_dir=str(out),
         per_device_train_batch_size=spec["batch_size"],
@@ -179,9 +181,11 @@ def train(
 def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path) -> None:
     """Train one model of the pair and save it in bf16."""
     spec, seed = config[role], config["seed"]
-    pairs = list(islice(corpus(habits, config["instruct_share"], seed + 1), spec["examples"]))
     model = build_model(spec, tokenizer, seed)
-    train(model, encode(tokenizer, pairs), tokenizer, spec, out / ".work", seed)
+    for number in range(spec["rounds"]):
+        fresh = corpus(habits, config["instruct_share"], seed + 1 + number)
+        pairs = list(islice(fresh, spec["examples"]))
+        train(model, encode(tokenizer, pairs), tokenizer, spec, out / ".work", seed + number)
     model.to(torch.bfloat16).save_pretrained(out / role)
 
 
