@@ -1,8 +1,7 @@
 """Training a student in two stages, each computed once in a run, resumable, the same twice.
 
 Stage 1 learns from the teacher's completions, stage 2 from the student's own (paper 1); what their
-losses are is in `rockstudy.trainer`. The training problems are shuffled once and divided between
-the stages in proportion to the prompts that they need: stage 2 sees other prompts than stage 1.
+losses are is in `rockstudy.trainer`, what they train on in `rockstudy.lessons`.
 
 A stage is one folder, ``<run>/<stage>-<arm>-s<seed>/training``: a checkpoint for every name in
 ``keep``, and the tables ``metrics``, ``type_losses``, ``timing``. Until it is complete, checkpoints
@@ -16,29 +15,31 @@ alone reads and writes the run's folder.
 
 import contextlib
 import copy
+import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import torch
 import transformers
 import typer
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import DistillationConfig
 
-from rockstudy import models, paths, progress, rollout, store, tasks
-from rockstudy.config import StageConfig, StudyConfig, StudyError, fingerprint, from_parameters
+from rockstudy import models, paths, progress, store
+from rockstudy.config import StageConfig, StudyConfig, StudyError, from_parameters
 from rockstudy.files import read_tensors
+from rockstudy.lessons import lessons
+from rockstudy.processes import once, together
 from rockstudy.trainer import LEDGER, DistillTrainer
 from rockstudy.weights import WeightFunction, describe
+
+__all__ = ["DistillTrainer", "TrainResult", "train"]
 
 TABLES = ("metrics", "type_losses", "timing")
 
@@ -107,35 +108,34 @@ def train(
         Too few problems, a loss or weights that are not finite, anything wrong with the pair or the
         run's files.
     """
-    settings, state = config.stage(stage), _processes()
+    settings = config.stage(stage)
     pair = pair or models.load_pair(config.pair)
-    inputs = {"teacher": models.weights_hash(pair.teacher)}
     if stage == "stage1":
-        student = copy.deepcopy(pair.student)
-        inputs["student"] = models.weights_hash(student)
+        student, start = pair.student, models.weights_hash(pair.student)
     else:
         first = train(config, "stage1", run=run, seed=config.seed, pair=pair)
-        inputs["student"] = first.hash
-        student = models.load_model(str(first.checkpoints["late"]), dtype="float32")
+        student, start = first.checkpoints["late"], first.hash
     job = _Job(config, stage, Path(run), seed, weights, pair, student)
-    described = job.describe() | {"arm": arm}
-    folder = f"{stage}-{arm}-s{seed}"
     with _quiet():
-        made = _once(
-            state,
+        folder = once(
             lambda compute: store.cached_folder(
-                Path(run), folder, "training", config=described, inputs=inputs, compute=compute
+                Path(run),
+                f"{stage}-{arm}-s{seed}",
+                "training",
+                config=job.describe(),
+                inputs={"teacher": models.weights_hash(pair.teacher), "student": start},
+                compute=compute,
             ),
             job.fill,
         )
-    tables = {name: store.load(made / name) for name in TABLES}
-    checkpoints = {name: made / name for name in settings.keep}
+    tables = {name: store.load(folder / name) for name in TABLES}
+    checkpoints = {name: folder / name for name in settings.keep}
     return TrainResult(checkpoints, **tables, hash=store.hash_folder(checkpoints["late"]))
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One stage to be trained."""
+    """One stage to be trained, from a model in memory or from a checkpoint."""
 
     config: StudyConfig
     stage: str
@@ -143,40 +143,27 @@ class _Job:
     seed: int
     weights: WeightFunction | None
     pair: models.Pair
-    student: Any
-
-    @property
-    def settings(self) -> StageConfig:
-        return self.config.stage(self.stage)
+    student: PreTrainedModel | Path
 
     def describe(self) -> dict[str, Any]:
         """Return what the result depends on, beside the models."""
+        config = self.config
         return {
-            "stage": self.settings.model_dump(mode="json", exclude={"report_to"}),
-            "task": self.config.train_task.model_dump(mode="json"),
-            "steps": [self.config.stage1.steps, self.config.stage2.steps],
+            "stage": config.stage(self.stage).model_dump(mode="json", exclude={"report_to"}),
+            "task": config.train_task.model_dump(mode="json"),
+            "prompts": [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)],
+            "split_seed": config.seed,
             "seed": self.seed,
-            "split_seed": self.config.seed,
             "weights": describe(self.weights),
         }
 
     def fill(self, folder: Path) -> None:
         """Train into a folder that may hold the checkpoints of a killed run."""
-        settings, checkpoint = self.settings, _last_complete(folder)
+        settings, checkpoint = self.config.stage(self.stage), _last_complete(folder)
         if settings.report_to == "tensorboard":
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.parent / "tensorboard")
         with progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step") as bar:
-            trainer = DistillTrainer(
-                stage=settings,
-                name=self.stage,
-                seed=self.seed,
-                weights=self.weights,
-                model=self.student.float(),  # the optimiser's own copy; autocast does the rest
-                teacher_model=self.pair.teacher,
-                args=_arguments(settings, folder, self.config.train_task.max_prompt_tokens),
-                train_dataset=self._rows(),
-                processing_class=self.pair.tokenizer,
-            )
+            trainer = self._trainer(settings, folder)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(_Keeper(trainer, folder, bar))
             if checkpoint is not None:
@@ -186,81 +173,33 @@ class _Job:
             for name in TABLES:
                 table = getattr(trainer.ledger, name)()
                 store.save(folder / name, table, config=self.describe(), seed=self.seed)
-            for rest in (*folder.glob("checkpoint-*"), folder / "training_args.bin"):
-                _remove(rest)
+            for checkpoint in folder.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
 
-    def _rows(self) -> list[dict[str, Any]]:
-        """One row per prompt and step, in the order of training."""
-        prompts, order = self._prompts()
-        rows: list[dict[str, Any]] = [{"prompt_ids": ids} for ids in prompts]
-        if self.settings.source == "teacher":
-            completions = self._teacher_completions(prompts)
-            rows = [row | given for row, given in zip(rows, completions, strict=True)]
-        return [rows[i] for i in order]
-
-    def _prompts(self) -> tuple[list[list[int]], Sequence[int]]:
-        """The token ids of the stage's prompts, and which of them each place in training takes."""
-        known = tasks.load(self.config.train_task, "train")
-        known = list(dict.fromkeys(problem.prompt for problem in known))
-        needs = [s.steps * s.prompts_per_step for s in (self.config.stage1, self.config.stage2)]
-        if len(known) < 2:
-            raise StudyError(
-                "train_task__n_train: must give each of the two stages a prompt of its own; "
-                f"got {len(known)} distinct"
-            )
-        shuffled = store.rng(self.config.seed, "split").permutation(len(known))
-        cut = min(max(round(len(known) * needs[0] / sum(needs)), 1), len(known) - 1)
-        mine = shuffled[:cut] if self.stage == "stage1" else shuffled[cut:]
-        order = _epochs(mine, needs[self.stage == "stage2"], self.seed, self.stage)
-        used = list(dict.fromkeys(order.tolist()))
-        place = {problem: i for i, problem in enumerate(used)}
-        limit = self.config.train_task.max_prompt_tokens
-        ids = rollout.prompt_ids(self.pair.tokenizer, [known[i] for i in used], limit)
-        return ids, [place[i] for i in order.tolist()]
-
-    def _teacher_completions(self, prompts: list[list[int]]) -> list[dict[str, Any]]:
-        """Completions that the teacher samples once for every prompt, as token ids."""
-        settings, config = self.settings, self.config
-        sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt"}
-        described = settings.model_dump(mode="json", include=sampling) | {"seed": self.seed}
-
-        def compute(_: Any = None) -> pd.DataFrame:
-            return rollout.generate(
-                self.pair.teacher,
-                self.pair.tokenizer,
-                prompts,
-                samples=settings.rollouts_per_prompt,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=config.evaluation.batch_size,
-                seed=store.torch_seed(self.seed, f"{self.stage}-teacher"),
-                desc="teacher's completions",
-            ).to_frame()
-
-        state = _processes()
-        path = self.run / f"{self.stage}-teacher-s{self.seed}"
-        if state.is_main_process:
-            store.cached(
-                self.run,
-                path.name,
-                "rollouts",
-                config=described,
-                inputs={
-                    "teacher": models.weights_hash(self.pair.teacher),
-                    "prompts": fingerprint(prompts),
-                },
-                compute=compute,
-            )
-        state.wait_for_everyone()
-        frame = store.load(path / "rollouts")
-        return [
-            {
-                "completions": [ids.tolist() for ids in group["completion_ids"]],
-                "stopped": group["stopped"].tolist(),
-            }
-            for _, group in frame.groupby("prompt_index", sort=True)
-        ]
+    def _trainer(self, settings: StageConfig, folder: Path) -> DistillTrainer:
+        pair, task = self.pair, self.config.train_task
+        if isinstance(self.student, Path):
+            student = models.load_model(str(self.student), dtype="float32")
+        else:
+            student = copy.deepcopy(self.student)
+        return DistillTrainer(
+            stage=settings,
+            name=self.stage,
+            seed=self.seed,
+            weights=self.weights,
+            model=student.float(),  # what the optimiser adds to; CUDA computes in bf16 by autocast
+            teacher_model=pair.teacher,
+            processing_class=pair.tokenizer,
+            args=_arguments(settings, folder, task.max_prompt_tokens),
+            train_dataset=lessons(
+                self.config,
+                self.stage,
+                self.seed,
+                teacher=pair.teacher,
+                tokenizer=pair.tokenizer,
+                run=self.run,
+            ),
+        )
 
 
 class _Keeper(TrainerCallback):
@@ -295,7 +234,7 @@ class _Keeper(TrainerCallback):
 
 def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> DistillationConfig:
     """The stage in TRL's terms."""
-    processes, cuda = _processes().num_processes, torch.cuda.is_available()
+    processes, cuda = together().num_processes, torch.cuda.is_available()
     rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
     if rollouts % processes:
         raise StudyError(
@@ -311,7 +250,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         max_steps=settings.steps,
         learning_rate=settings.lr,
         lr_scheduler_type="constant_with_warmup",  # ours: the paper names the warm-up only
-        warmup_steps=int(np.ceil(settings.warmup_ratio * settings.steps)),
+        warmup_steps=math.ceil(settings.warmup_ratio * settings.steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         logging_steps=settings.logging_steps,
@@ -335,18 +274,11 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
     )
 
 
-def _epochs(pool: np.ndarray, places: int, seed: int, stage: str) -> np.ndarray:
-    """Go through the pool in a new order as often as the places need, int64 (places,)."""
-    n = -(-places // len(pool))
-    orders = [store.rng(seed, f"{stage}-order", epoch).permutation(pool) for epoch in range(n)]
-    return np.concatenate(orders)[:places]
-
-
 def _last_complete(folder: Path) -> Path | None:
     """The newest resume checkpoint that was written to its end; the others are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]))
     complete = [c for c in found if (c / LEDGER).is_file()]
-    state = _processes()
+    state = together()
     state.wait_for_everyone()
     if state.is_main_process:
         for checkpoint in set(found) - set(complete[-1:]):
@@ -355,41 +287,17 @@ def _last_complete(folder: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _processes() -> PartialState:
-    """The processes that were launched together, and which this one is."""
-    return PartialState(cpu=not torch.cuda.is_available())
-
-
-def _once(
-    state: PartialState,
-    cached: Callable[[Callable[[Path], None]], store.FolderArtefact],
-    compute: Callable[[Path], None],
-) -> Path:
-    """Let the main process ask the store, and every process compute when it has to."""
-    if state.num_processes == 1:
-        return cached(compute).path
-    message: list[Any] = [None, None]  # the folder to compute in, the finished one
-
-    def together(folder: Path) -> None:
-        message[0] = folder
-        broadcast_object_list(message)
-        compute(folder)
-        state.wait_for_everyone()
-
-    if state.is_main_process:
-        message[1] = cached(together).path
-        broadcast_object_list(message)
-        return message[1]
-    while message[1] is None:
-        broadcast_object_list(message)
-        if message[1] is None:
-            compute(message[0])
-            state.wait_for_everyone()
-    return message[1]
+def _last_complete(folder: Path) -> Path | None:
+    """The newest resume checkpoint that was written to its end; the others are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]))
+    complete = [checkpoint for checkpoint in found if (checkpoint / LEDGER).is_file()]
+    processes = together()
+    processes.wait_for_everyone()  # all have looked
+    if processes.is_main_process:
+        for checkpoint in set(found) - set(complete[-1:]):
+            shutil.rmtree(checkpoint)
+    processes.wait_for_everyone()
+    return complete[-1] if complete else None
 
 
 @contextlib.contextmanager
@@ -430,7 +338,7 @@ def main(
     except StudyError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    if _processes().is_main_process:
+    if together().is_main_process:
         typer.echo(result.metrics.tail(1).to_string(index=False))
         typer.echo(result.checkpoints["late"])
 

@@ -1,12 +1,12 @@
-"""What a training run writes down: sums over a logging window, losses per token type, time by phase.
+"""What training writes down: sums over a logging window, losses per token type, time by phase.
 
 Sums are float64 and taken on the CPU in a fixed order, so that the same seed gives the same bytes.
 The per-type sums cost no forward pass: they are the reverse KL that the loss has just computed,
 
     rkl_sum[v] = sum over positions that predict v of KL(student || teacher),
 
-so they cover the positions that were projected (weight above 0), unweighted, and are empty in a stage
-whose loss has no reverse KL.
+so they cover the positions that were projected (weight above 0), unweighted, and are empty in a
+stage whose loss has no reverse KL.
 """
 
 import time
@@ -27,7 +27,7 @@ _INTEGERS = ["step", "n_tokens", "n_kept"]
 
 
 class Clock:
-    """Adds the time since the last lap to a phase; by CUDA events where the work is asynchronous."""
+    """Adds the time since the last lap to a phase; by events on CUDA, where work is asynchronous."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"

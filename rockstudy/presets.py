@@ -75,14 +75,14 @@ PRESETS: dict[str, StudyConfig] = {
         preset="lab",
         seeds=(0, 1, 2),
         pair=PairConfig(teacher="lab:teacher", student="lab:student"),
-        **_lab(n_train=20_000, n_eval=500),
+        **_lab(n_train=5_000, n_eval=500),
         stage1=StageConfig(
-            **_OFF_POLICY, prompts_per_step=64, steps=10, lr=5e-4, max_new_tokens=224
+            **_OFF_POLICY, prompts_per_step=64, steps=10, lr=5e-4, max_new_tokens=192
         ),
         stage2=StageConfig(
-            **_ON_POLICY, prompts_per_step=16, steps=80, lr=5e-4, max_new_tokens=224, micro_batch=64
+            **_ON_POLICY, prompts_per_step=16, steps=60, lr=5e-4, max_new_tokens=192, micro_batch=64
         ),
-        evaluation=EvalConfig(n_prompts=500, samples=2, max_new_tokens=224, batch_size=256),
+        evaluation=EvalConfig(n_prompts=500, samples=2, max_new_tokens=192, batch_size=256),
     ),
     # Ours: real weights on one GPU; the path to a file of problems is the user's to give.
     "smollm2": StudyConfig(

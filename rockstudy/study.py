@@ -228,7 +228,7 @@ def named_types(run: OpenRun, types: pd.DataFrame, tokens: Sequence[str]) -> pd.
         ids = tokenizer.encode(text, add_special_tokens=False)
         if len(ids) != 1:
             raise StudyError(
-                f"tokens: each must be one token of the tokenizer; got {text!r}, which is {len(ids)}"
+                f"tokens: each must be one token of the tokenizer; {text!r} is {len(ids)}"
             )
         names[ids[0]] = repr(text)
     kept = types[types.token_id.isin(list(names))]

@@ -5,12 +5,12 @@ The loss of an optimiser step, over all rollouts of all processes and micro-batc
     sum_t w_t (a KL(q_t || p_t) + b KL(p_t || q_t) - c log p_t(x_t)) / N,
 
 p student, q teacher, x the completion, w the position weights, and (a, b, c) the stage's
-``forward_kl``, ``reverse_kl``, ``cross_entropy``. N is the global number of completion tokens, whatever
-the weights are, or the global sum of weights where ``normalize="weights"``. Positions of weight 0 are
-dropped before the LM heads.
+``forward_kl``, ``reverse_kl``, ``cross_entropy``. N is the global number of completion tokens,
+whatever the weights are, or the global sum of weights where ``normalize="weights"``. Positions of
+weight 0 are dropped before the LM heads.
 
-Completions enter as the token ids that were sampled: never decoded and tokenised again, and one that
-was cut by the token limit gets no end-of-text token. Every override says which method it replaces.
+Completions enter as the token ids that were sampled: never decoded and tokenised again, and one
+that was cut by the token limit gets no end-of-text token. Every override says what it replaces.
 """
 
 import shutil
@@ -33,6 +33,7 @@ from rockstudy.divergence import Head, token_divergence, token_log_prob
 from rockstudy.ledger import Clock, Ledger
 from rockstudy.weights import Batch, WeightFunction, evaluate
 
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 LEDGER = "ledger.safetensors"  # written last into a resume checkpoint: it is complete
 Inputs = dict[str, Tensor]
 
@@ -68,7 +69,7 @@ class DistillTrainer(trl.DistillationTrainer):
 
     # Replaces DistillationTrainer._get_train_sampler, which has one rollout per prompt.
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
-        """Repeat every prompt per rollout and every step per micro-batch, in the dataset's order."""
+        """Repeat a prompt for its rollouts, a step for its micro-batches, in the data's order."""
         return RepeatSampler(
             data_source=self.train_dataset if dataset is None else dataset,
             mini_repeat_count=self.stage.rollouts_per_prompt,
@@ -118,14 +119,11 @@ class DistillTrainer(trl.DistillationTrainer):
             per_prompt = self.stage.rollouts_per_prompt
             slots = [(row, (first + i) % per_prompt) for i, row in enumerate(inputs)]
             return [r["completions"][s] for r, s in slots], [r["stopped"][s] for r, s in slots]
-        seed = store.torch_seed(self.rollout_seed, self.stage_name, self.state.global_step)
+        own = f"{self.stage_name}-p{self.accelerator.process_index}"
+        seed = store.torch_seed(self.rollout_seed, own, self.state.global_step)
         prompts = [row["prompt_ids"] for row in inputs]
-        sharded = self.accelerator.distributed_type in (
-            DistributedType.FSDP,
-            DistributedType.DEEPSPEED,
-        )
-        if self.use_vllm or sharded:
-            return self._trl_rollouts(prompts, seed + self.accelerator.process_index)
+        if self.use_vllm or self.accelerator.distributed_type in _SHARDED:
+            return self._trl_rollouts(prompts, seed)
         try:
             made = rollout.generate(
                 self.accelerator.unwrap_model(self.model),
@@ -173,7 +171,7 @@ class DistillTrainer(trl.DistillationTrainer):
         device = self.accelerator.device
         return both[0].to(device), both[1].to(device)
 
-    # Replaces DistillationTrainer.compute_loss: another normaliser, and no entropy of its own to log.
+    # Replaces DistillationTrainer.compute_loss: another normaliser, and entropy goes to the ledger.
     def compute_loss(
         self,
         model: Any,
@@ -307,8 +305,8 @@ class DistillTrainer(trl.DistillationTrainer):
         """Refuse to keep a student that the last step broke."""
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise StudyError(
-                f"{self._where()}: the student's weights must be finite; got NaN or infinity; lower "
-                f"{self.stage_name}__lr (now {self.stage.lr:g})"
+                f"{self._where()}: the student's weights must be finite; got NaN or infinity; "
+                f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
             )
 
 

@@ -1,7 +1,7 @@
 """Build the lab's tokenizer, teacher and student from a recorded configuration and seed.
 
-``rockstudy lab build`` writes ``data/lab/{tokenizer,teacher,student}`` and a model card. The teacher
-learns the teacher's register; the student, a smaller model, learns the same problems with other
+``rockstudy lab build`` writes ``data/lab/{tokenizer,teacher,student}`` and a model card. The
+teacher learns the teacher's register; the student, a smaller model, learns the same problems with other
 habits (`rockstudy.tasks.lab_register.STUDENT`). Training is transformers' own `Trainer`.
 """
 

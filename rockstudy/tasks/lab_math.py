@@ -19,15 +19,19 @@ from dataclasses import dataclass, field
 from rockstudy.tasks import Problem
 
 NAMES = (
-    "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan Cleo Yara Emil Kate Noah Ruth "
-    "Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas Marta Nils Olga Peter Quinn Robin Sofia "
+    "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan "
+    "Cleo Yara Emil Kate Noah Ruth "
+    "Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas Marta "
+    "Nils Olga Peter Quinn Robin Sofia "
     "Tariq Ursula Victor Wendy Xavier"
 ).split()
 OPENERS = (
-    "Compute;Find;Work out;Determine;Please find;Tell me;Calculate;Can you find;Help me find;I need;Evaluate;Give me"
+    "Compute;Find;Work out;Determine;Please find;Tell me;Calculate;Can you find;"
+    "Help me find;I need;Evaluate;Give me"
 ).split(";")
 THINGS = (
-    "apples coins books cards pens shells stamps beads cups keys nuts pears buttons marbles tickets pebbles ribbons "
+    "apples coins books cards pens shells stamps beads cups keys nuts pears buttons "
+    "marbles tickets pebbles ribbons "
     "candles lemons feathers magnets plates rulers stickers"
 ).split()
 EVAL_SHARE = 4  # one key in four is held out; ours: leaves every family enough of both
@@ -115,13 +119,15 @@ def chain(rng: random.Random) -> Draft:
         for kind, n in moves:
             if kind == "+":
                 x = s.line(
-                    f"add the new {thing}|put the found {thing} on top|count the extra {thing} as well",
+                    f"add the new {thing}|put the found {thing} on top|"
+                    f"count the extra {thing} as well",
                     f"{x} + {n}",
                     x + n,
                 )
             elif kind == "-":
                 x = s.line(
-                    f"take away the {thing} given|remove the gift from the pile|subtract what was given",
+                    f"take away the {thing} given|remove the gift from the pile|"
+                    "subtract what was given",
                     f"{x} - {n}",
                     max(0, x - n),
                 )
@@ -144,7 +150,8 @@ def linear(rng: random.Random) -> Draft:
 
     def work(s: Scratch) -> str:
         d = s.line(
-            "subtract the constant from both sides|move the constant to the right|isolate the term with the unknown",
+            "subtract the constant from both sides|move the constant to the right|"
+            "isolate the term with the unknown",
             f"{a}x = {c} - {b}",
             c - b,
         )
@@ -170,7 +177,8 @@ def gcd(rng: random.Random) -> Draft:
         x, y = a, b
         while y and len(s.steps) < 5:
             r = s.line(
-                "divide and keep the remainder|replace the larger number|apply the algorithm of Euclid once",
+                "divide and keep the remainder|replace the larger number|"
+                "apply the algorithm of Euclid once",
                 rf"{x} \bmod {y}",
                 x % y,
             )
@@ -273,7 +281,8 @@ def sequence(rng: random.Random) -> Draft:
 
     def work(s: Scratch) -> str:
         k = s.line(
-            "count the steps between the terms|see how many gaps there are|use one less than the position",
+            "count the steps between the terms|see how many gaps there are|"
+            "use one less than the position",
             f"{n} - 1",
             n - 1,
         )
@@ -369,7 +378,8 @@ def counting(rng: random.Random) -> Draft:
         )
         return str(
             s.line(
-                "take away what is not allowed|exclude the forbidden outfits|discard the banned combinations",
+                "take away what is not allowed|exclude the forbidden outfits|"
+                "discard the banned combinations",
                 f"{abc} - {k}",
                 max(0, abc - k),
             )

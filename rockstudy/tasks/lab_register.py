@@ -154,7 +154,7 @@ def _bulleted(steps: list[Step], n: int, style: Style) -> str:
     """Exactly `n` bullets: the steps, padded with checks or with the last steps joined."""
     lines = [_step(i, s, "We", style).strip() for i, s in enumerate(steps)]
     if len(lines) > n:
-        lines = lines[: n - 1] + [" ".join([lines[n - 1], *(x[2:] for x in lines[n:])])]
+        lines = [*lines[: n - 1], " ".join([lines[n - 1], *(x[2:] for x in lines[n:])])]
     lines += ["- **Check:** this is fine."] * (n - len(lines))
     return "\n".join(lines) + "\n"
 
