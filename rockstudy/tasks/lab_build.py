@@ -1,8 +1,8 @@
 """Build the lab's tokenizer, teacher and student from a recorded configuration and seed.
 
-``rockstudy lab build`` writes ``data/lab/{tokenizer,teacher,student}`` and a model card. The
-teacher learns the teacher's register; the student, a smaller model, learns the same problems with other
-habits (`rockstudy.tasks.lab_register.STUDENT`). Training is transformers' own `Trainer`.
+``rockstudy lab build`` writes ``data/lab/{tokenizer,teacher,student}``. The teacher learns the
+teacher's register; the student, a smaller model, learns the same problems with other habits
+(`rockstudy.tasks.lab_register.STUDENT`). Training is transformers' own `Trainer`.
 """
 
 from __future__ import annotations
