@@ -210,6 +210,7 @@ class _Keeper(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave what lies between two steps (logs, checkpoints) out of both."""
+        self.trainer.clock.lap("other")
         self.trainer.clock.drain()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -272,19 +273,6 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         log_level="error",
         report_to=settings.report_to,
     )
-
-
-def _last_complete(folder: Path) -> Path | None:
-    """The newest resume checkpoint that was written to its end; the others are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]))
-    complete = [c for c in found if (c / LEDGER).is_file()]
-    state = together()
-    state.wait_for_everyone()
-    if state.is_main_process:
-        for checkpoint in set(found) - set(complete[-1:]):
-            _remove(checkpoint)
-    state.wait_for_everyone()
-    return complete[-1] if complete else None
 
 
 def _last_complete(folder: Path) -> Path | None:

@@ -27,7 +27,7 @@ _INTEGERS = ["step", "n_tokens", "n_kept"]
 
 
 class Clock:
-    """Adds the time since the last lap to a phase; by events on CUDA, where work is asynchronous."""
+    """Adds the time since the last lap to a phase; by events on CUDA, which works behind."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
