@@ -1,0 +1,130 @@
+"""What a stage trains on: its prompts in their order, and the teacher's completions of them.
+
+The training problems are shuffled once and divided between the stages in proportion to the prompts
+that each needs, so that stage 2 sees other prompts than stage 1 (paper 1). A stage goes through its
+part in a new order as often as its steps need. All of it depends on seeds alone, never on the arm.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rockstudy import models, rollout, store, tasks
+from rockstudy.config import StudyConfig, StudyError, fingerprint
+from rockstudy.processes import together
+
+Row = dict[str, Any]
+
+
+def lessons(
+    config: StudyConfig,
+    stage: str,
+    seed: int,
+    *,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Path,
+) -> list[Row]:
+    """Return a row per prompt of every step, in the order of training.
+
+    Parameters
+    ----------
+    config, stage, seed
+        Which prompts in which order.
+    teacher
+        Samples the completions of a stage whose source it is: once, kept in the run as token ids.
+    tokenizer
+        Of teacher and student.
+    run
+        Folder of the run.
+
+    Returns
+    -------
+    list of dict
+        ``prompt_ids``; with a teacher's completions also ``completions``, one list of token ids per
+        rollout, and ``stopped``.
+
+    Raises
+    ------
+    StudyError
+        Fewer than two distinct problems, or a prompt that is too long.
+    """
+    prompts, order = _prompts(config, stage, seed)
+    limit = config.train_task.max_prompt_tokens
+    ids = rollout.prompt_ids(tokenizer, prompts, limit)
+    rows: list[Row] = [{"prompt_ids": prompt} for prompt in ids]
+    if config.stage(stage).source == "teacher":
+        given = _completions(config, stage, seed, ids, teacher, tokenizer, run)
+        rows = [row | completions for row, completions in zip(rows, given, strict=True)]
+    return [rows[i] for i in order]
+
+
+def _prompts(config: StudyConfig, stage: str, seed: int) -> tuple[list[str], list[int]]:
+    """The stage's prompts, each once, and which of them each place in training takes."""
+    known = tasks.load(config.train_task, "train")
+    known = list(dict.fromkeys(problem.prompt for problem in known))
+    if len(known) < 2:
+        raise StudyError(
+            "train_task__n_train: must leave each of the two stages a prompt of its own; "
+            f"got {len(known)} distinct"
+        )
+    needs = [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)]
+    cut = min(max(round(len(known) * needs[0] / sum(needs)), 1), len(known) - 1)
+    shuffled = store.rng(config.seed, "split").permutation(len(known))
+    first = stage == "stage1"
+    pool = shuffled[:cut] if first else shuffled[cut:]
+    order = _epochs(pool, needs[0 if first else 1], seed, stage)
+    used, places = np.unique(order, return_inverse=True)
+    return [known[i] for i in used], places.tolist()
+
+
+def _epochs(pool: np.ndarray, places: int, seed: int, stage: str) -> np.ndarray:
+    """Go through the pool, in a new order each time, as often as the places need; (places,)."""
+    n = -(-places // len(pool))
+    orders = [store.rng(seed, f"{stage}-order", epoch).permutation(pool) for epoch in range(n)]
+    return np.concatenate(orders)[:places]
+
+
+def _completions(
+    config: StudyConfig,
+    stage: str,
+    seed: int,
+    prompts: list[list[int]],
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Path,
+) -> list[Row]:
+    """The teacher's completions of every prompt, sampled by the main process."""
+    settings, folder, processes = config.stage(stage), f"{stage}-teacher-s{seed}", together()
+    sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt"}
+    if processes.is_main_process:
+        store.cached(
+            run,
+            folder,
+            "rollouts",
+            config=settings.model_dump(mode="json", include=sampling) | {"seed": seed},
+            inputs={"teacher": models.weights_hash(teacher), "prompts": fingerprint(prompts)},
+            compute=lambda: rollout.generate(
+                teacher,
+                tokenizer,
+                prompts,
+                samples=settings.rollouts_per_prompt,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=config.evaluation.batch_size,
+                seed=store.torch_seed(seed, f"{stage}-teacher"),
+                desc="teacher's completions",
+            ).to_frame(),
+        )
+    processes.wait_for_everyone()
+    frame = store.load(run / folder / "rollouts")
+    return [
+        {
+            "completions": [ids.tolist() for ids in of_prompt["completion_ids"]],
+            "stopped": of_prompt["stopped"].tolist(),
+        }
+        for _, of_prompt in frame.groupby("prompt_index", sort=True)
+    ]
