@@ -1,0 +1,210 @@
+r"""Decoding a batch of prompts with the model's own forward and a key-value cache.
+
+A token is drawn by inverting the cumulative distribution, one uniform number per row and column,
+
+    token = min { v : sum_{w <= v} p(w) > u * sum_w p(w) }.
+
+Three things keep it fast, and a finished row costs nothing: keys and values are written into
+preallocated buffers (transformers' `DynamicLayer` copies the whole cache at every token, most of
+the time of a small model on CPU), rows with the same prompt share its prefill, and rows that have
+ended leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from rockstudy.config import StudyError
+
+COMPACT_SHARE = 1 / 8  # ours: drop finished rows once they are this share of the batch
+GROW = 64  # ours: least number of columns by which a cache buffer grows
+CUDA_POLL = 8  # ours: columns between looks at a CUDA batch, each of which waits for the device
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Turns logits (B, V) and uniforms (B,) into tokens (B,); greedy at temperature 0."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __call__(self, logits: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens (B,), and whether each row's logits were usable, bool (B,)."""
+        logits = logits.float()
+        if self.temperature == 0:
+            top, token = logits.max(-1)
+            return token, top.isfinite()
+        probs = (logits / self.temperature).softmax(-1)  # (B, V), NaN all along a row with a NaN
+        if self.top_k == 0 and self.top_p == 1:
+            return _invert(probs, u)
+        probs, ids = probs.sort(dim=-1, descending=True, stable=True)
+        if self.top_k:
+            probs[:, self.top_k :] = 0
+        before = probs.cumsum(-1, dtype=torch.float64) - probs  # mass ahead of each token
+        probs[before >= self.top_p * probs.sum(-1, keepdim=True)] = 0
+        rank, ok = _invert(probs, u)
+        return ids.gather(-1, rank[:, None])[:, 0], ok
+
+
+def _invert(probs: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Invert the cumulative distribution; ``right=True`` skips tokens of probability 0."""
+    cdf = probs.cumsum(-1, dtype=torch.float64)  # (B, V): float32 would bias a large vocabulary
+    total = cdf[:, -1:]
+    token = torch.searchsorted(cdf, u[:, None] * total, right=True)[:, 0]
+    return token.clamp_(max=probs.shape[-1] - 1), total[:, 0].isfinite()
+
+
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    uniforms: np.ndarray,
+    choose: Chooser,
+    ends: torch.Tensor,
+    max_new_tokens: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode one batch, yielding (row, completion ids int32) as rows leave it.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode; call under ``torch.no_grad``.
+    prompts
+        Token ids, one list per row (B).
+    uniforms
+        float64 (B, T) in [0, 1).
+    choose
+        How a token comes from logits and a uniform number.
+    ends
+        End-of-text token ids on the model's device.
+    max_new_tokens
+        T, where rows that have not ended are cut.
+
+    Raises
+    ------
+    StudyError
+        Logits with NaN or infinity.
+    """
+    device = model.device
+    poll = CUDA_POLL if device.type == "cuda" else 1
+    logits, cache, pad = _prefill(model, prompts)  # pad: (B, P) True on prompt tokens
+    u = torch.from_numpy(uniforms).to(device)  # (B, T)
+    tokens = torch.zeros(u.shape, dtype=torch.long, device=device)  # (B, T)
+    rows = torch.arange(len(prompts), device=device)
+    lengths = pad.sum(1)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    usable = torch.ones((), dtype=torch.bool, device=device)
+    seen = pad if not bool(pad.all()) else None  # without padding there is nothing to mask
+    for t in range(max_new_tokens):
+        token, ok = choose(logits, u[:, t])
+        usable &= (ok | ended).all()
+        tokens[:, t] = token
+        ended |= torch.isin(token, ends)
+        last = t + 1 == max_new_tokens
+        if last or (t + 1) % poll == 0:
+            if not usable:
+                raise StudyError("logits: must be finite; the model gave NaN or infinity")
+            n_ended = len(rows) if last else int(ended.sum())
+            if n_ended == len(rows) or n_ended >= max(1, COMPACT_SHARE * len(rows)):
+                yield from _leaving(rows, tokens, ended | last, ends, t + 1)
+                keep = (~ended).nonzero()[:, 0]
+                if last or len(keep) == 0:
+                    return
+                cache.batch_select_indices(keep)
+                rows, u, tokens, lengths = rows[keep], u[keep], tokens[keep], lengths[keep]
+                token, ended = token[keep], ended[keep]
+                seen = seen if seen is None else seen[keep]
+        if seen is not None:
+            seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
+        logits = _forward(model, token[:, None], seen, (lengths + t)[:, None], cache)
+
+
+def _leaving(
+    rows: torch.Tensor, tokens: torch.Tensor, out: torch.Tensor, ends: torch.Tensor, width: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the rows marked `out`, each cut after its first end-of-text token."""
+    done = tokens[out, :width]
+    is_end = torch.isin(done, ends).cpu().numpy()
+    for row, ids, end in zip(
+        rows[out].tolist(), done.cpu().numpy().astype(np.int32), is_end, strict=True
+    ):
+        yield row, ids[: end.argmax() + 1] if end.any() else ids
+
+
+def _prefill(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+    """Run every distinct prompt once, left-padded, and spread the result over the batch's rows."""
+    keys = [tuple(p) for p in prompts]
+    distinct = list(dict.fromkeys(keys))
+    width = max(map(len, distinct))
+    ids = torch.zeros(len(distinct), width, dtype=torch.long)
+    seen = torch.zeros(len(distinct), width, dtype=torch.bool)
+    for i, key in enumerate(distinct):
+        ids[i, width - len(key) :] = torch.tensor(key)
+        seen[i, width - len(key) :] = True
+    ids, seen = ids.to(model.device), seen.to(model.device)
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_Layer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    positions = (seen.cumsum(1) - 1).clamp_(min=0)
+    logits = _forward(model, ids, None if bool(seen.all()) else seen, positions, cache)
+    place = {key: i for i, key in enumerate(distinct)}
+    spread = torch.tensor([place[key] for key in keys], device=model.device)
+    cache.batch_select_indices(spread)
+    return logits[spread], cache, seen[spread]
+
+
+def _forward(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    seen: torch.Tensor | None,
+    positions: torch.Tensor,
+    cache: DynamicCache,
+) -> torch.Tensor:
+    """Return the logits (B, V) after the last column of `ids`."""
+    return model(
+        input_ids=ids,
+        attention_mask=seen,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+
+
+class _Layer(DynamicLayer):
+    """A cache layer that writes into a buffer with room to spare instead of concatenating."""
+
+    used = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append along the sequence axis and return views of all that is there."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        end = self.used + key_states.shape[2]
+        if end > self.keys.shape[2]:
+            self.keys, self.values = self._grown(self.keys, end), self._grown(self.values, end)
+        self.keys[:, :, self.used : end] = key_states
+        self.values[:, :, self.used : end] = value_states
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _grown(self, buffer: torch.Tensor, end: int) -> torch.Tensor:
+        room = end + max(GROW, end // 4)
+        new = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
+        new[:, :, : self.used] = buffer[:, :, : self.used]
+        return new
+
+    def get_seq_length(self) -> int:
+        """Return the number of columns in use."""
+        return self.used
