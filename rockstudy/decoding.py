@@ -182,6 +182,8 @@ def _forward(
 class _Layer(DynamicLayer):
     """A cache layer that writes into a buffer with room to spare instead of concatenating."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
     used = 0
 
     def update(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,7 @@ def cluster_mean(
     Every row counts the same, so a prompt with more rollouts weighs more. With equal counts this is
     also the mean of cluster means.
     """
-    grouped = _values(frame, value, _columns(cluster)).groupby(_columns(cluster))["_value"]
+    grouped: Any = _values(frame, value, _columns(cluster)).groupby(_columns(cluster))["_value"]
     sums, counts = grouped.sum().to_numpy(), grouped.size().to_numpy(np.float64)
     _check_units(len(sums), unit)
     samples = _resample(lambda w: (w @ sums) / (w @ counts), len(sums), rng, n_boot)
@@ -138,8 +139,7 @@ def crossed_mean(
     StudyError
         As `cluster_mean`, and where a seed lacks a problem that another has.
     """
-    cells = _values(frame, value, list(factors)).groupby(list(factors))["_value"].mean()
-    return _crossed(cells, rng, n_boot, unit)
+    return _crossed(_means(frame, value, list(factors)), rng, n_boot, unit)
 
 
 def crossed_difference(
@@ -214,17 +214,20 @@ def _difference(
     before: pd.DataFrame, after: pd.DataFrame, value: str, cluster: list[str]
 ) -> pd.Series:
     """After minus before for each unit; both must hold the same units."""
-    means = [
-        _values(frame, value, cluster).groupby(cluster)["_value"].mean()
-        for frame in (before, after)
-    ]
-    if not means[0].index.equals(means[1].index):
-        unpaired = means[0].index.symmetric_difference(means[1].index)
+    old, new = _means(before, value, cluster), _means(after, value, cluster)
+    if not old.index.equals(new.index):
+        unpaired = old.index.symmetric_difference(new.index)
         raise StudyError(
             f"{' x '.join(cluster)}: before and after must hold the same units;"
             f" {len(unpaired)} are on one side only, such as {unpaired[0]}"
         )
-    return means[1] - means[0]
+    return new - old
+
+
+def _means(frame: pd.DataFrame, value: str, cluster: list[str]) -> pd.Series:
+    """Mean over the rows of each unit."""
+    grouped: Any = _values(frame, value, cluster).groupby(cluster)["_value"]
+    return grouped.mean()
 
 
 def _values(frame: pd.DataFrame, value: str, cluster: list[str]) -> pd.DataFrame:
@@ -237,7 +240,7 @@ def _values(frame: pd.DataFrame, value: str, cluster: list[str]) -> pd.DataFrame
     if frame.empty:
         raise StudyError(f"{value}: must have at least one row; got none")
     numbers = frame[value].to_numpy(dtype=np.float64, na_value=np.nan)
-    if not np.isfinite(numbers).all() or frame[cluster].isna().any(axis=None):
+    if not np.isfinite(numbers).all() or frame[cluster].isna().to_numpy().any():
         bad = int((~np.isfinite(numbers)).sum())
         raise StudyError(f"{value}: must be finite in every row of a unit; {bad} rows are not")
     return frame[cluster].assign(

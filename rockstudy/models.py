@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -101,12 +101,12 @@ def load_model(
     device = default_device() if device is None else torch.device(device)
     kind = default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
     if name.startswith("tiny:"):
-        role = role_of(name, field)
-        return tiny_model(role, load_tokenizer(name, field=field)).to(device=device, dtype=kind)
+        tiny: Any = tiny_model(role_of(name, field), load_tokenizer(name, field=field))
+        return tiny.to(device=device, dtype=kind)
     source = resolve(name, revision, gguf_file, field)
     safe = {} if "gguf_file" in source.kwargs else {"use_safetensors": True}
     with loading(source, "a model"):
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.where,
             dtype=kind,
             trust_remote_code=False,
@@ -114,6 +114,7 @@ def load_model(
             **safe,
             **source.kwargs,
         )
+    model, found = loaded
     wrong = sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"]))
     if wrong:
         raise StudyError(
@@ -170,14 +171,15 @@ def depth_pruned(model: PreTrainedModel) -> PreTrainedModel:
             f"student_layers: every_other needs {' or '.join(PRUNABLE)} with at least 2 layers; "
             f"got {config.model_type} with {config.num_hidden_layers}"
         )
-    decoder = model.get_decoder()
+    decoder: Any = model.get_decoder()
     layers = decoder.layers
     decoder.layers = torch.nn.ModuleList(layers[::2])  # so that only what stays is copied
     try:
         pruned = copy.deepcopy(model)
     finally:
         decoder.layers = layers
-    for i, layer in enumerate(pruned.get_decoder().layers):
+    copied: Any = pruned.get_decoder()
+    for i, layer in enumerate(copied.layers):
         layer.self_attn.layer_idx = i  # the slot in the key-value cache
     if getattr(config, "layer_types", None):
         pruned.config.layer_types = config.layer_types[::2]
@@ -226,6 +228,11 @@ def tiny_model(
 ) -> Qwen3ForCausalLM:
     """A two-layer random Qwen3 model whose distributions are far from uniform."""
     hidden, seed = _TINY[role]
+    special: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -237,9 +244,7 @@ def tiny_model(
         max_position_embeddings=512,
         initializer_range=0.2,
         tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special,
     )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)

@@ -60,8 +60,10 @@ class Rollouts:
         rows = self.completion_ids.shape[0]
         for name, dtype, ndim in _FIELDS:
             value = getattr(self, name)
-            if value is None and name == "correct":
-                continue
+            if value is None:
+                if name == "correct":
+                    continue
+                raise ValueError(f"{name}: must be an array; got None")
             if value.dtype != dtype or value.ndim != ndim or len(value) != rows:
                 raise ValueError(
                     f"{name}: must be {dtype} with {ndim} axes and {rows} rows; "
@@ -122,7 +124,7 @@ class Rollouts:
         """Rebuild rollouts from `to_frame`; a prompt without a rollout comes back empty."""
         if frame.empty:
             raise StudyError("rollouts: must have at least one row; got none")
-        prompts = [np.empty(0, np.int64)] * (int(frame["prompt_index"].max()) + 1)
+        prompts = [np.empty(0, np.int64)] * (int(frame["prompt_index"].to_numpy().max()) + 1)
         for i, ids in zip(frame["prompt_index"], frame["prompt_ids"], strict=True):
             prompts[i] = np.asarray(ids, np.int64)
         completion_ids, mask = _pad([np.asarray(ids, np.int32) for ids in frame["completion_ids"]])
@@ -198,10 +200,9 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     """Tokens that end a completion: the model's generation config and the tokenizer's."""
     config = getattr(model, "generation_config", None)
     ids = getattr(config, "eos_token_id", None)
-    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    if tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    return sorted(set(ids))
+    of_model: list[Any] = ids if isinstance(ids, list) else [ids]
+    of_tokenizer: Any = tokenizer.eos_token_id
+    return sorted({i for i in [*of_model, of_tokenizer] if i is not None})
 
 
 def generate(

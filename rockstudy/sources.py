@@ -91,7 +91,8 @@ def split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+    backend: Any = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = Sequence(
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
     )
 

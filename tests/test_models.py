@@ -217,6 +217,24 @@ def test_a_hub_model_out_of_reach_is_refused_without_waiting():
     assert "the Hub cannot be reached" in message
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_whether_the_hub_answers_is_asked_once_and_quickly(monkeypatch, answers):
+    asked = []
+
+    def connect(address, timeout):
+        asked.append((address, timeout))
+        if not answers:
+            raise OSError("no route")
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HTTPS_PROXY", raising=False)
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.setattr(sources.socket, "create_connection", connect)
+    assert sources._hub_answers.__wrapped__() is answers
+    assert asked[0][1] <= 5
+
+
 @pytest.mark.parametrize("name", ["./no/such/folder", "lab:judge", "a name with blanks"])
 def test_a_name_that_means_nothing_is_refused_with_the_legal_ones(name):
     message = refusal(load_model, name)
