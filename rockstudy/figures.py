@@ -150,7 +150,8 @@ def type_losses(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     colours = sns.color_palette("colorblind", len(names))
     for name, colour in zip(names, colours, strict=True):
         rows = table[table.name == name]
-        axis.plot(rows.step, rows.rkl, color=colour, lw=1.8, label=name)
+        shown = name.replace("$", r"\$")  # token text is not mathtext
+        axis.plot(rows.step, rows.rkl, color=colour, lw=1.8, label=shown)
     axis.set(xlabel="optimiser step", ylabel="reverse KL of the type (nats)", yscale="log")
     axis.legend(frameon=False, ncols=2, fontsize=8, title="token (occurrences pooled over seeds)")
     made.alt = "Mean reverse KL of the named token types along training."
