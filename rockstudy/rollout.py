@@ -11,7 +11,7 @@ prediction of ``completion_ids[:, t]``, made from the prompt and ``completion_id
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -217,13 +217,17 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
-    desc: str = "rollouts",
+    first: int = 0,
+    desc: str | None = "rollouts",
 ) -> Rollouts:
     """Sample `samples` completions of every prompt.
 
     Rows come back by prompt, then sample. With ``temperature=0`` decoding is greedy. `top_k` (0:
     off) and then `top_p` cut the distribution after the temperature, as in transformers. A row ends
     at an end-of-text token, which it keeps, or at `max_new_tokens`, and then nothing is appended.
+
+    `first` is the place of the first prompt in a longer list: a process that has prompts 8 to 15 of
+    a step gives 8, and samples what one process would have sampled. ``desc=None`` draws no bar.
 
     Raises
     ------
@@ -237,14 +241,17 @@ def generate(
     done: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows)
     choose = Chooser(temperature, top_p, top_k)
     ends = torch.tensor(eos_ids(model, tokenizer), device=model.device)
-    with _evaluating(model), progress.bar(len(rows), desc, "rollout") as bar:
+    bar_of_rows = nullcontext() if desc is None else progress.bar(len(rows), desc, "rollout")
+    with _evaluating(model), bar_of_rows as bar:
         for start in range(0, len(rows), batch_size):
             batch = order[start : start + batch_size]
-            uniforms = _uniforms([rows[r] for r in batch], max_new_tokens, seed, temperature)
+            streams = [(first + rows[r][0], rows[r][1]) for r in batch]
+            uniforms = _uniforms(streams, max_new_tokens, seed, temperature)
             prompts = [prompt_ids[rows[r][0]] for r in batch]
             for i, ids in decode(model, prompts, uniforms, choose, ends, max_new_tokens):
                 done[batch[i]] = ids
-                bar.update(1)
+                if bar is not None:
+                    bar.update(1)
     completion_ids, mask = _pad(done)
     return Rollouts(
         [np.asarray(ids, np.int64) for ids in prompt_ids],

@@ -237,23 +237,25 @@ def named_types(run: OpenRun, types: pd.DataFrame, tokens: Sequence[str]) -> pd.
     return sums.assign(name=sums.token_id.map(names))[["name", "step", "count", "rkl"]]
 
 
-def distillation_claims(gain: pd.DataFrame) -> list[dict]:
+def distillation_claims(run: OpenRun, gain: pd.DataFrame) -> list[dict]:
     """Claims rows of the baseline regime: a rise of accuracy (figure 5).
 
     The verdict is by rule: ``reproduced`` when the interval lies above 0, ``differs`` when it lies
-    below, else ``inconclusive``.
+    below, else ``inconclusive``; ``not run`` where the trained task is no benchmark.
     """
-    first = gain.iloc[0]
-    verdict = "reproduced" if first.lo > 0 else "differs" if first.hi < 0 else "inconclusive"
-    shown = {name: first[name] for name in ("value", "lo", "hi", "unit", "n")}
+    trained = gain[gain.benchmark == run.config.train_task.label]
     rise = {
         "claim": "opd-accuracy-rises",
         "statement": "On-policy distillation raises the student's Pass@1 on the trained benchmark.",
         "locator": "figure 5, baseline (39% to 56.5%, read off the plot)",
         "paper": 0.175,
-        "verdict": verdict,
     }
-    return [rise | shown]
+    if trained.empty:
+        return [rise | {"verdict": "not run"}]
+    row = trained.iloc[0]
+    verdict = "reproduced" if row.lo > 0 else "differs" if row.hi < 0 else "inconclusive"
+    measured = {name: row[name] for name in ("value", "lo", "hi", "unit", "n")}
+    return [rise | measured | {"verdict": verdict}]
 
 
 def _shown(estimate: inference.Estimate) -> dict:

@@ -119,11 +119,10 @@ class DistillTrainer(trl.DistillationTrainer):
             per_prompt = self.stage.rollouts_per_prompt
             slots = [(row, (first + i) % per_prompt) for i, row in enumerate(inputs)]
             return [r["completions"][s] for r, s in slots], [r["stopped"][s] for r, s in slots]
-        own = f"{self.stage_name}-p{self.accelerator.process_index}"
-        seed = store.torch_seed(self.rollout_seed, own, self.state.global_step)
+        seed = store.torch_seed(self.rollout_seed, self.stage_name, self.state.global_step)
         prompts = [row["prompt_ids"] for row in inputs]
         if self.use_vllm or self.accelerator.distributed_type in _SHARDED:
-            return self._trl_rollouts(prompts, seed)
+            return self._trl_rollouts(prompts, seed + self.accelerator.process_index)
         try:
             made = rollout.generate(
                 self.accelerator.unwrap_model(self.model),
@@ -134,6 +133,8 @@ class DistillTrainer(trl.DistillationTrainer):
                 max_new_tokens=self.stage.max_new_tokens,
                 batch_size=len(prompts),
                 seed=seed,
+                first=first,
+                desc=None,
             )
         except StudyError as error:
             raise StudyError(f"{self._where()}: {error}") from None
