@@ -1,0 +1,80 @@
+"""Position weights: on which column they fall, what is refused, what identifies them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from rockstudy.config import StudyError
+from rockstudy.weights import Batch, constant, describe, evaluate, token_weights
+
+
+@pytest.fixture
+def batch():
+    ids = torch.tensor([[5, 7, 5, 9], [7, 7, 0, 0]])
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    return Batch(ids, mask, step=3)
+
+
+def test_a_token_weight_lies_on_the_column_that_predicts_the_token(batch):
+    w = evaluate(token_weights({5}, 0.25), batch, None)
+    assert w.tolist() == [[0.25, 1, 0.25, 1], [1, 1, 0, 0]]
+
+
+def test_padding_weighs_nothing_even_where_its_id_is_chosen(batch):
+    w = evaluate(token_weights({0}, 3.0), batch, None)
+    assert w.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+def test_no_weights_and_a_constant_of_one_are_the_same(batch):
+    assert torch.equal(evaluate(None, batch, None), evaluate(constant(), batch, None))
+    assert evaluate(constant(0.5), batch, None).sum() == 3.0
+
+
+def test_the_order_and_repetition_of_ids_do_not_make_another_arm():
+    assert token_weights([9, 5, 5], 0) == token_weights({5, 9}, 0.0)
+    assert describe(token_weights([9, 5], 0)) == {
+        "name": "TokenWeights",
+        "ids": (5, 9),
+        "value": 0.0,
+    }
+    assert describe(None) == describe(constant(1.0)) != describe(constant(0.9))
+
+
+@dataclass(frozen=True)
+class Above:
+    """Weighs the positions whose loss is above a threshold."""
+
+    threshold: float
+    needs_losses: ClassVar[bool] = True
+
+    def __call__(self, batch, losses):
+        return (losses > self.threshold).float()
+
+
+def test_a_function_of_the_losses_gets_them(batch):
+    losses = torch.tensor([[0.1, 2.0, 0.3, 4.0], [5.0, 0.0, 0.0, 0.0]])
+    assert evaluate(Above(1.0), batch, losses).tolist() == [[0, 1, 0, 1], [1, 0, 0, 0]]
+    assert describe(Above(1.0)) == {"name": "Above", "threshold": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda batch: constant(-0.1), "value"),
+        (lambda batch: constant(float("nan")), "value"),
+        (lambda batch: constant(float("inf")), "value"),
+        (lambda batch: token_weights([], 0.0), "ids"),
+        (lambda batch: token_weights([-1], 0.0), "ids"),
+        (lambda batch: describe(lambda batch, losses: batch.mask), "dataclass"),
+        (lambda batch: describe(Above), "dataclass"),
+        (lambda batch: evaluate(lambda b, _: b.mask[:, :1].float(), batch, None), r"\(2, 4\)"),
+        (lambda batch: evaluate(lambda b, _: -b.mask.float(), batch, None), "negative"),
+        (lambda batch: evaluate(lambda b, _: b.mask / 0.0, batch, None), "finite"),
+    ],
+)
+def test_what_cannot_be_a_weight_is_refused_in_one_line(batch, make, named):
+    with pytest.raises(StudyError, match=named) as error:
+        make(batch)
+    assert "\n" not in str(error.value)
