@@ -162,7 +162,8 @@ class _Job:
         settings, checkpoint = self.config.stage(self.stage), _last_complete(folder)
         if settings.report_to == "tensorboard":
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.parent / "tensorboard")
-        with progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step") as bar:
+        shown = progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step")
+        with shown if together().is_main_process else contextlib.nullcontext() as bar:
             trainer = self._trainer(settings, folder)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(_Keeper(trainer, folder, bar))
@@ -205,7 +206,7 @@ class _Job:
 class _Keeper(TrainerCallback):
     """Times the optimiser, keeps the named checkpoints, moves the bar."""
 
-    def __init__(self, trainer: DistillTrainer, folder: Path, bar: progress.Bar) -> None:
+    def __init__(self, trainer: DistillTrainer, folder: Path, bar: progress.Bar | None) -> None:
         self.trainer, self.folder, self.bar = trainer, folder, bar
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -215,7 +216,7 @@ class _Keeper(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show what a resumed run has behind it."""
-        self.bar.update(state.global_step)
+        self._show(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the step."""
@@ -225,12 +226,19 @@ class _Keeper(TrainerCallback):
         for name, share in self.trainer.stage.keep.items():
             if state.global_step == max(1, round(share * state.max_steps)):
                 self.trainer.keep(self.folder / name)
-        self.bar.update(1)
+        self._show(1)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the last window beside the bar."""
         last = {k: v for k, v in kwargs["logs"].items() if k in ("loss", "rkl") and v == v}
-        self.bar.set_postfix(**last)
+        self._show(0, **last)
+
+    def _show(self, steps: int, **values: float) -> None:
+        """Move the bar, which the main process has."""
+        if self.bar is not None:
+            self.bar.update(steps)
+            if values:
+                self.bar.set_postfix(**values)
 
 
 def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> DistillationConfig:
@@ -266,6 +274,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         use_vllm=settings.use_vllm,
         vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
         disable_dropout=True,
+        ddp_find_unused_parameters=False,
         bf16=cuda,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
