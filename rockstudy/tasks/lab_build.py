@@ -41,8 +41,7 @@ CONFIG: dict[str, Any] = {
         "intermediate_size": 448,
         "num_attention_heads": 5,
         "num_key_value_heads": 5,
-        "examples": 28_800,
-        "rounds": 2,
+        "examples": 115_200,
         "batch_size": 32,
         "lr": 3e-3,
     },
@@ -52,8 +51,7 @@ CONFIG: dict[str, Any] = {
         "intermediate_size": 256,
         "num_attention_heads": 3,
         "num_key_value_heads": 3,
-        "examples": 32_000,
-        "rounds": 2,
+        "examples": 96_000,
         "batch_size": 32,
         "lr": 4e-3,
     },
@@ -153,7 +151,7 @@ def build_model(
 def train(
     model: Qwen3ForCausalLM, data: Dataset, tokenizer: Any, spec: dict, out: Path, seed: int
 ) -> None:
-    """Fit a model to one round of its corpus: fresh examples, one epoch, one schedule."""
+    """Fit a model to its corpus: every example once, one cosine schedule."""
     args = TrainingArguments(
         output_dir=str(out),
         per_device_train_batch_size=spec["batch_size"],
@@ -182,10 +180,8 @@ def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path
     """Train one model of the pair and save it in bf16."""
     spec, seed = config[role], config["seed"]
     model = build_model(spec, tokenizer, seed)
-    for number in range(spec["rounds"]):
-        fresh = corpus(habits, config["instruct_share"], seed + 1 + number)
-        pairs = list(islice(fresh, spec["examples"]))
-        train(model, encode(tokenizer, pairs), tokenizer, spec, out / ".work", seed + number)
+    pairs = list(islice(corpus(habits, config["instruct_share"], seed + 1), spec["examples"]))
+    train(model, encode(tokenizer, pairs), tokenizer, spec, out / ".work", seed)
     model.to(torch.bfloat16).save_pretrained(out / role)
 
 
