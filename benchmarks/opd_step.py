@@ -395,7 +395,7 @@ def main() -> None:
 
 
 def _growth(large: dict[str, Any], lab: int) -> dict[str, dict[int, float]]:
-    """Peak bytes per further completion token, by way and vocabulary: completions 4 times as long."""
+    """Peak bytes per further completion token, by way and vocabulary."""
     found: dict[str, dict[int, float]] = {"ours": {}, "full-logits": {}}
     for vocab in (lab, large["vocab"]):
         for way, by_vocab in found.items():

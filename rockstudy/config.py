@@ -17,6 +17,7 @@ from rockstudy.presets import PRESETS
 from rockstudy.schema import (
     EvalConfig,
     PairConfig,
+    RockConfig,
     StageConfig,
     StudyConfig,
     StudyError,
@@ -29,6 +30,7 @@ __all__ = [
     "PRESETS",
     "EvalConfig",
     "PairConfig",
+    "RockConfig",
     "StageConfig",
     "StudyConfig",
     "StudyError",

@@ -13,8 +13,9 @@ never with N x V. The gradient reaches the student's hidden states and head; the
 entropy have none.
 """
 
-from dataclasses import dataclass
-from typing import Literal, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -126,6 +127,191 @@ def token_log_prob(h: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tens
         ("entropy",),
     )
     return log_prob, entropy
+
+
+class States(NamedTuple):
+    """Hidden states (N, H) of one model at N positions, and its head."""
+
+    hidden: Tensor
+    head: Head
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """What a student and the teacher say at N positions; float32 (N,) in nats.
+
+    ``rkl`` and ``fkl`` are at least 0: rounding below 0 is cut off. ``log_ratio`` is signed, log p
+    minus log q of the token that is there.
+    """
+
+    rkl: Tensor
+    fkl: Tensor
+    log_ratio: Tensor
+    entropy: Tensor  # of the student
+
+
+@torch.no_grad()
+def token_statistics(
+    teacher: States, students: Sequence[States], targets: Tensor
+) -> tuple[list[TokenStatistics], Tensor, Tensor]:
+    """Compare any number of students with one teacher, whose logits are made once for all.
+
+    One sweep over the vocabulary: for each tile of logits z the sums of exp(z - m), of
+    exp(z - m) z and of exp(z_p - m) (z_p - z_q) are added up, m being the largest logit so far. So
+
+        KL(p || q) = E_p[z_p - z_q] - (log Z_p - log Z_q),   H(p) = log Z_p - E_p[z_p].
+
+    Tiles are float32, sums over tiles float64. Nothing of size N x V exists.
+
+    Parameters
+    ----------
+    teacher, students
+        Hidden states at the same N positions, *before* the tokens that are predicted.
+    targets
+        int64 (N,), the tokens that are there.
+
+    Returns
+    -------
+    tuple
+        A `TokenStatistics` per student; the teacher's entropy, float32 (N,) in nats; and the
+        teacher's rank of the target, int32 (N,), 0 for its most likely token.
+    """
+    vocab = teacher.head.weight.shape[0]
+    rows, width = _tile(targets.device, vocab)
+    parts = []
+    for start in range(0, len(targets), rows):
+        one = slice(start, start + rows)
+        sweep = _Sweep(_cut(teacher, one), [_cut(s, one) for s in students], targets[one])
+        for left in range(0, vocab, width):
+            sweep.add(left, min(left + width, vocab))
+        parts.append(sweep.result())
+    return _joined(parts, len(students))
+
+
+def _cut(states: States, rows: slice) -> States:
+    """The rows of one tile, in float32: products of half-precision states would round the KL."""
+    return States(states.hidden[rows].float(), states.head)
+
+
+class _Sums:
+    """Running sums of one distribution over tiles of its logits z, (n,) float64."""
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self.peak = torch.full((n, 1), -torch.inf, device=device)
+        self.total, self.energy = torch.zeros(2, n, dtype=torch.float64, device=device)
+        self.gaps: dict[int, Tensor] = {}  # E[z - z of the other model], by student
+
+    def add(self, z: Tensor) -> Tensor:
+        """Add a tile (n, v); return exp(z - m)."""
+        peak = torch.maximum(self.peak, z.amax(1, keepdim=True))
+        shrink = (self.peak - peak).exp().squeeze(1)
+        self.peak = peak
+        for sums in (self.total, self.energy, *self.gaps.values()):
+            sums.mul_(shrink)
+        weight = (z - peak).exp_()
+        self.total += weight.sum(1)
+        self.energy += torch.linalg.vecdot(weight, z)
+        return weight
+
+    def add_gap(self, key: int, weight: Tensor, gap: Tensor) -> None:
+        """Add the tile's part of the expected difference to another model's logits."""
+        self.gaps.setdefault(key, torch.zeros_like(self.total))
+        self.gaps[key] += torch.linalg.vecdot(weight, gap)
+
+    @property
+    def log_total(self) -> Tensor:
+        """The log of the sum of exp(z)."""
+        return self.peak.squeeze(1).double() + self.total.log()
+
+    @property
+    def entropy(self) -> Tensor:
+        """Log Z minus the expected logit."""
+        return self.log_total - self.energy / self.total
+
+
+class _Sweep:
+    """One tile of positions, all models, along the vocabulary."""
+
+    def __init__(self, teacher: States, students: list[States], targets: Tensor) -> None:
+        self.teacher, self.students, self.targets = teacher, students, targets
+        n, device = len(targets), targets.device
+        self.q = _Sums(n, device)
+        self.p = [_Sums(n, device) for _ in students]
+        self.q_target = _target_logit(teacher, targets)
+        self.p_target = [_target_logit(s, targets) for s in students]
+        self.rank = torch.zeros(n, dtype=torch.int32, device=device)
+
+    def add(self, left: int, right: int) -> None:
+        """Add the logits of tokens ``left`` to ``right``."""
+        z_q = _logits(self.teacher, left, right)
+        self.rank += self._above(z_q, left).sum(1, dtype=torch.int32)
+        weight_q = self.q.add(z_q)
+        for i, (student, sums) in enumerate(zip(self.students, self.p, strict=True)):
+            z_p = _logits(student, left, right)
+            weight_p = sums.add(z_p)
+            gap = z_p.sub_(z_q)
+            sums.add_gap(i, weight_p, gap)
+            self.q.add_gap(i, weight_q, gap)
+
+    def _above(self, z_q: Tensor, left: int) -> Tensor:
+        """Where the teacher prefers a token to the target, which rounding must not count itself."""
+        above = z_q > self.q_target[:, None]
+        inside = (self.targets >= left) & (self.targets < left + z_q.shape[1])
+        rows = inside.nonzero().squeeze(1)
+        above[rows, self.targets[rows] - left] = False
+        return above
+
+    def result(self) -> tuple[list[TokenStatistics], Tensor, Tensor]:
+        """Turn the sums into statistics."""
+        return (
+            [self._student(i) for i in range(len(self.students))],
+            self.q.entropy.float(),
+            self.rank,
+        )
+
+    def _student(self, i: int) -> TokenStatistics:
+        p, q = self.p[i], self.q
+        shift = p.log_total - q.log_total
+        return TokenStatistics(
+            rkl=(p.gaps[i] / p.total - shift).clamp(min=0).float(),
+            fkl=(shift - q.gaps[i] / q.total).clamp(min=0).float(),
+            log_ratio=(self.p_target[i].double() - self.q_target.double() - shift).float(),
+            entropy=p.entropy.float(),
+        )
+
+
+def _joined(parts: list, n_students: int) -> tuple[list[TokenStatistics], Tensor, Tensor]:
+    students = [
+        TokenStatistics(
+            *(
+                torch.cat([getattr(part[0][i], field.name) for part in parts])
+                for field in fields(TokenStatistics)
+            )
+        )
+        for i in range(n_students)
+    ]
+    return students, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+
+
+def _logits(states: States, left: int, right: int) -> Tensor:
+    """Logits (n, right - left) in float32, as the model makes them."""
+    head = states.head
+    z = states.hidden @ head.weight[left:right].float().T
+    return _shaped(z if head.bias is None else z.add_(head.bias[left:right]), head)
+
+
+def _target_logit(states: States, targets: Tensor) -> Tensor:
+    """The logit of one token at each position, (n,)."""
+    head = states.head
+    z = torch.linalg.vecdot(states.hidden, head.weight[targets].float())
+    return _shaped(z if head.bias is None else z + head.bias[targets], head)
+
+
+def _shaped(z: Tensor, head: Head) -> Tensor:
+    """Scale and soft-cap, in TRL's order."""
+    if head.logit_scale != 1.0:
+        z = z * head.logit_scale
+    return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
 def _tile(device: torch.device, vocab: int) -> tuple[int, int]:

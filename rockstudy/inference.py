@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from rockstudy.config import StudyError
 
@@ -95,6 +96,57 @@ def cluster_mean(
     _check_units(len(sums), unit)
     samples = _resample(lambda w: (w @ sums) / (w @ counts), len(sums), rng, n_boot)
     return _estimate(sums.sum() / counts.sum(), samples, unit, len(sums), n_boot)
+
+
+def cluster_ratio(
+    frame: pd.DataFrame,
+    numerator: str,
+    denominator: str,
+    cluster: str | Sequence[str],
+    rng: np.random.Generator,
+    *,
+    n_boot: int = N_BOOT,
+    unit: str = "problems",
+) -> Estimate:
+    """Sum of one column over the sum of another, with whole clusters resampled.
+
+    Raises
+    ------
+    StudyError
+        As `cluster_mean`, and where the denominator adds up to 0.
+    """
+    keys = _columns(cluster)
+    both = [_values(frame, name, keys).groupby(keys)["_value"] for name in (numerator, denominator)]
+    above, below = (grouped.sum().to_numpy() for grouped in both)
+    _check_units(len(below), unit)
+    if below.sum() == 0:
+        raise StudyError(f"{denominator}: must not add up to 0")
+    samples = _resample(lambda w: (w @ above) / (w @ below), len(below), rng, n_boot)
+    return _estimate(above.sum() / below.sum(), samples, unit, len(below), n_boot)
+
+
+def cluster_median(
+    frame: pd.DataFrame,
+    value: str,
+    cluster: str | Sequence[str],
+    rng: np.random.Generator,
+    *,
+    n_boot: int = N_BOOT,
+    unit: str = "problems",
+) -> Estimate:
+    """Median over clusters of the mean within a cluster, by scipy's percentile bootstrap.
+
+    Raises
+    ------
+    StudyError
+        As `cluster_mean`.
+    """
+    means = _means(frame, value, _columns(cluster)).to_numpy()
+    _check_units(len(means), unit)
+    samples = stats.bootstrap(
+        (means,), np.median, n_resamples=n_boot, method="percentile", rng=rng, batch=500
+    ).bootstrap_distribution
+    return _estimate(float(np.median(means)), samples, unit, len(means), n_boot)
 
 
 def paired_difference(

@@ -6,7 +6,14 @@ are ours, chosen so that the size named in the comment is enough.
 
 from typing import Any
 
-from rockstudy.schema import EvalConfig, PairConfig, StageConfig, StudyConfig, TaskConfig
+from rockstudy.schema import (
+    EvalConfig,
+    PairConfig,
+    RockConfig,
+    StageConfig,
+    StudyConfig,
+    TaskConfig,
+)
 
 
 def _lab(n_train: int, n_eval: int) -> dict[str, Any]:
@@ -69,6 +76,8 @@ PRESETS: dict[str, StudyConfig] = {
             save_steps=2,
         ),
         evaluation=EvalConfig(n_prompts=8, samples=2, max_new_tokens=24, batch_size=16),
+        statistics=EvalConfig(n_prompts=8, samples=2, max_new_tokens=24, batch_size=16),
+        rocks=RockConfig(k=5),
     ),
     # Ours: two CPU cores, minutes. Learning rates are those that small models need.
     "lab": StudyConfig(
@@ -83,6 +92,8 @@ PRESETS: dict[str, StudyConfig] = {
             **_ON_POLICY, prompts_per_step=16, steps=60, lr=5e-4, max_new_tokens=192, micro_batch=64
         ),
         evaluation=EvalConfig(n_prompts=500, samples=2, max_new_tokens=192, batch_size=256),
+        statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=192, batch_size=256),
+        rocks=RockConfig(k=20),  # a few hundred types are observed
     ),
     # Ours: real weights on one GPU; the path to a file of problems is the user's to give.
     "smollm2": StudyConfig(
@@ -98,6 +109,7 @@ PRESETS: dict[str, StudyConfig] = {
             **_ON_POLICY, prompts_per_step=8, steps=100, lr=2e-5, max_new_tokens=384
         ),
         evaluation=EvalConfig(n_prompts=200, samples=2, max_new_tokens=384, batch_size=128),
+        statistics=EvalConfig(n_prompts=200, samples=1, max_new_tokens=384, batch_size=128),
     ),
     # Ours: the paper's recipe shortened for one 80 GB GPU and a smaller dense pair.
     "qwen3": StudyConfig(
@@ -128,6 +140,7 @@ PRESETS: dict[str, StudyConfig] = {
             gradient_checkpointing=True,
         ),
         evaluation=EvalConfig(n_prompts=500, samples=5, max_new_tokens=2048, batch_size=64),
+        statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=2048, batch_size=64),
     ),
     # The paper's own setting; section 1 of its summary unless a comment says otherwise.
     "paper": StudyConfig(
@@ -168,5 +181,7 @@ PRESETS: dict[str, StudyConfig] = {
         ),
         # paper 1: Pass@1 averaged over 5 sampled runs
         evaluation=EvalConfig(n_prompts=500, samples=5, max_new_tokens=16_384, batch_size=32),
+        # paper 2: 500 prompts; its code cuts at 256 or 4,096 tokens
+        statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=4_096, batch_size=32),
     ),
 }

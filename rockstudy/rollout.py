@@ -309,6 +309,35 @@ def evaluate(
     )
 
 
+@torch.no_grad()
+def completion_states(
+    model: PreTrainedModel, rollouts: Rollouts, rows: Sequence[int] | np.ndarray
+) -> torch.Tensor:
+    """Last hidden states from which the completions of some rows are predicted.
+
+    One forward without logits. Row after row, position after position: state i of a row of n tokens
+    has read the prompt and the tokens before token i, so that n states come from a row.
+
+    Returns
+    -------
+    Tensor
+        (N, H) on the model's device and in its type, N being the completion tokens of the rows.
+    """
+    prompts = [rollouts.prompt_ids[rollouts.prompt_index[row]] for row in rows]
+    completions = [rollouts.completion_ids[row][rollouts.mask[row]] for row in rows]
+    read = [np.concatenate([p, c[:-1]]) for p, c in zip(prompts, completions, strict=True)]
+    ids, mask = _pad(read)
+    columns = np.arange(ids.shape[1])
+    starts = np.array([len(prompt) - 1 for prompt in prompts])
+    predicts = torch.from_numpy(mask & (columns >= starts[:, None])).to(model.device)
+    states = model.get_decoder()(
+        input_ids=torch.from_numpy(ids).long().to(model.device),
+        attention_mask=torch.from_numpy(mask).long().to(model.device),
+        use_cache=False,
+    ).last_hidden_state
+    return states[predicts]
+
+
 def _check_lengths(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> None:

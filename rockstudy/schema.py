@@ -124,7 +124,7 @@ class StageConfig(_Frozen):
 
 
 class EvalConfig(_Frozen):
-    """How Pass@1 is measured: prompts, runs averaged per prompt, sampling."""
+    """How completions are sampled to be graded or measured: prompts, runs per prompt, sampling."""
 
     n_prompts: Count
     samples: Count = Field(description="sampled runs averaged for each prompt")
@@ -132,6 +132,32 @@ class EvalConfig(_Frozen):
     top_p: Share = 1.0
     max_new_tokens: Count
     batch_size: Count
+
+
+class RockConfig(_Frozen):
+    """What makes a token type a rock (paper 2, which states none of these values; ours)."""
+
+    loss: Literal["rkl", "log_ratio"] = Field(
+        default="rkl", description="full-vocabulary reverse KL, or its one-sample estimate"
+    )
+    selector: Literal["score_ctx", "score"] = Field(
+        default="score_ctx", description="rank by R_ctx, or by R alone as the paper's code does"
+    )
+    k: Count = Field(default=100, description="size of the rock set")  # paper 2: 100
+    tau_pre: float = Field(
+        default=0.8, ge=0, le=1, description="quantile of the losses before OPD; the top fifth"
+    )
+    tau_post: float = Field(
+        default=0.8, ge=0, le=1, description="quantile of the losses after OPD; the top fifth"
+    )
+    window: Count = Field(default=4, description="tokens on each side of an occurrence")
+    gamma: float = Field(
+        default=0.5, gt=0, le=1, description="least similarity; bag: half of the window shared"
+    )
+    eta: float = Field(default=0.1, ge=0, le=1, description="least share of similar fellows")
+    encoder: Literal["bag", "embedding", "hidden"] = Field(
+        default="bag", description="what stands for a context: ids, input embeddings, a state"
+    )
 
 
 class StudyConfig(_Frozen):
@@ -148,6 +174,8 @@ class StudyConfig(_Frozen):
     stage1: StageConfig
     stage2: StageConfig
     evaluation: EvalConfig
+    statistics: EvalConfig = Field(description="rollouts that token statistics are measured on")
+    rocks: RockConfig = RockConfig()
 
     @model_validator(mode="after")
     def _all_distinct(self) -> Self:

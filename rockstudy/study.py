@@ -106,10 +106,12 @@ def _along(
         frames.append(before.assign(seed=seed, step=0))
         for name, folder in result.checkpoints.items():
             graded = _graded(run, f"stage2-s{seed}-{name}", folder)
-            frames.append(graded.assign(seed=seed, step=round(stage.keep[name] * stage.steps)))
+            frames.append(
+                graded.assign(seed=seed, step=max(1, round(stage.keep[name] * stage.steps)))
+            )
     along = pd.concat(frames, ignore_index=True)
     return along.drop(columns=["text", "model"]).sort_values(
-        ["seed", "step", "benchmark"], kind="stable", ignore_index=True
+        ["seed", "step"], kind="stable", ignore_index=True
     )
 
 
@@ -203,19 +205,30 @@ def accuracy_table(
 def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Pass@1 at the last checkpoint minus before stage 2, per benchmark.
 
-    The interval resamples problems, paired, and training seeds (`inference.crossed_difference`).
+    The interval resamples problems, paired, and training seeds (`inference.crossed_difference`);
+    with a single training seed problems alone, and it says nothing about other seeds.
     """
     last = along.step.max()
     rows = []
     for benchmark, group in along.groupby("benchmark", sort=False):
         before, after = (group[group.step == step] for step in (0, last))
-        estimate = inference.crossed_difference(before, after, "correct", rng)
+        if group.seed.nunique() > 1:
+            estimate = inference.crossed_difference(before, after, "correct", rng)
+        else:
+            unit = "problems, one training seed"
+            estimate = inference.paired_difference(
+                before, after, "correct", "prompt_index", rng, unit=unit
+            )
         rows.append({"benchmark": benchmark} | _shown(estimate))
     return pd.DataFrame(rows)
 
 
-def named_types(run: OpenRun, types: pd.DataFrame, tokens: Sequence[str]) -> pd.DataFrame:
-    """Mean reverse KL of the token types spelled `tokens` along training, seeds pooled.
+def named_types(
+    run: OpenRun, types: pd.DataFrame, tokens: Sequence[str], most: int = 6
+) -> pd.DataFrame:
+    """Mean reverse KL of some token types along training, seeds pooled: ``name, step, count, rkl``.
+
+    The types spelled `tokens`; where it is empty, the `most` types with the largest summed loss.
 
     Raises
     ------
@@ -223,18 +236,23 @@ def named_types(run: OpenRun, types: pd.DataFrame, tokens: Sequence[str]) -> pd.
         A spelling that is not exactly one token of the pair's tokenizer.
     """
     tokenizer = models.load_tokenizer(run.config.pair.student)
-    names = {}
+    ids = []
     for text in tokens:
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        if len(ids) != 1:
+        found = tokenizer.encode(text, add_special_tokens=False)
+        if len(found) != 1:
             raise StudyError(
-                f"tokens: each must be one token of the tokenizer; {text!r} is {len(ids)}"
+                f"tokens: each must be one token of the tokenizer; {text!r} is {len(found)}"
             )
-        names[ids[0]] = repr(text)
-    kept = types[types.token_id.isin(list(names))]
+        ids += found
+    if not ids:
+        ids = types.groupby("token_id").rkl_sum.sum().nlargest(most).index.tolist()
+    names = {i: repr(tokenizer.decode([i])) for i in ids}
+    kept = types[types.token_id.isin(ids)]
     sums = kept.groupby(["token_id", "step"], as_index=False)[["count", "rkl_sum"]].sum()
     sums["rkl"] = sums.rkl_sum / sums["count"]
-    return sums.assign(name=sums.token_id.map(names))[["name", "step", "count", "rkl"]]
+    shown = sums.assign(name=sums.token_id.map(names))[["name", "step", "count", "rkl"]]
+    order = {name: place for place, name in enumerate(names.values())}
+    return shown.sort_values("name", key=lambda n: n.map(order), kind="stable", ignore_index=True)
 
 
 def distillation_claims(run: OpenRun, gain: pd.DataFrame) -> list[dict]:

@@ -93,7 +93,9 @@ def test_it_is_one_line_that_the_readme_shows(name, tiny_pair_dir, tmp_path, mon
             fields = [field.replace("PAIR", str(pair)) for field in case.fields]
             distill.main(preset="tiny", parameter=fields)
     printed = capsys.readouterr().err.splitlines()
-    (error,) = (line for line in printed if line and "step/s]" not in line)  # a bar may stand above it
+    (error,) = (
+        line for line in printed if line and "step/s]" not in line
+    )  # a bar may stand above it
     assert stopped.value.code in (1, 2)
     after = {path for path in tmp_path.rglob("*") if path.is_file()}
     for file in after - before:  # complete artefacts of earlier steps may stay

@@ -8,7 +8,13 @@ from torch.nn.functional import cross_entropy, kl_div, linear, log_softmax
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rockstudy import divergence
-from rockstudy.divergence import Head, token_divergence, token_log_prob
+from rockstudy.divergence import (
+    Head,
+    States,
+    token_divergence,
+    token_log_prob,
+    token_statistics,
+)
 
 N, V, H = 300, 700, 12  # more than one tile in both directions
 
@@ -176,3 +182,89 @@ def test_the_head_of_a_model_gives_the_models_own_logits():
     assert (Head.of(model).logit_scale, Head.of(model).softcap) == (0.5, 30.0)
     model.config.logit_scale, model.config.logits_scaling = None, 4.0
     assert Head.of(model).logit_scale == 0.25
+
+
+# Statistics of a token table.
+
+
+def _statistics(*students, targets=None, teacher=None):
+    teacher = teacher or _teacher()
+    if targets is None:
+        targets = torch.randint(V, (N,), generator=torch.Generator().manual_seed(6))
+    return token_statistics(States(*teacher), [States(*s) for s in students], targets), targets
+
+
+@pytest.mark.parametrize("tile", [(128, 256), (4096, 32768), (7, 13)])
+@pytest.mark.parametrize(
+    "post", [{}, {"bias": True, "logit_scale": 0.7, "softcap": 3.0}], ids=["plain", "shaped"]
+)
+def test_statistics_of_tokens_equal_those_of_full_logits(monkeypatch, tile, post):
+    monkeypatch.setattr(divergence, "_CPU_TILE", tile)
+    first, second = _student(**post), (_random(7, N, 5), Head(_random(8, V, 5)))
+    (students, entropy_teacher, rank), targets = _statistics(first, second)
+    log_q = _log_probs(*_teacher())
+    of_target = targets[:, None]
+    for (h, head), got in zip((first, second), students, strict=True):
+        log_p = _log_probs(h, head).detach()
+        expected = {
+            "rkl": _reference("reverse", log_p, log_q),
+            "fkl": _reference("forward", log_p, log_q),
+            "log_ratio": (log_p - log_q).gather(1, of_target).squeeze(1),
+            "entropy": -(log_p.exp() * log_p).sum(-1),
+        }
+        for name, wanted in expected.items():
+            value = getattr(got, name)
+            assert value.dtype == torch.float32 and not value.requires_grad
+            torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=1e-5)
+    expected = torch.distributions.Categorical(logits=log_q).entropy()
+    torch.testing.assert_close(entropy_teacher.double(), expected, rtol=1e-5, atol=1e-5)
+    order = log_q.argsort(1, descending=True)
+    assert rank.tolist() == (order == of_target).int().argmax(1).tolist()
+
+
+def test_statistics_agree_with_what_training_computes():
+    (h, head), teacher = _student(), _teacher()
+    (students, *_), targets = _statistics((h, head))
+    rkl, entropy = token_divergence(h, head, *teacher)
+    log_p, _ = token_log_prob(h, head, targets)
+    log_q, _ = token_log_prob(*teacher, targets)
+    torch.testing.assert_close(students[0].rkl, rkl.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(students[0].entropy, entropy, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(students[0].log_ratio, (log_p - log_q).detach())
+
+
+def test_equal_models_have_a_divergence_of_zero_that_is_never_negative():
+    h, head = _teacher()
+    (students, *_), _ = _statistics((h, head), (h + 1e-4, head))
+    assert students[0].rkl.max() < 1e-5
+    for one in students:
+        assert (one.rkl >= 0).all() and (one.fkl >= 0).all()
+
+
+def test_statistics_take_logits_of_any_size_and_states_of_half_precision():
+    teacher, (h, head) = _teacher(), _student()
+    far = Head(head.weight, bias=torch.linspace(-3e4, 3e4, V))
+    (students, *_), _ = _statistics((h, far), teacher=teacher)
+    log_p, log_q = _log_probs(h, far).detach(), _log_probs(*teacher)
+    torch.testing.assert_close(
+        students[0].rkl.double(), _reference("reverse", log_p, log_q), rtol=1e-4, atol=1e-3
+    )
+    half = (h.detach().bfloat16(), Head(head.weight.detach().bfloat16()))
+    (students, *_), _ = _statistics(half, teacher=teacher)
+    exact = _log_probs(half[0].float(), Head(half[1].weight.float()))
+    expected = _reference("reverse", exact, log_q)
+    torch.testing.assert_close(students[0].rkl.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_rank_of_a_token_does_not_count_the_token_itself():
+    h, head = torch.ones(5, 1), Head(torch.zeros(9, 1))
+    (_, _, rank), _ = _statistics((h, head), teacher=(h, head), targets=torch.arange(5))
+    assert rank.tolist() == [0] * 5
+
+
+def test_what_is_not_finite_in_the_logits_stays_visible():
+    (h, head), teacher = _student(), _teacher()
+    broken = h.detach().clone()
+    broken[3] = torch.nan
+    (students, *_), _ = _statistics((broken, head), teacher=teacher)
+    assert students[0].rkl.isnan().nonzero().flatten().tolist() == [3]

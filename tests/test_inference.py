@@ -196,3 +196,28 @@ def test_what_has_no_interval_is_refused_in_one_line(case):
     with pytest.raises(StudyError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_a_ratio_is_the_mean_where_the_denominator_counts_rows():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"prompt_index": rng.integers(0, 40, 300), "x": rng.normal(3, 1, 300)})
+    frame["one"] = 1
+    ratio = inference.cluster_ratio(frame, "x", "one", "prompt_index", np.random.default_rng(1))
+    mean = inference.cluster_mean(frame, "x", "prompt_index", np.random.default_rng(1))
+    assert ratio == mean
+
+
+def test_a_ratio_over_nothing_is_refused():
+    frame = pd.DataFrame({"prompt_index": [0, 1], "x": [1.0, 2.0], "zero": [0.0, 0.0]})
+    with pytest.raises(StudyError, match="zero: must not add up to 0"):
+        inference.cluster_ratio(frame, "x", "zero", "prompt_index", np.random.default_rng(0))
+
+
+def test_the_interval_of_a_median_is_that_of_its_order_statistics():
+    values = np.random.default_rng(2).exponential(size=201)
+    frame = pd.DataFrame({"prompt_index": np.arange(201), "x": values})
+    estimate = inference.cluster_median(frame, "x", "prompt_index", np.random.default_rng(3))
+    assert estimate.value == np.median(values)
+    exact = np.sort(values)[scipy.stats.binom.ppf([0.025, 0.975], 201, 0.5).astype(int)]
+    assert estimate.lo == pytest.approx(exact[0], abs=0.05)
+    assert estimate.hi == pytest.approx(exact[1], abs=0.05)

@@ -1,0 +1,504 @@
+"""The cached steps of notebooks 02 and 03: rollouts, token table, scored types, controls, examples.
+
+Like `rockstudy.study`: a function takes the run that a notebook opened and returns a frame, which
+is computed once and kept under ``tables/``; a replayed run only reads it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rockstudy import (
+    categories,
+    controls,
+    distill,
+    inference,
+    models,
+    rocks,
+    rollout,
+    selectors,
+    store,
+    tasks,
+    tokens,
+)
+from rockstudy.config import StudyConfig, StudyError
+from rockstudy.study import OpenRun
+from rockstudy.tokens import TokenSet
+
+SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
+    "tau": (0.5, 0.7, 0.8, 0.9, 0.95),
+    "window": (1, 2, 4, 8, 16),
+    "gamma": (0.25, 0.4, 0.5, 0.6, 0.75),
+    "eta": (0.0, 0.05, 0.1, 0.2, 0.4),
+    "encoder": ("bag", "embedding", "hidden"),
+    "loss": ("rkl", "log_ratio"),
+    "selector": ("score_ctx", "score"),
+}
+SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
+
+
+def rollouts(run: OpenRun) -> rollout.Rollouts:
+    """Completions of the student after stage 2 (the first training seed), graded."""
+    return _measured(run.config, run.path).rollouts
+
+
+def token_table(run: OpenRun) -> tokens.TokenTable:
+    """The token table of those rollouts for the checkpoints ``pre`` (stage 1) and ``post``."""
+    return _measured(run.config, run.path).table
+
+
+class _Measured:
+    """The rollouts of a run, their token table and what detection made of it."""
+
+    def __init__(self, config: StudyConfig, path: Path) -> None:
+        self.config, self.path = config, path
+        pair = models.load_pair(config.pair)
+        self.tokenizer = pair.tokenizer
+        first = distill.train(config, "stage1", run=path, seed=config.seed, pair=pair)
+        last = distill.train(config, "stage2", run=path, seed=config.seeds[0], pair=pair)
+        folders = {"pre": first.checkpoints["late"], "post": last.checkpoints["late"]}
+        inputs = {"pre": first.hash, "post": last.hash}
+        self.student = models.load_model(str(folders["post"]))
+        self.rollouts, of_rollouts = self._rollouts({"post": last.hash})
+        self.table = tokens.token_table(
+            path,
+            "post",
+            self.rollouts,
+            pair.teacher,
+            {"pre": models.load_model(str(folders["pre"])), "post": self.student},
+            inputs=inputs | {"rollouts": of_rollouts, "teacher": models.weights_hash(pair.teacher)},
+        )
+        self.tokens = self.table.read()
+
+    def _rollouts(self, inputs: Mapping[str, str]) -> tuple[rollout.Rollouts, str]:
+        task, how = self.config.benchmarks[0], self.config.statistics
+        settings = {"seed": self.config.seed, "statistics": how.model_dump(mode="json")}
+        settings["task"] = task.model_dump(mode="json")
+
+        def compute() -> pd.DataFrame:
+            problems = tasks.load(task, "eval")[: how.n_prompts]
+            made = rollout.generate(
+                self.student,
+                self.tokenizer,
+                rollout.prompt_ids(
+                    self.tokenizer, [p.prompt for p in problems], task.max_prompt_tokens
+                ),
+                samples=how.samples,
+                temperature=how.temperature,
+                top_p=how.top_p,
+                max_new_tokens=how.max_new_tokens,
+                batch_size=how.batch_size,
+                seed=store.torch_seed(self.config.seed, "statistics"),
+            )
+            asked = [problems[i] for i in made.prompt_index]
+            return made.graded(tasks.grade(task, asked, made.texts(self.tokenizer))).to_frame()
+
+        done = store.cached(
+            self.path, "rollouts", "post", config=settings, inputs=inputs, compute=compute
+        )
+        return rollout.Rollouts.from_frame(done.data), done.hash
+
+    def texts(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Decoded single tokens."""
+        return categories.token_texts(self.tokenizer, ids)
+
+
+def _measured(config: StudyConfig, path: Path) -> _Measured:
+    """The last measurement is kept: a notebook asks for it in every step."""
+    return _kept("measured", config, path, lambda: _Measured(config, path))
+
+
+def _detected(config: StudyConfig, path: Path) -> rocks.Detection:
+    found = _measured(config, path)
+    return _kept(
+        "detected",
+        config,
+        path,
+        lambda: rocks.detect(found.tokens, found.rollouts, config.rocks, found.student),
+    )
+
+
+_LAST: dict[str, tuple[tuple[str, str], Any]] = {}
+
+
+def _kept(name: str, config: StudyConfig, path: Path, compute: Callable[[], Any]) -> Any:
+    key = (config.fingerprint(), str(path))
+    if name not in _LAST or _LAST[name][0] != key:
+        _LAST.pop(name, None)  # frees the models of another run before loading these
+        _LAST[name] = (key, compute())
+    return _LAST[name][1]
+
+
+def _table(run: OpenRun, name: str, settings: Mapping[str, Any], compute: Any) -> pd.DataFrame:
+    """A table that depends on the token table, the rock settings and some of its own."""
+    if run.replay:
+        return store.load(run.path / "tables" / name)
+    config, path = run.config, Path(run.path)
+    own = {"rocks": config.rocks.model_dump(mode="json"), "seed": config.seed, **settings}
+    inputs = {"tokens": _measured(config, path).table.hash}
+    return store.cached(path, "tables", name, config=own, inputs=inputs, compute=compute).data
+
+
+# --- notebook 02 ----------------------------------------------------------------------------------
+
+
+def types(run: OpenRun) -> pd.DataFrame:
+    """`rocks.Detection.types` with ``text``, ``initial_share`` and ``category``."""
+
+    def compute() -> pd.DataFrame:
+        found = _measured(run.config, Path(run.path))
+        table = _detected(run.config, Path(run.path)).types
+        text = found.texts(table.token_id.to_numpy())
+        share = _initial_share(found).reindex(table.token_id).to_numpy()
+        category = categories.categorize(text, share)
+        return table.assign(text=text, initial_share=share, category=category)
+
+    return _table(run, "rock_types", {}, compute)
+
+
+def _initial_share(found: _Measured) -> pd.Series:
+    """Share of each type's occurrences that start a line or a sentence, by token id."""
+    rows = found.tokens
+    before = rows.token_id.shift(fill_value=-1).to_numpy().copy()
+    before[rows.position.to_numpy() == 0] = -1
+    ids, place = np.unique(before, return_inverse=True)
+    text = np.array(["", *found.texts(ids[1:])] if ids[0] == -1 else found.texts(ids), object)
+    starts = categories.starts_sentence(text)[place]
+    return pd.Series(starts).groupby(rows.token_id.to_numpy()).mean()
+
+
+def thresholds(run: OpenRun) -> pd.DataFrame:
+    """Both thresholds in nats, occurrences above them, and the sizes of the corpus: one row."""
+
+    def compute() -> pd.DataFrame:
+        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        row = {
+            "prompts": found.rollouts.n_prompts,
+            "completions": len(found.rollouts),
+            "tokens": len(found.tokens),
+            "vocabulary": found.student.config.vocab_size,
+            "tau_pre": made.tau_pre,
+            "tau_post": made.tau_post,
+            "persistent": len(made.occurrences),
+            "rock_occurrences": int(made.occurrences.rock.sum()),
+            "rkl_pre_mean": found.tokens.rkl_pre.mean(dtype=np.float64),
+            "rkl_post_mean": found.tokens.rkl_post.mean(dtype=np.float64),
+        }
+        return pd.DataFrame([row])
+
+    return _table(run, "rock_thresholds", {}, compute)
+
+
+def outputs(run: OpenRun) -> pd.DataFrame:
+    """Per completion: density by both definitions, and the loss that the rocks carry.
+
+    Returns
+    -------
+    DataFrame
+        `rocks.density` and ``rkl_sum``, ``rkl_rocks`` (nats, after OPD).
+    """
+
+    def compute() -> pd.DataFrame:
+        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        chosen = made.rocks()
+        table = rocks.density(found.tokens, chosen, made.occurrences)
+        loss = found.tokens[f"{run.config.rocks.loss}_post"].astype(np.float64)
+        keys = [found.tokens.prompt_index, found.tokens.sample_index]
+        of_rocks = loss.where(chosen.mask(found.tokens.token_id.to_numpy()), 0.0)
+        table["loss_sum"] = loss.groupby(keys).sum().to_numpy()
+        return table.assign(loss_rocks=of_rocks.groupby(keys).sum().to_numpy())
+
+    return _table(run, "rock_outputs", {}, compute)
+
+
+def stability(run: OpenRun, draws: int) -> pd.DataFrame:
+    """`rocks.stability_table` over sub-corpora of 10% to 80% of the prompts."""
+    if not 2 <= draws <= 1_000:
+        raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
+
+    def compute() -> pd.DataFrame:
+        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        features = rocks.encode(found.rollouts, made.occurrences, run.config.rocks, found.student)
+        n = found.tokens.prompt_index.nunique()
+        sizes = sorted({max(1, min(n - 1, round(share * n))) for share in SHARES})
+        each = rocks.stability(
+            found.tokens,
+            made,
+            features,
+            sizes,
+            cutoffs(made.types, run.config.rocks.selector, run.config.rocks.k),
+            draws,
+            store.rng(run.config.seed, "stability"),
+        )
+        return rocks.stability_table(each)
+
+    return _table(run, "rock_stability", {"draws": draws, "shares": SHARES}, compute)
+
+
+def cutoffs(types: pd.DataFrame, selector: str, k: int) -> list[int]:
+    """Cut-offs K to look at: about eight a decade up to all types with a positive score, and k."""
+    able = int((types[selector] > 0).sum())
+    steps = np.unique(np.geomspace(3, max(able, 3), 20).round().astype(int))
+    return sorted({int(step) for step in steps if step <= able} | ({k} if k <= able else {able}))
+
+
+def sensitivity(run: OpenRun) -> pd.DataFrame:
+    """`rocks.sensitivity` over `SWEEP`."""
+
+    def compute() -> pd.DataFrame:
+        found = _measured(run.config, Path(run.path))
+        return rocks.sensitivity(
+            found.tokens, found.rollouts, run.config.rocks, SWEEP, found.student
+        )
+
+    return _table(run, "rock_sensitivity", {"sweep": SWEEP}, compute)
+
+
+def rock_claims(
+    run: OpenRun,
+    types: pd.DataFrame,
+    outputs: pd.DataFrame,
+    stable: pd.DataFrame,
+    vocabulary: int,
+    rng: np.random.Generator,
+) -> list[dict]:
+    """Claims rows of figure 2: coverage, Jaccard, densities and the two shares at K."""
+    k = run.config.rocks.k
+    unit = {"cluster": "prompt_index", "rng": rng, "unit": "prompts"}
+    coverage = inference.cluster_ratio(outputs, "loss_rocks", "loss_sum", **unit)
+    density = {
+        name: inference.cluster_median(outputs, name, **unit) for name in ("types", "occurrences")
+    }
+    at_k = stable[stable.k == min(stable.k, key=lambda found: abs(found - k))]
+    jaccard = {
+        "value": at_k.jaccard.mean(),
+        "lo": at_k.lo.mean(),
+        "hi": at_k.hi.mean(),
+        "unit": "sub-corpora (mean over sizes of the 95% range of draws)",
+        "n": int(at_k.n.max()),
+    }
+    said = "paper 2, figure 2"
+    return [
+        _claim(
+            "rock-coverage",
+            f"The top {k} types carry a large part of the loss after OPD.",
+            f"{said}c: about 60% at K = 100",
+            0.60,
+            measured=coverage,
+        ),
+        _claim(
+            "rock-jaccard",
+            f"The top {k} of a sub-corpus is the top {k} of the whole.",
+            f"{said}c, d: above 0.70 up to K = 100",
+            0.70,
+            at_least=True,
+            **jaccard,
+        ),
+        _claim(
+            "rock-density-types",
+            "Median share of an output's tokens whose type is a rock.",
+            f"{said}b: 18% in the text, 52.5% in the plot",
+            0.18,
+            measured=density["types"],
+        ),
+        _claim(
+            "rock-density-occurrences",
+            "Median share of an output's tokens that are rock occurrences.",
+            f"{said}b: 18% in the text, 52.5% in the plot",
+            0.18,
+            measured=density["occurrences"],
+        ),
+        _claim(
+            "rock-share-of-vocabulary",
+            f"The top {k} as a share of the vocabulary.",
+            "paper 6: 6% in the text",
+            0.06,
+            value=k / vocabulary,
+            n=vocabulary,
+            unit="token ids",
+        ),
+        _claim(
+            "rock-share-of-observed",
+            f"The top {k} as a share of the observed types.",
+            "paper 2: 2.5% of about 4,470 types",
+            0.025,
+            value=k / len(types),
+            n=len(types),
+            unit="observed types",
+        ),
+    ]
+
+
+def _claim(
+    claim: str, statement: str, locator: str, paper: float, at_least: bool = False, **number: Any
+) -> dict:
+    """Give a row its verdict by rule.
+
+    ``reproduced`` where the interval holds the paper's number, else ``differs``; of a number that
+    the paper states as a lower bound, where the interval lies above it, ``inconclusive`` where it
+    holds it. A number without an interval is compared to a tenth of the paper's.
+    """
+    found = number.get("measured")
+    lo, hi = (found.lo, found.hi) if found else _bounds(number, paper / 10)
+    if at_least:
+        verdict = "reproduced" if lo > paper else "differs" if hi < paper else "inconclusive"
+    else:
+        verdict = "reproduced" if lo <= paper <= hi else "differs"
+    row = {"claim": claim, "statement": statement, "locator": locator, "paper": paper}
+    return row | number | {"verdict": verdict}
+
+
+def _bounds(number: Mapping[str, Any], slack: float) -> tuple[float, float]:
+    value = number["value"]
+    return number.get("lo", value - slack), number.get("hi", value + slack)
+
+
+# --- notebook 03 ----------------------------------------------------------------------------------
+
+
+def rock_set(run: OpenRun, types: pd.DataFrame) -> TokenSet:
+    """The rocks of the type table: the first K by rank."""
+    k = run.config.rocks.k
+    return TokenSet.of("rocks", types.nsmallest(k, "rank").token_id.to_numpy(), k=k)
+
+
+def token_sets(run: OpenRun) -> pd.DataFrame:
+    """The rocks and every comparison selector's answer of the same size: ``name, token_id``."""
+
+    def compute() -> pd.DataFrame:
+        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        k = run.config.rocks.k
+        by_score = made.types.nlargest(k, "score").token_id
+        sets = [made.rocks(), TokenSet.of("score", by_score.to_numpy(), selector="score", k=k)]
+        sets += [selectors.select(found.tokens, name, k) for name in selectors.SELECTORS]
+        ids = controls.assign(made.types, made.rocks().ids).pairs.token_id_control
+        sets.append(TokenSet.of("control", ids.to_numpy(), selector="matched", k=k))
+        rows = [(one.name, token) for one in sets for token in one.ids]
+        return pd.DataFrame(rows, columns=["name", "token_id"])
+
+    return _table(run, "token_sets", {}, compute)
+
+
+def sets_of(table: pd.DataFrame) -> list[TokenSet]:
+    """The sets of `token_sets`, in its order."""
+    return [
+        TokenSet.of(str(name), group.token_id.to_numpy())
+        for name, group in table.groupby("name", sort=False)
+    ]
+
+
+def examples(run: OpenRun, per_type: int, around: int = 14) -> pd.DataFrame:
+    """Rock occurrences in context: the most consistent ones of each of the first types.
+
+    Returns
+    -------
+    DataFrame
+        ``before, token, after`` (text), ``rho, rkl_pre, rkl_post``, and the keys of the position.
+    """
+
+    def compute() -> pd.DataFrame:
+        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        ranked = made.types.nsmallest(run.config.rocks.k, "rank").token_id
+        best = made.occurrences[made.occurrences.rock].sort_values(
+            ["rho", "prompt_index", "position"], ascending=[False, True, True], kind="stable"
+        )
+        chosen = best.groupby("token_id").head(per_type)
+        order = {token: place for place, token in enumerate(ranked)}
+        chosen = chosen[chosen.token_id.isin(order)]
+        chosen = chosen.sort_values("token_id", key=lambda t: t.map(order), kind="stable")
+        keys = ["prompt_index", "sample_index", "position"]
+        losses = found.tokens[[*keys, "rkl_pre", "rkl_post"]]
+        shown = chosen.merge(losses, on=keys).drop(columns="rock")
+        return shown.assign(**_contexts(found, shown, around)).drop(columns="token_id")
+
+    return _table(run, "rock_examples", {"per_type": per_type, "around": around}, compute)
+
+
+def _contexts(found: _Measured, shown: pd.DataFrame, around: int) -> dict[str, list[str]]:
+    """Decoded text before, at and after each occurrence."""
+    rows = {key: row for row, key in enumerate(zip(
+        found.rollouts.prompt_index.tolist(), found.rollouts.sample_index.tolist(), strict=True
+    ))}  # fmt: skip
+    parts: dict[str, list[str]] = {"before": [], "token": [], "after": []}
+    for one in shown.itertuples():
+        row = rows[one.prompt_index, one.sample_index]
+        ids = found.rollouts.completion_ids[row][found.rollouts.mask[row]].tolist()
+        t = int(one.position)
+        cut = {"before": ids[max(0, t - around) : t], "token": [ids[t]], "after": ids[t + 1 :]}
+        for name, some in cut.items():
+            parts[name].append(found.tokenizer.decode(some[:around]))
+    return parts
+
+
+class Html(str):
+    """Text that a notebook shows as HTML."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def examples_html(table: pd.DataFrame) -> Html:
+    """Show occurrences with the token highlighted and blanks visible; all text is escaped."""
+
+    def shown(text: str) -> str:
+        return html.escape(categories.visible(text))
+
+    rows = [
+        f"<tr><td>{one.rho:.2f}</td><td>{one.rkl_pre:.2f}</td><td>{one.rkl_post:.2f}</td>"
+        f"<td>{shown(one.before)}<b>&#x27E6;{shown(one.token)}&#x27E7;</b>{shown(one.after)}</td>"
+        "</tr>"
+        for one in table.itertuples()
+    ]
+    head = "<tr><th>rho</th><th>rkl pre</th><th>rkl post</th><th>occurrence in context</th></tr>"
+    return Html(f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>")
+
+
+def enrichment(
+    types: pd.DataFrame, chosen: TokenSet, tolerance: float, rng: np.random.Generator
+) -> tuple[pd.DataFrame | None, str]:
+    """`controls.enrichment` against matched controls, or None and why there is no match."""
+    try:
+        pairs = controls.match(types, chosen.ids, tolerance=tolerance).pairs
+    except StudyError as error:
+        return None, str(error)
+    category = types.set_index("token_id").category
+    sides = [category.loc[pairs[f"token_id_{side}"]].tolist() for side in ("rock", "control")]
+    return controls.enrichment(sides[0], sides[1], rng), "matched"
+
+
+def category_claims(enriched: pd.DataFrame | None) -> list[dict]:
+    """Claims rows of the clusters; ``not run`` where no control set can be matched."""
+    rows = []
+    for name in ("latex", "structure", "marker", "digit", "word"):
+        fewer = name == "word"
+        row = {
+            "claim": f"rocks-{name}",
+            "statement": f"Rocks hold {'fewer' if fewer else 'more'} types of the category {name} "
+            "than controls of the same frequency (share of rocks minus share of controls).",
+            "locator": "paper 2, the clusters of rocks and the controls; no number is given",
+        }
+        found = None if enriched is None else enriched[enriched.category == name]
+        if found is None or found.empty:
+            rows.append(row | {"verdict": "not run"})
+            continue
+        one = found.iloc[0]
+        sign = -1 if fewer else 1
+        low, high = sorted((sign * one.lo, sign * one.hi))
+        verdict = "reproduced" if low > 0 else "differs" if high < 0 else "inconclusive"
+        number = {"value": one.difference, "lo": one.lo, "hi": one.hi}
+        rows.append(row | number | {"unit": one.unit, "n": int(one.n), "verdict": verdict})
+    return rows
+
+
+def with_categories(run: OpenRun, sets: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
+    """Share of each category in every set: a frame, sets in rows, categories in columns."""
+    merged = sets.merge(types[["token_id", "category"]], on="token_id")
+    table = merged.groupby(["name", "category"], sort=False).size().unstack(fill_value=0)
+    order = [c for c in categories.CATEGORIES if c in table.columns]
+    return table.div(table.sum(axis=1), axis=0)[order]
