@@ -36,6 +36,7 @@ from rockstudy.tokens import TokenSet, type_table
 
 STABLE = 0.70  # paper 2: the average Jaccard index that its K = 100 still has
 Features = Any  # csr matrix or dense array, a row per persistent occurrence
+_ROWS = 32  # ours: rollouts in one forward of the encoder `hidden`
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def encode(
     if settings.encoder == "embedding":
         table = model.get_input_embeddings().weight.detach().float().cpu().numpy()
         return contexts.mean_embedding(rollouts, rows, columns, settings.window, table)
-    return contexts.hidden_states(rollouts, rows, columns, model)
+    return contexts.hidden_states(rollouts, rows, columns, model, _ROWS)
 
 
 def _places(rollouts: Rollouts, occurrences: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

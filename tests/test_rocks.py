@@ -86,12 +86,12 @@ def test_scores_and_ccr_equal_a_double_loop_over_occurrences(corpus, loss, windo
     types = rocks.detect(*corpus, settings).types
     expected = brute_force(*corpus, settings)
     assert types.token_id.tolist() == list(expected)
-    for row in types.itertuples():
-        count, score, n_persistent, ccr = expected[row.token_id]
-        assert (row.count, row.n_persistent) == (count, n_persistent) or row[2] == count
-        assert row.score == pytest.approx(score, rel=1e-9)
-        assert row.ccr == pytest.approx(ccr)
-        assert row.score_ctx == pytest.approx(score * ccr)
+    for row in types.to_dict("records"):
+        count, score, n_persistent, ccr = expected[row["token_id"]]
+        assert (row["count"], row["n_persistent"]) == (count, n_persistent)
+        assert row["score"] == pytest.approx(score, rel=1e-9)
+        assert row["ccr"] == pytest.approx(ccr)
+        assert row["score_ctx"] == pytest.approx(score * ccr)
 
 
 def test_scores_add_up_to_the_corpus_loss_and_shares_to_one(corpus, found):
