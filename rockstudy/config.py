@@ -112,6 +112,12 @@ def _check_paths(config: StudyConfig) -> None:
             raise StudyError(f"{field}__path: must be {legal} (preset {config.preset}); got None")
         if task.name != "math" and task.path is not None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")
+        same = task.path is not None and task.path == config.train_task.path
+        if same and task.n_eval > config.train_task.n_eval:
+            raise StudyError(
+                f"{field}__n_eval: must be at most train_task__n_eval ({config.train_task.n_eval}), "
+                f"since training takes the problems after those; got {task.n_eval}"
+            )
 
 
 def _one_line(error: ValidationError) -> str:

@@ -172,7 +172,7 @@ def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> Figure:
         Ids of the rock tokens.
     """
     made, (axis,) = figure(6.4, 4.2)
-    x, y = np.log10(types["count"]), types.rkl_post_mean
+    x, y = np.log10(types["count"]), types.rkl_post_mean.clip(lower=1e-4)
     chosen = types.token_id.isin(list(rocks))
     axis.scatter(x[~chosen], y[~chosen], s=9, color=ROLES["random"], alpha=0.45, lw=0)
     edges = np.linspace(0, x.max() + 1e-9, 11)
@@ -191,7 +191,10 @@ def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> Figure:
         marker=MARKERS["rock"],
         label=f"rock tokens ({chosen.sum()})",
     )
-    axis.set(xlabel="log10 of occurrences", ylabel="mean reverse KL after OPD (nats)")
+    axis.set(
+        xlabel="log10 of occurrences", ylabel="mean reverse KL after OPD (nats, at least 1e-4)"
+    )
+    axis.set_yscale("log")
     axis.legend(frameon=False, fontsize=8)
     made.alt = "Mean reverse KL of each token type against the logarithm of its frequency."
     return made
@@ -206,6 +209,7 @@ def rock_density(outputs: pd.DataFrame) -> Figure:
         axis.hist(outputs[name], bins=30, color=ROLES["rock"], alpha=0.75)
         axis.axvline(median, color="black", ls="--", lw=1.2)
         axis.set(title=f"{title}: median {median:.1%}", xlabel="share of an output's tokens")
+        axis.set_xlim(0, outputs.types.max() * 1.02)
     axes[0].set_ylabel(f"outputs (n = {len(outputs)})")
     made.alt = "Histograms of the density of rock tokens per output, with medians."
     return made
@@ -258,18 +262,20 @@ def rock_sensitivity(sweep: pd.DataFrame) -> Figure:
         ``setting, value, default, jaccard, n_rocks``.
     """
     names = list(dict.fromkeys(sweep.setting))
-    made, (axis,) = figure(7.2, 0.27 * (len(sweep) + len(names)) + 0.8)
+    made, (axis,) = figure(6.6, 0.17 * (len(sweep) + len(names)) + 0.8)
     place, ticks, labels = 0.0, [], []
+    axis.grid(visible=False, axis="y")
     for name in names:
         for row in sweep[sweep.setting == name].itertuples():
             colour = ROLES["random"] if row.default else ROLES["rock"]
             axis.barh(place, row.jaccard, color=colour, alpha=0.85, height=0.8)
-            axis.text(row.jaccard + 0.01, place, f"{row.n_types} types", va="center", fontsize=7)
+            axis.text(row.jaccard + 0.01, place, f"{row.n_types} types", va="center", fontsize=6)
             ticks.append(place)
             labels.append(f"{name} = {row.value}")
             place += 1
         place += 0.6
-    axis.set_yticks(ticks, labels, fontsize=8)
+    axis.set_yticks(ticks, labels, fontsize=7)
+    axis.margins(y=0.01)
     axis.invert_yaxis()
     axis.set(xlim=(0, 1.15), xlabel="Jaccard index with the top K of the defaults (grey)")
     made.alt = "Jaccard index of the rock set with that of the defaults, one setting changed."
@@ -303,6 +309,6 @@ def set_overlap(overlap: pd.DataFrame) -> Figure:
         overlap, ax=axis, vmin=0, vmax=1, cmap="rocket_r", annot=True, fmt=".2f",
         annot_kws={"size": 8}, cbar_kws={"label": "Jaccard index"},
     )  # fmt: skip
-    axis.tick_params(axis="x", rotation=40)
+    axis.set_xticks(axis.get_xticks(), overlap.columns, rotation=40, ha="right")
     made.alt = "Jaccard index between the rocks and the sets of comparison selectors."
     return made

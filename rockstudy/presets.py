@@ -77,7 +77,7 @@ PRESETS: dict[str, StudyConfig] = {
         ),
         evaluation=EvalConfig(n_prompts=8, samples=2, max_new_tokens=24, batch_size=16),
         statistics=EvalConfig(n_prompts=8, samples=2, max_new_tokens=24, batch_size=16),
-        rocks=RockConfig(k=5),
+        rocks=RockConfig(k=3, tau_pre=0.2, tau_post=0.2, eta=0.0),  # random text has no contexts
     ),
     # Ours: two CPU cores, minutes. Learning rates are those that small models need.
     "lab": StudyConfig(

@@ -24,6 +24,7 @@ from rockstudy import (
     rollout,
     selectors,
     store,
+    study,
     tasks,
     tokens,
 )
@@ -32,7 +33,7 @@ from rockstudy.study import OpenRun
 from rockstudy.tokens import TokenSet
 
 SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
-    "tau": (0.5, 0.7, 0.8, 0.9, 0.95),
+    "tau": (0.5, 0.7, 0.8, 0.9, 0.95, 0.98),
     "window": (1, 2, 4, 8, 16),
     "gamma": (0.25, 0.4, 0.5, 0.6, 0.75),
     "eta": (0.0, 0.05, 0.1, 0.2, 0.4),
@@ -58,7 +59,7 @@ class _Measured:
 
     def __init__(self, config: StudyConfig, path: Path) -> None:
         self.config, self.path = config, path
-        pair = models.load_pair(config.pair)
+        pair = study.loaded_pair(config.pair)
         self.tokenizer = pair.tokenizer
         first = distill.train(config, "stage1", run=path, seed=config.seed, pair=pair)
         last = distill.train(config, "stage2", run=path, seed=config.seeds[0], pair=pair)
@@ -149,7 +150,10 @@ def _table(run: OpenRun, name: str, settings: Mapping[str, Any], compute: Any) -
 
 
 def types(run: OpenRun) -> pd.DataFrame:
-    """`rocks.Detection.types` with ``text``, ``initial_share`` and ``category``."""
+    """The scored types (`rocks.Detection`) as they are shown.
+
+    Adds ``text, spelling`` (the text, blanks made visible), ``initial_share, category``.
+    """
 
     def compute() -> pd.DataFrame:
         found = _measured(run.config, Path(run.path))
@@ -157,7 +161,8 @@ def types(run: OpenRun) -> pd.DataFrame:
         text = found.texts(table.token_id.to_numpy())
         share = _initial_share(found).reindex(table.token_id).to_numpy()
         category = categories.categorize(text, share)
-        return table.assign(text=text, initial_share=share, category=category)
+        spelling = [categories.visible(one) for one in text]
+        return table.assign(text=text, spelling=spelling, initial_share=share, category=category)
 
     return _table(run, "rock_types", {}, compute)
 
@@ -187,8 +192,8 @@ def thresholds(run: OpenRun) -> pd.DataFrame:
             "tau_post": made.tau_post,
             "persistent": len(made.occurrences),
             "rock_occurrences": int(made.occurrences.rock.sum()),
-            "rkl_pre_mean": found.tokens.rkl_pre.mean(dtype=np.float64),
-            "rkl_post_mean": found.tokens.rkl_post.mean(dtype=np.float64),
+            "rkl_pre_mean": found.tokens.rkl_pre.astype(np.float64).mean(),
+            "rkl_post_mean": found.tokens.rkl_post.astype(np.float64).mean(),
         }
         return pd.DataFrame([row])
 
@@ -496,7 +501,7 @@ def category_claims(enriched: pd.DataFrame | None) -> list[dict]:
     return rows
 
 
-def with_categories(run: OpenRun, sets: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
+def with_categories(sets: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
     """Share of each category in every set: a frame, sets in rows, categories in columns."""
     merged = sets.merge(types[["token_id", "category"]], on="token_id")
     table = merged.groupby(["name", "category"], sort=False).size().unstack(fill_value=0)

@@ -12,7 +12,8 @@ The paper states neither the thresholds nor the window w nor the similarity. Our
 (`rockstudy.config.RockConfig` has the values; `sensitivity` says how much hangs on them):
 
 - tau is a *quantile* of each stage's losses: losses shrink along training, so that one number in
-  nats would mean another share of the positions before than after;
+  nats would mean another share of the positions before than after. The top tenth: the loss is so
+  unevenly spread that positions in the upper fifth can still be at a hundredth of its mean;
 - contexts are compared by the bag of token ids around the position: no model decides what is alike,
   and gamma reads as the share of the window's tokens that two windows have in common;
 - eta asks for company, not for uniformity: a type may have several kinds of context, and an

@@ -145,10 +145,10 @@ class RockConfig(_Frozen):
     )
     k: Count = Field(default=100, description="size of the rock set")  # paper 2: 100
     tau_pre: float = Field(
-        default=0.8, ge=0, le=1, description="quantile of the losses before OPD; the top fifth"
+        default=0.9, ge=0, le=1, description="quantile of the losses before OPD; the top tenth"
     )
     tau_post: float = Field(
-        default=0.8, ge=0, le=1, description="quantile of the losses after OPD; the top fifth"
+        default=0.9, ge=0, le=1, description="quantile of the losses after OPD; the top tenth"
     )
     window: Count = Field(default=4, description="tokens on each side of an occurrence")
     gamma: float = Field(

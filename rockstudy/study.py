@@ -8,6 +8,7 @@ them, so a notebook opens in seconds from a clone, without models.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from rockstudy import distill, inference, models, rollout, store, tasks
-from rockstudy.config import StudyConfig, StudyError
+from rockstudy.config import PairConfig, StudyConfig, StudyError
 
 
 class OpenRun(Protocol):
@@ -65,18 +66,30 @@ def training(run: OpenRun, name: str) -> pd.DataFrame:
     return _table(run, f"stage2_{name}", inputs, lambda: pd.concat(stacked, ignore_index=True))
 
 
+@lru_cache(maxsize=1)
+def loaded_pair(config: PairConfig) -> models.Pair:
+    """The pair, loaded once for all steps of a notebook; nobody changes it."""
+    return models.load_pair(config)
+
+
+def _train(run: OpenRun, stage: str, seed: int) -> distill.TrainResult:
+    return distill.train(
+        run.config, stage, run=run.path, seed=seed, pair=loaded_pair(run.config.pair)
+    )
+
+
 def stage1_metrics(run: OpenRun) -> pd.DataFrame:
     """The metrics of stage 1 (one run, at the study's seed)."""
     if run.replay:
         return _read(run, "stage1_metrics")
-    result = distill.train(run.config, "stage1", run=run.path, seed=run.config.seed)
+    result = _train(run, "stage1", run.config.seed)
     return _table(run, "stage1_metrics", {"stage1": result.hash}, lambda: result.metrics)
 
 
 def train_seeds(run: OpenRun) -> dict[int, distill.TrainResult]:
     """Train stage 1 at the study's seed, then stage 2 from its end for each of ``config.seeds``."""
-    distill.train(run.config, "stage1", run=run.path, seed=run.config.seed)
-    return {s: distill.train(run.config, "stage2", run=run.path, seed=s) for s in run.config.seeds}
+    _train(run, "stage1", run.config.seed)
+    return {seed: _train(run, "stage2", seed) for seed in run.config.seeds}
 
 
 def accuracy_along(run: OpenRun) -> pd.DataFrame:
@@ -90,7 +103,7 @@ def accuracy_along(run: OpenRun) -> pd.DataFrame:
     """
     if run.replay:
         return _read(run, "accuracy_along")
-    first = distill.train(run.config, "stage1", run=run.path, seed=run.config.seed)
+    first = _train(run, "stage1", run.config.seed)
     results = train_seeds(run)
     inputs = {"stage1": first.hash, **{f"stage2-s{s}": r.hash for s, r in results.items()}}
     return _table(run, "accuracy_along", inputs, lambda: _along(run, first, results))
@@ -122,7 +135,7 @@ def _graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFram
     inputs = {} if folder is None else {"weights": store.hash_folder(folder)}
 
     def compute() -> pd.DataFrame:
-        pair = models.load_pair(config.pair)
+        pair = loaded_pair(config.pair)
         model = getattr(pair, label) if folder is None else models.load_model(str(folder))
         seed = store.torch_seed(config.seed, "evaluation")
         graded = [
@@ -145,7 +158,7 @@ def _evaluated(config: StudyConfig) -> dict:
 
 
 def _sizes(run: OpenRun) -> pd.DataFrame:
-    pair = models.load_pair(run.config.pair)
+    pair = loaded_pair(run.config.pair)
     rows = []
     for role in ("teacher", "student"):
         model = getattr(pair, role)

@@ -209,3 +209,10 @@ def test_the_tiny_preset_stays_a_matter_of_seconds():
         assert rollouts * stage.max_new_tokens <= 1000
     assert tiny.evaluation.n_prompts == 8
     assert tiny.evaluation.max_new_tokens == 24
+
+
+def test_training_problems_of_a_file_cannot_be_evaluated():
+    file = {"train_task__path": "m.jsonl", "benchmarks__path": "m.jsonl"}
+    from_parameters("smollm2", **file)
+    with pytest.raises(StudyError, match=r"benchmarks__0__n_eval: must be at most .*; got 300"):
+        from_parameters("smollm2", **file, benchmarks__n_eval=300)

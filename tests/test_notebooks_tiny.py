@@ -106,3 +106,21 @@ def test_training_recorded_finite_losses_and_a_divergence_for_each_token_type(st
     assert (types["count"] > 0).all()
     assert (types.rkl_sum >= 0).all()
     assert set(metrics.seed) == set(types.seed) == set(PRESETS["tiny"].seeds)
+
+
+def test_rock_tables_agree_with_each_other(study):
+    folder, _, _ = study
+    types, outputs, sets = (
+        store.load(folder / "tables" / n) for n in ("rock_types", "rock_outputs", "token_sets")
+    )
+    assert (types.n_rock <= types.n_persistent).all()
+    assert types["count"].sum() == outputs.n_tokens.sum()
+    assert types.score.sum() == pytest.approx(outputs.loss_sum.sum())
+    k = PRESETS["tiny"].rocks.k
+    assert set(sets.groupby("name").size()) == {k}
+    rocks = set(sets.token_id[sets.name == "rocks"])
+    assert rocks == set(types.nsmallest(k, "rank").token_id)
+    assert not rocks & set(sets.token_id[sets.name == "control"])
+    chosen = types.token_id.isin(rocks)
+    assert (outputs.types * outputs.n_tokens).sum() == pytest.approx(types["count"][chosen].sum())
+    assert (outputs.occurrences <= outputs.types).all()

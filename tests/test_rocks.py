@@ -122,7 +122,9 @@ def test_thresholds_are_quantiles_of_each_stage(corpus, found):
     assert found.tau_pre == pytest.approx(np.quantile(table.rkl_pre.astype(float), 0.4))
     kept = found.occurrences.merge(table)
     assert (kept.rkl_pre >= found.tau_pre).all() and (kept.rkl_post >= found.tau_post).all()
-    assert len(kept) == ((table.rkl_pre >= found.tau_pre) & (table.rkl_post >= found.tau_post)).sum()
+    assert (
+        len(kept) == ((table.rkl_pre >= found.tau_pre) & (table.rkl_post >= found.tau_post)).sum()
+    )
 
 
 @pytest.mark.parametrize("encoder", ["embedding", "hidden"])

@@ -1,0 +1,26 @@
+"""What the README states of results is what the reference tables and the command say."""
+
+import re
+
+import pytest
+
+from rockstudy import paths, run
+
+README = paths.REPO / "README.md"
+
+
+def test_the_table_of_claims_is_that_of_the_reference(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["claims", "--reference", "lab", "--markdown"])
+    printed = capsys.readouterr().out.strip()
+    block = re.search(r"<!-- claims: lab -->\n(.*?)<!-- end -->", README.read_text(), re.DOTALL)
+    assert block is not None and block[1].strip() == printed
+
+
+def test_every_module_and_notebook_that_is_named_exists():
+    text = README.read_text(encoding="utf-8")
+    named = re.findall(r"\b([a-z_]+\.py)\b", text)
+    there = {path.name for path in paths.REPO.rglob("*.py") if ".venv" not in path.parts}
+    assert sorted(set(named) - there) == []
+    notebooks = re.findall(r"notebooks/(\d\d_\w+)", text)
+    assert sorted(notebooks) == sorted(p.stem for p in paths.notebooks_dir().glob("[0-9]*.ipynb"))

@@ -1,0 +1,88 @@
+"""The steps of notebooks 02 and 03 that need no model: verdicts, cut-offs, HTML, categories."""
+
+import pandas as pd
+import pytest
+
+from rockstudy import rock_steps, store
+from rockstudy.config import from_parameters
+from rockstudy.inference import Estimate
+from rockstudy.report import Run
+
+
+def estimate(value, lo, hi):
+    return Estimate(value, lo, hi, "prompts", 10, 100)
+
+
+@pytest.mark.parametrize(
+    ("number", "at_least", "verdict"),
+    [
+        ({"measured": estimate(0.55, 0.5, 0.61)}, False, "reproduced"),
+        ({"measured": estimate(0.55, 0.5, 0.59)}, False, "differs"),
+        ({"measured": estimate(0.9, 0.8, 0.95)}, False, "differs"),
+        ({"measured": estimate(0.9, 0.8, 0.95)}, True, "reproduced"),
+        ({"measured": estimate(0.6, 0.5, 0.7)}, True, "inconclusive"),
+        ({"measured": estimate(0.4, 0.3, 0.5)}, True, "differs"),
+        ({"value": 0.63}, False, "reproduced"),
+        ({"value": 0.7}, False, "differs"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(number, at_least, verdict):
+    row = rock_steps._claim("id", "words", "where", 0.6, at_least=at_least, **number)
+    assert row["verdict"] == verdict
+
+
+def test_a_cluster_is_reproduced_by_the_sign_of_its_enrichment_alone():
+    columns = ["category", "difference", "lo", "hi", "unit", "n"]
+    table = pd.DataFrame(
+        [
+            ("latex", 0.2, 0.1, 0.3, "matched pairs", 20),
+            ("digit", -0.2, -0.3, -0.1, "matched pairs", 20),
+            ("word", -0.2, -0.3, -0.1, "matched pairs", 20),
+            ("marker", 0.1, 0.0, 0.3, "matched pairs", 20),
+        ],
+        columns=columns,
+    )
+    verdicts = {row["claim"]: row["verdict"] for row in rock_steps.category_claims(table)}
+    assert verdicts == {
+        "rocks-latex": "reproduced",
+        "rocks-structure": "not run",
+        "rocks-marker": "inconclusive",
+        "rocks-digit": "differs",
+        "rocks-word": "reproduced",  # fewer words among the rocks is what the paper says
+    }
+    assert {row["verdict"] for row in rock_steps.category_claims(None)} == {"not run"}
+
+
+def test_cut_offs_grow_to_the_number_of_types_with_a_score_and_hold_k():
+    types = pd.DataFrame({"score": [1.0] * 250 + [0.0] * 50})
+    found = rock_steps.cutoffs(types, "score", 100)
+    assert found[0] == 3 and found[-1] == 250 and 100 in found
+    assert found == sorted(set(found))
+    assert rock_steps.cutoffs(types.head(2), "score", 100) == [2]
+
+
+def test_token_text_is_escaped_and_its_blanks_are_shown():
+    table = pd.DataFrame(
+        [{"before": "a <b>", "token": "<script>\n", "after": " & c", "rho": 1, "rkl_pre": 1,
+          "rkl_post": 1}]
+    )  # fmt: skip
+    shown = rock_steps.examples_html(table)._repr_html_()
+    assert "<script>" not in shown and "&lt;script&gt;⏎" in shown
+    assert "a␣&lt;b&gt;" in shown and "␣&amp;␣c" in shown
+
+
+def test_shares_of_categories_add_up_to_one_in_every_set():
+    sets = pd.DataFrame({"name": ["rocks", "rocks", "tip", "tip"], "token_id": [1, 2, 2, 3]})
+    types = pd.DataFrame({"token_id": [1, 2, 3], "category": ["digit", "latex", "digit"]})
+    table = rock_steps.with_categories(sets, types)
+    assert list(table.columns) == ["latex", "digit"]
+    assert (table.sum(axis=1) == 1).all() and table.loc["rocks", "latex"] == 0.5
+    assert [one.ids for one in rock_steps.sets_of(sets)] == [(1, 2), (2, 3)]
+
+
+def test_a_replayed_run_reads_tables_and_loads_no_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(rock_steps, "_measured", lambda *_: pytest.fail("a model was loaded"))
+    types = pd.DataFrame({"token_id": [1], "rank": [1]})
+    store.save(tmp_path / "tables" / "rock_types", types, config={})
+    replayed = Run(from_parameters("tiny"), tmp_path, replay=True)
+    pd.testing.assert_frame_equal(rock_steps.types(replayed), types)
