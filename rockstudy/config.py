@@ -115,7 +115,7 @@ def _check_paths(config: StudyConfig) -> None:
         same = task.path is not None and task.path == config.train_task.path
         if same and task.n_eval > config.train_task.n_eval:
             raise StudyError(
-                f"{field}__n_eval: must be at most train_task__n_eval ({config.train_task.n_eval}), "
+                f"{field}__n_eval: must be at most train_task__n_eval = {config.train_task.n_eval}, "
                 f"since training takes the problems after those; got {task.n_eval}"
             )
 

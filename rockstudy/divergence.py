@@ -15,7 +15,7 @@ entropy have none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -148,12 +148,21 @@ class TokenStatistics:
     fkl: Tensor
     log_ratio: Tensor
     entropy: Tensor  # of the student
+    log_total: Tensor  # log of the sum of exp(logits)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Statistics of every student, and of the teacher: float32 (N,) but for the rank, int32."""
+
+    students: list[TokenStatistics]
+    entropy_teacher: Tensor
+    rank_teacher: Tensor  # of the target; 0 for the teacher's most likely token
+    log_total_teacher: Tensor
 
 
 @torch.no_grad()
-def token_statistics(
-    teacher: States, students: Sequence[States], targets: Tensor
-) -> tuple[list[TokenStatistics], Tensor, Tensor]:
+def token_statistics(teacher: States, students: Sequence[States], targets: Tensor) -> Comparison:
     """Compare any number of students with one teacher, whose logits are made once for all.
 
     One sweep over the vocabulary: for each tile of logits z the sums of exp(z - m), of
@@ -170,11 +179,6 @@ def token_statistics(
     targets
         int64 (N,), the tokens that are there.
 
-    Returns
-    -------
-    tuple
-        A `TokenStatistics` per student; the teacher's entropy, float32 (N,) in nats; and the
-        teacher's rank of the target, int32 (N,), 0 for its most likely token.
     """
     vocab = teacher.head.weight.shape[0]
     rows, width = _tile(targets.device, vocab)
@@ -243,11 +247,11 @@ class _Sweep:
 
     def add(self, left: int, right: int) -> None:
         """Add the logits of tokens ``left`` to ``right``."""
-        z_q = _logits(self.teacher, left, right)
+        z_q = logits(self.teacher, left, right)
         self.rank += self._above(z_q, left).sum(1, dtype=torch.int32)
         weight_q = self.q.add(z_q)
         for i, (student, sums) in enumerate(zip(self.students, self.p, strict=True)):
-            z_p = _logits(student, left, right)
+            z_p = logits(student, left, right)
             weight_p = sums.add(z_p)
             gap = z_p.sub_(z_q)
             sums.add_gap(i, weight_p, gap)
@@ -261,13 +265,11 @@ class _Sweep:
         above[rows, self.targets[rows] - left] = False
         return above
 
-    def result(self) -> tuple[list[TokenStatistics], Tensor, Tensor]:
+    def result(self) -> Comparison:
         """Turn the sums into statistics."""
-        return (
-            [self._student(i) for i in range(len(self.students))],
-            self.q.entropy.float(),
-            self.rank,
-        )
+        students = [self._student(i) for i in range(len(self.students))]
+        q = self.q
+        return Comparison(students, q.entropy.float(), self.rank, q.log_total.float())
 
     def _student(self, i: int) -> TokenStatistics:
         p, q = self.p[i], self.q
@@ -277,24 +279,24 @@ class _Sweep:
             fkl=(shift - q.gaps[i] / q.total).clamp(min=0).float(),
             log_ratio=(self.p_target[i].double() - self.q_target.double() - shift).float(),
             entropy=p.entropy.float(),
+            log_total=p.log_total.float(),
         )
 
 
-def _joined(parts: list, n_students: int) -> tuple[list[TokenStatistics], Tensor, Tensor]:
+def _joined(parts: list[Comparison], n_students: int) -> Comparison:
+    def joined(values: list[Any], kind: type) -> dict[str, Tensor]:
+        names = [field.name for field in fields(kind) if field.name != "students"]
+        return {name: torch.cat([getattr(v, name) for v in values]) for name in names}
+
     students = [
-        TokenStatistics(
-            *(
-                torch.cat([getattr(part[0][i], field.name) for part in parts])
-                for field in fields(TokenStatistics)
-            )
-        )
+        TokenStatistics(**joined([part.students[i] for part in parts], TokenStatistics))
         for i in range(n_students)
     ]
-    return students, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+    return Comparison(students, **joined(parts, Comparison))
 
 
-def _logits(states: States, left: int, right: int) -> Tensor:
-    """Logits (n, right - left) in float32, as the model makes them."""
+def logits(states: States, left: int, right: int) -> Tensor:
+    """Logits of tokens `left` to `right`, (n, right - left) in float32, as the model makes them."""
     head = states.head
     z = states.hidden @ head.weight[left:right].float().T
     return _shaped(z if head.bias is None else z.add_(head.bias[left:right]), head)

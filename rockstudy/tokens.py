@@ -255,16 +255,17 @@ def _batch_frame(
     ids = rollouts.completion_ids[rows][mask]
     states = [_states(model, rollouts, rows) for model in (teacher, *checkpoints.values())]
     targets = torch.from_numpy(ids).long().to(teacher.device)
-    students, entropy, rank = token_statistics(states[0], states[1:], targets)
+    found = token_statistics(states[0], states[1:], targets)
     columns: dict[str, Any] = {
         "prompt_index": np.repeat(rollouts.prompt_index[rows], mask.sum(1)),
         "sample_index": np.repeat(rollouts.sample_index[rows], mask.sum(1)),
         "position": np.nonzero(mask)[1].astype(np.int32),
         "token_id": ids,
     }
-    for name, one in zip(checkpoints, students, strict=True):
+    for name, one in zip(checkpoints, found.students, strict=True):
         columns |= {f"{s}_{name}": getattr(one, s).cpu().numpy() for s in STATISTICS}
-    columns |= {"entropy_teacher": entropy.cpu().numpy(), "rank_teacher": rank.cpu().numpy()}
+    for name in ("entropy_teacher", "rank_teacher"):
+        columns[name] = getattr(found, name).cpu().numpy()
     return pd.DataFrame(columns)
 
 

@@ -38,11 +38,15 @@ def _teacher(**post):
     return _random(3, N, 2 * H), Head(_random(4, V, 2 * H, scale=0.3), **post)
 
 
-def _log_probs(h, head, temperature=1.0):
+def _logits(h, head):
     logits = linear(h, head.weight, head.bias) * head.logit_scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
-    return log_softmax(logits.double() / temperature, -1)
+    return logits
+
+
+def _log_probs(h, head, temperature=1.0):
+    return log_softmax(_logits(h, head).double() / temperature, -1)
 
 
 def _reference(kind, log_p, log_q):
@@ -201,7 +205,8 @@ def _statistics(*students, targets=None, teacher=None):
 def test_statistics_of_tokens_equal_those_of_full_logits(monkeypatch, tile, post):
     monkeypatch.setattr(divergence, "_CPU_TILE", tile)
     first, second = _student(**post), (_random(7, N, 5), Head(_random(8, V, 5)))
-    (students, entropy_teacher, rank), targets = _statistics(first, second)
+    found, targets = _statistics(first, second)
+    students, entropy_teacher, rank = found.students, found.entropy_teacher, found.rank_teacher
     log_q = _log_probs(*_teacher())
     of_target = targets[:, None]
     for (h, head), got in zip((first, second), students, strict=True):
@@ -211,6 +216,7 @@ def test_statistics_of_tokens_equal_those_of_full_logits(monkeypatch, tile, post
             "fkl": _reference("forward", log_p, log_q),
             "log_ratio": (log_p - log_q).gather(1, of_target).squeeze(1),
             "entropy": -(log_p.exp() * log_p).sum(-1),
+            "log_total": _logits(h, head).detach().double().logsumexp(-1),
         }
         for name, wanted in expected.items():
             value = getattr(got, name)
@@ -224,7 +230,8 @@ def test_statistics_of_tokens_equal_those_of_full_logits(monkeypatch, tile, post
 
 def test_statistics_agree_with_what_training_computes():
     (h, head), teacher = _student(), _teacher()
-    (students, *_), targets = _statistics((h, head))
+    found, targets = _statistics((h, head))
+    students = found.students
     rkl, entropy = token_divergence(h, head, *teacher)
     log_p, _ = token_log_prob(h, head, targets)
     log_q, _ = token_log_prob(*teacher, targets)
@@ -235,36 +242,36 @@ def test_statistics_agree_with_what_training_computes():
 
 def test_equal_models_have_a_divergence_of_zero_that_is_never_negative():
     h, head = _teacher()
-    (students, *_), _ = _statistics((h, head), (h + 1e-4, head))
-    assert students[0].rkl.max() < 1e-5
-    for one in students:
+    found, _ = _statistics((h, head), (h + 1e-4, head))
+    assert found.students[0].rkl.max() < 1e-5
+    for one in found.students:
         assert (one.rkl >= 0).all() and (one.fkl >= 0).all()
 
 
 def test_statistics_take_logits_of_any_size_and_states_of_half_precision():
     teacher, (h, head) = _teacher(), _student()
     far = Head(head.weight, bias=torch.linspace(-3e4, 3e4, V))
-    (students, *_), _ = _statistics((h, far), teacher=teacher)
+    found, _ = _statistics((h, far), teacher=teacher)
     log_p, log_q = _log_probs(h, far).detach(), _log_probs(*teacher)
     torch.testing.assert_close(
-        students[0].rkl.double(), _reference("reverse", log_p, log_q), rtol=1e-4, atol=1e-3
+        found.students[0].rkl.double(), _reference("reverse", log_p, log_q), rtol=1e-4, atol=1e-3
     )
     half = (h.detach().bfloat16(), Head(head.weight.detach().bfloat16()))
-    (students, *_), _ = _statistics(half, teacher=teacher)
+    found, _ = _statistics(half, teacher=teacher)
     exact = _log_probs(half[0].float(), Head(half[1].weight.float()))
     expected = _reference("reverse", exact, log_q)
-    torch.testing.assert_close(students[0].rkl.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.students[0].rkl.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_rank_of_a_token_does_not_count_the_token_itself():
     h, head = torch.ones(5, 1), Head(torch.zeros(9, 1))
-    (_, _, rank), _ = _statistics((h, head), teacher=(h, head), targets=torch.arange(5))
-    assert rank.tolist() == [0] * 5
+    found, _ = _statistics((h, head), teacher=(h, head), targets=torch.arange(5))
+    assert found.rank_teacher.tolist() == [0] * 5
 
 
 def test_what_is_not_finite_in_the_logits_stays_visible():
     (h, head), teacher = _student(), _teacher()
     broken = h.detach().clone()
     broken[3] = torch.nan
-    (students, *_), _ = _statistics((broken, head), teacher=teacher)
-    assert students[0].rkl.isnan().nonzero().flatten().tolist() == [3]
+    found, _ = _statistics((broken, head), teacher=teacher)
+    assert found.students[0].rkl.isnan().nonzero().flatten().tolist() == [3]
