@@ -10,7 +10,7 @@ encodings f_ctx: the multiset of the window's token ids, the mean of their input
 model's hidden state (which sees everything before the position instead of a window).
 
 Departure: the paper names w, f_ctx, sim and gamma and states none of them. The choices here are
-ours. How this can mislead: rho falls as a group's contexts get more varied, and a window with common
+ours. How this can mislead: rho falls as a group's contexts get more varied, and a window of common
 tokens is similar to many others by chance alone, so compare values at one radius and one gamma.
 
 Source: arXiv 2605.09253, section 2. `neighbours` does the counting.
@@ -155,7 +155,7 @@ def hidden_states(
     needed, owner = np.unique(rows, return_inverse=True)
     last = np.zeros(len(needed), np.int64)
     np.maximum.at(last, owner, columns)  # nothing after a rollout's last occurrence is run
-    inputs = [_input(rollouts, r, c) for r, c in zip(needed, last, strict=True)]
+    inputs = [_input(rollouts, r, c) for r, c in zip(needed, last.tolist(), strict=True)]
     place = columns + np.array([len(inputs[i]) for i in owner], np.int64) - 1 - last[owner]
     by_length = np.argsort([len(ids) for ids in inputs], kind="stable")
     by_owner = np.argsort(owner, kind="stable")
@@ -178,7 +178,7 @@ def hidden_states(
 
 
 def consistency(
-    features: sparse.spmatrix | np.ndarray,
+    features: Any,
     groups: np.ndarray,
     gamma: float,
     *,
@@ -208,7 +208,7 @@ def consistency(
     ------
     StudyError
         gamma or block out of bounds, groups that do not fit the features, or features that are not
-        finite.
+        finite or have not two axes.
 
     Notes
     -----
@@ -218,6 +218,8 @@ def consistency(
     if isinstance(gamma, bool) or not 0 < gamma <= 1:
         raise StudyError(f"gamma: must be in (0, 1]; got {gamma}")
     _at_least_one("block", block)
+    if features.ndim != 2:
+        raise StudyError(f"features: must have two axes; got {features.shape}")
     groups = np.asarray(groups)
     if groups.shape != features.shape[:1] or not np.issubdtype(groups.dtype, np.integer):
         raise StudyError(
