@@ -113,10 +113,11 @@ def _check_paths(config: StudyConfig) -> None:
         if task.name != "math" and task.path is not None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")
         same = task.path is not None and task.path == config.train_task.path
-        if same and task.n_eval > config.train_task.n_eval:
+        most = config.train_task.n_eval
+        if same and task.n_eval > most:
             raise StudyError(
-                f"{field}__n_eval: must be at most train_task__n_eval = {config.train_task.n_eval}, "
-                f"since training takes the problems after those; got {task.n_eval}"
+                f"{field}__n_eval: must be at most {most} (train_task__n_eval), since training takes "
+                f"the problems after those; got {task.n_eval}"
             )
 
 

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 
 from rockstudy import neighbours, progress
 from rockstudy.config import StudyError
-from rockstudy.rollout import Rollouts
+from rockstudy.rollout import Rollouts, completion_states
 
 _WINDOWS = 65_536  # ours: occurrences whose windows are held at once, a few MB at small radii
 _TOLERANCE = 1e-6  # ours: what float32 rounding can take from a similarity that equals gamma
@@ -152,28 +152,22 @@ def hidden_states(
     """
     rows, columns = _occurrences(rollouts, rows, columns)
     _at_least_one("batch_size", batch_size)
-    needed, owner = np.unique(rows, return_inverse=True)
-    last = np.zeros(len(needed), np.int64)
-    np.maximum.at(last, owner, columns)  # nothing after a rollout's last occurrence is run
-    inputs = [_input(rollouts, r, c) for r, c in zip(needed, last.tolist(), strict=True)]
-    place = columns + np.array([len(inputs[i]) for i in owner], np.int64) - 1 - last[owner]
-    by_length = np.argsort([len(ids) for ids in inputs], kind="stable")
-    by_owner = np.argsort(owner, kind="stable")
-    ends = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(needed)))])
+    needed = np.unique(rows)
+    needed = needed[np.argsort(rollouts.lengths[needed], kind="stable")]
+    line = np.empty(len(rollouts), np.int64)
+    line[needed] = np.arange(len(needed))
+    order = np.argsort(line[rows], kind="stable")
+    ends = np.searchsorted(line[rows][order], np.arange(len(needed) + 1))
     states = np.empty((len(rows), model.config.get_text_config().hidden_size), np.float32)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), progress.bar(len(needed), "contexts", "rollout") as bar:
-            for start in range(0, len(needed), batch_size):
-                batch = by_length[start : start + batch_size]
-                mine = [by_owner[ends[i] : ends[i + 1]] for i in batch]
-                line = np.repeat(np.arange(len(batch)), [len(m) for m in mine])
-                mine = np.concatenate(mine)
-                states[mine] = _forward(model, [inputs[i] for i in batch], line, place[mine])
-                bar.update(len(batch))
-    finally:
-        model.train(training)
+    with progress.bar(len(needed), "contexts", "rollout") as bar:
+        for start in range(0, len(needed), batch_size):
+            batch = needed[start : start + batch_size]
+            mine = order[ends[start] : ends[start + len(batch)]]
+            first = np.cumsum(rollouts.lengths[batch]) - rollouts.lengths[batch]
+            place = first[line[rows[mine]] - start] + columns[mine]
+            found = completion_states(model, rollouts, batch)
+            states[mine] = found[torch.from_numpy(place).to(found.device)].float().cpu().numpy()
+            bar.update(len(batch))
     return states
 
 
@@ -275,32 +269,3 @@ def _worst(values: np.ndarray) -> int:
 def _at_least_one(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise StudyError(f"{name}: must be a whole number of at least 1; got {value}")
-
-
-def _input(rollouts: Rollouts, row: int, column: int) -> np.ndarray:
-    """The tokens before a completion's column, the prompt included."""
-    prompt = rollouts.prompt_ids[rollouts.prompt_index[row]]
-    if len(prompt) == 0:
-        raise StudyError(
-            f"prompt_ids: prompt {rollouts.prompt_index[row]} must have at least one token;"
-            " it has none"
-        )
-    return np.concatenate([prompt, rollouts.completion_ids[row, :column]])
-
-
-def _forward(
-    model: PreTrainedModel, inputs: list[np.ndarray], line: np.ndarray, place: np.ndarray
-) -> np.ndarray:
-    """Hidden states float32 (n, H) at places (line, place) of a padded batch."""
-    lengths = np.array([len(ids) for ids in inputs])
-    mask = np.arange(lengths.max()) < lengths[:, None]  # (B, S)
-    ids = np.zeros(mask.shape, np.int64)
-    ids[mask] = np.concatenate(inputs)
-    decoder: Any = model.get_decoder()
-    states = decoder(
-        input_ids=torch.from_numpy(ids).to(model.device),
-        attention_mask=torch.from_numpy(mask).long().to(model.device),
-        use_cache=False,
-    ).last_hidden_state  # (B, S, H)
-    line_, place_ = (torch.from_numpy(x).to(model.device) for x in (line, place))
-    return states[line_, place_].float().cpu().numpy()

@@ -9,16 +9,16 @@ For a type t with n_t occurrences i, and over all types t that occur:
 
     g_t         = mean of its g_i                                       (V,)
     G_balanced  = sum_t g_t            every type counts once           (paper 2.6)
-    G_total     = sum_t n_t g_t        every occurrence counts once     (ours: what training follows)
+    G_total     = sum_t n_t g_t        every occurrence counts once     (ours: what training has)
     contrib(t)  = n_t |g_t| cos(g_t, G_balanced)
 
 The same in the space of the head's input: g_t W, (H,), for logits z = scale * (h W' + b). Training
 moves weights through that space; logit space counts directions that the head cannot tell apart.
 
-A matrix (types, V) is never made. Everything above is a sum over the vocabulary once the normalisers
-of both softmaxes are known, so one sweep over *vocabulary* blocks, each with all types, gives all
-norms and products: the logits are made once, whatever the budget. (Blocks of types would need the
-balanced sum before the products, hence every logit twice.)
+A matrix (types, V) is never made. Everything above is a sum over the vocabulary once the
+normalisers of both softmaxes are known, so one sweep over *vocabulary* blocks, each with all types,
+gives all norms and products: the logits are made once, whatever the budget. (Blocks of types would
+need the balanced sum before the products, hence every logit twice.)
 
 Standard errors come from leaving out one fold of prompts at a time: the sums of every fold are kept
 apart, so that a replicate costs no further logits.

@@ -309,7 +309,6 @@ def evaluate(
     )
 
 
-@torch.no_grad()
 def completion_states(
     model: PreTrainedModel, rollouts: Rollouts, rows: Sequence[int] | np.ndarray
 ) -> torch.Tensor:
@@ -322,19 +321,26 @@ def completion_states(
     -------
     Tensor
         (N, H) on the model's device and in its type, N being the completion tokens of the rows.
+
+    Raises
+    ------
+    StudyError
+        A prompt without tokens, from which nothing predicts the first token.
     """
     prompts = [rollouts.prompt_ids[rollouts.prompt_index[row]] for row in rows]
+    _check_prompts(prompts)
     completions = [rollouts.completion_ids[row][rollouts.mask[row]] for row in rows]
     read = [np.concatenate([p, c[:-1]]) for p, c in zip(prompts, completions, strict=True)]
     ids, mask = _pad(read)
     columns = np.arange(ids.shape[1])
     starts = np.array([len(prompt) - 1 for prompt in prompts])
     predicts = torch.from_numpy(mask & (columns >= starts[:, None])).to(model.device)
-    states = model.get_decoder()(
-        input_ids=torch.from_numpy(ids).long().to(model.device),
-        attention_mask=torch.from_numpy(mask).long().to(model.device),
-        use_cache=False,
-    ).last_hidden_state
+    with _evaluating(model):
+        states = model.get_decoder()(
+            input_ids=torch.from_numpy(ids).long().to(model.device),
+            attention_mask=torch.from_numpy(mask).long().to(model.device),
+            use_cache=False,
+        ).last_hidden_state
     return states[predicts]
 
 
@@ -343,9 +349,7 @@ def _check_lengths(
 ) -> None:
     if not prompts:
         raise StudyError("prompt_ids: must hold at least one prompt; got none")
-    for i, ids in enumerate(prompts):
-        if len(ids) == 0:
-            raise StudyError(f"prompt_ids: prompt {i} must have at least one token; it has none")
+    _check_prompts(prompts)
     context = getattr(model.config, "max_position_embeddings", None)
     i = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     if context is not None and len(prompts[i]) + max_new_tokens > context:
@@ -353,6 +357,12 @@ def _check_lengths(
             f"max_new_tokens: must fit the model's context of {context} tokens after the prompt; "
             f"prompt {i} has {len(prompts[i])} tokens and max_new_tokens is {max_new_tokens}"
         )
+
+
+def _check_prompts(prompts: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> None:
+    for i, ids in enumerate(prompts):
+        if len(ids) == 0:
+            raise StudyError(f"prompt_ids: prompt {i} must have at least one token; it has none")
 
 
 def _uniforms(rows: Sequence[tuple[int, int]], n: int, seed: int, temperature: float) -> np.ndarray:
