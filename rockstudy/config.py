@@ -116,8 +116,8 @@ def _check_paths(config: StudyConfig) -> None:
         most = config.train_task.n_eval
         if same and task.n_eval > most:
             raise StudyError(
-                f"{field}__n_eval: must be at most {most} (train_task__n_eval), since training takes "
-                f"the problems after those; got {task.n_eval}"
+                f"{field}__n_eval: must be at most {most} (train_task__n_eval), because training "
+                f"takes the problems after those; got {task.n_eval}"
             )
 
 
