@@ -1,4 +1,4 @@
-"""Do groups of token types keep their loss along training, or only seem to (paper 2.6, figure 3)?
+"""Whether groups of token types keep their loss along training (paper 2.6, figure 3).
 
 The groups of the paper, and a fourth:
 
@@ -73,7 +73,7 @@ class PromptSums:
             return {name: (weights @ loss) / counts for name, loss in self.losses.items()}
 
     def table(self, prompts: np.ndarray | None = None) -> pd.DataFrame:
-        """Count and mean of every type over all or some prompts: ``token_id, count, <checkpoint>``."""
+        """Count and means of every type over all or some prompts, by checkpoint."""
         weights = np.ones(len(self.counts)) if prompts is None else np.zeros(len(self.counts))
         if prompts is not None:
             weights[prompts] = 1

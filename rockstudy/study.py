@@ -290,9 +290,9 @@ def distillation_claims(run: OpenRun, gain: pd.DataFrame) -> list[dict]:
 
 
 def _shown(estimate: inference.Estimate) -> dict:
-    """An estimate as columns; of a crossed one, ``n`` counts the problems and the unit says all."""
+    """An estimate as columns; of a crossed one ``n`` counts the problems, the unit the seeds."""
     shown = {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
     if isinstance(estimate.n, tuple):
-        sizes = " x ".join(map(str, estimate.n))
-        shown |= {"n": estimate.n[-1], "unit": f"{estimate.unit} ({sizes})"}
+        seeds, problems = estimate.n
+        shown |= {"n": problems, "unit": f"problems x {seeds} seeds"}
     return shown
