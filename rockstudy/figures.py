@@ -312,3 +312,125 @@ def set_overlap(overlap: pd.DataFrame) -> Figure:
     axis.set_xticks(axis.get_xticks(), overlap.columns, rotation=40, ha="right")
     made.alt = "Jaccard index between the rocks and the sets of comparison selectors."
     return made
+
+
+def gradient_groups(rows: pd.DataFrame, space: str) -> Figure:
+    """Norms of mean gradients and cosines with the balanced sum, by group (figure 3a, b).
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``group`` and, for the space, ``norm_<space>, cos_balanced_<space>``; a row per type.
+    space : {"logit", "hidden"}
+        Where the gradient is taken.
+    """
+    made, axes = figure(9.0, 3.4, 2)
+    labels = {
+        f"norm_{space}": f"norm of the mean gradient ({space} space)",
+        f"cos_balanced_{space}": "cosine with the balanced sum",
+    }
+    groups = list(dict.fromkeys(rows.group))
+    for axis, (name, label) in zip(axes, labels.items(), strict=True):
+        for i, group in enumerate(groups):
+            values = rows.loc[rows.group == group, name].dropna()
+            spread = np.linspace(-0.22, 0.22, len(values))
+            axis.scatter(i + spread, values, s=10, color=ROLES[group], alpha=0.5, lw=0)
+            axis.hlines(values.median(), i - 0.32, i + 0.32, color="black", lw=2)
+        counts = rows.groupby("group", sort=False).size()
+        axis.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
+        axis.set_ylabel(label)
+    axes[0].set_yscale("log")
+    made.alt = "Norm of the mean gradient and cosine with the balanced sum, types by group."
+    return made
+
+
+def persistence(rows: pd.DataFrame, moved: pd.DataFrame) -> Figure:
+    """Mean KL of every type late against early, and the change by group (figure 3c, d).
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``group, early, late``; a row per type.
+    moved : DataFrame
+        ``group, n, change, change_lo, change_hi, wilcoxon_p``: medians with intervals over prompts.
+    """
+    made, (left, right) = figure(9.4, 3.8, 2)
+    floor = 1e-4
+    for group, some in list(rows.groupby("group", sort=False))[::-1]:
+        left.scatter(
+            some.early.clip(lower=floor),
+            some.late.clip(lower=floor),
+            s=20,
+            color=ROLES[group],
+            marker=MARKERS[group],
+            alpha=0.65,
+            lw=0,
+            label=group,
+        )
+    ends = (floor, rows[["early", "late"]].max(axis=None))
+    left.plot(ends, ends, color="black", lw=1, ls=":")
+    left.set(xscale="log", yscale="log", xlabel="mean reverse KL early (nats)")
+    left.set_ylabel("mean reverse KL late (nats)")
+    left.legend(frameon=False, fontsize=8)
+    for i, row in enumerate(moved.itertuples()):
+        error = [[row.change - row.change_lo], [row.change_hi - row.change]]
+        style = {"color": ROLES[row.group], "marker": MARKERS[row.group]}
+        right.errorbar(row.change, i, xerr=error, capsize=4, ms=7, **style)
+        right.text(
+            row.change_hi, i - 0.18, f"  Wilcoxon p = {row.wilcoxon_p:.1g}", fontsize=7, va="bottom"
+        )
+    right.axvline(0, color="black", lw=1)
+    right.set_yticks(range(len(moved)), [f"{r.group} (n = {r.n})" for r in moved.itertuples()])
+    right.set_ylim(len(moved) - 0.5, -0.6)
+    right.set_xlabel("median change late - early (nats; 95% over prompts)")
+    made.alt = "Mean reverse KL of token types late against early, and median change by group."
+    return made
+
+
+def split_sample(halves: pd.DataFrame) -> Figure:
+    """Change of groups measured where they were chosen and on other prompts.
+
+    Parameters
+    ----------
+    halves : DataFrame
+        ``group, half, early, late, change, change_lo, change_hi``.
+    """
+    made, (axis,) = figure(6.6, 2.6)
+    names = {"same": "prompts that chose the group", "other": "the other prompts"}
+    for i, row in enumerate(halves.itertuples()):
+        error = [[row.change - row.change_lo], [row.change_hi - row.change]]
+        axis.errorbar(
+            row.change,
+            i,
+            xerr=error,
+            capsize=4,
+            ms=7,
+            color=ROLES[row.group],
+            marker=MARKERS[row.group],
+            mfc="white" if row.half == "other" else None,
+        )
+    axis.axvline(0, color="black", lw=1)
+    labels = [f"{row.group}: {names[row.half]}" for row in halves.itertuples()]
+    axis.set_yticks(range(len(halves)), labels)
+    axis.invert_yaxis()
+    axis.set_xlabel("median change late - early (nats; mean and 95% range over random halves)")
+    made.alt = "Median change of mean KL on the prompts that chose a group and on the others."
+    return made
+
+
+def groups_along_training(table: pd.DataFrame) -> Figure:
+    """Mean reverse KL of each group along stage 2.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``group, step, rkl``; occurrences of a logging window and all seeds pooled.
+    """
+    made, (axis,) = figure(6.4, 3.4)
+    for group, rows in table.groupby("group", sort=False):
+        style = {"color": ROLES[group], "marker": MARKERS[group]}
+        axis.plot(rows.step, rows.rkl, lw=1.8, ms=4, label=group, **style)
+    axis.set(xlabel="optimiser step", ylabel="reverse KL of the group (nats)", yscale="log")
+    axis.legend(frameon=False, fontsize=8)
+    made.alt = "Mean reverse KL of the groups of token types along training."
+    return made

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedModel
 
 from rockstudy import (
     categories,
@@ -46,38 +47,40 @@ SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 pro
 
 def rollouts(run: OpenRun) -> rollout.Rollouts:
     """Completions of the student after stage 2 (the first training seed), graded."""
-    return _measured(run.config, run.path).rollouts
+    return measured(run.config, run.path).rollouts
 
 
 def token_table(run: OpenRun) -> tokens.TokenTable:
-    """The token table of those rollouts for the checkpoints ``pre`` (stage 1) and ``post``."""
-    return _measured(run.config, run.path).table
+    """Their token table: checkpoints ``pre`` (stage 1), ``early`` and ``post`` (stage 2)."""
+    return measured(run.config, run.path).table
 
 
-class _Measured:
-    """The rollouts of a run, their token table and what detection made of it."""
+class Measured:
+    """A run's checkpoints, the rollouts of the last one and their token table."""
 
     def __init__(self, config: StudyConfig, path: Path) -> None:
         self.config, self.path = config, path
-        pair = study.loaded_pair(config.pair)
-        self.tokenizer = pair.tokenizer
-        first = distill.train(config, "stage1", run=path, seed=config.seed, pair=pair)
-        last = distill.train(config, "stage2", run=path, seed=config.seeds[0], pair=pair)
-        folders = {"pre": first.checkpoints["late"], "post": last.checkpoints["late"]}
-        inputs = {"pre": first.hash, "post": last.hash}
-        self.student = models.load_model(str(folders["post"]))
-        self.rollouts, of_rollouts = self._rollouts({"post": last.hash})
-        self.table = tokens.token_table(
-            path,
-            "post",
-            self.rollouts,
-            pair.teacher,
-            {"pre": models.load_model(str(folders["pre"])), "post": self.student},
-            inputs=inputs | {"rollouts": of_rollouts, "teacher": models.weights_hash(pair.teacher)},
-        )
+        self.pair = study.loaded_pair(config.pair)
+        self.tokenizer = self.pair.tokenizer
+        first = distill.train(config, "stage1", run=path, seed=config.seed, pair=self.pair)
+        last = distill.train(config, "stage2", run=path, seed=config.seeds[0], pair=self.pair)
+        self.folders = {"pre": first.checkpoints["late"], "post": last.checkpoints["late"]}
+        if "early" in last.checkpoints:
+            self.folders["early"] = last.checkpoints["early"]
+        self.hashes = {name: store.hash_folder(folder) for name, folder in self.folders.items()}
+        self._models: dict[str, PreTrainedModel] = {}
+        self.rollouts, _ = self.sampled("post")
+        self.table = self.token_table("post", list(self.folders))
         self.tokens = self.table.read()
 
-    def _rollouts(self, inputs: Mapping[str, str]) -> tuple[rollout.Rollouts, str]:
+    def student(self, name: str) -> PreTrainedModel:
+        """A checkpoint: ``pre`` (end of stage 1), ``early`` or ``post`` (stage 2)."""
+        if name not in self._models:
+            self._models[name] = models.load_model(str(self.folders[name]))
+        return self._models[name]
+
+    def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:
+        """Graded completions of a checkpoint, and their hash."""
         task, how = self.config.benchmarks[0], self.config.statistics
         settings = {"seed": self.config.seed, "statistics": how.model_dump(mode="json")}
         settings["task"] = task.model_dump(mode="json")
@@ -85,7 +88,7 @@ class _Measured:
         def compute() -> pd.DataFrame:
             problems = tasks.load(task, "eval")[: how.n_prompts]
             made = rollout.generate(
-                self.student,
+                self.student(name),
                 self.tokenizer,
                 rollout.prompt_ids(
                     self.tokenizer, [p.prompt for p in problems], task.max_prompt_tokens
@@ -100,28 +103,43 @@ class _Measured:
             asked = [problems[i] for i in made.prompt_index]
             return made.graded(tasks.grade(task, asked, made.texts(self.tokenizer))).to_frame()
 
+        inputs = {name: self.hashes[name]}
         done = store.cached(
-            self.path, "rollouts", "post", config=settings, inputs=inputs, compute=compute
+            self.path, "rollouts", name, config=settings, inputs=inputs, compute=compute
         )
         return rollout.Rollouts.from_frame(done.data), done.hash
+
+    def token_table(self, name: str, checkpoints: Sequence[str]) -> tokens.TokenTable:
+        """The token table of a checkpoint's rollouts for some checkpoints."""
+        rows, of_rows = self.sampled(name)
+        inputs = {"rollouts": of_rows, "teacher": models.weights_hash(self.pair.teacher)}
+        return tokens.token_table(
+            self.path,
+            name,
+            rows,
+            self.pair.teacher,
+            {one: self.student(one) for one in checkpoints},
+            inputs=inputs | {one: self.hashes[one] for one in checkpoints},
+        )
 
     def texts(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """Decoded single tokens."""
         return categories.token_texts(self.tokenizer, ids)
 
 
-def _measured(config: StudyConfig, path: Path) -> _Measured:
+def measured(config: StudyConfig, path: Path) -> Measured:
     """The last measurement is kept: a notebook asks for it in every step."""
-    return _kept("measured", config, path, lambda: _Measured(config, path))
+    return _kept("measured", config, path, lambda: Measured(config, path))
 
 
-def _detected(config: StudyConfig, path: Path) -> rocks.Detection:
-    found = _measured(config, path)
+def detected(config: StudyConfig, path: Path) -> rocks.Detection:
+    """What detection makes of it with the study's rock settings, kept likewise."""
+    found = measured(config, path)
     return _kept(
         "detected",
         config,
         path,
-        lambda: rocks.detect(found.tokens, found.rollouts, config.rocks, found.student),
+        lambda: rocks.detect(found.tokens, found.rollouts, config.rocks, found.student("post")),
     )
 
 
@@ -136,13 +154,15 @@ def _kept(name: str, config: StudyConfig, path: Path, compute: Callable[[], Any]
     return _LAST[name][1]
 
 
-def _table(run: OpenRun, name: str, settings: Mapping[str, Any], compute: Any) -> pd.DataFrame:
+def cached_table(
+    run: OpenRun, name: str, settings: Mapping[str, Any], compute: Any
+) -> pd.DataFrame:
     """A table that depends on the token table, the rock settings and some of its own."""
     if run.replay:
         return store.load(run.path / "tables" / name)
     config, path = run.config, Path(run.path)
     own = {"rocks": config.rocks.model_dump(mode="json"), "seed": config.seed, **settings}
-    inputs = {"tokens": _measured(config, path).table.hash}
+    inputs = {"tokens": measured(config, path).table.hash}
     return store.cached(path, "tables", name, config=own, inputs=inputs, compute=compute).data
 
 
@@ -156,18 +176,18 @@ def types(run: OpenRun) -> pd.DataFrame:
     """
 
     def compute() -> pd.DataFrame:
-        found = _measured(run.config, Path(run.path))
-        table = _detected(run.config, Path(run.path)).types
+        found = measured(run.config, Path(run.path))
+        table = detected(run.config, Path(run.path)).types
         text = found.texts(table.token_id.to_numpy())
         share = _initial_share(found).reindex(table.token_id).to_numpy()
         category = categories.categorize(text, share)
         spelling = [categories.visible(one) for one in text]
         return table.assign(text=text, spelling=spelling, initial_share=share, category=category)
 
-    return _table(run, "rock_types", {}, compute)
+    return cached_table(run, "rock_types", {}, compute)
 
 
-def _initial_share(found: _Measured) -> pd.Series:
+def _initial_share(found: Measured) -> pd.Series:
     """Share of each type's occurrences that start a line or a sentence, by token id."""
     rows = found.tokens
     before = rows.token_id.shift(fill_value=-1).to_numpy().copy()
@@ -182,12 +202,12 @@ def thresholds(run: OpenRun) -> pd.DataFrame:
     """Both thresholds in nats, occurrences above them, and the sizes of the corpus: one row."""
 
     def compute() -> pd.DataFrame:
-        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
         row = {
             "prompts": found.rollouts.n_prompts,
             "completions": len(found.rollouts),
             "tokens": len(found.tokens),
-            "vocabulary": found.student.config.vocab_size,
+            "vocabulary": found.student("post").config.vocab_size,
             "tau_pre": made.tau_pre,
             "tau_post": made.tau_post,
             "persistent": len(made.occurrences),
@@ -197,7 +217,7 @@ def thresholds(run: OpenRun) -> pd.DataFrame:
         }
         return pd.DataFrame([row])
 
-    return _table(run, "rock_thresholds", {}, compute)
+    return cached_table(run, "rock_thresholds", {}, compute)
 
 
 def outputs(run: OpenRun) -> pd.DataFrame:
@@ -210,7 +230,7 @@ def outputs(run: OpenRun) -> pd.DataFrame:
     """
 
     def compute() -> pd.DataFrame:
-        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
         chosen = made.rocks()
         table = rocks.density(found.tokens, chosen, made.occurrences)
         loss = found.tokens[f"{run.config.rocks.loss}_post"].astype(np.float64)
@@ -219,7 +239,7 @@ def outputs(run: OpenRun) -> pd.DataFrame:
         table["loss_sum"] = loss.groupby(keys).sum().to_numpy()
         return table.assign(loss_rocks=of_rocks.groupby(keys).sum().to_numpy())
 
-    return _table(run, "rock_outputs", {}, compute)
+    return cached_table(run, "rock_outputs", {}, compute)
 
 
 def stability(run: OpenRun, draws: int) -> pd.DataFrame:
@@ -228,8 +248,10 @@ def stability(run: OpenRun, draws: int) -> pd.DataFrame:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
 
     def compute() -> pd.DataFrame:
-        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
-        features = rocks.encode(found.rollouts, made.occurrences, run.config.rocks, found.student)
+        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
+        features = rocks.encode(
+            found.rollouts, made.occurrences, run.config.rocks, found.student("post")
+        )
         n = found.tokens.prompt_index.nunique()
         sizes = sorted({max(1, min(n - 1, round(share * n))) for share in SHARES})
         each = rocks.stability(
@@ -243,7 +265,7 @@ def stability(run: OpenRun, draws: int) -> pd.DataFrame:
         )
         return rocks.stability_table(each)
 
-    return _table(run, "rock_stability", {"draws": draws, "shares": SHARES}, compute)
+    return cached_table(run, "rock_stability", {"draws": draws, "shares": SHARES}, compute)
 
 
 def cutoffs(types: pd.DataFrame, selector: str, k: int) -> list[int]:
@@ -257,12 +279,12 @@ def sensitivity(run: OpenRun) -> pd.DataFrame:
     """`rocks.sensitivity` over `SWEEP`."""
 
     def compute() -> pd.DataFrame:
-        found = _measured(run.config, Path(run.path))
+        found = measured(run.config, Path(run.path))
         return rocks.sensitivity(
-            found.tokens, found.rollouts, run.config.rocks, SWEEP, found.student
+            found.tokens, found.rollouts, run.config.rocks, SWEEP, found.student("post")
         )
 
-    return _table(run, "rock_sensitivity", {"sweep": SWEEP}, compute)
+    return cached_table(run, "rock_sensitivity", {"sweep": SWEEP}, compute)
 
 
 def rock_claims(
@@ -377,7 +399,7 @@ def token_sets(run: OpenRun) -> pd.DataFrame:
     """The rocks and every comparison selector's answer of the same size: ``name, token_id``."""
 
     def compute() -> pd.DataFrame:
-        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
         k = run.config.rocks.k
         by_score = made.types.nlargest(k, "score").token_id
         sets = [made.rocks(), TokenSet.of("score", by_score.to_numpy(), selector="score", k=k)]
@@ -387,7 +409,7 @@ def token_sets(run: OpenRun) -> pd.DataFrame:
         rows = [(one.name, token) for one in sets for token in one.ids]
         return pd.DataFrame(rows, columns=["name", "token_id"])
 
-    return _table(run, "token_sets", {}, compute)
+    return cached_table(run, "token_sets", {}, compute)
 
 
 def sets_of(table: pd.DataFrame) -> list[TokenSet]:
@@ -408,7 +430,7 @@ def examples(run: OpenRun, per_type: int, around: int = 14) -> pd.DataFrame:
     """
 
     def compute() -> pd.DataFrame:
-        found, made = _measured(run.config, Path(run.path)), _detected(run.config, Path(run.path))
+        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
         ranked = made.types.nsmallest(run.config.rocks.k, "rank").token_id
         best = made.occurrences[made.occurrences.rock].sort_values(
             ["rho", "prompt_index", "position"], ascending=[False, True, True], kind="stable"
@@ -422,10 +444,10 @@ def examples(run: OpenRun, per_type: int, around: int = 14) -> pd.DataFrame:
         shown = chosen.merge(losses, on=keys).drop(columns="rock")
         return shown.assign(**_contexts(found, shown, around)).drop(columns="token_id")
 
-    return _table(run, "rock_examples", {"per_type": per_type, "around": around}, compute)
+    return cached_table(run, "rock_examples", {"per_type": per_type, "around": around}, compute)
 
 
-def _contexts(found: _Measured, shown: pd.DataFrame, around: int) -> dict[str, list[str]]:
+def _contexts(found: Measured, shown: pd.DataFrame, around: int) -> dict[str, list[str]]:
     """Decoded text before, at and after each occurrence."""
     rows = {key: row for row, key in enumerate(zip(
         found.rollouts.prompt_index.tolist(), found.rollouts.sample_index.tolist(), strict=True

@@ -81,7 +81,7 @@ def test_shares_of_categories_add_up_to_one_in_every_set():
 
 
 def test_a_replayed_run_reads_tables_and_loads_no_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(rock_steps, "_measured", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(rock_steps, "measured", lambda *_: pytest.fail("a model was loaded"))
     types = pd.DataFrame({"token_id": [1], "rank": [1]})
     store.save(tmp_path / "tables" / "rock_types", types, config={})
     replayed = Run(from_parameters("tiny"), tmp_path, replay=True)
