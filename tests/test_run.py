@@ -318,7 +318,14 @@ def test_ctrl_c_ends_cleanly_and_leaves_no_kernel(home):
     write(home / "notebooks", "00_first", f"import os, time\n{tell}", "time.sleep(120)")
     environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
     command = [sys.executable, "-m", "rockstudy.run", "run", "--preset", "tiny"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that puts the tests in the background has them ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         pid = home / "pid"
         waited = time.monotonic()
         while not (pid.exists() and pid.read_text()) and time.monotonic() - waited < 60:
