@@ -326,7 +326,7 @@ def gradient_groups(rows: pd.DataFrame, space: str) -> Figure:
     """
     made, axes = figure(9.0, 3.4, 2)
     labels = {
-        f"norm_{space}": f"norm of the mean gradient ({space} space)",
+        f"norm_{space}": "norm of the mean gradient",
         f"cos_balanced_{space}": "cosine with the balanced sum",
     }
     groups = list(dict.fromkeys(rows.group))
@@ -339,6 +339,7 @@ def gradient_groups(rows: pd.DataFrame, space: str) -> Figure:
         counts = rows.groupby("group", sort=False).size()
         axis.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
         axis.set_ylabel(label)
+        axis.set_title(f"{space} space", fontsize=10)
     axes[0].set_yscale("log")
     made.alt = "Norm of the mean gradient and cosine with the balanced sum, types by group."
     return made
@@ -396,7 +397,6 @@ def split_sample(halves: pd.DataFrame) -> Figure:
         ``group, half, early, late, change, change_lo, change_hi``.
     """
     made, (axis,) = figure(6.6, 2.6)
-    names = {"same": "prompts that chose the group", "other": "the other prompts"}
     for i, row in enumerate(halves.itertuples()):
         error = [[row.change - row.change_lo], [row.change_hi - row.change]]
         axis.errorbar(
@@ -410,10 +410,10 @@ def split_sample(halves: pd.DataFrame) -> Figure:
             mfc="white" if row.half == "other" else None,
         )
     axis.axvline(0, color="black", lw=1)
-    labels = [f"{row.group}: {names[row.half]}" for row in halves.itertuples()]
+    labels = [f"{row.group}, {row.half} half" for row in halves.itertuples()]
     axis.set_yticks(range(len(halves)), labels)
     axis.invert_yaxis()
-    axis.set_xlabel("median change late - early (nats; mean and 95% range over random halves)")
+    axis.set_xlabel("median change late - early (nats; mean and 95% of random halves)")
     made.alt = "Median change of mean KL on the prompts that chose a group and on the others."
     return made
 

@@ -20,8 +20,9 @@ normalisers of both softmaxes are known, so one sweep over *vocabulary* blocks, 
 gives all norms and products: the logits are made once, whatever the budget. (Blocks of types would
 need the balanced sum before the products, hence every logit twice.)
 
-Standard errors come from leaving out one fold of prompts at a time: the sums of every fold are kept
-apart, so that a replicate costs no further logits.
+Standard errors come from half-samples of the prompts' folds: the sums of every fold are kept apart,
+so that a replicate costs no further logits. (Leaving out one fold at a time would not do: the
+jackknife of a median is inconsistent unless a large share is left out, Shao and Wu 1989.)
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class TypeGradients:
-    """Statistics of every type's mean gradient, and of its leave-one-fold-out replicates.
+    """Statistics of every type's mean gradient, and of its replicates on some of the folds.
 
     Attributes
     ----------
@@ -72,8 +73,7 @@ class TypeGradients:
         A row per type by id: ``token_id, count``, and for both `SPACES` ``norm_<space>,
         cos_balanced_<space>, cos_total_<space>, contrib_<space>``.
     replicates
-        The statistics by column name, float64 (F, types): entry f without fold f; NaN where nothing
-        of the type is left. Empty (0, types) with a single fold.
+        The statistics by column name, float64 (R, types); NaN where nothing of the type is left.
     """
 
     types: pd.DataFrame
@@ -82,7 +82,11 @@ class TypeGradients:
 
 @torch.no_grad()
 def type_gradients(
-    positions: Positions, student: Head, teacher: Head, budget: int = BUDGET
+    positions: Positions,
+    student: Head,
+    teacher: Head,
+    budget: int = BUDGET,
+    keep: np.ndarray | None = None,
 ) -> TypeGradients:
     """Norms, cosines and contributions of every type's mean gradient, in both spaces.
 
@@ -94,6 +98,8 @@ def type_gradients(
         The heads, over one vocabulary.
     budget
         Bytes that the sums over one vocabulary block may take: memory, never the result.
+    keep
+        bool (R, F): the folds that each replicate is made of (`half_samples`); none when None.
 
     Raises
     ------
@@ -112,7 +118,10 @@ def type_gradients(
     counts = np.zeros((n_folds, len(ids)))
     np.add.at(counts, (positions.fold, place), 1)
     device = student.weight.device
-    sums = _Sums(torch.from_numpy(counts).to(device), student.weight.shape[1])
+    every = np.ones((1, n_folds)) if keep is None else np.vstack([np.ones(n_folds), keep])
+    sums = _Sums(
+        torch.from_numpy(counts).to(device), torch.from_numpy(every), student.weight.shape[1]
+    )
     width = _width(budget, sums, student.weight.shape[0])
     key = torch.from_numpy(positions.fold * len(ids) + place).to(device)
     terms = _normalisers(positions, student, teacher)
@@ -123,6 +132,12 @@ def type_gradients(
             block = _block(positions, student, teacher, terms, key, sums, (left, right), bar)
             sums.add(block, student.weight[left:right].float() * student.logit_scale)
     return _statistics(ids, counts, sums)
+
+
+def half_samples(n_folds: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `n` halves of the folds, bool (n, F); with an odd number the smaller half."""
+    order = rng.permuted(np.tile(np.arange(n_folds), (n, 1)), axis=1)
+    return order < n_folds // 2
 
 
 def _check(positions: Positions, student: Head) -> None:
@@ -204,14 +219,14 @@ def _block(
 class _Sums:
     """Products of the types' mean gradients, added up over blocks of the vocabulary.
 
-    Row 0 of each is the whole corpus; row f + 1 leaves out fold f.
+    Row 0 of each is the whole corpus; row r + 1 is replicate r.
     """
 
-    def __init__(self, counts: Tensor, hidden: int) -> None:
+    def __init__(self, counts: Tensor, keep: Tensor, hidden: int) -> None:
         self.n_folds, self.n_types = counts.shape
-        whole = counts.sum(0)
-        self.counts = torch.stack([whole, *(whole - counts if self.n_folds > 1 else [])])
-        self.inverse = torch.where(self.counts > 0, 1 / self.counts, torch.zeros(())).float()
+        self.keep = keep.to(counts)  # (1 + R, F)
+        self.counts = self.keep @ counts
+        self.inverse = torch.where(self.counts > 0, 1 / self.counts, 0).float()
         shape = (len(self.counts), self.n_types)
         self.norm, self.balanced, self.total = torch.zeros(3, *shape, dtype=torch.float64)
         self.g_balanced, self.g_total = torch.zeros(2, len(self.counts), dtype=torch.float64)
@@ -221,17 +236,17 @@ class _Sums:
         """Add the sums (F, types, w) of a block of the vocabulary; weight is (w, H)."""
         for fold in range(self.n_folds):
             self.hidden[fold].addmm_(block[fold], weight)
-        whole = block.sum(0)
-        for row in range(len(self.counts)):
-            self._add(row, whole if row == 0 else whole - block[row - 1])
+        self._add_rows(block)
 
     def add_hidden(self) -> None:
         """Restart in hidden space, from its own sums."""
         for name in ("norm", "balanced", "total", "g_balanced", "g_total"):
             getattr(self, name).zero_()
-        whole = self.hidden.sum(0)
-        for row in range(len(self.counts)):
-            self._add(row, whole if row == 0 else whole - self.hidden[row - 1])
+        self._add_rows(self.hidden)
+
+    def _add_rows(self, block: Tensor) -> None:
+        for row, keep in enumerate(self.keep.float()):
+            self._add(row, torch.tensordot(keep, block, 1))
 
     def _add(self, row: int, sums: Tensor) -> None:
         g = sums * self.inverse[row, :, None]
@@ -243,7 +258,7 @@ class _Sums:
         self.g_total[row] += float(total.double() @ total.double())
 
     def table(self) -> dict[str, np.ndarray]:
-        """Norms, cosines and contributions, (1 + F, types) each."""
+        """Norms, cosines and contributions, (1 + R, types) each."""
         present = self.counts.cpu() > 0
         norm = torch.where(present, self.norm.sqrt(), torch.nan)
         cosines = {

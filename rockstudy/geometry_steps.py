@@ -6,7 +6,7 @@ They build on the rollouts and the token table of `rockstudy.rock_steps`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from rockstudy.rock_steps import Measured, cached_table, detected, measured
 from rockstudy.rollout import completion_states
 from rockstudy.study import OpenRun
 
-FOLDS = 10  # ours: prompts left out together for a standard error
+FOLDS = 20  # ours: prompts that are resampled together
+HALVES = 40  # ours: half-samples of the folds; standard errors to about 11%
 _ROWS = 64  # ours: rollouts in one forward
 STATISTICS = tuple(
     f"{name}_{space}"
@@ -32,25 +33,57 @@ STATISTICS = tuple(
 
 
 def gradients(run: OpenRun, budget: int) -> pd.DataFrame:
-    """`geometry.type_gradients` of the student after OPD, a row per type; ``group`` where in one.
-
-    Also ``<statistic>_fold_<f>``, the replicates without fold f of the prompts.
-    """
+    """`geometry.type_gradients` of the student after OPD: a row per type."""
 
     def compute() -> pd.DataFrame:
-        found = measured(run.config, Path(run.path))
+        made = _gradients(run, budget)
+        return made[[c for c in made.columns if "_half_" not in c]]
+
+    return cached_table(run, "gradients", {}, compute)
+
+
+def gradient_medians(run: OpenRun, chosen: pd.DataFrame, budget: int) -> pd.DataFrame:
+    """`persistence.half_sample_medians` of the groups."""
+
+    def compute() -> pd.DataFrame:
+        made = _gradients(run, budget)
+        halves = {
+            name: made[[f"{name}_half_{r}" for r in range(HALVES)]].to_numpy().T
+            for name in STATISTICS
+        }
+        return persistence.half_sample_medians(made, halves, ids_of(chosen), STATISTICS)
+
+    return cached_table(run, "gradient_norms", {}, compute)
+
+
+def _gradients(run: OpenRun, budget: int) -> pd.DataFrame:
+    """Statistics of every type, with those of every half-sample of the prompts' folds."""
+    found = measured(run.config, Path(run.path))
+    settings = {"folds": FOLDS, "halves": HALVES, "seed": run.config.seed}
+
+    def compute() -> pd.DataFrame:
         with tempfile.TemporaryDirectory(dir=run.path) as folder:
             positions = _positions(found, Path(folder))
-            heads = Head.of(found.student("post")), Head.of(found.pair.teacher)
-            made = geometry.type_gradients(positions, *heads, budget=budget)
-        replicates = {
-            f"{name}_fold_{f}": row
+            made = geometry.type_gradients(
+                positions,
+                Head.of(found.student("post")),
+                Head.of(found.pair.teacher),
+                budget,
+                geometry.half_samples(
+                    int(positions.fold.max()) + 1, HALVES, store.rng(run.config.seed, "halves")
+                ),
+            )
+        halves = {
+            f"{name}_half_{r}": row
             for name, rows in made.replicates.items()
-            for f, row in enumerate(rows)
+            for r, row in enumerate(rows)
         }
-        return made.types.assign(**replicates)
+        return pd.concat([made.types, pd.DataFrame(halves)], axis=1)
 
-    return cached_table(run, "gradients", {"folds": FOLDS}, compute)
+    inputs = {"tokens": found.table.hash}
+    return store.cached(
+        Path(run.path), "gradients", "types", config=settings, inputs=inputs, compute=compute
+    ).data
 
 
 def _positions(found: Measured, folder: Path) -> Positions:
@@ -160,17 +193,6 @@ def split(run: OpenRun, draws: int) -> pd.DataFrame:
     return cached_table(run, "gradient_split", {"draws": draws}, compute)
 
 
-def gradient_medians(
-    types: pd.DataFrame, chosen: pd.DataFrame, statistics: Sequence[str] = STATISTICS
-) -> pd.DataFrame:
-    """`persistence.jackknife_medians` from the columns of `gradients`."""
-    replicates = {
-        name: types.filter(regex=rf"^{name}_fold_\d+$").to_numpy(np.float64).T
-        for name in statistics
-    }
-    return persistence.jackknife_medians(types, replicates, ids_of(chosen), statistics)
-
-
 def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     """The rows of a type table that are in a group, with it; a type may be in one group only."""
     return chosen.merge(types, on="token_id")
@@ -185,6 +207,31 @@ def effects(
     return persistence.effects(values, rng).assign(statistic=statistic)
 
 
+def in_both_spaces(
+    types: pd.DataFrame, chosen: pd.DataFrame, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Effect sizes of rocks against each other group, in logit and in hidden space.
+
+    Returns
+    -------
+    DataFrame
+        A row per group and statistic (``norm, cos_balanced``): rank-biserial ``logit, hidden`` with
+        ``_lo, _hi``; ``mann_whitney_p`` (logit), ``n``; and ``agree``: both intervals lie on the
+        same side of 0, or neither excludes it.
+    """
+    rows = []
+    for statistic in ("norm", "cos_balanced"):
+        both = [effects(types, chosen, f"{statistic}_{space}", rng) for space in geometry.SPACES]
+        for one, other in zip(both[0].itertuples(), both[1].itertuples(), strict=True):
+            sides = [(e.lo > 0) - (e.hi < 0) for e in (one, other)]
+            row: dict[str, Any] = {"statistic": statistic, "group": one.group}
+            for space, e in zip(geometry.SPACES, (one, other), strict=True):
+                row |= {space: e.rank_biserial, f"{space}_lo": e.lo, f"{space}_hi": e.hi}
+            p = one.mann_whitney_p
+            rows.append(row | {"mann_whitney_p": p, "n": one.n, "agree": sides[0] == sides[1]})
+    return pd.DataFrame(rows)
+
+
 def geometry_claims(
     norms: pd.DataFrame, compared: pd.DataFrame, moved: pd.DataFrame, halves: pd.DataFrame
 ) -> list[dict]:
@@ -193,7 +240,7 @@ def geometry_claims(
     Parameters
     ----------
     norms, compared, moved, halves
-        `gradient_medians`, `effects` of ``norm_logit``, `medians`, `split`.
+        `gradient_medians`, `in_both_spaces`, `medians`, `split`.
     """
     where = "paper 2.6, figure 3"
     rows = []
@@ -215,11 +262,12 @@ def geometry_claims(
                 f"{where}{'a' if 'norm' in statistic else 'b'}",
                 number,
                 {"value": one["median"], "lo": one.lo, "hi": one.hi, "n": int(one.n)},
-                "types (interval over folds of prompts)",
+                "types (interval over half-samples of prompts)",
             )
         )
-    other = compared[compared.group == "high-KL"].iloc[0]
-    smaller = {"value": other.rank_biserial, "lo": other.lo, "hi": other.hi, "n": int(other.n)}
+    other = compared[(compared.group == "high-KL") & (compared.statistic == "norm")].iloc[0]
+    interval = {"lo": other.logit_lo, "hi": other.logit_hi}
+    smaller = {"value": other.logit, **interval, "n": int(other.n)}
     rows.append(
         {
             "claim": "gradient-norm-rock-below-high-kl",
@@ -227,7 +275,7 @@ def geometry_claims(
             f"(rank-biserial; Mann-Whitney p = {other.mann_whitney_p:.2g}).",
             "locator": f"{where}a: p < 1e-30",
             "unit": "token types",
-            "verdict": _sign(-other.hi, -other.lo),
+            "verdict": _sign(-other.logit_hi, -other.logit_lo),
             **smaller,
         }
     )

@@ -91,7 +91,7 @@ def high_loss(types: pd.DataFrame, column: str, rocks: Sequence[int], k: int) ->
 def groups(
     types: pd.DataFrame, column: str, rocks: Sequence[int], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Token ids of the four groups.
+    """Token ids of the four groups, no type in two of them.
 
     Parameters
     ----------
@@ -109,9 +109,12 @@ def groups(
     """
     k = len(rocks)
     chosen = {"rock": np.asarray(sorted(rocks)), "high-KL": high_loss(types, column, rocks, k)}
-    others = types.token_id[~types.token_id.isin(np.concatenate(list(chosen.values())))].to_numpy()
+    matched = assign(types, list(rocks), exclude=chosen["high-KL"])
+    controls = matched.pairs.token_id_control.to_numpy()
+    taken = np.concatenate([*chosen.values(), controls])
+    others = types.token_id[~types.token_id.isin(taken)].to_numpy()
     chosen["random"] = rng.choice(others, min(2 * k, len(others)), replace=False)  # paper: 100, 200
-    chosen["control"] = assign(types, list(rocks)).pairs.token_id_control.to_numpy()
+    chosen["control"] = controls
     for name, ids in chosen.items():
         if len(ids) == 0:
             raise StudyError(
@@ -244,39 +247,50 @@ def effects(
     return pd.DataFrame(rows)
 
 
-def jackknife_medians(
+def half_sample_medians(
     types: pd.DataFrame,
     replicates: Mapping[str, np.ndarray],
     chosen: Mapping[str, np.ndarray],
     columns: Sequence[str],
 ) -> pd.DataFrame:
-    """Medians over a group's types of gradient statistics, leaving out one fold of prompts.
+    """Medians over a group's types of gradient statistics, errors from half-samples of prompts.
+
+    Parameters
+    ----------
+    types, replicates
+        `geometry.TypeGradients`, the replicates on random halves of the folds, (R, types).
+    chosen
+        Token ids by group.
+    columns
+        Statistics.
 
     Returns
     -------
     DataFrame
-        A row per group and column: ``group, statistic, median, lo, hi, n`` (types); the interval is
-        t-distributed with F - 1 degrees of freedom around the median.
+        A row per group and column: ``group, statistic, median, lo, hi, n`` (types). The interval is
+        the median plus and minus 1.96 standard errors; NaN with fewer than two replicates.
 
     Notes
     -----
-    With F folds the standard error is sqrt((F - 1) / F sum_f (m_f - mean m)^2), m_f the median
-    without fold f (delete-a-group jackknife). NaN with fewer than two folds.
+    The spread of the replicates is that of halves, which for independent prompts is the standard
+    error of the whole (delete-half jackknife, Shao and Wu 1989). Norms of halves are larger on
+    average, since less noise cancels: so the interval is centred on the whole.
     """
     rows = []
     for name, ids in chosen.items():
         places = types.token_id.searchsorted(ids)
         for column in columns:
             median = float(np.nanmedian(types[column].to_numpy()[places]))
-            left_out = np.nanmedian(replicates[column][:, places], axis=1)
-            folds = len(left_out)
-            half = np.nan
-            if folds > 1:
-                se = np.sqrt((folds - 1) * np.var(left_out))
-                half = float(stats.t.ppf(0.975, folds - 1) * se)
+            halves = _median_rows(replicates[column][:, places])
+            half = 1.96 * np.std(halves) if len(halves) > 1 else np.nan
             row = {"group": name, "statistic": column, "median": median}
             rows.append(row | {"lo": median - half, "hi": median + half, "n": len(ids)})
     return pd.DataFrame(rows)
+
+
+def _median_rows(values: np.ndarray) -> np.ndarray:
+    """Median of each row over what is there; rows with nothing are left out."""
+    return np.nanmedian(values[~np.isnan(values).all(1)], axis=1)
 
 
 def along_training(types: pd.DataFrame, chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -70,18 +70,26 @@ def test_norms_cosines_and_contributions_equal_autograd_in_both_spaces(positions
         np.testing.assert_allclose(found.types[name], values, rtol=2e-4, atol=1e-6, err_msg=name)
 
 
-def test_a_replicate_is_the_corpus_without_one_fold(positions, heads):
-    found = type_gradients(positions, *heads)
+def test_a_replicate_is_the_corpus_of_its_folds(positions, heads):
+    keep = geometry.half_samples(FOLDS, 6, np.random.default_rng(0))
+    found = type_gradients(positions, *heads, keep=keep)
     gradients = autograd(positions, heads)
-    for fold in range(FOLDS):
-        expected = dense(positions, gradients, positions.fold != fold)
+    for row, folds in enumerate(keep):
+        expected = dense(positions, gradients, folds[positions.fold])
         for name, values in expected.items():
             np.testing.assert_allclose(
-                found.replicates[name][fold], values, rtol=1e-3, atol=1e-5, err_msg=name
+                found.replicates[name][row], values, rtol=1e-3, atol=1e-5, err_msg=name
             )
     place = found.types.token_id.searchsorted(5)
-    assert np.isnan(found.replicates["norm_logit"][2, place])
-    assert np.isfinite(np.delete(found.replicates["norm_logit"][:, place], 2)).all()
+    absent = np.isnan(found.replicates["norm_logit"][:, place])
+    assert (absent == ~keep[:, 2]).all()
+
+
+def test_half_samples_keep_half_of_the_folds_each_as_often():
+    keep = geometry.half_samples(20, 4_000, np.random.default_rng(0))
+    assert (keep.sum(1) == 10).all()
+    assert np.allclose(keep.mean(0), 0.5, atol=0.03)
+    assert geometry.half_samples(1, 3, np.random.default_rng(0)).sum() == 0
 
 
 @pytest.mark.parametrize("columns", [1, 7, V])
@@ -117,7 +125,7 @@ def test_equal_models_have_no_gradient(heads):
     same = Positions(states, states, np.arange(20) % 3, np.zeros(20, int))
     found = type_gradients(same, student, student)
     assert found.types.norm_logit.max() < 1e-5
-    assert found.replicates["norm_logit"].shape == (0, 3)
+    assert found.replicates["norm_logit"].shape == (0, 3)  # none was asked for
 
 
 def test_a_budget_too_small_says_the_least_that_works(positions, heads):
