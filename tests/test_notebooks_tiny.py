@@ -124,3 +124,16 @@ def test_rock_tables_agree_with_each_other(study):
     chosen = types.token_id.isin(rocks)
     assert (outputs.types * outputs.n_tokens).sum() == pytest.approx(types["count"][chosen].sum())
     assert (outputs.occurrences <= outputs.types).all()
+
+
+def test_gradient_tables_speak_of_the_same_types(study):
+    folder, _, _ = study
+    types, losses, groups, norms = (
+        store.load(folder / "tables" / n)
+        for n in ("gradients", "gradient_losses", "gradient_groups", "gradient_norms")
+    )
+    assert types.token_id.tolist() == losses.token_id.tolist()
+    assert types["count"].tolist() == losses["count"].tolist()
+    assert groups.token_id.is_unique and set(groups.token_id) <= set(types.token_id)
+    assert (types[["norm_logit", "norm_hidden"]] >= 0).all(axis=None)
+    assert set(norms.group) == set(groups.group)
