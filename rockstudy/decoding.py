@@ -69,6 +69,8 @@ def decode(
     choose: Chooser,
     ends: torch.Tensor,
     max_new_tokens: int,
+    limits: np.ndarray | None = None,
+    banned: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode one batch, yielding (row, completion ids int32) as rows leave it.
 
@@ -86,11 +88,15 @@ def decode(
         End-of-text token ids on the model's device.
     max_new_tokens
         T, where rows that have not ended are cut.
+    limits
+        int (B,): a limit of its own for every row, from 1 to T.
+    banned
+        int (B, n): token ids whose logit is minus infinity at every step, filled up with -1.
 
     Raises
     ------
     StudyError
-        Logits with NaN or infinity.
+        Logits with NaN or infinity, or a row with every token banned.
     """
     device = model.device
     poll = CUDA_POLL if device.type == "cuda" else 1
@@ -102,40 +108,59 @@ def decode(
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     usable = torch.ones((), dtype=torch.bool, device=device)
     seen = pad if not bool(pad.all()) else None  # without padding there is nothing to mask
+    most = None if limits is None else torch.from_numpy(limits).to(device)
+    ban = None if banned is None else torch.from_numpy(banned).to(device)
     for t in range(max_new_tokens):
-        token, ok = choose(logits, u[:, t])
+        token, ok = choose(logits if ban is None else _without(logits, ban), u[:, t])
         usable &= (ok | ended).all()
         tokens[:, t] = token
         ended |= torch.isin(token, ends)
+        if most is not None:
+            ended |= most == t + 1
         last = t + 1 == max_new_tokens
         if last or (t + 1) % poll == 0:
             if not usable:
                 raise StudyError("logits: must be finite; the model gave NaN or infinity")
             n_ended = len(rows) if last else int(ended.sum())
             if n_ended == len(rows) or n_ended >= max(1, COMPACT_SHARE * len(rows)):
-                yield from _leaving(rows, tokens, ended | last, ends, t + 1)
+                yield from _leaving(rows, tokens, ended | last, ends, t + 1, limits)
                 keep = (~ended).nonzero()[:, 0]
                 if last or len(keep) == 0:
                     return
                 cache.batch_select_indices(keep)
                 rows, u, tokens, lengths = rows[keep], u[keep], tokens[keep], lengths[keep]
                 token, ended = token[keep], ended[keep]
+                most, ban = (x if x is None else x[keep] for x in (most, ban))
                 seen = seen if seen is None else seen[keep]
         if seen is not None:
             seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
         logits = _forward(model, token[:, None], seen, (lengths + t)[:, None], cache)
 
 
+def _without(logits: torch.Tensor, ban: torch.Tensor) -> torch.Tensor:
+    """Logits (B, V) with minus infinity at the banned ids (B, n)."""
+    row, place = (ban >= 0).nonzero(as_tuple=True)
+    logits = logits.clone()
+    logits[row, ban[row, place]] = -torch.inf
+    return logits
+
+
 def _leaving(
-    rows: torch.Tensor, tokens: torch.Tensor, out: torch.Tensor, ends: torch.Tensor, width: int
+    rows: torch.Tensor,
+    tokens: torch.Tensor,
+    out: torch.Tensor,
+    ends: torch.Tensor,
+    width: int,
+    limits: np.ndarray | None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the rows marked `out`, each cut after its first end-of-text token."""
+    """Yield the rows marked `out`, each cut at its limit or after its first end-of-text token."""
     done = tokens[out, :width]
     is_end = torch.isin(done, ends).cpu().numpy()
     for row, ids, end in zip(
         rows[out].tolist(), done.cpu().numpy().astype(np.int32), is_end, strict=True
     ):
-        yield row, ids[: end.argmax() + 1] if end.any() else ids
+        n = width if limits is None else min(width, int(limits[row]))
+        yield row, ids[: end.argmax() + 1] if end[:n].any() else ids[:n]
 
 
 def _prefill(

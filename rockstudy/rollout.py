@@ -242,7 +242,7 @@ def generate(
     choose = Chooser(temperature, top_p, top_k)
     ends = torch.tensor(eos_ids(model, tokenizer), device=model.device)
     bar_of_rows = nullcontext() if desc is None else progress.bar(len(rows), desc, "rollout")
-    with _evaluating(model), bar_of_rows as bar:
+    with evaluating(model), bar_of_rows as bar:
         for start in range(0, len(rows), batch_size):
             batch = order[start : start + batch_size]
             streams = [(first + rows[r][0], rows[r][1]) for r in batch]
@@ -335,7 +335,7 @@ def completion_states(
     columns = np.arange(ids.shape[1])
     starts = np.array([len(prompt) - 1 for prompt in prompts])
     predicts = torch.from_numpy(mask & (columns >= starts[:, None])).to(model.device)
-    with _evaluating(model):
+    with evaluating(model):
         states = model.get_decoder()(
             input_ids=torch.from_numpy(ids).long().to(model.device),
             attention_mask=torch.from_numpy(mask).long().to(model.device),
@@ -383,7 +383,7 @@ def _pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode without gradients; the mode comes back as it was."""
     training = model.training
     model.eval()
