@@ -94,7 +94,7 @@ def cluster_mean(
     grouped: Any = _values(frame, value, _columns(cluster)).groupby(_columns(cluster))["_value"]
     sums, counts = grouped.sum().to_numpy(), grouped.size().to_numpy(np.float64)
     _check_units(len(sums), unit)
-    samples = _resample(lambda w: (w @ sums) / (w @ counts), len(sums), rng, n_boot)
+    samples = resample(lambda w: (w @ sums) / (w @ counts), len(sums), rng, n_boot)
     return _estimate(sums.sum() / counts.sum(), samples, unit, len(sums), n_boot)
 
 
@@ -121,7 +121,7 @@ def cluster_ratio(
     _check_units(len(below), unit)
     if below.sum() == 0:
         raise StudyError(f"{denominator}: must not add up to 0")
-    samples = _resample(lambda w: (w @ above) / (w @ below), len(below), rng, n_boot)
+    samples = resample(lambda w: (w @ above) / (w @ below), len(below), rng, n_boot)
     return _estimate(above.sum() / below.sum(), samples, unit, len(below), n_boot)
 
 
@@ -169,7 +169,7 @@ def paired_difference(
     difference = _difference(before, after, value, _columns(cluster)).to_numpy()
     _check_units(len(difference), unit)
     n = len(difference)
-    samples = _resample(lambda w: (w @ difference) / n, n, rng, n_boot)
+    samples = resample(lambda w: (w @ difference) / n, n, rng, n_boot)
     return _estimate(difference.mean(), samples, unit, n, n_boot)
 
 
@@ -233,11 +233,11 @@ def _crossed(cells: pd.Series, rng: np.random.Generator, n_boot: int, unit: str)
         seeds = _weights(n_rows, rng, len(w))
         return np.einsum("bs,bs->b", seeds, w @ grid.T) / grid.size
 
-    samples = _resample(mean, n_columns, rng, n_boot)
+    samples = resample(mean, n_columns, rng, n_boot)
     return _estimate(grid.mean(), samples, unit, (n_rows, n_columns), n_boot)
 
 
-def _resample(
+def resample(
     statistic: Callable[[np.ndarray], np.ndarray], n: int, rng: np.random.Generator, n_boot: int
 ) -> np.ndarray:
     """Apply a statistic of the weights (b, n) to `n_boot` bootstrap draws, in chunks."""
