@@ -160,7 +160,8 @@ def predictors(
         some = table[["delta", name]].dropna()
         row: dict[str, object] = {"predictor": name, "n": len(some)}
         if len(some) < 4 or some.nunique().min() < 2:
-            rows.append(row | dict.fromkeys(("r", "p", "lo", "hi", "rho", "rho_p"), np.nan))
+            numbers = ("r", "p", "lo", "hi", "rho", "rho_p", "rho_lo", "rho_hi")
+            rows.append(row | dict.fromkeys(numbers, np.nan))
             continue
         x, y = some[name].to_numpy(np.float64), some.delta.to_numpy(np.float64)
         pearson = stats.pearsonr(x, y)

@@ -243,6 +243,8 @@ def outcomes(
         for number, (first, last) in enumerate(parts):
             chosen = np.flatnonzero((todo.candidate >= first) & (todo.candidate < last))
             mine = Plan(todo.candidate[chosen], todo.row[chosen], todo.start[chosen])
+            if not len(mine):
+                continue
 
             def compute(mine: Plan = mine) -> pd.DataFrame:
                 made = resample(
@@ -262,6 +264,8 @@ def outcomes(
             if not shard.fresh:
                 bar.update(len(mine))
             frames.append(shard.data)
+    if not frames:  # no candidate occurs
+        return _frame(model, task, tokenizer, rollouts, candidates, todo, [], problems)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -299,7 +303,8 @@ def _frame(
     made: list[np.ndarray],
     problems: list[tasks.Problem],
 ) -> pd.DataFrame:
-    texts = tokenizer.batch_decode([ids.tolist() for ids in made], skip_special_tokens=True)
+    rows = [ids.tolist() for ids in made]
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
     prompt = rollouts.prompt_index[mine.row]
     lengths = np.array([len(ids) for ids in made], np.int64)
     ends = set(rollout.eos_ids(model, tokenizer))

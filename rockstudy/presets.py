@@ -78,6 +78,8 @@ PRESETS: dict[str, StudyConfig] = {
         evaluation=EvalConfig(n_prompts=8, samples=2, max_new_tokens=24, batch_size=16),
         statistics=EvalConfig(n_prompts=8, samples=2, max_new_tokens=24, batch_size=16),
         rocks=RockConfig(k=3, tau_pre=0.2, tau_post=0.2, eta=0.0),  # random text has no contexts
+        knockout=EvalConfig(n_prompts=8, samples=2, max_new_tokens=24, batch_size=64),
+        screen=6,
     ),
     # Ours: two CPU cores, minutes. Learning rates are those that small models need.
     "lab": StudyConfig(
@@ -94,6 +96,7 @@ PRESETS: dict[str, StudyConfig] = {
         evaluation=EvalConfig(n_prompts=500, samples=2, max_new_tokens=192, batch_size=256),
         statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=192, batch_size=256),
         rocks=RockConfig(k=20),  # a few hundred types are observed
+        knockout=EvalConfig(n_prompts=500, samples=4, max_new_tokens=192, batch_size=256),
     ),
     # Ours: real weights on one GPU; the path to a file of problems is the user's to give.
     "smollm2": StudyConfig(
@@ -110,6 +113,7 @@ PRESETS: dict[str, StudyConfig] = {
         ),
         evaluation=EvalConfig(n_prompts=200, samples=2, max_new_tokens=384, batch_size=128),
         statistics=EvalConfig(n_prompts=200, samples=1, max_new_tokens=384, batch_size=128),
+        knockout=EvalConfig(n_prompts=200, samples=4, max_new_tokens=384, batch_size=128),
     ),
     # Ours: the paper's recipe shortened for one 80 GB GPU and a smaller dense pair.
     "qwen3": StudyConfig(
@@ -141,6 +145,7 @@ PRESETS: dict[str, StudyConfig] = {
         ),
         evaluation=EvalConfig(n_prompts=500, samples=5, max_new_tokens=2048, batch_size=64),
         statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=2048, batch_size=64),
+        knockout=EvalConfig(n_prompts=500, samples=4, max_new_tokens=2048, batch_size=64),
     ),
     # The paper's own setting; section 1 of its summary unless a comment says otherwise.
     "paper": StudyConfig(
@@ -183,5 +188,6 @@ PRESETS: dict[str, StudyConfig] = {
         evaluation=EvalConfig(n_prompts=500, samples=5, max_new_tokens=16_384, batch_size=32),
         # paper 2: 500 prompts; its code cuts at 256 or 4,096 tokens
         statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=4_096, batch_size=32),
+        knockout=EvalConfig(n_prompts=500, samples=4, max_new_tokens=4_096, batch_size=32),
     ),
 }

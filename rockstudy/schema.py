@@ -176,6 +176,8 @@ class StudyConfig(_Frozen):
     evaluation: EvalConfig
     statistics: EvalConfig = Field(description="rollouts that token statistics are measured on")
     rocks: RockConfig = RockConfig()
+    knockout: EvalConfig = Field(description="rollouts that tokens are knocked out of")
+    screen: Count = Field(default=200, description="candidates to knock out, by rank")  # paper 3
 
     @model_validator(mode="after")
     def _all_distinct(self) -> Self:

@@ -182,6 +182,14 @@ def test_a_token_that_never_occurs_has_a_difference_of_exactly_zero(tmp_path, sc
     assert (delta[-1] == 0).all()
 
 
+def test_a_screen_in_which_no_candidate_occurs_has_no_rows(tmp_path, screen):
+    pair, task, how, made, candidates = screen
+    none = (pair, task, how, made, candidates[-1:])
+    table = outcomes(tmp_path, none)
+    assert len(table) == 0 and "n_new_tokens" in table
+    assert (knockout.differences(table, candidates[-1:], 6, 2) == 0).all()
+
+
 def test_differences_average_rollouts_within_a_problem():
     table = pd.DataFrame(
         {

@@ -137,3 +137,19 @@ def test_gradient_tables_speak_of_the_same_types(study):
     assert groups.token_id.is_unique and set(groups.token_id) <= set(types.token_id)
     assert (types[["norm_logit", "norm_hidden"]] >= 0).all(axis=None)
     assert set(norms.group) == set(groups.group)
+
+
+def test_the_screen_has_every_candidate_on_every_benchmark_and_arm(study):
+    folder, _, _ = study
+    screen, candidates, controls = (
+        store.load(folder / "tables" / f"knockout_{n}")
+        for n in ("screen", "candidates", "controls")
+    )
+    n = candidates.target.nunique()
+    assert n <= PRESETS["tiny"].screen
+    assert set(screen.groupby(["benchmark", "arm"]).target.nunique()) == {n}
+    assert (screen.delta[screen.completions == 0] == 0).all()
+    assert (screen.tokens_generated <= screen.tokens_naive * 24).all()
+    assert set(controls["mode"]) == {"null", "reuse", "naive"}
+    own = [row.target in row.banned for row in candidates.itertuples()]
+    assert all(own)

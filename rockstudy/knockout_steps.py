@@ -1,0 +1,447 @@
+"""The cached steps of notebooks 05 and 06: the screen, the census, what predicts a difference.
+
+They build on the scored types of `rockstudy.rock_steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rockstudy import categories, census, knockout, rollout, store, tasks
+from rockstudy.config import StudyError, TaskConfig
+from rockstudy.knockout import Candidate
+from rockstudy.rock_steps import cached_table, detected, measured
+from rockstudy.rollout import Rollouts
+from rockstudy.study import OpenRun
+
+ARMS = ("token", "window")
+CONTROLS = 12  # ours: candidates of the null knockout and of the comparison with naive
+PREDICTORS = {  # paper appendix D, in the order of its table 1
+    "frequency": "log10 of occurrences",
+    "n_rock": "rock count",
+    "ccr": "rock rate",
+    "rkl_pre_mean": "pre-OPD KL",
+    "rkl_post_mean": "post-OPD KL",
+    "rkl_improvement": "KL improvement",
+    "entropy_teacher_mean": "teacher entropy",
+    "entropy_pre_mean": "pre-OPD student entropy",
+    "entropy_post_mean": "post-OPD student entropy",
+}
+PANELS = {  # paper figure 6
+    name: PREDICTORS[name]
+    for name in (
+        "entropy_post_mean",
+        "entropy_pre_mean",
+        "entropy_teacher_mean",
+        "frequency",
+        "ccr",
+        "rkl_post_mean",
+    )
+}
+
+
+def candidates(run: OpenRun) -> pd.DataFrame:
+    """What is screened: ``arm, target, rank, spelling, banned`` (ids), a row per kind of knockout.
+
+    The first types by rank that have a positive score, at most ``screen`` of them, without special
+    tokens: a student that may not end its text is another question.
+    """
+
+    def compute() -> pd.DataFrame:
+        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
+        special = set(found.tokenizer.all_special_ids)
+        types = made.types[made.types[run.config.rocks.selector] > 0]
+        ranked = types[~types.token_id.isin(special)].nsmallest(run.config.screen, "rank")
+        ids = ranked.token_id.to_numpy()
+        if len(ids) == 0:
+            raise StudyError("screen: must have at least one candidate with a positive score")
+        together = _together(found.tokens, made, ids, run.config.rocks.window)
+        rows = []
+        for arm in ARMS:
+            for target, rank in zip(ids.tolist(), ranked["rank"].tolist(), strict=True):
+                banned = [target] if arm == "token" else together[target]
+                rows.append({"arm": arm, "target": target, "rank": rank, "banned": banned})
+        texts = found.texts([row["target"] for row in rows])
+        spelling = [categories.visible(text) for text in texts]
+        return pd.DataFrame(rows).assign(spelling=spelling)
+
+    return cached_table(run, "knockout_candidates", {"screen": run.config.screen}, compute)
+
+
+def _together(
+    tokens: pd.DataFrame, made: Any, ids: np.ndarray, window: int
+) -> dict[int, list[int]]:
+    """Candidates with a high loss within `window` tokens of a candidate's persistent occurrences.
+
+    The local high-divergence windows W(v) of the paper, which gives neither their width nor their
+    threshold: ours are those of the rocks.
+    """
+    keys = ["prompt_index", "sample_index", "position"]
+    high = tokens[(tokens.rkl_post >= made.tau_post) & tokens.token_id.isin(ids)]
+    centres = made.occurrences[made.occurrences.token_id.isin(ids)]
+    pairs = []
+    for offset in range(-window, window + 1):
+        moved = centres[[*keys, "token_id"]].assign(position=centres.position + offset)
+        near = moved.merge(high[[*keys, "token_id"]], on=keys, suffixes=("", "_near"))
+        pairs.append(near[["token_id", "token_id_near"]].drop_duplicates())
+    near = pd.concat(pairs).drop_duplicates()
+    found = near.groupby("token_id").token_id_near.agg(set).to_dict()
+    return {int(i): sorted({int(i), *map(int, found.get(i, set()))}) for i in ids}
+
+
+def _candidates(table: pd.DataFrame) -> list[Candidate]:
+    return [
+        Candidate(int(row.target), tuple(int(i) for i in row.banned), str(row.arm))
+        for row in table.itertuples()
+    ]
+
+
+def baseline(run: OpenRun, task: TaskConfig) -> tuple[Rollouts, str]:
+    """Graded completions of the student after OPD on a benchmark, and their hash."""
+    found, how = measured(run.config, Path(run.path)), run.config.knockout
+    settings = {"seed": run.config.seed, "knockout": how.model_dump(mode="json")}
+    settings["task"] = task.model_dump(mode="json")
+
+    def compute() -> pd.DataFrame:
+        problems = tasks.load(task, "eval")[: how.n_prompts]
+        ids = rollout.prompt_ids(
+            found.tokenizer, [p.prompt for p in problems], task.max_prompt_tokens
+        )
+        made = rollout.generate(
+            found.student("post"),
+            found.tokenizer,
+            ids,
+            samples=how.samples,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            max_new_tokens=how.max_new_tokens,
+            batch_size=how.batch_size,
+            seed=store.torch_seed(run.config.seed, "knockout"),
+            desc=f"baseline {task.label}",
+        )
+        asked = [problems[i] for i in made.prompt_index]
+        return made.graded(tasks.grade(task, asked, made.texts(found.tokenizer))).to_frame()
+
+    done = store.cached(
+        Path(run.path),
+        "rollouts",
+        f"knockout-{task.label}",
+        config=settings,
+        inputs={"post": found.hashes["post"]},
+        compute=compute,
+    )
+    return Rollouts.from_frame(done.data), done.hash
+
+
+def _outcomes(
+    run: OpenRun, task: TaskConfig, chosen: Sequence[Candidate], name: str, mode: knockout.Mode
+) -> tuple[pd.DataFrame, Rollouts]:
+    found = measured(run.config, Path(run.path))
+    base, of_base = baseline(run, task)
+    table = knockout.outcomes(
+        Path(run.path),
+        f"{name}-{task.label}",
+        found.student("post"),
+        found.tokenizer,
+        task,
+        base,
+        chosen,
+        run.config.knockout,
+        run.config.seed,
+        inputs={"student": found.hashes["post"], "rollouts": of_base},
+        mode=mode,
+    )
+    return table, base
+
+
+def _screened(run: OpenRun, name: str, compute: Any) -> pd.DataFrame:
+    """A table of the screen: it depends on what is sampled and how."""
+    settings = {
+        "screen": run.config.screen,
+        "knockout": run.config.knockout.model_dump(mode="json"),
+        "benchmarks": [task.model_dump(mode="json") for task in run.config.benchmarks],
+    }
+    return cached_table(run, name, settings, compute)
+
+
+def screen(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Delta of every candidate on the first two benchmarks, token and window level.
+
+    Returns
+    -------
+    DataFrame
+        ``benchmark, arm, target``; `census.bootstrap`'s ``delta, se, lo, hi, p``; ``base`` (the
+        baseline's accuracy), ``completions`` that changed, ``tokens_generated, tokens_naive``.
+    """
+
+    def compute() -> pd.DataFrame:
+        frames = []
+        for task in run.config.benchmarks[:2]:
+            some = _candidates(chosen)
+            changed, base = _outcomes(run, task, some, "screen", "reuse")
+            frames.append(_deltas(run, task, some, changed, base))
+        return pd.concat(frames, ignore_index=True)
+
+    return _screened(run, "knockout_screen", compute)
+
+
+def _deltas(
+    run: OpenRun,
+    task: TaskConfig,
+    chosen: Sequence[Candidate],
+    changed: pd.DataFrame,
+    base: Rollouts,
+) -> pd.DataFrame:
+    delta = knockout.differences(changed, chosen, base.n_prompts, run.config.knockout.samples)
+    table = census.bootstrap(delta, store.rng(run.config.seed, f"bootstrap-{task.label}"))
+    keys = {"benchmark": task.label, "arm": [c.arm for c in chosen]}
+    table = pd.DataFrame(keys | {"target": [c.target for c in chosen]}).join(table)
+    grouped = changed.groupby(["arm", "target"]).n_new_tokens.agg(["size", "sum"])
+    index = pd.MultiIndex.from_arrays([table["arm"], table.target])
+    grouped = grouped.reindex(index, fill_value=0)
+    assert base.correct is not None
+    return table.assign(
+        base=base.correct.mean(),
+        completions=grouped["size"].to_numpy(),
+        tokens_generated=grouped["sum"].to_numpy(),
+        tokens_naive=base.n_tokens,
+    )
+
+
+def controls(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
+    """The null knockout, and the comparison of reuse with naive, of a few candidates.
+
+    The `CONTROLS` token-level candidates are spread evenly over the ranks.
+
+    Returns
+    -------
+    DataFrame
+        As `screen` for the first benchmark, with ``mode`` (``null, reuse, naive``).
+    """
+
+    def compute() -> pd.DataFrame:
+        task = run.config.benchmarks[0]
+        single = chosen[chosen["arm"] == "token"].sort_values("rank")
+        places = np.unique(np.linspace(0, len(single) - 1, CONTROLS).round().astype(int))
+        some = _candidates(single.iloc[places])
+        frames = []
+        modes: tuple[knockout.Mode, ...] = ("null", "reuse", "naive")
+        for mode in modes:
+            changed, base = _outcomes(run, task, some, f"control-{mode}", mode)
+            frames.append(_deltas(run, task, some, changed, base).assign(mode=mode))
+        return pd.concat(frames, ignore_index=True)
+
+    return _screened(run, "knockout_controls", compute)
+
+
+def null_summary(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean Delta of each mode with its interval over candidates (t), and tokens against naive."""
+    rows = []
+    for mode, some in found.groupby("mode", sort=False):
+        interval = stats.t.interval(
+            0.95, max(len(some) - 1, 1), some.delta.mean(), stats.sem(some.delta)
+        )
+        rows.append(
+            {
+                "mode": mode,
+                "delta": some.delta.mean(),
+                "lo": interval[0],
+                "hi": interval[1],
+                "mean_se": some.se.mean(),
+                "tokens_vs_naive": some.tokens_generated.sum() / some.tokens_naive.sum(),
+                "n": len(some),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def classes(found: pd.DataFrame) -> pd.DataFrame:
+    """`census.census` of the screen."""
+    return census.census(found)
+
+
+def census_table(found: pd.DataFrame, k: int, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Table 2: candidates by class on each benchmark, all and inside the top K, with sign tests."""
+    ranks = chosen.drop_duplicates("target").set_index("target")["rank"]
+    rows = []
+    for benchmark, some in [*found.groupby("benchmark", sort=False), ("both", found)]:
+        for name, part in (("all", some), (f"top {k}", some[some.target.map(ranks) <= k])):
+            counts = part["class"].value_counts()
+            row = {"benchmark": benchmark, "candidates": name, "n": len(part)}
+            row |= {kind: int(counts.get(kind, 0)) for kind in census.CLASSES}
+            rows.append(row | {"sign_test_p": census.sign_test(list(part["class"]))["p"]})
+    return pd.DataFrame(rows)
+
+
+def tests(found: pd.DataFrame) -> pd.DataFrame:
+    """`census.multiplicity` of each benchmark, the token level alone."""
+    single = found[found["arm"] == "token"]
+    frames = [
+        census.multiplicity(some.p.to_numpy()).assign(benchmark=name)
+        for name, some in single.groupby("benchmark", sort=False)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+# --- notebook 06 ----------------------------------------------------------------------------------
+
+
+def with_predictors(found: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
+    """The token-level screen with the nine predictors of each candidate, a row per benchmark."""
+    known = types.assign(
+        frequency=np.log10(types["count"]), rkl_improvement=types.rkl_pre_mean - types.rkl_post_mean
+    )
+    columns = ["token_id", "spelling", "rank", *PREDICTORS]
+    single = found[found["arm"] == "token"]
+    return single.merge(known[columns], left_on="target", right_on="token_id")
+
+
+def correlations(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Table 1: `census.predictors` on each benchmark."""
+    frames = [
+        census.predictors(some, list(PREDICTORS), rng).assign(benchmark=name)
+        for name, some in table.groupby("benchmark", sort=False)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def power(found: pd.DataFrame) -> pd.DataFrame:
+    """What the screen could have seen, per benchmark.
+
+    Returns
+    -------
+    DataFrame
+        ``detectable_median, detectable_max`` (Delta at 80% power), ``reliability`` of Delta over
+        candidates, ``largest_r`` (its square root: the most that a perfect predictor can show).
+    """
+    rows = []
+    for name, some in found[found["arm"] == "token"].groupby("benchmark", sort=False):
+        least = census.detectable(some.se.to_numpy())
+        share = census.reliability(some.delta.to_numpy(), some.se.to_numpy())
+        rows.append(
+            {
+                "benchmark": name,
+                "candidates": len(some),
+                "detectable_median": float(np.median(least)),
+                "detectable_max": float(least.max()),
+                "reliability": share,
+                "largest_r": float(np.sqrt(share)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def knockout_claims(
+    counted: pd.DataFrame, found: pd.DataFrame, controlled: pd.DataFrame, corrected: pd.DataFrame
+) -> list[dict]:
+    """Claims rows of the census: shares of pillars and stumbling blocks, sign test, corrections."""
+    where = "paper 3, table 2"
+    rows = []
+    papers = ((0.035, 0.0), (0.015, 0.0))
+    benchmarks = list(dict.fromkeys(found.benchmark))
+    for (pillar, stumbling), name in zip(papers, benchmarks, strict=False):
+        one = counted[(counted.benchmark == name) & (counted.candidates == "all")].iloc[0]
+        for kind, paper in ((census.CLASSES[0], pillar), (census.CLASSES[2], stumbling)):
+            lo, hi = _wilson(int(one[kind]), int(one.n))
+            rows.append(
+                {
+                    "claim": f"census-{kind.split()[1].lower()}-{name}",
+                    "statement": f"Share of candidates that are a {kind} on {name}.",
+                    "locator": f"{where} ({'MATH-500' if name == benchmarks[0] else 'IFEval'})",
+                    "paper": paper,
+                    "value": one[kind] / one.n,
+                    "lo": lo,
+                    "hi": hi,
+                    "unit": "candidates (Wilson)",
+                    "n": int(one.n),
+                    "verdict": "reproduced" if lo <= paper <= hi else "differs",
+                }
+            )
+    both = counted[(counted.benchmark == "both") & (counted.candidates == "all")].iloc[0]
+    signed = int(both[census.CLASSES[0]] + both[census.CLASSES[2]])
+    leaning = both[census.CLASSES[0]] > both[census.CLASSES[2]]
+    rows.append(
+        {
+            "claim": "census-sign-test",
+            "statement": "More pillars than stumbling blocks: two-sided sign test, p-value.",
+            "locator": "paper 3: 10 to 0, p = 0.00195",
+            "paper": 0.00195,
+            "value": both.sign_test_p,
+            "unit": "strong candidates",
+            "n": signed,
+            "verdict": "inconclusive"
+            if both.sign_test_p >= census.ALPHA
+            else "reproduced"
+            if leaning
+            else "differs",
+        }
+    )
+    loose = corrected[(corrected.method == "fdr_bh") & (corrected.level == 0.2)]
+    survive = int(loose.rejected.sum())
+    rows.append(
+        {
+            "claim": "census-after-correction",
+            "statement": "Candidates that survive Benjamini-Hochberg at q = 0.20.",
+            "locator": "paper appendix D: none",
+            "paper": 0,
+            "value": survive,
+            "unit": "tests",
+            "n": int(corrected.tests.max()),
+            "verdict": "reproduced" if survive == 0 else "differs",
+        }
+    )
+    null = null_summary(controlled).set_index("mode").loc["null"]
+    rows.append(
+        {
+            "claim": "null-knockout",
+            "statement": "Resampling the same suffixes with no ban changes nothing (mean Delta).",
+            "locator": "ours: a control that the paper does not have",
+            "paper": 0,
+            "value": null.delta,
+            "lo": null.lo,
+            "hi": null.hi,
+            "unit": "candidates",
+            "n": int(null.n),
+            "verdict": "reproduced" if null.lo <= 0 <= null.hi else "differs",
+        }
+    )
+    return rows
+
+
+def _wilson(count: int, n: int) -> tuple[float, float]:
+    interval = stats.binomtest(count, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def predictor_claims(
+    table: pd.DataFrame, papers: Sequence[Sequence[float]] | None = None
+) -> list[dict]:
+    """Claims rows of table 1: r of each predictor on each benchmark against the paper's."""
+    values = papers or (
+        (0.015, 0.013, -0.022, -0.017, 0.010, -0.062, 0.063, 0.059, 0.056),
+        (0.030, 0.023, -0.047, -0.015, -0.048, 0.071, -0.036, -0.069, -0.037),
+    )
+    rows = []
+    for number, (name, some) in enumerate(table.groupby("benchmark", sort=False)):
+        for (predictor, words), paper in zip(PREDICTORS.items(), values[number], strict=True):
+            one = some[some.predictor == predictor].iloc[0]
+            row = {
+                "claim": f"predictor-{predictor.replace('_', '-')}-{name}",
+                "statement": f"Pearson r of Delta on {name} with {words}.",
+                "locator": f"paper appendix D, table 1 ({('MATH-500', 'IFEval')[number]})",
+                "paper": paper,
+            }
+            if np.isnan(one.r):
+                rows.append(row | {"verdict": "not run"})
+                continue
+            holds = one.lo <= paper <= one.hi
+            number_ = {"value": one.r, "lo": one.lo, "hi": one.hi, "n": int(one.n)}
+            verdict = "reproduced" if holds else "differs"
+            rows.append(row | number_ | {"unit": "candidates", "verdict": verdict})
+    return rows
