@@ -85,17 +85,22 @@ def census(arms: pd.DataFrame, alpha: float = ALPHA, least: float = LEAST) -> pd
     Returns
     -------
     DataFrame
-        ``benchmark, target, class``, and ``delta, p, arm`` of the arm with the largest |Delta|.
+        ``benchmark, target, class``, and ``delta, p, arm`` of the arm that decided it; of a neutral
+        one, of the arm with the largest |Delta|.
     """
     rows = []
     for (benchmark, target), group in arms.groupby(["benchmark", "target"], sort=False):
         lowest, highest = group.loc[group.delta.idxmin()], group.loc[group.delta.idxmax()]
         pillar = lowest.delta <= -least and lowest.p < alpha
         stumbling = highest.delta >= least and highest.p < alpha
-        largest = group.loc[group.delta.abs().idxmax()]
-        kind = CLASSES[0] if pillar else CLASSES[2] if stumbling else CLASSES[1]
+        if pillar:
+            kind, arm = CLASSES[0], lowest
+        elif stumbling:
+            kind, arm = CLASSES[2], highest
+        else:
+            kind, arm = CLASSES[1], group.loc[group.delta.abs().idxmax()]
         row = {"benchmark": benchmark, "target": target, "class": kind}
-        rows.append(row | {"delta": largest.delta, "p": largest.p, "arm": largest.arm})
+        rows.append(row | {"delta": arm.delta, "p": arm.p, "arm": arm["arm"]})
     return pd.DataFrame(rows)
 
 

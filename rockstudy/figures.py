@@ -467,7 +467,7 @@ def census_bars(found: pd.DataFrame, least: float) -> Figure:
             )
         axis.axhline(0, color="black", lw=0.8)
         axis.set(title=benchmark, xlabel=f"candidates, sorted (n = {len(rows)})")
-        axis.legend(frameon=False, fontsize=8, loc="upper left")
+        axis.legend(fontsize=8, loc="lower right")
     axes[0].set_ylabel("Delta: accuracy without it\nminus accuracy with it")
     made.alt = "Change of accuracy when a candidate is knocked out, sorted, for each benchmark."
     return made
@@ -528,7 +528,7 @@ def predictor_panels(
         axis.scatter(table[name], table.delta, s=10, color=ROLES["random"], alpha=0.6, lw=0)
         axis.scatter(table.loc[marked, name], table.loc[marked, "delta"], s=22, color=ROLES["rock"])
         one = correlations[correlations.predictor == name].iloc[0]
-        axis.set(title=f"r = {one.r:+.3f}, p = {one.p:.3f}", xlabel=label)
+        axis.set(title=f"r = {one.r:+.3f}, p = {one.p:.2g}", xlabel=label)
         axis.axhline(0, color="black", lw=0.7)
         sns.despine(ax=axis)
     for axis in axes[len(names) :]:

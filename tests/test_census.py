@@ -68,7 +68,9 @@ def test_classes_follow_the_definition_of_the_paper():
         ("stumbling", "token", 0.03, 0.001),
     ]
     arms = pd.DataFrame(rows, columns=["target", "arm", "delta", "p"]).assign(benchmark="b")
-    found = census.census(arms).set_index("target")["class"]
+    table = census.census(arms).set_index("target")
+    assert table.loc["by its window", ["arm", "delta"]].tolist() == ["window", -0.01]
+    found = table["class"]
     assert found["pillar"] == found["by its window"] == "Strong Pillar"
     assert found["too small"] == found["not rejected"] == "Neutral"
     assert found["stumbling"] == "Strong Stumbling Block"
