@@ -314,33 +314,31 @@ def set_overlap(overlap: pd.DataFrame) -> Figure:
     return made
 
 
-def gradient_groups(rows: pd.DataFrame, space: str) -> Figure:
+def gradient_groups(rows: pd.DataFrame) -> Figure:
     """Norms of mean gradients and cosines with the balanced sum, by group (figure 3a, b).
 
     Parameters
     ----------
     rows : DataFrame
-        ``group`` and, for the space, ``norm_<space>, cos_balanced_<space>``; a row per type.
-    space : {"logit", "hidden"}
-        Where the gradient is taken.
+        ``group`` and ``norm_<space>, cos_balanced_<space>`` for the spaces logit (upper row) and
+        hidden; a row per type.
     """
-    made, axes = figure(9.0, 3.4, 2)
-    labels = {
-        f"norm_{space}": "norm of the mean gradient",
-        f"cos_balanced_{space}": "cosine with the balanced sum",
-    }
+    with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.85):
+        made = Figure(figsize=(9.0, 6.0), layout="constrained")
+        axes = made.subplots(2, 2, sharex=True)
     groups = list(dict.fromkeys(rows.group))
-    for axis, (name, label) in zip(axes, labels.items(), strict=True):
-        for i, group in enumerate(groups):
-            values = rows.loc[rows.group == group, name].dropna()
-            spread = np.linspace(-0.22, 0.22, len(values))
-            axis.scatter(i + spread, values, s=10, color=ROLES[group], alpha=0.5, lw=0)
-            axis.hlines(values.median(), i - 0.32, i + 0.32, color="black", lw=2)
-        counts = rows.groupby("group", sort=False).size()
-        axis.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
-        axis.set_ylabel(label)
-        axis.set_title(f"{space} space", fontsize=10)
-    axes[0].set_yscale("log")
+    counts = rows.groupby("group", sort=False).size()
+    for line, space in zip(axes, ("logit", "hidden"), strict=True):
+        for axis, name in zip(line, ("norm", "cos_balanced"), strict=True):
+            for i, group in enumerate(groups):
+                values = rows.loc[rows.group == group, f"{name}_{space}"].dropna()
+                spread = np.linspace(-0.22, 0.22, len(values))
+                axis.scatter(i + spread, values, s=10, color=ROLES[group], alpha=0.5, lw=0)
+                axis.hlines(values.median(), i - 0.32, i + 0.32, color="black", lw=2)
+            sns.despine(ax=axis)
+            axis.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
+        line[0].set(yscale="log", ylabel=f"norm of the mean gradient\n({space} space)")
+        line[1].set_ylabel("cosine with the balanced sum")
     made.alt = "Norm of the mean gradient and cosine with the balanced sum, types by group."
     return made
 

@@ -193,6 +193,19 @@ def split(run: OpenRun, draws: int) -> pd.DataFrame:
     return cached_table(run, "gradient_split", {"draws": draws}, compute)
 
 
+def persistence_table(
+    moved: pd.DataFrame, losses: pd.DataFrame, chosen: pd.DataFrame
+) -> pd.DataFrame:
+    """`medians` with the same on own rollouts: ``early_own`` on those of the early checkpoint.
+
+    The late checkpoint's own rollouts are the shared ones; ``n_own`` types occur on both.
+    """
+    rows = by_group(losses, chosen).dropna(subset=["early_own"])
+    grouped = rows.groupby("group", sort=False)
+    own = grouped.agg(early_own=("early_own", "median"), n_own=("early_own", "size"))
+    return moved.merge(own.reset_index(), on="group", how="left")
+
+
 def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     """The rows of a type table that are in a group, with it; a type may be in one group only."""
     return chosen.merge(types, on="token_id")
