@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import figure as mpl
+from matplotlib.ticker import NullFormatter
 
 ROLES = {
     "teacher": "#3b4cc0",
@@ -247,6 +248,7 @@ def rock_cutoff(coverage: pd.DataFrame, stable: pd.DataFrame, k: int) -> Figure:
     right.plot(mean.index, mean, color="black", lw=2, label="average")
     right.axvline(k, color="black", lw=1, ls=":")
     right.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank")
+    right.xaxis.set_minor_formatter(NullFormatter())  # its labels overlap
     right.set_ylabel("Jaccard index with all prompts")
     right.legend(frameon=False, fontsize=8, ncols=2, title="prompts (band: 95% of draws)")
     made.alt = "Coverage of the loss and Jaccard index of the top K against K."
