@@ -129,8 +129,11 @@ def type_gradients(
     with progress.bar(len(blocks) * len(key), "gradients", "position") as bar:
         for left in blocks:
             right = min(left + width, student.weight.shape[0])
-            block = _block(positions, student, teacher, terms, key, sums, (left, right), bar)
-            sums.add(block, student.weight[left:right].float() * student.logit_scale)
+            weight = student.weight[left:right].float() * student.logit_scale
+            # no name for the block: it must be gone before the next one is made
+            sums.add(
+                _block(positions, student, teacher, terms, key, sums, (left, right), bar), weight
+            )
     return _statistics(ids, counts, sums)
 
 
@@ -157,8 +160,11 @@ def _check(positions: Positions, student: Head) -> None:
 
 
 def _width(budget: int, sums: _Sums, vocab: int) -> int:
-    """Columns of a block: the folds' sums, three matrices of a replicate, and tiles of logits."""
-    column = 4 * ((sums.n_folds + 3) * sums.n_types + 4 * _ROWS)
+    """Columns of a block: the folds' sums, matrices of a replicate, and tiles of logits.
+
+    Of both torch makes temporaries; the numbers are what `benchmarks/geometry.py` saw.
+    """
+    column = 4 * ((sums.n_folds + 8) * sums.n_types + 6 * _ROWS)
     if budget < column:
         raise StudyError(
             f"budget: must be at least {column} bytes for {sums.n_types} types in {sums.n_folds} "

@@ -96,7 +96,7 @@ def test_half_samples_keep_half_of_the_folds_each_as_often():
 def test_the_budget_does_not_change_the_result(positions, heads, columns):
     expected = type_gradients(positions, *heads).types
     n_types = len(expected)
-    budget = columns * 4 * ((FOLDS + 3) * n_types + 4 * geometry._ROWS)
+    budget = columns * 4 * ((FOLDS + 8) * n_types + 6 * geometry._ROWS)
     found = type_gradients(positions, *heads, budget=budget).types
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
