@@ -340,21 +340,3 @@ def differences(
     change = changed.correct.astype(np.int64) - changed.base_correct.astype(np.int64)
     np.add.at(delta, (rows, changed.prompt_index.to_numpy()), change.to_numpy() / samples)
     return delta
-
-
-def accounting(changed: pd.DataFrame, rollouts: Rollouts, n_candidates: int) -> dict[str, float]:
-    """Tokens that the screen generated and reused, and what a naive one would have generated.
-
-    A naive screen is charged the baseline's lengths: what it would write is not known without
-    running it.
-    """
-    naive = rollouts.n_tokens * n_candidates
-    generated = int(changed.n_new_tokens.sum())
-    return {
-        "tokens_generated": generated,
-        "tokens_reused": naive - generated,
-        "tokens_naive": naive,
-        "tokens_vs_naive": generated / naive,
-        "completions_generated": len(changed),
-        "completions_naive": len(rollouts) * n_candidates,
-    }

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rockstudy import categories, census, knockout, rollout, store, tasks
+from rockstudy import categories, census, knockout, rollout, store
 from rockstudy.config import StudyError, TaskConfig
 from rockstudy.knockout import Candidate
 from rockstudy.rock_steps import cached_table, detected, measured
@@ -109,24 +109,9 @@ def baseline(run: OpenRun, task: TaskConfig) -> tuple[Rollouts, str]:
     settings["task"] = task.model_dump(mode="json")
 
     def compute() -> pd.DataFrame:
-        problems = tasks.load(task, "eval")[: how.n_prompts]
-        ids = rollout.prompt_ids(
-            found.tokenizer, [p.prompt for p in problems], task.max_prompt_tokens
-        )
-        made = rollout.generate(
-            found.student("post"),
-            found.tokenizer,
-            ids,
-            samples=how.samples,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            max_new_tokens=how.max_new_tokens,
-            batch_size=how.batch_size,
-            seed=store.torch_seed(run.config.seed, "knockout"),
-            desc=f"baseline {task.label}",
-        )
-        asked = [problems[i] for i in made.prompt_index]
-        return made.graded(tasks.grade(task, asked, made.texts(found.tokenizer))).to_frame()
+        seed = store.torch_seed(run.config.seed, "knockout")
+        made, _ = rollout.answer(found.student("post"), found.tokenizer, task, how, seed)
+        return made.to_frame()
 
     done = store.cached(
         Path(run.path),
@@ -419,11 +404,9 @@ def _wilson(count: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def predictor_claims(
-    table: pd.DataFrame, papers: Sequence[Sequence[float]] | None = None
-) -> list[dict]:
+def predictor_claims(table: pd.DataFrame) -> list[dict]:
     """Claims rows of table 1: r of each predictor on each benchmark against the paper's."""
-    values = papers or (
+    values = (
         (0.015, 0.013, -0.022, -0.017, 0.010, -0.062, 0.063, 0.059, 0.056),
         (0.030, 0.023, -0.047, -0.015, -0.048, 0.071, -0.036, -0.069, -0.037),
     )

@@ -26,7 +26,6 @@ from rockstudy import (
     selectors,
     store,
     study,
-    tasks,
     tokens,
 )
 from rockstudy.config import StudyConfig, StudyError
@@ -43,16 +42,6 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
     "selector": ("score_ctx", "score"),
 }
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
-
-
-def rollouts(run: OpenRun) -> rollout.Rollouts:
-    """Completions of the student after stage 2 (the first training seed), graded."""
-    return measured(run.config, run.path).rollouts
-
-
-def token_table(run: OpenRun) -> tokens.TokenTable:
-    """Their token table: checkpoints ``pre`` (stage 1), ``early`` and ``post`` (stage 2)."""
-    return measured(run.config, run.path).table
 
 
 class Measured:
@@ -86,22 +75,9 @@ class Measured:
         settings["task"] = task.model_dump(mode="json")
 
         def compute() -> pd.DataFrame:
-            problems = tasks.load(task, "eval")[: how.n_prompts]
-            made = rollout.generate(
-                self.student(name),
-                self.tokenizer,
-                rollout.prompt_ids(
-                    self.tokenizer, [p.prompt for p in problems], task.max_prompt_tokens
-                ),
-                samples=how.samples,
-                temperature=how.temperature,
-                top_p=how.top_p,
-                max_new_tokens=how.max_new_tokens,
-                batch_size=how.batch_size,
-                seed=store.torch_seed(self.config.seed, "statistics"),
-            )
-            asked = [problems[i] for i in made.prompt_index]
-            return made.graded(tasks.grade(task, asked, made.texts(self.tokenizer))).to_frame()
+            seed = store.torch_seed(self.config.seed, "statistics")
+            made, _ = rollout.answer(self.student(name), self.tokenizer, task, how, seed)
+            return made.to_frame()
 
         inputs = {name: self.hashes[name]}
         done = store.cached(
@@ -226,7 +202,7 @@ def outputs(run: OpenRun) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `rocks.density` and ``rkl_sum``, ``rkl_rocks`` (nats, after OPD).
+        `rocks.density` and ``loss_sum``, ``loss_rocks`` (nats, after OPD).
     """
 
     def compute() -> pd.DataFrame:

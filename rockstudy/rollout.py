@@ -263,6 +263,32 @@ def generate(
     )
 
 
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: TaskConfig,
+    eval: EvalConfig,
+    seed: int,
+) -> tuple[Rollouts, list[str]]:
+    """Sample and grade the evaluation prompts of a task; return the rollouts and their texts."""
+    problems = tasks.load(task, "eval")[: eval.n_prompts]
+    rollouts = generate(
+        model,
+        tokenizer,
+        prompt_ids(tokenizer, [p.prompt for p in problems], task.max_prompt_tokens),
+        samples=eval.samples,
+        temperature=eval.temperature,
+        top_p=eval.top_p,
+        max_new_tokens=eval.max_new_tokens,
+        batch_size=eval.batch_size,
+        seed=seed,
+        desc=f"answer {task.label}",
+    )
+    texts = rollouts.texts(tokenizer)
+    asked = [problems[i] for i in rollouts.prompt_index]
+    return rollouts.graded(tasks.grade(task, asked, texts)), texts
+
+
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -279,31 +305,17 @@ def evaluate(
         mean of `correct` is Pass@1 averaged over `eval.samples` runs; its interval resamples
         problems (`inference.cluster_mean`), never rows.
     """
-    problems = tasks.load(task, "eval")[: eval.n_prompts]
-    ids = prompt_ids(tokenizer, [p.prompt for p in problems], task.max_prompt_tokens)
-    rollouts = generate(
-        model,
-        tokenizer,
-        ids,
-        samples=eval.samples,
-        temperature=eval.temperature,
-        top_p=eval.top_p,
-        max_new_tokens=eval.max_new_tokens,
-        batch_size=eval.batch_size,
-        seed=seed,
-        desc=f"evaluate {task.label}",
-    )
-    texts = rollouts.texts(tokenizer)
-    asked = [problems[i] for i in rollouts.prompt_index]
+    rollouts, texts = answer(model, tokenizer, task, eval, seed)
+    problems = tasks.load(task, "eval")
     return pd.DataFrame(
         {
             "benchmark": task.label,
             "prompt_index": rollouts.prompt_index,
             "sample_index": rollouts.sample_index,
-            "correct": tasks.grade(task, asked, texts),
+            "correct": rollouts.correct,
             "stopped": rollouts.stopped,
             "n_new_tokens": rollouts.lengths.astype(np.int32),
-            "family": [problem.family for problem in asked],
+            "family": [problems[i].family for i in rollouts.prompt_index],
             "text": texts,
         }
     )

@@ -227,16 +227,6 @@ def test_a_killed_screen_goes_on_and_ends_the_same(tmp_path, screen, monkeypatch
     pd.testing.assert_frame_equal(resumed, whole)
 
 
-def test_accounting_adds_up(tmp_path, screen):
-    *_, made, candidates = screen
-    table = outcomes(tmp_path, screen)
-    found = knockout.accounting(table, made, len(candidates))
-    assert found["tokens_generated"] + found["tokens_reused"] == found["tokens_naive"]
-    assert found["tokens_naive"] == made.n_tokens * 7
-    assert 0 < found["tokens_vs_naive"] < 1
-    assert found["completions_generated"] == len(table)
-
-
 # What is refused.
 
 
