@@ -54,8 +54,9 @@ class TrainResult:
         Folder in transformers' format by name; ``late`` is the end of training.
     metrics
         Per logging window: ``step, loss, rkl, student_entropy, lr, grad_norm, n_tokens, n_kept,
-        mean_length, stopped_share``. ``rkl`` is the mean per projected token in nats, NaN where the
-        stage's loss has no reverse KL; ``n_kept`` counts the projected positions.
+        mean_weight, mean_length, stopped_share``. ``rkl`` is the mean per projected token in nats,
+        NaN where the stage's loss has no reverse KL; ``n_kept`` counts the projected positions, and
+        ``mean_weight`` is over all completion tokens.
     type_losses
         Per logging window and token type: ``step, token_id, count, rkl_sum``; empty like ``rkl``.
     timing

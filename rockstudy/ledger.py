@@ -5,8 +5,8 @@ The per-type sums cost no forward pass: they are the reverse KL that the loss ha
 
     rkl_sum[v] = sum over positions that predict v of KL(student || teacher),
 
-so they cover the positions that were projected (weight above 0), unweighted, and are empty in a
-stage whose loss has no reverse KL.
+so they cover the positions that were projected, unweighted: those of weight above 0, or all where
+the weights depend on the losses. They are empty in a stage whose loss has no reverse KL.
 """
 
 import time
@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 METRICS = (
-    "step loss rkl student_entropy lr grad_norm n_tokens n_kept mean_length stopped_share"
+    "step loss rkl student_entropy lr grad_norm n_tokens n_kept mean_weight mean_length"
+    " stopped_share"
 ).split()
 PHASES = ("rollout", "teacher", "student", "head", "optimizer")
 _LAPS = (*PHASES, "other")
 TIMING = ["step", *(f"seconds_{phase}" for phase in PHASES), "seconds_step", "tokens_per_s"]
-_SUMS = ("loss", "rkl", "entropy", "n_kept", "n_tokens", "n_rows", "n_stopped", "n_steps")
+_SUMS = (
+    *("loss", "rkl", "entropy", "weight", "n_kept", "n_tokens", "n_rows", "n_stopped", "n_steps"),
+)
 _INTEGERS = ["step", "n_tokens", "n_kept"]
 
 
@@ -78,9 +81,12 @@ class Ledger:
         for name, value in zip(("n_tokens", "n_rows", "n_stopped"), counted, strict=True):
             self.sums[name] += float(value)
 
-    def add_positions(self, rkl: Tensor | None, entropy: Tensor, ids: Tensor) -> None:
-        """Add the projected positions of one micro-batch: reverse KL, entropy and token, (N,)."""
+    def add_positions(
+        self, rkl: Tensor | None, entropy: Tensor, ids: Tensor, weights: Tensor
+    ) -> None:
+        """Add the projected positions of a micro-batch, (N,) each: ``ids`` are the tokens."""
         self.sums["entropy"] += float(entropy.detach().double().cpu().sum())
+        self.sums["weight"] += float(weights.double().cpu().sum())
         self.sums["n_kept"] += len(ids)
         if rkl is not None:
             values, types = rkl.detach().double().cpu().numpy(), ids.cpu().numpy()
@@ -88,6 +94,11 @@ class Ledger:
             self.sums["rkl"] += float(values.sum())
             self.type_count += np.bincount(types, minlength=size)
             self.type_rkl += np.bincount(types, weights=values, minlength=size)
+
+    @property
+    def types(self) -> np.ndarray:
+        """The closed windows' types, float64 (N, 4): step, token id, count, summed reverse KL."""
+        return self._types
 
     def window(self) -> np.ndarray:
         """Everything of the current window in one array, to be summed over processes."""
@@ -106,6 +117,7 @@ class Ledger:
             "grad_norm": grad_norm,
             "n_tokens": total["n_tokens"],
             "n_kept": total["n_kept"],
+            "mean_weight": _ratio(total["weight"], total["n_tokens"]),
             "mean_length": total["n_tokens"] / total["n_rows"],
             "stopped_share": total["n_stopped"] / total["n_rows"],
         }

@@ -7,7 +7,7 @@ The loss of an optimiser step, over all rollouts of all processes and micro-batc
 p student, q teacher, x the completion, w the position weights, and (a, b, c) the stage's
 ``forward_kl``, ``reverse_kl``, ``cross_entropy``. N is the global number of completion tokens,
 whatever the weights are, or the global sum of weights where ``normalize="weights"``. Positions of
-weight 0 are dropped before the LM heads.
+weight 0 are dropped before the LM heads, unless the weights depend on the losses.
 
 Completions enter as the token ids that were sampled: never decoded and tokenised again, and one
 that was cut by the token limit gets no end-of-text token. Every override says what it replaces.
@@ -97,20 +97,45 @@ class DistillTrainer(trl.DistillationTrainer):
         ids, mask = self._padded(completions, "right")
         lengths = mask.sum(1)
         self.ledger.add_rollouts(lengths, torch.tensor(stopped))
+        parts = self.accelerator.process_index * self.args.gradient_accumulation_steps
         step = {
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
             "completion_ids": ids,
             "completion_mask": mask,
+            "part": torch.tensor(parts),
+            "weights": mask.float(),
         }
-        losses = None
-        if self.position_weights is not None and self.position_weights.needs_losses:
-            losses = self._losses_before(step)
-        batch = Batch(ids, mask.bool(), self.state.global_step)
-        step["weights"] = evaluate(self.position_weights, batch, losses)
+        if not self._weighs_late:
+            losses = self._losses_before(step) if self._needs_losses else None
+            step["weights"] = self._weighed(step, losses)
         counted = lengths if self.stage.normalize == "tokens" else step["weights"].double()
         step["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
         return step
+
+    @property
+    def _needs_losses(self) -> bool:
+        return self.position_weights is not None and self.position_weights.needs_losses
+
+    @property
+    def _weighs_late(self) -> bool:
+        """Whether weights are made from the losses of the micro-batch that is trained on.
+
+        They cost nothing then. A sum of weights as normaliser must be known before the first
+        micro-batch, which takes one more forward pass of both models (`_losses_before`).
+        """
+        return self._needs_losses and self.stage.normalize == "tokens"
+
+    def _weighed(self, rows: Inputs, losses: Tensor | None) -> Tensor:
+        """Weights of some rollouts, float32 (R, T)."""
+        batch = Batch(
+            rows["completion_ids"],
+            rows["completion_mask"].bool(),
+            self.state.global_step,
+            int(rows["part"]),
+            self.ledger.types,
+        )
+        return evaluate(self.position_weights, batch, losses)
 
     def _rollouts(self, inputs: list[dict[str, Any]]) -> tuple[list[Sequence[int]], list[bool]]:
         """Completions for the local rows of a step, and whether each ended by itself."""
@@ -152,12 +177,11 @@ class DistillTrainer(trl.DistillationTrainer):
 
     @torch.no_grad()
     def _losses_before(self, step: Inputs) -> Tensor:
-        """Loss at every position, float32 (R, T), for weights that depend on it."""
+        """Loss at every position, float32 (R, T), for a normaliser that depends on it."""
         student, size = self.accelerator.unwrap_model(self.model), self._train_batch_size
         losses = torch.zeros(step["completion_ids"].shape, device=self.accelerator.device)
         for start in range(0, len(losses), size):
-            part = {name: rows[start : start + size] for name, rows in step.items()}
-            part["weights"] = part["completion_mask"].float()
+            part = {name: rows[start : start + size] for name, rows in step.items() if rows.ndim}
             with self.accelerator.autocast():
                 loss = self._positions(student, part)[0]
             losses[start : start + size][part["completion_mask"].bool()] = loss
@@ -198,7 +222,7 @@ class DistillTrainer(trl.DistillationTrainer):
         with self.accelerator.autocast():
             losses, rkl, entropy, ids, w = self._positions(unwrapped_student, inputs)
             total = (losses * w).sum()
-        self.ledger.add_positions(rkl, entropy, ids)
+        self.ledger.add_positions(rkl, entropy, ids, w)
         self.clock.lap("head")
         return total
 
@@ -207,7 +231,8 @@ class DistillTrainer(trl.DistillationTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
         """Loss, reverse KL (where the loss has it), entropy, token and weight, (N,) each.
 
-        The N positions are those whose weight is above 0, row by row.
+        The N positions are those whose weight is above 0, row by row; all of them where the weights
+        are made from these losses.
         """
         w = inputs["weights"]
         rows, columns = w.nonzero(as_tuple=True)
@@ -225,6 +250,10 @@ class DistillTrainer(trl.DistillationTrainer):
         losses, rkl, entropy = _token_losses(
             self.stage, h_student, Head.of(student), h_teacher, head_teacher, tokens
         )
+        if self._weighs_late:
+            known = torch.zeros_like(w)
+            known[rows, columns] = losses.detach().float()
+            w = self._weighed(inputs, known)
         return losses, rkl, entropy, tokens, w[rows, columns]
 
     def _hidden(self, model: Any, ids: Tensor, where: Tensor) -> Tensor:
@@ -328,8 +357,9 @@ def _left_aligned(inputs: Inputs) -> tuple[Tensor, Tensor]:
 def _micro_batches(step: Inputs, parts: int) -> Iterator[Inputs]:
     """Split the rollouts of a step into equal parts, from the shortest to the longest."""
     lengths = step["prompt_mask"].sum(1) + step["completion_mask"].sum(1)
-    for rows in lengths.argsort(stable=True).chunk(parts):
-        yield {name: value[rows] if value.ndim else value for name, value in step.items()}
+    for number, rows in enumerate(lengths.argsort(stable=True).chunk(parts)):
+        part = {name: value[rows] if value.ndim else value for name, value in step.items()}
+        yield part | {"part": step["part"] + number}
 
 
 def _token_losses(

@@ -18,7 +18,8 @@ from trl.trainer.distillation_trainer import _chunked_divergence_loss
 from rockstudy import distill, models, rollout, store
 from rockstudy.config import StageConfig, StudyError, from_parameters
 from rockstudy.trainer import DistillTrainer
-from rockstudy.weights import constant, token_weights
+from rockstudy.weights import Ramp, constant, redetected, token_weights
+from rockstudy.windows import random_window_weights, window_weights
 
 STAGE = StageConfig(
     source="student",
@@ -162,8 +163,9 @@ def test_weights_of_one_give_trls_chunked_divergence_loss(pair, rows, tmp_path):
 
 def test_lambda_of_one_is_the_baseline_bit_for_bit(pair, rows, tmp_path):
     baseline, gradients, _ = _step(_trainer(pair, tmp_path, rows), rows)
-    chosen = token_weights(range(3, 100), 1.0)
-    for weights in (constant(1.0), chosen):
+    ids = range(3, 100)
+    windows = window_weights(ids, 1.0, 0.5, 2)
+    for weights in (constant(1.0), token_weights(ids, 1.0), windows):
         value, same, _ = _step(_trainer(pair, tmp_path, rows, weights), rows)
         assert torch.equal(value, baseline)
         assert all(torch.equal(same[name], gradient) for name, gradient in gradients.items())
@@ -269,7 +271,7 @@ def test_positions_of_weight_zero_never_reach_a_head(pair, rows, tmp_path, monke
 
 @dataclass(frozen=True)
 class Hardest:
-    """Keeps the positions whose loss is above the step's median."""
+    """Keeps the positions whose loss is above the median."""
 
     needs_losses: ClassVar[bool] = True
 
@@ -277,17 +279,64 @@ class Hardest:
         return (losses > losses[batch.mask].median()).float()
 
 
-def test_weights_that_depend_on_losses_see_the_losses_of_the_whole_step(pair, rows, tmp_path):
-    weights, seen = Hardest(), []
-    trainer = _trainer(pair, tmp_path, rows, weights, micro_batch=2)
-    evaluated = trainer._losses_before
-    trainer._losses_before = lambda step: seen.append(evaluated(step)) or seen[0]
-    _, _, step = _step(trainer, rows)
-    assert seen[0].shape == step["weights"].shape
-    mean, _ = _reference(pair, rows, step["completion_mask"], STAGE)
-    n = step["completion_mask"].sum()
-    assert (seen[0].sum() / n).item() == pytest.approx(mean.item(), rel=1e-5)
-    assert step["weights"].sum() == n // 2
+def _reference_losses(pair, rows, step):
+    """The reverse KL at each position with full logits, (R, T), one position at a time."""
+    losses, mask = torch.zeros(step["completion_mask"].shape), step["completion_mask"].bool()
+    for r, t in mask.nonzero().tolist():
+        one = torch.zeros_like(losses)
+        one[r, t] = 1
+        losses[r, t] = _reference(pair, rows, one, STAGE)[0] * mask.sum()
+    return losses
+
+
+@pytest.mark.parametrize("normalize", ["tokens", "weights"])
+def test_weights_that_depend_on_losses_get_the_losses_and_weigh_by_them(
+    pair, rows, tmp_path, normalize
+):
+    """By tokens in the same pass, by weights in one before; either way these are the numbers."""
+    trainer = _trainer(pair, tmp_path, rows, Hardest(), normalize=normalize)
+    loss, gradients, step = _step(trainer, rows)
+    losses, mask = _reference_losses(pair, rows, step), step["completion_mask"].bool()
+    w = (losses > losses[mask].median()).float() * mask
+    assert w.sum() == mask.sum() // 2
+    expected, wanted = _reference(pair, rows, w, STAGE)
+    factor = 1.0 if normalize == "tokens" else mask.sum().item() / w.sum().item()
+    assert loss.item() == pytest.approx(expected.item() * factor, rel=1e-5)
+    scaled = {name: gradient * factor for name, gradient in wanted.items()}
+    _assert_same(gradients, scaled, rtol=1e-3, atol=1e-6)
+    n = mask.sum() if normalize == "tokens" else w.sum()
+    assert trainer.ledger.sums["n_kept"] == n  # every position is projected where w comes late
+    assert trainer.ledger.sums["weight"] == w.sum()
+
+
+def test_a_window_cuts_the_gradient_inside_it_and_nowhere_else(pair, rows, tmp_path):
+    rows[0]["completions"][0][4] = frozen = 11
+    before, step = _hidden_gradients(_trainer(pair, tmp_path, rows), rows)
+    losses, mask = _reference_losses(pair, rows, step), step["completion_mask"].bool()
+    threshold = losses[0, 3:6].min().item() - 1e-4  # both neighbours are in the window
+    window = window_weights({frozen}, 0.0, threshold, 1)
+    after, _ = _hidden_gradients(_trainer(pair, tmp_path, rows, window), rows)
+    inside = torch.zeros_like(mask)
+    inside[0, 3:6] = True
+    inside |= (step["completion_ids"] == frozen) & mask
+    assert before[inside].abs().sum(-1).min() > 0
+    assert not after[inside].any()
+    torch.testing.assert_close(after[mask & ~inside], before[mask & ~inside], rtol=1e-5, atol=1e-9)
+
+
+def test_random_windows_freeze_as_many_positions_as_the_rocks_windows(pair, rows, tmp_path):
+    common = {"ids": {*range(3, 40)}, "value": 0.0, "threshold": 0.5, "width": 2}
+    kept = []
+    for weights in (
+        window_weights(**common),
+        random_window_weights(controls={*range(40, 80)}, seed=1, **common),
+    ):
+        trainer = _trainer(pair, tmp_path, rows, weights, micro_batch=2)
+        for _ in range(3):
+            trainer.compute_loss(trainer.model, trainer._prepare_inputs(_repeated(rows)))
+            trainer._step += 1
+        kept.append(trainer.ledger.sums["weight"])
+    assert kept[0] == kept[1] < trainer.ledger.sums["n_tokens"]
 
 
 def test_completions_are_trained_on_as_given_and_get_no_end_of_text(pair, rows, tmp_path):
@@ -350,6 +399,7 @@ STEPS = {"stage2__steps": 6, "stage2__save_steps": 2, "stage2__logging_steps": 3
 
 
 def _tables(result):
+    """The bytes of what training recorded, times left out."""
     folder = result.checkpoints["late"].parent
     return {n: (folder / f"{n}.parquet").read_bytes() for n in ("metrics", "type_losses")}
 
@@ -391,6 +441,28 @@ def test_another_weight_function_under_the_same_name_trains_again(trained, tmp_p
         config, "stage2", run=run, seed=0, arm="frozen", weights=token_weights(range(200), 0.5)
     )
     assert soft.hash != frozen.hash
+
+
+def test_windows_of_weight_one_train_the_same_student_as_the_baseline(trained):
+    run, first = trained
+    weights = window_weights(range(200), 1.0, 0.1, 2)
+    same = distill.train(
+        from_parameters("tiny", **STEPS), "stage2", run=run, seed=0, arm="one", weights=weights
+    )
+    assert same.hash == first.hash
+
+
+def test_types_are_detected_again_by_the_losses_of_the_steps_before(trained):
+    run, first = trained
+    again = redetected(5, 3, Ramp(0.0, 1.0, 6))
+    result = distill.train(
+        from_parameters("tiny", **STEPS), "stage2", run=run, seed=0, arm="again", weights=again
+    )
+    weight = result.metrics.mean_weight.tolist()
+    assert weight[0] == 1.0 > weight[1]  # nothing is frozen before three steps have been seen
+    assert (result.metrics.n_kept == result.metrics.n_tokens).all()
+    early = result.type_losses[result.type_losses.step == 3]
+    pd.testing.assert_frame_equal(early, first.type_losses[first.type_losses.step == 3])
 
 
 def test_the_tables_agree_with_each_other(trained):
