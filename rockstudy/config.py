@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from rockstudy.presets import PRESETS
 from rockstudy.schema import (
     EvalConfig,
+    FreezeConfig,
     PairConfig,
     RockConfig,
     StageConfig,
@@ -29,6 +30,7 @@ from rockstudy.schema import (
 __all__ = [
     "PRESETS",
     "EvalConfig",
+    "FreezeConfig",
     "PairConfig",
     "RockConfig",
     "StageConfig",

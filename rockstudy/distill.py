@@ -109,29 +109,52 @@ def train(
         Too few problems, a loss or weights that are not finite, anything wrong with the pair or the
         run's files.
     """
-    settings = config.stage(stage)
+    job = _job(config, stage, Path(run), seed, arm, weights, pair)
+    with _quiet():
+        folder = once(
+            lambda compute: store.cached_folder(*job.place, **job.identity, compute=compute),
+            job.fill,
+        )
+    tables = {name: store.load(folder / name) for name in TABLES}
+    checkpoints = {name: folder / name for name in config.stage(stage).keep}
+    return TrainResult(checkpoints, **tables, hash=store.hash_folder(checkpoints["late"]))
+
+
+def is_trained(
+    config: StudyConfig,
+    stage: str,
+    *,
+    run: Path,
+    seed: int,
+    arm: str = "baseline",
+    weights: WeightFunction | None = None,
+    pair: models.Pair | None = None,
+) -> bool:
+    """Whether `train` with the same arguments would only read."""
     pair = pair or models.load_pair(config.pair)
-    if stage == "stage1":
+    if stage != "stage1" and not is_trained(config, "stage1", run=run, seed=config.seed, pair=pair):
+        return False
+    job = _job(config, stage, Path(run), seed, arm, weights, pair)
+    return store.is_current(*job.place, **job.identity)
+
+
+def _job(
+    config: StudyConfig,
+    stage: str,
+    run: Path,
+    seed: int,
+    arm: str,
+    weights: WeightFunction | None,
+    pair: models.Pair | None,
+) -> "_Job":
+    """What is to be trained; of stage 2, after stage 1 has been."""
+    settings, pair = config.stage(stage), pair or models.load_pair(config.pair)
+    if settings is config.stage1:
         student, start = pair.student, models.weights_hash(pair.student)
     else:
         first = train(config, "stage1", run=run, seed=config.seed, pair=pair)
         student, start = first.checkpoints["late"], first.hash
-    job = _Job(config, stage, Path(run), seed, weights, pair, student)
-    with _quiet():
-        folder = once(
-            lambda compute: store.cached_folder(
-                Path(run),
-                f"{stage}-{arm}-s{seed}",
-                "training",
-                config=job.describe(),
-                inputs={"teacher": models.weights_hash(pair.teacher), "student": start},
-                compute=compute,
-            ),
-            job.fill,
-        )
-    tables = {name: store.load(folder / name) for name in TABLES}
-    checkpoints = {name: folder / name for name in settings.keep}
-    return TrainResult(checkpoints, **tables, hash=store.hash_folder(checkpoints["late"]))
+    return _Job(config, stage, run, seed, arm, weights, pair, student, start)
 
 
 @dataclass(frozen=True)
@@ -142,9 +165,22 @@ class _Job:
     stage: str
     run: Path
     seed: int
+    arm: str
     weights: WeightFunction | None
     pair: models.Pair
     student: PreTrainedModel | Path
+    start: str  # hash of the student's weights
+
+    @property
+    def place(self) -> tuple[Path, str, str]:
+        """Run, stage and name of the artefact."""
+        return self.run, f"{self.stage}-{self.arm}-s{self.seed}", "training"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the artefact depends on."""
+        inputs = {"teacher": models.weights_hash(self.pair.teacher), "student": self.start}
+        return {"config": self.describe(), "inputs": inputs}
 
     def describe(self) -> dict[str, Any]:
         """Return what the result depends on, beside the models."""

@@ -5,20 +5,16 @@ kernelspecs: ours is this very interpreter and sees the same package. It reports
 raises: ours also names the cell after a dead kernel or a time-out, and keeps what had been done.
 """
 
-import json
 import os
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from rockstudy.parameters import read
+from rockstudy.progress import drawn
 
 
 class NotebookError(RuntimeError):
@@ -162,58 +158,3 @@ def _last_started(kept: Path) -> int | None:
     code = [c for c in read(kept).cells if c.cell_type == "code" and c.source.strip()]
     began = [bool(c.metadata.get("papermill", {}).get("start_time")) for c in code]
     return max((number for number, yes in enumerate(began, start=1) if yes), default=None)
-
-
-# --- progress of the stages inside the kernel -----------------------------------------------------
-
-
-@contextmanager
-def drawn(file: Path) -> Iterator[None]:
-    """Draw the bars whose states `rockstudy.progress` writes to ``file`` from inside a kernel."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(file, stop), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
-
-
-def _follow(file: Path, stop: threading.Event) -> None:
-    bars: dict[str, tqdm] = {}
-    position, last = 0, False
-    while not last:
-        last = stop.wait(0.2)
-        if file.exists():
-            with file.open("rb") as lines:
-                lines.seek(position)
-                whole = lines.read().rpartition(b"\n")[0]
-            position += len(whole) + 1 if whole else 0
-            for line in whole.splitlines():
-                _draw(bars, line)
-    for bar in bars.values():
-        bar.close()
-
-
-def _draw(bars: dict[str, tqdm], line: bytes) -> None:
-    try:
-        state = json.loads(line)
-        name, n, total = str(state["id"]), state["n"], state.get("total")
-    except (ValueError, KeyError, TypeError):
-        return  # a bar is no reason to stop a study
-    if name not in bars:
-        bars[name] = tqdm(
-            total=total,
-            desc=state.get("desc"),
-            unit=state.get("unit") or "it",
-            leave=False,
-            delay=1,
-            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log gets a line for each drawing
-            dynamic_ncols=True,
-        )
-    bar = bars[name]
-    bar.set_postfix(state.get("postfix") or {}, refresh=False)
-    bar.update(max(0, n - bar.n))
-    if state.get("done"):
-        bars.pop(name).close()

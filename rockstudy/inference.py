@@ -237,6 +237,20 @@ def _crossed(cells: pd.Series, rng: np.random.Generator, n_boot: int, unit: str)
     return _estimate(grid.mean(), samples, unit, (n_rows, n_columns), n_boot)
 
 
+def seed_mean(values: np.ndarray, unit: str = "seeds") -> Estimate:
+    """Mean over a handful of independent values with Student's t interval.
+
+    For training seeds: with three to five of them a bootstrap interval is far too narrow. A single
+    value has no interval (NaN). ``n_boot`` is 0.
+    """
+    n = len(values)
+    lo, hi = float("nan"), float("nan")
+    if n > 1:
+        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+        lo, hi = float(values.mean() - half), float(values.mean() + half)
+    return Estimate(float(values.mean()), lo, hi, unit, n, 0)
+
+
 def resample(
     statistic: Callable[[np.ndarray], np.ndarray], n: int, rng: np.random.Generator, n_boot: int
 ) -> np.ndarray:

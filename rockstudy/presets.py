@@ -91,9 +91,15 @@ PRESETS: dict[str, StudyConfig] = {
             **_OFF_POLICY, prompts_per_step=64, steps=10, lr=5e-4, max_new_tokens=192
         ),
         stage2=StageConfig(
-            **_ON_POLICY, prompts_per_step=16, steps=60, lr=5e-4, max_new_tokens=192, micro_batch=64
+            **_ON_POLICY,
+            prompts_per_step=16,
+            steps=40,
+            lr=5e-4,
+            max_new_tokens=192,
+            save_steps=10,
+            keep={"early": 0.1, "quarter": 0.25, "half": 0.5, "late": 1.0},
         ),
-        evaluation=EvalConfig(n_prompts=500, samples=2, max_new_tokens=192, batch_size=256),
+        evaluation=EvalConfig(n_prompts=500, samples=1, max_new_tokens=192, batch_size=256),
         statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=192, batch_size=256),
         rocks=RockConfig(k=20),  # a few hundred types are observed
         # two minutes a benchmark; a screen in earnest takes 500 problems and 4 samples

@@ -3,7 +3,7 @@
 In a terminal or a notebook a bar is a tqdm bar. Under `rockstudy run` the work happens in a kernel
 whose output nobody sees until the notebook is done: there the environment variable
 ``ROCKSTUDY_PROGRESS`` names a file, and a bar appends its state to it as JSON lines, which the
-`rockstudy run` process reads and draws.
+`rockstudy run` process reads and draws (`drawn`). So do bars in `rockstudy.workers`.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,3 +92,60 @@ class _FileBar:
 
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# --- drawing what other processes wrote -----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def drawn(file: Path) -> Iterator[None]:
+    """Draw the bars whose states `bar` writes to ``file`` from other processes."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(file, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _follow(file: Path, stop: threading.Event) -> None:
+    bars: dict[str, Any] = {}
+    position, last = 0, False
+    while not last:
+        last = stop.wait(0.2)
+        if file.exists():
+            with file.open("rb") as lines:
+                lines.seek(position)
+                whole = lines.read().rpartition(b"\n")[0]
+            position += len(whole) + 1 if whole else 0
+            for line in whole.splitlines():
+                _draw(bars, line)
+    for bar in bars.values():
+        bar.close()
+
+
+def _draw(bars: dict[str, Any], line: bytes) -> None:
+    from tqdm import tqdm
+
+    try:
+        state = json.loads(line)
+        name, n, total = str(state["id"]), state["n"], state.get("total")
+    except (ValueError, KeyError, TypeError):
+        return  # a bar is no reason to stop a study
+    if name not in bars:
+        bars[name] = tqdm(
+            total=total,
+            desc=state.get("desc"),
+            unit=state.get("unit") or "it",
+            leave=False,
+            delay=1,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log gets a line for each drawing
+            dynamic_ncols=True,
+        )
+    bar = bars[name]
+    bar.set_postfix(state.get("postfix") or {}, refresh=False)
+    bar.update(max(0, n - bar.n))
+    if state.get("done"):
+        bars.pop(name).close()

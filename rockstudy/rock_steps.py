@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from rockstudy import (
     categories,
     controls,
-    distill,
     inference,
     models,
     rocks,
@@ -51,8 +50,8 @@ class Measured:
         self.config, self.path = config, path
         self.pair = study.loaded_pair(config.pair)
         self.tokenizer = self.pair.tokenizer
-        first = distill.train(config, "stage1", run=path, seed=config.seed, pair=self.pair)
-        last = distill.train(config, "stage2", run=path, seed=config.seeds[0], pair=self.pair)
+        run = study.Run(config, path)
+        first, (last,) = study.stage1(run), study.train_seeds(run, config.seeds[:1]).values()
         self.folders = {"pre": first.checkpoints["late"], "post": last.checkpoints["late"]}
         if "early" in last.checkpoints:
             self.folders["early"] = last.checkpoints["early"]

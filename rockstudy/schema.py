@@ -17,6 +17,14 @@ Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]  # part of a file's name
+ArmName = Annotated[
+    str,
+    Field(
+        pattern="^(baseline|rock-freeze|random-windows|lambda-0[.][0-9]+|types|types-normalized|"
+        "next-ranks|soft|ramp|redetected|keep-rocks|(freeze|keep)-(forking|tip|entropy_teacher|"
+        "rkl|frequency))$"
+    ),
+]
 
 
 class StudyError(ValueError):
@@ -160,6 +168,29 @@ class RockConfig(_Frozen):
     )
 
 
+class FreezeConfig(_Frozen):
+    """The arms of the training-time intervention (paper 5); `rockstudy.arms` says what each is."""
+
+    arms: tuple[ArmName, ...] = Field(
+        default=("baseline", "rock-freeze", "random-windows"),  # paper 5: its three regimes
+        description="trained at every seed, graded at every named checkpoint",
+    )
+    extra: tuple[ArmName, ...] = Field(
+        default=("lambda-0.5", "types", "types-normalized", "next-ranks"),
+        description="graded at the end alone",
+    )
+    extra_seeds: Count = Field(default=1, description="of the study's seeds, for the extra arms")
+
+    @model_validator(mode="after")
+    def _has_a_baseline(self) -> Self:
+        if "baseline" not in self.arms:
+            raise ValueError("arms must hold baseline, which the others are compared with")
+        names = [*self.arms, *self.extra]
+        if len(set(names)) < len(names):
+            raise ValueError(f"arms and extra must be distinct, got {names}")
+        return self
+
+
 class StudyConfig(_Frozen):
     """Everything that a run depends on."""
 
@@ -178,6 +209,7 @@ class StudyConfig(_Frozen):
     rocks: RockConfig = RockConfig()
     knockout: EvalConfig = Field(description="rollouts that tokens are knocked out of")
     screen: Count = Field(default=200, description="candidates to knock out, by rank")  # paper 3
+    freeze: FreezeConfig = FreezeConfig()
 
     @model_validator(mode="after")
     def _all_distinct(self) -> Self:

@@ -34,6 +34,7 @@ __all__ = [
     "cached_folder",
     "hash_file",
     "hash_folder",
+    "is_current",
     "load",
     "load_manifest",
     "rng",
@@ -224,6 +225,18 @@ def cached_folder(
     if hash_folder(path) != manifest.sha256:
         raise StudyError(f"{path}: altered since it was written; {_remedy(path)}")
     return FolderArtefact(path, manifest.sha256, manifest, fresh)
+
+
+def is_current(
+    run: Path,
+    stage: str,
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether `cached` or `cached_folder` would find ``run/stage/name`` and compute nothing."""
+    return _is_current(Path(run) / stage / name, _key(config, inputs))
 
 
 def rng(seed: int, stage: str, unit: int = 0) -> np.random.Generator:

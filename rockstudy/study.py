@@ -8,14 +8,16 @@ them, so a notebook opens in seconds from a clone, without models.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from rockstudy import distill, inference, models, rollout, store, tasks
+from rockstudy import arms, distill, inference, models, rollout, store, tasks, workers
+from rockstudy.arms import Arm
 from rockstudy.config import PairConfig, StudyConfig, StudyError
 
 
@@ -25,6 +27,15 @@ class OpenRun(Protocol):
     config: StudyConfig
     path: Path
     replay: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to compute in where no notebook has opened one."""
+
+    config: StudyConfig
+    path: Path
+    replay: bool = False
 
 
 def pair_accuracy(run: OpenRun) -> pd.DataFrame:
@@ -39,7 +50,7 @@ def pair_accuracy(run: OpenRun) -> pd.DataFrame:
         run,
         "pair_accuracy",
         {},
-        lambda: pd.concat([_graded(run, "teacher"), _graded(run, "student")], ignore_index=True),
+        lambda: pd.concat([graded(run, "teacher"), graded(run, "student")], ignore_index=True),
     )
 
 
@@ -72,24 +83,70 @@ def loaded_pair(config: PairConfig) -> models.Pair:
     return models.load_pair(config)
 
 
-def _train(run: OpenRun, stage: str, seed: int) -> distill.TrainResult:
-    return distill.train(
-        run.config, stage, run=run.path, seed=seed, pair=loaded_pair(run.config.pair)
-    )
+def stage1(run: OpenRun) -> distill.TrainResult:
+    """Stage 1, trained once at the study's seed."""
+    config = run.config
+    pair = loaded_pair(config.pair)
+    return distill.train(config, "stage1", run=run.path, seed=config.seed, pair=pair)
 
 
 def stage1_metrics(run: OpenRun) -> pd.DataFrame:
     """The metrics of stage 1 (one run, at the study's seed)."""
     if run.replay:
         return _read(run, "stage1_metrics")
-    result = _train(run, "stage1", run.config.seed)
+    result = stage1(run)
     return _table(run, "stage1_metrics", {"stage1": result.hash}, lambda: result.metrics)
 
 
-def train_seeds(run: OpenRun) -> dict[int, distill.TrainResult]:
-    """Train stage 1 at the study's seed, then stage 2 from its end for each of ``config.seeds``."""
-    _train(run, "stage1", run.config.seed)
-    return {seed: _train(run, "stage2", seed) for seed in run.config.seeds}
+def train_seeds(run: OpenRun, only: Sequence[int] | None = None) -> dict[int, distill.TrainResult]:
+    """Train stage 1, then the baseline of stage 2 from its end for each of ``config.seeds``.
+
+    With `only` some of the seeds, not graded, on as many threads as with all of them.
+    """
+    seeds = run.config.seeds if only is None else only
+    wanted = tuple(run.config.stage2.keep) if only is None else ()
+    train_arms(run, [(arms.BASELINE, seed, wanted) for seed in run.config.seeds], only=seeds)
+    pair = loaded_pair(run.config.pair)
+    return {seed: arms.BASELINE.train(run.config, run.path, seed, pair) for seed in seeds}
+
+
+def train_arms(
+    run: OpenRun,
+    jobs: Sequence[tuple[Arm, int, tuple[str, ...]]],
+    only: Sequence[int] | None = None,
+) -> None:
+    """Train arms of stage 2 and grade their named checkpoints, side by side, each once in a run.
+
+    Parameters
+    ----------
+    run
+        The run.
+    jobs
+        Arm, training seed, and the names of the checkpoints to grade.
+    only
+        Leave the jobs of other seeds alone.
+    """
+    stage1(run)  # before several processes would want to
+    named = {f"{arm.name}, seed {seed}": (run, arm, seed, names) for arm, seed, names in jobs}
+
+    def done(name: str) -> bool:
+        return (only is not None and named[name][2] not in only) or _is_graded(*named[name])
+
+    workers.run({name: (_train_and_grade, given) for name, given in named.items()}, done)
+
+
+def _train_and_grade(run: OpenRun, arm: Arm, seed: int, names: tuple[str, ...]) -> None:
+    result = arm.train(run.config, run.path, seed, loaded_pair(run.config.pair))
+    for name in names:
+        graded(run, f"{arm.name}-s{seed}-{name}", result.checkpoints[name])
+
+
+def _is_graded(run: OpenRun, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
+    if not arm.is_trained(run.config, run.path, seed, loaded_pair(run.config.pair)):
+        return False
+    folders = arm.train(run.config, run.path, seed, loaded_pair(run.config.pair)).checkpoints
+    places = [_grading(run, f"{arm.name}-s{seed}-{name}", folders[name]) for name in names]
+    return all(store.is_current(run.path, "evaluation", **place) for place in places)
 
 
 def accuracy_along(run: OpenRun) -> pd.DataFrame:
@@ -103,50 +160,63 @@ def accuracy_along(run: OpenRun) -> pd.DataFrame:
     """
     if run.replay:
         return _read(run, "accuracy_along")
-    first = _train(run, "stage1", run.config.seed)
-    results = train_seeds(run)
+    first, results = stage1(run), train_seeds(run)
     inputs = {"stage1": first.hash, **{f"stage2-s{s}": r.hash for s, r in results.items()}}
-    return _table(run, "accuracy_along", inputs, lambda: _along(run, first, results))
+    return _table(run, "accuracy_along", inputs, lambda: _along(run, results))
 
 
-def _along(
-    run: OpenRun, first: distill.TrainResult, results: Mapping[int, distill.TrainResult]
-) -> pd.DataFrame:
-    stage = run.config.stage2
-    before = _graded(run, "stage1-late", first.checkpoints["late"])
-    frames = []
-    for seed, result in results.items():
-        frames.append(before.assign(seed=seed, step=0))
-        for name, folder in result.checkpoints.items():
-            graded = _graded(run, f"stage2-s{seed}-{name}", folder)
-            frames.append(
-                graded.assign(seed=seed, step=max(1, round(stage.keep[name] * stage.steps)))
-            )
+def _along(run: OpenRun, results: Mapping[int, distill.TrainResult]) -> pd.DataFrame:
+    frames = [
+        along_training(run, arms.BASELINE, seed, result.checkpoints)
+        for seed, result in results.items()
+    ]
     along = pd.concat(frames, ignore_index=True)
     return along.drop(columns=["text", "model"]).sort_values(
         ["seed", "step"], kind="stable", ignore_index=True
     )
 
 
-def _graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFrame:
-    """Outcomes of one model on every benchmark, cached under ``evaluation/<label>``."""
+def along_training(
+    run: OpenRun, arm: Arm, seed: int, checkpoints: Mapping[str, Path]
+) -> pd.DataFrame:
+    """Outcomes of an arm at step 0 and at some of its checkpoints: `graded`, ``seed, step``."""
+    stage = run.config.stage2
+    before = graded(run, "stage1-late", stage1(run).checkpoints["late"])
+    frames = [before.assign(seed=seed, step=0)]
+    for name, folder in checkpoints.items():
+        found = graded(run, f"{arm.name}-s{seed}-{name}", folder)
+        step = max(1, round(stage.keep[name] * stage.steps))
+        frames.append(found.assign(seed=seed, step=step))
+    return pd.concat(frames, ignore_index=True)
+
+
+def graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFrame:
+    """Outcomes of one model on every benchmark, cached under ``evaluation/<label>``.
+
+    The model in a folder; without one, the pair's ``teacher`` or ``student``, whichever the label.
+    """
     config = run.config
-    settings = {"label": label, "pair": config.pair.model_dump(mode="json"), **_evaluated(config)}
-    inputs = {} if folder is None else {"weights": store.hash_folder(folder)}
 
     def compute() -> pd.DataFrame:
         pair = loaded_pair(config.pair)
         model = getattr(pair, label) if folder is None else models.load_model(str(folder))
         seed = store.torch_seed(config.seed, "evaluation")
-        graded = [
+        outcomes = [
             rollout.evaluate(model, pair.tokenizer, task, config.evaluation, seed)
             for task in config.benchmarks
         ]
-        return pd.concat(graded, ignore_index=True).assign(model=label)
+        return pd.concat(outcomes, ignore_index=True).assign(model=label)
 
-    return store.cached(
-        run.path, "evaluation", label, config=settings, inputs=inputs, compute=compute
-    ).data
+    place = _grading(run, label, folder)
+    return store.cached(run.path, "evaluation", **place, compute=compute).data
+
+
+def _grading(run: OpenRun, label: str, folder: Path | None) -> dict[str, Any]:
+    """Name, configuration and inputs of an evaluation."""
+    pair = run.config.pair.model_dump(mode="json")
+    settings = {"label": label, "pair": pair, **_evaluated(run.config)}
+    inputs = {} if folder is None else {"weights": store.hash_folder(folder)}
+    return {"name": label, "config": settings, "inputs": inputs}
 
 
 def _evaluated(config: StudyConfig) -> dict:
