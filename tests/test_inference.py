@@ -221,3 +221,13 @@ def test_the_interval_of_a_median_is_that_of_its_order_statistics():
     exact = np.sort(values)[scipy.stats.binom.ppf([0.025, 0.975], 201, 0.5).astype(int)]
     assert estimate.lo == pytest.approx(exact[0], abs=0.05)
     assert estimate.hi == pytest.approx(exact[1], abs=0.05)
+
+
+def test_a_mean_over_seeds_has_the_t_interval_of_scipy_and_one_seed_none():
+    values = np.array([0.41, 0.48, 0.39, 0.52])
+    estimate = inference.seed_mean(values)
+    interval = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (estimate.value, estimate.n, estimate.unit) == (values.mean(), 4, "seeds")
+    assert (estimate.lo, estimate.hi) == pytest.approx((interval.low, interval.high))
+    alone = inference.seed_mean(values[:1])
+    assert alone.value == 0.41 and np.isnan([alone.lo, alone.hi]).all()

@@ -1,0 +1,191 @@
+"""Arms: every name builds what it says; differences, costs and verdicts against closed forms."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from rockstudy import arm_steps, arms, schema, selectors
+from rockstudy.config import RockConfig, StudyError, from_parameters
+from rockstudy.rocks import Detection
+from rockstudy.weights import Ramp, TokenWeights
+from rockstudy.windows import RandomWindows, WindowWeights
+
+NAMES = [
+    *("baseline", "rock-freeze", "random-windows", "lambda-0.25", "types", "types-normalized"),
+    *("next-ranks", "soft", "ramp", "redetected", "keep-rocks"),
+    *(f"{how}-{name}" for how in ("freeze", "keep") for name in selectors.SELECTORS),
+]
+
+
+@pytest.fixture(scope="module")
+def material():
+    """Forty types whose rank is their id, the third of them special; k = 3."""
+    rng = np.random.default_rng(0)
+    ids = np.arange(40)
+    types = pd.DataFrame(
+        {
+            "token_id": ids,
+            "count": 10 + rng.permutation(40),
+            "n_persistent": 5,
+            "score_ctx": 1.0,
+            "rank": ids + 1,
+        }
+    )
+    tokens = pd.DataFrame({"token_id": np.repeat(ids, 5)})
+    for name in ("rkl_post", "entropy_post", "entropy_teacher"):
+        tokens[name] = rng.random(len(tokens)).astype(np.float32)
+    none = pd.DataFrame({"token_id": [], "rock": []})
+    return arms.Material(Detection(types, none, 0.3, 0.4, RockConfig(k=3)), tokens, (7, 8))
+
+
+CONFIG = from_parameters("tiny", rocks__k=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_legal_name_builds_an_arm_of_that_name(material, name):
+    assert from_parameters("tiny", freeze__extra=[name] if name not in (
+        "baseline", "rock-freeze", "random-windows") else [])  # fmt: skip
+    arm = arms.build(name, material, CONFIG, seed=5)
+    assert arm.name == name
+    assert (arm.weights is None) == (name == "baseline")
+
+
+def test_the_legal_names_are_those_with_the_selectors_there_are():
+    pattern = re.compile(next(m for m in schema.ArmName.__metadata__).metadata[0].pattern)
+    assert all(pattern.fullmatch(name) for name in NAMES)
+    for wrong in ("freeze", "lambda-1.5", "freeze-nothing", "rock_freeze", "keep-"):
+        assert not pattern.fullmatch(wrong)
+
+
+def test_arms_are_made_of_rocks_matched_controls_and_the_next_ranks(material):
+    def build(name):
+        return arms.build(name, material, CONFIG, 5)
+
+    freeze, random = build("rock-freeze").weights, build("random-windows").weights
+    assert isinstance(freeze, WindowWeights) and isinstance(random, RandomWindows)
+    assert freeze.ids == random.ids == (0, 1, 2)
+    assert (freeze.value, freeze.threshold, freeze.width) == (0.0, 0.4, CONFIG.rocks.window)
+    assert random.seed == 5 and not set(random.controls) & {0, 1, 2, 7, 8}
+    assert build("lambda-0.25").weights.value == 0.25
+    assert build("ramp").weights.value == Ramp(0.0, 1.0, CONFIG.stage2.steps)
+    assert build("next-ranks").weights == TokenWeights((3, 4, 5), 0.0)
+    assert build("types").weights == build("types-normalized").weights
+    assert [build(n).normalize for n in ("types", "types-normalized")] == ["tokens", "weights"]
+    assert build("keep-rocks").weights == TokenWeights((0, 1, 2), 0.0, keep=True)
+    rkl = build("freeze-rkl").weights.ids
+    assert rkl == selectors.select(material.tokens, "rkl", 3).ids
+
+
+def test_the_normaliser_changes_stage_2_and_nothing_else(material):
+    changed = arms.build("types-normalized", material, CONFIG, 0).configured(CONFIG)
+    assert changed.stage2.normalize == "weights"
+    assert changed.model_copy(update={"stage2": CONFIG.stage2}) == CONFIG
+
+
+def test_extra_arms_have_fewer_seeds_and_are_graded_at_the_end():
+    config = from_parameters("tiny", freeze__extra=["types"], freeze__extra_seeds=1)
+    main = [(name, seed, True) for name in arm_steps.MAIN for seed in (0, 1)]
+    assert arms.plan(config) == [*main, ("types", 0, False)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"freeze__extra": ["rock-frieze"]}, "freeze__extra.*rock-freeze.*got 'rock-frieze'"),
+        ({"freeze__arms": ["rock-freeze"]}, "must hold baseline"),
+        ({"freeze__extra": ["rock-freeze"]}, "distinct"),
+    ],
+)
+def test_arms_that_make_no_sense_are_refused_before_anything_runs(given, message):
+    with pytest.raises(StudyError, match=message) as error:
+        from_parameters("tiny", **given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def table():
+    """Three arms, four seeds; one extra arm with one seed at the end."""
+    rng = np.random.default_rng(1)
+    rows = [
+        (arm, seed, step, "maths", 0.4 + 0.1 * rng.random() - 0.2 * (arm == "b") * (step > 0))
+        for arm in ("baseline", "a", "b") for seed in range(4) for step in (0, 40)
+    ]  # fmt: skip
+    rows.append(("c", 2, 40, "maths", 0.5))
+    return pd.DataFrame(rows, columns=["arm", "seed", "step", "benchmark", "accuracy"])
+
+
+def test_differences_are_paired_by_seed_with_the_t_interval_of_scipy(table):
+    found = arm_steps.at_end(arm_steps.differences(table)).set_index("arm")
+    wide = table[table.step == 40].pivot(index="seed", columns="arm", values="accuracy")
+    for arm in ("a", "b"):
+        test = scipy.stats.ttest_rel(wide[arm], wide["baseline"])
+        interval = test.confidence_interval(0.95)
+        assert found.loc[arm, "value"] == pytest.approx((wide[arm] - wide["baseline"]).mean())
+        assert found.loc[arm, ["lo", "hi"]].tolist() == pytest.approx([interval.low, interval.high])
+    assert found.loc["c", "value"] == pytest.approx(0.5 - wide["baseline"][2])
+    assert np.isnan(found.loc["c", "lo"]) and found.loc["c", "n"] == 1
+
+
+def test_the_reading_says_what_can_be_concluded_and_what_not(table):
+    said = arm_steps.reading(arm_steps.differences(table), "maths").splitlines()
+    assert [line.split(":")[0] for line in said] == ["a", "b", "c"]
+    assert "no difference shown" in said[0] and "cannot be excluded" in said[0]
+    assert "over 4 seeds: worse than the baseline" in said[1]
+    assert "one seed" in said[2]
+
+
+@pytest.fixture
+def costs():
+    phases = {"baseline": (4, 4), "a": (4, 2), "b": (4, 4)}
+    timing = pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "seconds_head": head, "seconds_step": rest + head}
+            for arm, (rest, head) in phases.items() for seed in (0, 1) for _ in range(3)
+        ]
+    )  # fmt: skip
+    metrics = pd.DataFrame(
+        {
+            "arm": ["baseline", "a", "b"],
+            "n_tokens": 100,
+            "n_kept": [100, 50, 100],
+            "mean_weight": [1.0, 0.5, 0.75],
+        }
+    )
+    return arm_steps.cost(timing, metrics).set_index("arm")
+
+
+def test_costs_are_ratios_to_the_baseline_and_amdahls_bound(costs):
+    assert costs.speedup.tolist() == pytest.approx([1, 8 / 6, 1])
+    assert costs.frozen.tolist() == pytest.approx([0, 0.5, 0.25])
+    assert costs.projected.tolist() == [1, 0.5, 1]
+    assert costs.bound.tolist() == pytest.approx([1, 8 / 6, 8 / 7])  # heads are half of the step
+    assert costs.bound_all.tolist() == pytest.approx([2, 2, 2])
+
+
+def test_verdicts_follow_their_rules(costs):
+    def ends(lo, hi, n=3):
+        rows = [("rock-freeze", lo, hi), ("random-windows", lo, hi)]
+        frame = pd.DataFrame(rows, columns=["arm", "lo", "hi"])
+        return frame.assign(value=(lo + hi) / 2, unit="seeds", n=n, step=1, benchmark="m")
+
+    match = pd.DataFrame({"arm": ["rock", "random"], "share": [0.2, 0.2], "seed": 0})
+
+    def verdicts(found):
+        rows = arm_steps.freeze_claims(found, costs.reset_index(), match, "m")
+        return {row["claim"]: row["verdict"] for row in rows}
+
+    keeps, loses = "freeze-keeps-accuracy", "random-freeze-costs-accuracy"
+    for found, expected in (
+        (ends(-0.015, 0.01), ("reproduced", "inconclusive")),
+        (ends(-0.03, 0.01), ("inconclusive", "inconclusive")),
+        (ends(-0.2, -0.1), ("differs", "reproduced")),
+        (ends(0.1, 0.2), ("differs", "differs")),
+        (ends(-0.001, 0.001, n=1), ("inconclusive", "inconclusive")),
+    ):
+        assert (verdicts(found)[keeps], verdicts(found)[loses]) == expected
+    some = verdicts(ends(0.1, 0.2))
+    assert some["freeze-speed-up"] == "not run"  # no arm of that name in these costs
+    assert some["random-freezes-the-same-share"] == "reproduced"
