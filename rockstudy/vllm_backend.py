@@ -107,11 +107,11 @@ class VllmBackend(Backend):
                 [_parameters(row, choose, ends) for row in rows],
                 use_tqdm=False,
             )
-            place = {name: i for i, name in enumerate(names)}
+            first = int(names[0].split("-")[0])  # requests are numbered, with or without a suffix
             while llm.llm_engine.has_unfinished_requests():
                 for made in llm.llm_engine.step():
                     if made.finished:
-                        i = place[made.request_id]
+                        i = int(made.request_id) - first
                         done[i] = np.array(made.outputs[0].token_ids, np.int32)
                         left(rows[i])
         except BaseException:
