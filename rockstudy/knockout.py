@@ -136,12 +136,19 @@ def resample(
     Raises
     ------
     StudyError
-        ``top_p`` below 1 with a start other than 0; logits that are not finite.
+        ``top_p`` below 1 with a start other than 0; rollouts cut at another limit than that of
+        `how`; logits that are not finite.
     """
     if how.top_p < 1 and todo.start.any():
         raise StudyError(
             f"evaluation__top_p: must be 1 for prefix reuse, which is not exact with truncation; "
             f"got {how.top_p}; use the mode naive"
+        )
+    cut = np.unique(rollouts.lengths[~rollouts.stopped])
+    if len(cut) and (cut[0], cut[-1]) != (how.max_new_tokens,) * 2:
+        raise StudyError(
+            f"evaluation__max_new_tokens: must be the limit of the rollouts, who are cut at "
+            f"{cut[-1]} tokens; got {how.max_new_tokens}"
         )
     rows, prefixes = [], []
     for number, row, start in zip(todo.candidate, todo.row, todo.start, strict=True):
