@@ -68,8 +68,7 @@ def decode(
     uniforms: np.ndarray,
     choose: Chooser,
     ends: torch.Tensor,
-    max_new_tokens: int,
-    limits: np.ndarray | None = None,
+    limits: np.ndarray,
     banned: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode one batch, yielding (row, completion ids int32) as rows leave it.
@@ -86,10 +85,8 @@ def decode(
         How a token comes from logits and a uniform number.
     ends
         End-of-text token ids on the model's device.
-    max_new_tokens
-        T, where rows that have not ended are cut.
     limits
-        int (B,): a limit of its own for every row, from 1 to T.
+        int (B,), from 1 to T: where a row that has not ended is cut.
     banned
         int (B, n): token ids whose logit is minus infinity at every step, filled up with -1.
 
@@ -108,16 +105,15 @@ def decode(
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     usable = torch.ones((), dtype=torch.bool, device=device)
     seen = pad if not bool(pad.all()) else None  # without padding there is nothing to mask
-    most = None if limits is None else torch.from_numpy(limits).to(device)
+    most = torch.from_numpy(limits).to(device)
     ban = None if banned is None else torch.from_numpy(banned).to(device)
-    for t in range(max_new_tokens):
+    longest = int(limits.max())
+    for t in range(longest):
         token, ok = choose(logits if ban is None else _without(logits, ban), u[:, t])
         usable &= (ok | ended).all()
         tokens[:, t] = token
-        ended |= torch.isin(token, ends)
-        if most is not None:
-            ended |= most == t + 1
-        last = t + 1 == max_new_tokens
+        ended |= torch.isin(token, ends) | (most == t + 1)
+        last = t + 1 == longest
         if last or (t + 1) % poll == 0:
             if not usable:
                 raise StudyError("logits: must be finite; the model gave NaN or infinity")
@@ -129,9 +125,8 @@ def decode(
                     return
                 cache.batch_select_indices(keep)
                 rows, u, tokens, lengths = rows[keep], u[keep], tokens[keep], lengths[keep]
-                token, ended = token[keep], ended[keep]
-                most, ban = (x if x is None else x[keep] for x in (most, ban))
-                seen = seen if seen is None else seen[keep]
+                token, ended, most = token[keep], ended[keep], most[keep]
+                ban, seen = (x if x is None else x[keep] for x in (ban, seen))
         if seen is not None:
             seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
         logits = _forward(model, token[:, None], seen, (lengths + t)[:, None], cache)
@@ -151,7 +146,7 @@ def _leaving(
     out: torch.Tensor,
     ends: torch.Tensor,
     width: int,
-    limits: np.ndarray | None,
+    limits: np.ndarray,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the rows marked `out`, each cut at its limit or after its first end-of-text token."""
     done = tokens[out, :width]
@@ -159,7 +154,7 @@ def _leaving(
     for row, ids, end in zip(
         rows[out].tolist(), done.cpu().numpy().astype(np.int32), is_end, strict=True
     ):
-        n = width if limits is None else min(width, int(limits[row]))
+        n = min(width, int(limits[row]))
         yield row, ids[: end.argmax() + 1] if end[:n].any() else ids[:n]
 
 

@@ -26,12 +26,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy import progress, rollout, store, tasks
+from rockstudy import backends, progress, rollout, store, tasks
+from rockstudy.backends import Backend, Row
 from rockstudy.config import EvalConfig, StudyError, TaskConfig
-from rockstudy.decoding import Chooser, decode
+from rockstudy.decoding import Chooser
 from rockstudy.rollout import Rollouts
 
 Mode = Literal["reuse", "null", "naive"]
@@ -116,7 +116,7 @@ def _check(candidate: Candidate, vocab: int) -> None:
 
 
 def resample(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Backend,
     tokenizer: PreTrainedTokenizerBase,
     rollouts: Rollouts,
     candidates: Sequence[Candidate],
@@ -129,69 +129,56 @@ def resample(
 ) -> list[np.ndarray]:
     """Generate the planned completions, prefix included: one int32 array each.
 
-    The uniforms of a completion come from (seed, candidate, prompt, sample) alone: neither the
-    batch size nor the other candidates change it, up to floating point in the logits.
+    The random numbers of a completion come from (seed, candidate, prompt, sample) alone: neither
+    the batch size nor the other candidates change it, up to floating point in the logits. `bar`
+    counts tokens; one that its completion does not come to write counts when that is done.
 
     Raises
     ------
     StudyError
-        ``top_p`` below 1 with a start other than 0; logits that are not finite.
+        ``top_p`` below 1 with a start other than 0; rollouts cut at another limit than that of
+        `how`; logits that are not finite.
     """
     if how.top_p < 1 and todo.start.any():
         raise StudyError(
             f"evaluation__top_p: must be 1 for prefix reuse, which is not exact with truncation; "
             f"got {how.top_p}; use the mode naive"
         )
-    rows, start = todo.row, todo.start
-    prefixes = [rollouts.completion_ids[r, :s] for r, s in zip(rows, start, strict=True)]
-    prompts = [
-        np.concatenate([rollouts.prompt_ids[rollouts.prompt_index[r]], prefix])
-        for r, prefix in zip(rows, prefixes, strict=True)
-    ]
-    limits = how.max_new_tokens - start
-    order = np.lexsort((np.arange(len(rows)), limits, [len(p) for p in prompts]))
-    ends = torch.tensor(rollout.eos_ids(model, tokenizer), device=model.device)
-    choose, done = Chooser(how.temperature, how.top_p), [np.empty(0, np.int32)] * len(rows)
-    with rollout.evaluating(model):
-        for first in range(0, len(order), how.batch_size):
-            batch = order[first : first + how.batch_size]
-            most = int(limits[batch].max())
-            u = np.stack([_uniforms(rollouts, candidates, todo, j, most, seed) for j in batch])
-            ban = _padded([candidates[todo.candidate[j]].banned for j in batch]) if bans else None
-            some = [prompts[j].tolist() for j in batch]
-            for i, ids in decode(model, some, u, choose, ends, most, limits[batch], ban):
-                done[batch[i]] = np.concatenate([prefixes[batch[i]], ids])
-                if bar is not None:
-                    bar.update(1)
-    return done
-
-
-def _uniforms(
-    rollouts: Rollouts,
-    candidates: Sequence[Candidate],
-    todo: Plan,
-    job: int,
-    n: int,
-    seed: int,
-) -> np.ndarray:
-    row, candidate = todo.row[job], candidates[todo.candidate[job]]
-    unit = (int(rollouts.prompt_index[row]) << 15) + int(rollouts.sample_index[row])
-    stage = f"knockout-{candidate.arm}-{candidate.target}"
-    return store.rng(seed, stage, unit).random(n)
-
-
-def _padded(ids: Sequence[Sequence[int]]) -> np.ndarray:
-    """Banned ids int64 (B, n), filled up with -1."""
-    banned = np.full((len(ids), max(map(len, ids))), -1, np.int64)
-    for row, some in enumerate(ids):
-        banned[row, : len(some)] = some
-    return banned
+    cut = np.unique(rollouts.lengths[~rollouts.stopped])
+    if len(cut) and (cut[0], cut[-1]) != (how.max_new_tokens,) * 2:
+        raise StudyError(
+            f"evaluation__max_new_tokens: must be the limit of the rollouts, who are cut at "
+            f"{cut[-1]} tokens; got {how.max_new_tokens}"
+        )
+    rows, prefixes = [], []
+    for number, row, start in zip(todo.candidate, todo.row, todo.start, strict=True):
+        candidate, prompt = candidates[number], int(rollouts.prompt_index[row])
+        prefixes.append(rollouts.completion_ids[row, :start])
+        rows.append(
+            Row(
+                np.concatenate([rollouts.prompt_ids[prompt], prefixes[-1]]).tolist(),
+                how.max_new_tokens - int(start),
+                (
+                    seed,
+                    f"knockout-{candidate.arm}-{candidate.target}",
+                    (prompt << 15) + int(rollouts.sample_index[row]),
+                ),
+                candidate.banned if bans else (),
+            )
+        )
+    made = backends.of(model, how.batch_size).complete(
+        rows,
+        Chooser(how.temperature, how.top_p),
+        rollout.eos_ids(model, tokenizer),
+        lambda row: bar.update(row.limit) if bar is not None else None,
+    )
+    return [np.concatenate(parts) for parts in zip(prefixes, made, strict=True)]
 
 
 def outcomes(
     run: Path,
     name: str,
-    model: PreTrainedModel,
+    model: PreTrainedModel | Backend,
     tokenizer: PreTrainedTokenizerBase,
     task: TaskConfig,
     rollouts: Rollouts,
@@ -238,8 +225,8 @@ def outcomes(
     parts = _shards(todo, len(candidates), chunk)
     problems = tasks.load(task, "eval")
     frames = []
-    new = int((how.max_new_tokens - todo.start).sum())
-    with progress.bar(len(todo), f"{name} (at most {new:,} tokens)", "completion") as bar:
+    limits = how.max_new_tokens - todo.start
+    with progress.bar(int(limits.sum()), name, "token") as bar:
         for number, (first, last) in enumerate(parts):
             chosen = np.flatnonzero((todo.candidate >= first) & (todo.candidate < last))
             mine = Plan(todo.candidate[chosen], todo.row[chosen], todo.start[chosen])
@@ -262,7 +249,7 @@ def outcomes(
                 compute=compute,
             )
             if not shard.fresh:
-                bar.update(len(mine))
+                bar.update(int(limits[chosen].sum()))
             frames.append(shard.data)
     if not frames:  # no candidate occurs
         return _frame(model, task, tokenizer, rollouts, candidates, todo, [], problems)
@@ -294,7 +281,7 @@ def _shards(todo: Plan, n_candidates: int, chunk: int) -> list[tuple[int, int]]:
 
 
 def _frame(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Backend,
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     rollouts: Rollouts,

@@ -6,6 +6,7 @@ They build on the scored types of `rockstudy.rock_steps`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from rockstudy import categories, census, knockout, rollout, store
+from rockstudy.backends import Backend
 from rockstudy.config import StudyError, TaskConfig
 from rockstudy.knockout import Candidate
 from rockstudy.rock_steps import cached_table, detected, measured
@@ -102,7 +104,12 @@ def _candidates(table: pd.DataFrame) -> list[Candidate]:
     ]
 
 
-def baseline(run: OpenRun, task: TaskConfig) -> tuple[Rollouts, str]:
+def _student(run: OpenRun) -> AbstractContextManager[Backend]:
+    """What samples from the student after OPD: one engine for all of a step."""
+    return measured(run.config, Path(run.path)).sampler("post", run.config.knockout)
+
+
+def baseline(run: OpenRun, task: TaskConfig, student: Backend) -> tuple[Rollouts, str]:
     """Graded completions of the student after OPD on a benchmark, and their hash."""
     found, how = measured(run.config, Path(run.path)), run.config.knockout
     settings = {"seed": run.config.seed, "knockout": how.model_dump(mode="json")}
@@ -110,7 +117,7 @@ def baseline(run: OpenRun, task: TaskConfig) -> tuple[Rollouts, str]:
 
     def compute() -> pd.DataFrame:
         seed = store.torch_seed(run.config.seed, "knockout")
-        made, _ = rollout.answer(found.student("post"), found.tokenizer, task, how, seed)
+        made, _ = rollout.answer(student, found.tokenizer, task, how, seed)
         return made.to_frame()
 
     done = store.cached(
@@ -125,14 +132,19 @@ def baseline(run: OpenRun, task: TaskConfig) -> tuple[Rollouts, str]:
 
 
 def _outcomes(
-    run: OpenRun, task: TaskConfig, chosen: Sequence[Candidate], name: str, mode: knockout.Mode
+    run: OpenRun,
+    task: TaskConfig,
+    chosen: Sequence[Candidate],
+    name: str,
+    mode: knockout.Mode,
+    student: Backend,
 ) -> tuple[pd.DataFrame, Rollouts]:
     found = measured(run.config, Path(run.path))
-    base, of_base = baseline(run, task)
+    base, of_base = baseline(run, task, student)
     table = knockout.outcomes(
         Path(run.path),
         f"{name}-{task.label}",
-        found.student("post"),
+        student,
         found.tokenizer,
         task,
         base,
@@ -166,11 +178,11 @@ def screen(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
     """
 
     def compute() -> pd.DataFrame:
-        frames = []
-        for task in run.config.benchmarks[:2]:
-            some = _candidates(chosen)
-            changed, base = _outcomes(run, task, some, "screen", "reuse")
-            frames.append(_deltas(run, task, some, changed, base))
+        some, frames = _candidates(chosen), []
+        with _student(run) as student:
+            for task in run.config.benchmarks[:2]:
+                changed, base = _outcomes(run, task, some, "screen", "reuse", student)
+                frames.append(_deltas(run, task, some, changed, base))
         return pd.concat(frames, ignore_index=True)
 
     return _screened(run, "knockout_screen", compute)
@@ -217,9 +229,10 @@ def controls(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
         some = _candidates(single.iloc[places])
         frames = []
         modes: tuple[knockout.Mode, ...] = ("null", "reuse", "naive")
-        for mode in modes:
-            changed, base = _outcomes(run, task, some, f"control-{mode}", mode)
-            frames.append(_deltas(run, task, some, changed, base).assign(mode=mode))
+        with _student(run) as student:
+            for mode in modes:
+                changed, base = _outcomes(run, task, some, f"control-{mode}", mode, student)
+                frames.append(_deltas(run, task, some, changed, base).assign(mode=mode))
         return pd.concat(frames, ignore_index=True)
 
     return _screened(run, "knockout_controls", compute)

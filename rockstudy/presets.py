@@ -150,9 +150,15 @@ PRESETS: dict[str, StudyConfig] = {
             use_vllm=True,
             gradient_checkpointing=True,
         ),
-        evaluation=EvalConfig(n_prompts=500, samples=5, max_new_tokens=2048, batch_size=64),
-        statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=2048, batch_size=64),
-        knockout=EvalConfig(n_prompts=500, samples=4, max_new_tokens=2048, batch_size=64),
+        evaluation=EvalConfig(
+            n_prompts=500, samples=5, max_new_tokens=2048, batch_size=64, backend="vllm"
+        ),
+        statistics=EvalConfig(
+            n_prompts=500, samples=1, max_new_tokens=2048, batch_size=64, backend="vllm"
+        ),
+        knockout=EvalConfig(
+            n_prompts=500, samples=4, max_new_tokens=2048, batch_size=64, backend="vllm"
+        ),
     ),
     # The paper's own setting; section 1 of its summary unless a comment says otherwise.
     "paper": StudyConfig(
@@ -192,9 +198,15 @@ PRESETS: dict[str, StudyConfig] = {
             gradient_checkpointing=True,
         ),
         # paper 1: Pass@1 averaged over 5 sampled runs
-        evaluation=EvalConfig(n_prompts=500, samples=5, max_new_tokens=16_384, batch_size=32),
+        evaluation=EvalConfig(
+            n_prompts=500, samples=5, max_new_tokens=16_384, batch_size=32, backend="vllm"
+        ),
         # paper 2: 500 prompts; its code cuts at 256 or 4,096 tokens
-        statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=4_096, batch_size=32),
-        knockout=EvalConfig(n_prompts=500, samples=4, max_new_tokens=4_096, batch_size=32),
+        statistics=EvalConfig(
+            n_prompts=500, samples=1, max_new_tokens=4_096, batch_size=32, backend="vllm"
+        ),
+        knockout=EvalConfig(
+            n_prompts=500, samples=4, max_new_tokens=4_096, batch_size=32, backend="vllm"
+        ),
     ),
 }

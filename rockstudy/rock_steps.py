@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from rockstudy import (
+    backends,
     categories,
     controls,
     inference,
@@ -27,7 +29,7 @@ from rockstudy import (
     study,
     tokens,
 )
-from rockstudy.config import StudyConfig, StudyError
+from rockstudy.config import EvalConfig, StudyConfig, StudyError
 from rockstudy.study import OpenRun
 from rockstudy.tokens import TokenSet
 
@@ -67,6 +69,10 @@ class Measured:
             self._models[name] = models.load_model(str(self.folders[name]))
         return self._models[name]
 
+    def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[backends.Backend]:
+        """What samples from a checkpoint, by the backend that `how` asks for."""
+        return study.checkpoint(self.config, self.folders[name], how, lambda: self.student(name))
+
     def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:
         """Graded completions of a checkpoint, and their hash."""
         task, how = self.config.benchmarks[0], self.config.statistics
@@ -75,7 +81,8 @@ class Measured:
 
         def compute() -> pd.DataFrame:
             seed = store.torch_seed(self.config.seed, "statistics")
-            made, _ = rollout.answer(self.student(name), self.tokenizer, task, how, seed)
+            with self.sampler(name, how) as student:
+                made, _ = rollout.answer(student, self.tokenizer, task, how, seed)
             return made.to_frame()
 
         inputs = {name: self.hashes[name]}

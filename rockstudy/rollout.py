@@ -10,8 +10,8 @@ prediction of ``completion_ids[:, t]``, made from the prompt and ``completion_id
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy import progress, store, tasks
+from rockstudy import backends, models, progress, store, tasks
+from rockstudy.backends import Backend, Row
 from rockstudy.config import EvalConfig, StudyError, TaskConfig
-from rockstudy.decoding import Chooser, decode
+from rockstudy.decoding import Chooser
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def prompt_ids(
     return ids
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_ids(model: PreTrainedModel | Backend, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end a completion: the model's generation config and the tokenizer's."""
     config = getattr(model, "generation_config", None)
     ids = getattr(config, "eos_token_id", None)
@@ -206,7 +207,7 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def generate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Backend,
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[Sequence[int]],
     *,
@@ -236,35 +237,33 @@ def generate(
         logits that are not finite.
     """
     _check_lengths(model, prompt_ids, max_new_tokens)
-    rows = [(p, s) for p in range(len(prompt_ids)) for s in range(samples)]
-    order = sorted(range(len(rows)), key=lambda r: (len(prompt_ids[rows[r][0]]), rows[r]))
-    done: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows)
-    choose = Chooser(temperature, top_p, top_k)
-    ends = torch.tensor(eos_ids(model, tokenizer), device=model.device)
-    bar_of_rows = nullcontext() if desc is None else progress.bar(len(rows), desc, "rollout")
-    with evaluating(model), bar_of_rows as bar:
-        for start in range(0, len(rows), batch_size):
-            batch = order[start : start + batch_size]
-            streams = [(first + rows[r][0], rows[r][1]) for r in batch]
-            uniforms = _uniforms(streams, max_new_tokens, seed, temperature)
-            prompts = [prompt_ids[rows[r][0]] for r in batch]
-            for i, ids in decode(model, prompts, uniforms, choose, ends, max_new_tokens):
-                done[batch[i]] = ids
-                if bar is not None:
-                    bar.update(1)
+    places = [(p, s) for p in range(len(prompt_ids)) for s in range(samples)]
+    # ours: sample_index is an int16, so prompt and sample make one unit without collisions
+    rows = [
+        Row(prompt_ids[p], max_new_tokens, (seed, "rollout", ((first + p) << 15) + s))
+        for p, s in places
+    ]
+    ends = eos_ids(model, tokenizer)
+    with nullcontext() if desc is None else progress.bar(len(rows), desc, "rollout") as bar:
+        done = backends.of(model, batch_size).complete(
+            rows,
+            Chooser(temperature, top_p, top_k),
+            ends,
+            lambda _: bar.update(1) if bar is not None else None,
+        )
     completion_ids, mask = _pad(done)
     return Rollouts(
         [np.asarray(ids, np.int64) for ids in prompt_ids],
         completion_ids,
         mask,
-        np.array([p for p, _ in rows], np.int32),
-        np.array([s for _, s in rows], np.int16),
-        np.array([np.isin(ids[-1], ends.cpu().numpy()) for ids in done], bool),
+        np.array([p for p, _ in places], np.int32),
+        np.array([s for _, s in places], np.int16),
+        np.array([ids[-1] in ends for ids in done], bool),
     )
 
 
 def answer(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Backend,
     tokenizer: PreTrainedTokenizerBase,
     task: TaskConfig,
     eval: EvalConfig,
@@ -290,7 +289,7 @@ def answer(
 
 
 def evaluate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Backend,
     tokenizer: PreTrainedTokenizerBase,
     task: TaskConfig,
     eval: EvalConfig,
@@ -347,7 +346,7 @@ def completion_states(
     columns = np.arange(ids.shape[1])
     starts = np.array([len(prompt) - 1 for prompt in prompts])
     predicts = torch.from_numpy(mask & (columns >= starts[:, None])).to(model.device)
-    with evaluating(model):
+    with models.evaluating(model):
         states = model.get_decoder()(
             input_ids=torch.from_numpy(ids).long().to(model.device),
             attention_mask=torch.from_numpy(mask).long().to(model.device),
@@ -357,7 +356,7 @@ def completion_states(
 
 
 def _check_lengths(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    model: PreTrainedModel | Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> None:
     if not prompts:
         raise StudyError("prompt_ids: must hold at least one prompt; got none")
@@ -377,14 +376,6 @@ def _check_prompts(prompts: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> N
             raise StudyError(f"prompt_ids: prompt {i} must have at least one token; it has none")
 
 
-def _uniforms(rows: Sequence[tuple[int, int]], n: int, seed: int, temperature: float) -> np.ndarray:
-    """Uniform numbers float64 (B, n), a stream per prompt and sample; zeros when greedy."""
-    if temperature == 0:
-        return np.zeros((len(rows), n))
-    # ours: sample_index is an int16, so prompt and sample make one unit without collisions
-    return np.stack([store.rng(seed, "rollout", (p << 15) + s).random(n) for p, s in rows])
-
-
 def _pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Pad on the right with 0: ids int32 (R, T) and mask bool (R, T)."""
     lengths = np.array([len(ids) for ids in rows])
@@ -392,15 +383,3 @@ def _pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     ids = np.zeros(mask.shape, np.int32)
     ids[mask] = np.concatenate(rows)
     return ids, mask
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode comes back as it was."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

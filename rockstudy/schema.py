@@ -139,7 +139,10 @@ class EvalConfig(_Frozen):
     temperature: float = Field(default=1.0, ge=0)
     top_p: Share = 1.0
     max_new_tokens: Count
-    batch_size: Count
+    batch_size: Count = Field(description="completions at a time; vllm has its own measure")
+    backend: Literal["transformers", "vllm"] = Field(
+        default="transformers", description="what writes them; vllm is an engine for large models"
+    )
 
 
 class RockConfig(_Frozen):

@@ -8,6 +8,7 @@ them, so a notebook opens in seconds from a clone, without models.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy import arms, distill, inference, models, rollout, store, tasks, workers
+from rockstudy import arms, backends, distill, inference, models, rollout, store, tasks, workers
 from rockstudy.arms import Arm
-from rockstudy.config import PairConfig, StudyConfig, StudyError
+from rockstudy.config import EvalConfig, PairConfig, StudyConfig, StudyError
 
 
 class OpenRun(Protocol):
@@ -198,13 +200,12 @@ def graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFrame
     config = run.config
 
     def compute() -> pd.DataFrame:
-        pair = loaded_pair(config.pair)
-        model = getattr(pair, label) if folder is None else models.load_model(str(folder))
+        how, tokenizer = config.evaluation, _tokenizer(config.pair)
         seed = store.torch_seed(config.seed, "evaluation")
-        outcomes = [
-            rollout.evaluate(model, pair.tokenizer, task, config.evaluation, seed)
-            for task in config.benchmarks
-        ]
+        with _member(config, label) if folder is None else checkpoint(config, folder, how) as model:
+            outcomes = [
+                rollout.evaluate(model, tokenizer, task, how, seed) for task in config.benchmarks
+            ]
         return pd.concat(outcomes, ignore_index=True).assign(model=label)
 
     place = _grading(run, label, folder)
@@ -217,6 +218,48 @@ def _grading(run: OpenRun, label: str, folder: Path | None) -> dict[str, Any]:
     settings = {"label": label, "pair": pair, **_evaluated(run.config)}
     inputs = {} if folder is None else {"weights": store.hash_folder(folder)}
     return {"name": label, "config": settings, "inputs": inputs}
+
+
+def checkpoint(
+    config: StudyConfig,
+    folder: Path,
+    how: EvalConfig,
+    load: Callable[[], PreTrainedModel] | None = None,
+) -> AbstractContextManager[backends.Backend]:
+    """What samples from a checkpoint (`backends.opened`); `load` gives a model that is kept."""
+    return backends.opened(
+        how,
+        str(folder),
+        load or (lambda: models.load_model(str(folder))),
+        max_prompt_tokens=max(task.max_prompt_tokens for task in config.benchmarks),
+    )
+
+
+def _member(config: StudyConfig, role: str) -> AbstractContextManager[backends.Backend]:
+    """What samples from the teacher or the student before any training."""
+    pair, how = config.pair, config.evaluation
+    if how.backend == "vllm" and role == "student" and pair.student_layers != "all":
+        raise StudyError(
+            "evaluation__backend: must be transformers where student_layers is "
+            f"{pair.student_layers}, since no folder holds that student; got 'vllm'"
+        )
+    shares_file = role == "teacher" or pair.student == pair.teacher
+    return backends.opened(
+        how,
+        getattr(pair, role),
+        lambda: getattr(loaded_pair(pair), role),
+        max_prompt_tokens=max(task.max_prompt_tokens for task in config.benchmarks),
+        revision=getattr(pair, f"{role}_revision"),
+        gguf_file=pair.gguf_file if shares_file else None,
+        dtype=pair.dtype,
+        field=role,
+    )
+
+
+def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase:
+    """The pair's tokenizer, without its models."""
+    revision, file = pair.teacher_revision, pair.gguf_file
+    return models.load_tokenizer(pair.teacher, revision=revision, gguf_file=file, field="teacher")
 
 
 def _evaluated(config: StudyConfig) -> dict:

@@ -1,6 +1,12 @@
 """Knockouts against the exactly enumerated policy; reuse, resume, controls, accounting."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +16,8 @@ import scipy.stats
 import torch
 from test_rollout import END, TOKENIZER, completions, enumerate_completions, sample, small_llama
 
-from rockstudy import knockout, models, rollout, tasks
-from rockstudy.config import EvalConfig, StudyError, TaskConfig
+from rockstudy import knockout, models, progress, rollout, tasks
+from rockstudy.config import EvalConfig, PairConfig, StudyError, TaskConfig
 from rockstudy.knockout import Candidate, plan, resample
 
 N = 6_000
@@ -94,8 +100,9 @@ def test_reuse_starts_at_the_first_banned_token_and_null_after_it(base):
 def test_a_prefix_is_kept_and_the_limit_counts_it(model, base):
     todo = plan(base, [Candidate(2, (2,))], 5)
     new = resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, HOW, 7)
+    whole = completions(base)
     for row, start, ids in zip(todo.row, todo.start, new, strict=True):
-        assert ids[:start].tolist() == completions(base)[row][:start]
+        assert ids[:start].tolist() == whole[row][:start]
         assert len(ids) == 3 or ids[-1] == END
 
 
@@ -227,6 +234,169 @@ def test_a_killed_screen_goes_on_and_ends_the_same(tmp_path, screen, monkeypatch
     pd.testing.assert_frame_equal(resumed, whole)
 
 
+@pytest.mark.parametrize("kept", [0, 3], ids=["from nothing", "after a kill"])
+def test_the_bar_counts_the_tokens_that_are_still_to_come(tmp_path, screen, monkeypatch, kept):
+    outcomes(tmp_path / "run", screen, chunk=2)
+    manifests = sorted((tmp_path / "run").rglob("shard-*.json"))
+    for file in manifests[kept:]:
+        file.unlink()
+    monkeypatch.setenv("ROCKSTUDY_PROGRESS", str(tmp_path / "bar"))
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    table = outcomes(tmp_path / "run", screen, chunk=2)
+    lines = [json.loads(line) for line in (tmp_path / "bar").read_text().splitlines()]
+    limits = 16 - table.reused_tokens
+    assert {(line["total"], line["unit"]) for line in lines} == {(limits.sum(), "token")}
+    seen = [line["n"] for line in lines]
+    assert seen == sorted(seen) and (seen[0], seen[-1]) == (0, limits.sum())
+    moves = np.diff(seen)
+    fresh = moves[moves > 0][kept:]  # a finished shard moves the bar at once
+    assert sorted(fresh) == sorted(limits[len(limits) - len(fresh) :])
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_knockout
+test_knockout.long_screen(Path(sys.argv[2]))
+"""
+
+
+def long_screen(folder):
+    """A few hundred completions of the tiny student in shards of about ten."""
+    pair = models.tiny_pair()
+    task = TaskConfig(name="lab_math", n_train=4, n_eval=6, max_prompt_tokens=256)
+    how = EvalConfig(n_prompts=6, samples=4, max_new_tokens=64, batch_size=4)
+    made, _ = rollout.answer(pair.student, pair.tokenizer, task, how, 0)
+    types, counts = np.unique(made.completion_ids[made.mask], return_counts=True)
+    often = types[np.argsort(-counts, kind="stable")][:40]
+    candidates = [Candidate(int(t), (int(t),)) for t in often]
+    return knockout.outcomes(
+        folder, "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
+        inputs={}, chunk=10,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_screen_that_is_killed_for_real_redoes_no_finished_shard(tmp_path):
+    whole = long_screen(tmp_path / "whole")
+    script = tmp_path / "screen.py"
+    script.write_text(KILLED)
+    cut = tmp_path / "cut"
+    with subprocess.Popen([sys.executable, script, Path(__file__).parent, cut]) as child:
+        while child.poll() is None and len(list(cut.rglob("shard-*.json"))) < 4:
+            time.sleep(0.005)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    finished = {file.with_suffix(".parquet"): file for file in cut.rglob("shard-*.json")}
+    total = len(list((tmp_path / "whole").rglob("shard-*.json")))
+    assert 4 <= len(finished) < total - 4
+    files = [*finished, *finished.values()]
+    before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
+    resumed = long_screen(cut)
+    assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files] == before
+    assert len(list(cut.rglob("shard-*.json"))) == total
+    pd.testing.assert_frame_equal(resumed, whole)
+
+
+def test_a_cut_completion_is_counted_as_cut_and_graded_as_it_stands(tmp_path, screen, monkeypatch):
+    pair, _, how, made, candidates = screen
+    asked = []
+
+    def grade(task, problems, texts):
+        asked.extend(zip(problems, texts, strict=True))
+        return np.array([len(text) % 2 == 0 for text in texts])
+
+    monkeypatch.setattr(tasks, "grade", grade)
+    table = outcomes(tmp_path, screen)
+    todo = plan(made, candidates, pair.student.config.vocab_size)
+    new = resample(pair.student, pair.tokenizer, made, candidates, todo, how, 3)
+    texts = pair.tokenizer.batch_decode([ids.tolist() for ids in new], skip_special_tokens=True)
+    problems = tasks.load(screen[1], "eval")
+    assert asked == [
+        (problems[made.prompt_index[row]], text) for row, text in zip(todo.row, texts, strict=True)
+    ]
+    assert table.correct.tolist() == [len(text) % 2 == 0 for text in texts]
+    ends = rollout.eos_ids(pair.student, pair.tokenizer)
+    assert table.stopped.tolist() == [int(ids[-1]) in ends for ids in new]
+    cut = table[~table.stopped]
+    assert len(cut) > 0 and (cut.n_new_tokens + cut.reused_tokens == 16).all()
+    assert cut.correct.any() and not cut.correct.all()
+
+
+# The lab's own student.
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """Forty problems answered three times by the shipped student, and six candidates."""
+    pair = models.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"), device="cpu")
+    task = TaskConfig(name="lab_math", n_train=1, n_eval=40, max_prompt_tokens=256)
+    how = EvalConfig(n_prompts=40, samples=3, max_new_tokens=128, batch_size=128)
+    made, _ = rollout.answer(pair.student, pair.tokenizer, task, how, 0)
+    special = pair.tokenizer.all_special_ids
+    types = np.unique(made.completion_ids[made.mask])
+    types = types[~np.isin(types, special)]
+    holding = np.array([(made.completion_ids == t).any(1).sum() for t in types])
+    chosen = types[np.argsort(np.abs(holding - len(made) / 3), kind="stable")][:6]
+    return pair, task, how, made, [Candidate(int(t), (int(t),)) for t in chosen]
+
+
+def of_lab(lab, run, mode, seed):
+    pair, task, how, made, candidates = lab
+    return knockout.outcomes(
+        run, mode, pair.student, pair.tokenizer, task, made, candidates, how, seed,
+        inputs={}, mode=mode,
+    )  # fmt: skip
+
+
+def under_knockout(table, lab, measure):
+    """Mean over a problem's rollouts, kept and changed ones: (candidates, problems)."""
+    *_, how, made, candidates = lab
+    place = [[c.target for c in candidates].index(target) for target in table.target]
+    rows = table.prompt_index * how.samples + table.sample_index
+    base = {"correct": made.correct, "length": made.lengths}[measure]
+    values = np.tile(base.astype(float), (len(candidates), 1))
+    table = table.assign(length=table.n_new_tokens + table.reused_tokens)
+    values[place, rows] = table[measure]
+    return values.reshape(len(candidates), how.n_prompts, how.samples).mean(2)
+
+
+@pytest.mark.slow
+def test_reuse_and_naive_agree_on_the_lab_within_sampling_error(lab, tmp_path):
+    reuse, naive = (of_lab(lab, tmp_path, *of) for of in (("reuse", 1), ("naive", 2)))
+    assert (naive.reused_tokens == 0).all() and len(naive) == 6 * 120
+    assert reuse.n_new_tokens.sum() < naive.n_new_tokens.sum() / 2
+    for measure in ("correct", "length"):
+        apart = under_knockout(reuse, lab, measure) - under_knockout(naive, lab, measure)
+        z = apart.mean(1) / (apart.std(1, ddof=1) / np.sqrt(apart.shape[1]))
+        assert (np.abs(z) < 3.3).all(), (measure, z)  # ours: one in a thousand, each
+
+
+@pytest.mark.slow
+def test_the_null_knockout_changes_nothing_on_the_lab(lab, tmp_path):
+    *_, how, _, candidates = lab
+    table = of_lab(lab, tmp_path, "null", 3)
+    delta = knockout.differences(table, candidates, how.n_prompts, how.samples)
+    assert (delta != 0).any()
+    of_problem = delta.mean(0)
+    lo, hi = scipy.stats.t.interval(
+        0.95, len(of_problem) - 1, of_problem.mean(), scipy.stats.sem(of_problem)
+    )
+    assert lo <= 0 <= hi
+
+
+@pytest.mark.slow
+def test_a_token_that_the_lab_student_never_writes_has_a_difference_of_zero(lab, tmp_path):
+    pair, task, how, made, _ = lab
+    written = set(np.unique(made.completion_ids[made.mask]).tolist())
+    absent = next(i for i in range(pair.student.config.vocab_size) if i not in written)
+    candidates = [Candidate(absent, (absent,))]
+    table = of_lab((pair, task, how, made, candidates), tmp_path, "reuse", 1)
+    delta = knockout.differences(table, candidates, how.n_prompts, how.samples)
+    assert len(table) == 0 and (delta == 0).all()
+
+
 # What is refused.
 
 
@@ -248,6 +418,13 @@ def test_prefix_reuse_is_refused_where_it_is_not_exact(model, base):
     todo = plan(base, [Candidate(2, (2,))], 5)
     how = HOW.model_copy(update={"top_p": 0.9})
     with pytest.raises(StudyError, match="evaluation__top_p: must be 1 for prefix reuse"):
+        resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, how, 0)
+
+
+def test_rollouts_cut_at_another_limit_are_refused(model, base):
+    todo = plan(base, [Candidate(2, (2,))], 5)
+    how = HOW.model_copy(update={"max_new_tokens": 4})
+    with pytest.raises(StudyError, match=r"max_new_tokens: must be the limit .* 3 tokens; got 4"):
         resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, how, 0)
 
 

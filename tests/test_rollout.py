@@ -12,7 +12,7 @@ import torch
 from conftest import tiny_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from rockstudy import decoding, rollout, store, tasks
+from rockstudy import backends, decoding, store, tasks
 from rockstudy.config import EvalConfig, StudyError, TaskConfig
 from rockstudy.rollout import Rollouts, evaluate, generate, prompt_ids
 
@@ -187,7 +187,7 @@ def test_every_end_token_of_the_generation_config_ends_a_row(prompts):
 def test_column_t_is_the_prediction_of_completion_token_t(model, prompts, monkeypatch):
     """The distribution that drew column t is that of a plain forward on all that comes before."""
     used = {}
-    decode = rollout.decode
+    decode = backends.decode
 
     def recording(model, batch, uniforms, choose, *args):
         def choose_and_keep(logits, u):
@@ -197,7 +197,7 @@ def test_column_t_is_the_prediction_of_completion_token_t(model, prompts, monkey
 
         return decode(model, batch, uniforms, choose_and_keep, *args)
 
-    monkeypatch.setattr(rollout, "decode", recording)
+    monkeypatch.setattr(backends, "decode", recording)
     monkeypatch.setattr(decoding, "COMPACT_SHARE", 2.0)  # rows stay where they are
     drawn = sample(model, prompts, max_new_tokens=8)
     order = sorted(range(len(prompts)), key=lambda r: (len(prompts[r]), r))

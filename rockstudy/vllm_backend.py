@@ -1,0 +1,162 @@
+"""Completions through a vLLM engine, for models and token counts that need one.
+
+Importing this module imports vLLM. What is asked of it, and why in this way:
+
+- Tokens go in and come out as ids, and the engine has no tokenizer: nothing is tokenised twice.
+- A banned token has the logit bias minus infinity, which makes its logit minus infinity before any
+  truncation. Both of vLLM's model runners apply it, each at its own place in the engine; a custom
+  logits processor would have to be written once for each.
+- A request has a seed of its own, so that its noise depends on nothing else.
+- End-of-text tokens are stop tokens of the request alone; the model's own are ignored, so that what
+  ends a completion is the same in both backends.
+
+The engine runs in a process of its own, starts at the first rows and ends with `close`, which gives
+all its memory back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from rockstudy import models, store
+from rockstudy.backends import Backend, Row
+from rockstudy.config import StudyError
+from rockstudy.decoding import Chooser
+from rockstudy.sources import loading, resolve
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # a study tells nobody what it runs
+
+from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
+
+SHARE = 0.9  # ours: of the device's free memory that the engine takes
+CPU_CACHE = 2**30  # ours: bytes of keys and values on a CPU
+MOST_BANNED = 1024  # vllm/v1/worker/gpu/sample/logit_bias.py: MAX_NUM_LOGIT_BIAS_TOKENS
+
+
+class VllmBackend(Backend):
+    """A model that vLLM reads by its Hub id or from its folder, and rows up to `longest` tokens."""
+
+    def __init__(
+        self,
+        name: str,
+        longest: int,
+        *,
+        revision: str | None = None,
+        gguf_file: str | None = None,
+        dtype: models.DType = "auto",
+        field: str = "model",
+    ) -> None:
+        source = resolve(name, revision, gguf_file, field)
+        if name.startswith("tiny:") or "gguf_file" in source.kwargs:
+            raise StudyError(
+                f"{field}: must be a Hub id or a folder with safetensors for the backend vllm; "
+                f"got {name!r}; take the backend transformers"
+            )
+        with loading(source, "a model's configuration"):
+            self.config = AutoConfig.from_pretrained(
+                source.where, trust_remote_code=False, **source.kwargs
+            )
+            try:
+                self.generation_config = GenerationConfig.from_pretrained(
+                    source.where, **source.kwargs
+                )
+            except OSError:  # there need not be one
+                self.generation_config = GenerationConfig.from_model_config(self.config)
+        self._source, self._device = source, models.default_device()
+        kind = models.default_dtype(self._device) if dtype == "auto" else getattr(torch, dtype)
+        context = getattr(self.config, "max_position_embeddings", None) or longest
+        self._settings: dict[str, Any] = {
+            "model": source.where,
+            "revision": source.kwargs.get("revision"),
+            "dtype": str(kind).removeprefix("torch."),
+            "max_model_len": min(longest, context),
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",  # sampling is what the rows say
+            "trust_remote_code": False,
+        }
+        self._llm: LLM | None = None
+
+    def complete(
+        self,
+        rows: Sequence[Row],
+        choose: Chooser,
+        ends: Sequence[int],
+        left: Callable[[Row], Any],
+    ) -> list[np.ndarray]:
+        """Write the completions, all rows in one queue.
+
+        Raises
+        ------
+        StudyError
+            More than `MOST_BANNED` banned tokens in a row.
+        """
+        done: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows)
+        if not rows:
+            return done
+        llm = self._started()
+        try:
+            names = llm.enqueue(
+                [TokensPrompt(prompt_token_ids=list(map(int, row.ids))) for row in rows],
+                [_parameters(row, choose, ends) for row in rows],
+                use_tqdm=False,
+            )
+            first = int(names[0].split("-")[0])  # requests are numbered, with or without a suffix
+            while llm.llm_engine.has_unfinished_requests():
+                for made in llm.llm_engine.step():
+                    if made.finished:
+                        i = int(made.request_id) - first
+                        done[i] = np.array(made.outputs[0].token_ids, np.int32)
+                        left(rows[i])
+        except BaseException:
+            self.close()  # what is still queued would come out among the next rows
+            raise
+        for row, ids in zip(rows, done, strict=True):
+            if not 0 < len(ids) <= row.limit or np.isin(ids, row.banned).any():
+                raise RuntimeError(f"vLLM broke a row's limit or ban: {row.limit}, {row.banned}")
+        return done
+
+    def close(self) -> None:
+        """End the engine and its process, if there is one."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+
+    def _started(self) -> LLM:
+        if self._llm is None:
+            with loading(self._source, "a model for vLLM"):
+                self._llm = LLM(**self._settings, **_memory(self._device))
+        return self._llm
+
+
+def _memory(device: torch.device) -> dict[str, Any]:
+    """What the engine may take; a CPU is not worth compiling for."""
+    if device.type != "cuda":
+        return {"kv_cache_memory_bytes": CPU_CACHE, "enforce_eager": True}
+    free, total = torch.cuda.mem_get_info(device)
+    return {"gpu_memory_utilization": SHARE * free / total}
+
+
+def _parameters(row: Row, choose: Chooser, ends: Sequence[int]) -> SamplingParams:
+    if len(row.banned) > MOST_BANNED:
+        raise StudyError(
+            f"banned: must be at most {MOST_BANNED} tokens with the backend vllm; "
+            f"got {len(row.banned)}"
+        )
+    return SamplingParams(
+        temperature=choose.temperature,
+        top_p=choose.top_p,
+        top_k=choose.top_k,
+        seed=store.torch_seed(*row.stream),
+        max_tokens=row.limit,
+        stop_token_ids=list(ends),
+        ignore_eos=True,
+        detokenize=False,
+        logit_bias={i: float("-inf") for i in row.banned} or None,
+    )
