@@ -27,6 +27,12 @@ from rockstudy.schema import (
     fingerprint,
 )
 
+_COLUMNS = {  # of the tasks that read a file
+    "math": "problem and answer",
+    "ifeval": "prompt, instruction_id_list and kwargs",
+    "openthoughts3": "domain and conversations",
+}
+
 __all__ = [
     "PRESETS",
     "EvalConfig",
@@ -55,7 +61,8 @@ def from_parameters(preset: str = "lab", seed: int = 0, **overrides: Any) -> Stu
         Seed of everything that is not a training seed of stage 2.
     **overrides
         New values; nested names joined by two underscores, as in ``stage2__lr=1e-4``.
-        ``benchmarks__n_eval`` reaches every benchmark, ``benchmarks__0__n_eval`` the first one.
+        ``benchmarks__n_eval`` reaches every benchmark, ``benchmarks__0__n_eval`` the first one. The
+        number after the last one adds a benchmark of the last one's sizes.
         ``None`` keeps the preset's value.
 
     Raises
@@ -69,6 +76,7 @@ def from_parameters(preset: str = "lab", seed: int = 0, **overrides: Any) -> Stu
     tree["seed"] = seed
     for name, value in overrides.items():
         if value is not None:
+            _add_benchmark(tree, name)
             _replace(tree, name.split("__"), name, value)
     try:
         config = StudyConfig.model_validate(tree)
@@ -86,12 +94,21 @@ def unknown(what: str, given: Any, legal: Iterable[str]) -> str:
     return f"{what}: must be one of {', '.join(names)}; got {_short(given)}{hint}"
 
 
+def _add_benchmark(tree: dict[str, Any], name: str) -> None:
+    """Where ``name`` is a field of the benchmark after the last, add a copy without a source."""
+    known = tree["benchmarks"]
+    if isinstance(known, list | tuple) and name.startswith(f"benchmarks__{len(known)}__"):
+        own = dict.fromkeys(("path", "revision", "subset", "split"))
+        tree["benchmarks"] = [*known, known[-1] | own]
+
+
 def _replace(node: Any, parts: list[str], name: str, value: Any) -> None:
     """Set the value that ``parts`` lead to below ``node``; a list passes it to every item."""
     part, rest = parts[0], parts[1:]
     if isinstance(node, list | tuple) and node and isinstance(node[0], dict):
         if part.isdecimal() and not (int(part) < len(node) and rest):
-            legal = f"{name.split('__')[0]}__0 to __{len(node) - 1}, then __ and a field"
+            last = f"{name.split('__')[0]}__0 to __{len(node) - 1}"
+            legal = f"{last}, or __{len(node)} for one more, then __ and a field"
             raise StudyError(f"{name}: must be {legal}; got index {part}")
         for item in [node[int(part)]] if part.isdecimal() else node:
             _replace(item, rest if part.isdecimal() else parts, name, value)
@@ -109,11 +126,14 @@ def _check_paths(config: StudyConfig) -> None:
     tasks = {"train_task": config.train_task}
     tasks |= {f"benchmarks__{i}": task for i, task in enumerate(config.benchmarks)}
     for field, task in tasks.items():
-        if task.name == "math" and task.path is None:
-            legal = "a JSONL or parquet file with problem and answer, or a Hub id"
+        columns = _COLUMNS.get(task.name)
+        if columns and task.path is None:
+            legal = f"a JSONL or parquet file with {columns}, or a Hub id"
             raise StudyError(f"{field}__path: must be {legal} (preset {config.preset}); got None")
-        if task.name != "math" and task.path is not None:
+        if not columns and task.path is not None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")
+        if task.name == "openthoughts3" and field != "train_task":
+            raise StudyError(f"{field}__name: must be a task with answers; got 'openthoughts3'")
         same = task.path is not None and task.path == config.train_task.path
         most = config.train_task.n_eval
         if same and task.n_eval > most:

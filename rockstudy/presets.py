@@ -26,11 +26,18 @@ def _lab(n_train: int, n_eval: int) -> dict[str, Any]:
     }
 
 
-def _hub(path: str, n_eval: int, n_train: int = 1) -> TaskConfig:
-    """Problems with answers from the Hub."""
+def _hub(path: str, n_eval: int, n_train: int = 1, name: Any = "math") -> TaskConfig:
+    """Prompts from the Hub."""
     return TaskConfig(
-        name="math", path=path, n_train=n_train, n_eval=n_eval, max_prompt_tokens=800
+        name=name, path=path, n_train=n_train, n_eval=n_eval, max_prompt_tokens=800
     )  # paper 1: prompts up to 800 tokens
+
+
+# paper 3: what candidates are screened on. A screen takes a study's first two benchmarks.
+_SCREENED = (
+    _hub("HuggingFaceH4/MATH-500", n_eval=500),
+    _hub("google/IFEval", n_eval=541, name="ifeval"),
+)
 
 
 _OFF_POLICY: dict[str, Any] = {  # paper 1, stage 1: the mix of losses
@@ -128,7 +135,7 @@ PRESETS: dict[str, StudyConfig] = {
         seeds=(0,),
         pair=PairConfig(teacher="Qwen/Qwen3-4B-Instruct-2507", student="Qwen/Qwen3-0.6B"),
         train_task=_hub("nlile/hendrycks-MATH-benchmark", n_eval=500, n_train=10_000),
-        benchmarks=(_hub("HuggingFaceH4/MATH-500", n_eval=500),),
+        benchmarks=_SCREENED,
         stage1=StageConfig(
             **_OFF_POLICY,
             prompts_per_step=32,
@@ -168,12 +175,14 @@ PRESETS: dict[str, StudyConfig] = {
             teacher="Qwen/Qwen3-30B-A3B-Instruct-2507", student="Qwen/Qwen3-4B-Instruct-2507"
         ),
         # paper 1: 20k prompts for stage 1 and 10k other ones for stage 2
-        train_task=_hub("open-thoughts/OpenThoughts3-1.2M", n_eval=500, n_train=30_000),
-        benchmarks=(  # paper 1: 30 problems in each competition, 500 in MATH-500
-            _hub("HuggingFaceH4/aime_2024", n_eval=30),
+        train_task=_hub(
+            "open-thoughts/OpenThoughts3-1.2M", n_eval=1, n_train=30_000, name="openthoughts3"
+        ),
+        benchmarks=(
+            *_SCREENED,
+            _hub("HuggingFaceH4/aime_2024", n_eval=30),  # paper 1: 30 problems in each competition
             _hub("MathArena/aime_2025", n_eval=30),
             _hub("MathArena/hmmt_feb_2025", n_eval=30),
-            _hub("HuggingFaceH4/MATH-500", n_eval=500),
         ),
         stage1=StageConfig(
             **_OFF_POLICY,

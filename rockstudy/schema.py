@@ -70,11 +70,15 @@ class PairConfig(_Frozen):
 class TaskConfig(_Frozen):
     """Where prompts and answers come from, and how many of them."""
 
-    name: Literal["lab_math", "lab_instruct", "math"]
+    name: Literal["lab_math", "lab_instruct", "math", "ifeval", "openthoughts3"]
     path: str | None = Field(
-        default=None, description="math only: a JSONL or parquet file, or a Hub id"
+        default=None, description="a JSONL or parquet file, or a Hub id; not for the lab's tasks"
     )
     revision: str | None = Field(default=None, description="revision of the Hub id in path")
+    subset: str | None = Field(default=None, description="the Hub's name of a part, where needed")
+    split: str | None = Field(
+        default=None, description="split to read; None: train and test, or the only one"
+    )
     n_train: Count
     n_eval: Count
     max_prompt_tokens: Count

@@ -87,6 +87,33 @@ def test_a_field_of_benchmarks_reaches_all_and_an_index_only_one():
     assert [task.n_eval for task in one.benchmarks] == [500, 3]
 
 
+def test_the_number_after_the_last_benchmark_adds_one_of_its_sizes():
+    math = {"train_task__path": "m.jsonl", "benchmarks__path": "math500.jsonl"}
+    for order in (1, -1):  # whichever field comes first
+        added = {"benchmarks__1__name": "ifeval", "benchmarks__1__path": "ifeval.jsonl"}
+        changed = from_parameters("smollm2", **math, **dict([*added.items()][::order]))
+        assert [task.label for task in changed.benchmarks] == ["math500", "ifeval"]
+        assert changed.benchmarks[1].n_eval == changed.benchmarks[0].n_eval
+    with pytest.raises(StudyError, match=r"benchmarks__1__path: must be .* instruction_id_list"):
+        from_parameters("smollm2", **math, benchmarks__1__name="ifeval")
+    with pytest.raises(StudyError, match=r"benchmarks must be distinct"):
+        from_parameters("smollm2", **math, benchmarks__1__path="math500.jsonl")
+    with pytest.raises(StudyError, match=r"benchmarks__0 to __0, or __1 for one more.* index 2"):
+        from_parameters("smollm2", **math, benchmarks__2__name="ifeval")
+    assert len(PRESETS["smollm2"].benchmarks) == 1
+
+
+@pytest.mark.parametrize("name", ["qwen3", "paper"])
+def test_a_screen_takes_math500_and_ifeval(name):
+    first, second = PRESETS[name].benchmarks[:2]
+    assert (first.label, second.name, second.label) == ("MATH-500", "ifeval", "IFEval")
+
+
+def test_an_unknown_task_is_refused_by_name():
+    with pytest.raises(StudyError, match=r"benchmarks__0__name: must be one of lab_math, .*mmlu"):
+        from_parameters("lab", benchmarks__0__name="mmlu")
+
+
 def test_a_later_override_wins_over_the_section_it_belongs_to():
     stage = PRESETS["lab"].stage1
     for given in (stage, stage.model_dump()):
@@ -199,7 +226,7 @@ def test_the_paper_preset_has_the_papers_hyper_parameters():
     assert 10_000 / two.prompts_per_step == two.steps
     assert paper.train_task.max_prompt_tokens == 800
     assert paper.evaluation.samples == 5
-    assert [task.n_eval for task in paper.benchmarks] == [30, 30, 30, 500]
+    assert [task.n_eval for task in paper.benchmarks] == [500, 541, 30, 30, 30]
 
 
 def test_the_tiny_preset_stays_a_matter_of_seconds():

@@ -1,7 +1,9 @@
 """The maths task: files, splits, and one clear line for every bad file."""
 
 import json
+from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 
@@ -9,11 +11,12 @@ from rockstudy import tasks
 from rockstudy.config import StudyError, TaskConfig
 from rockstudy.tasks import math
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-def task(path, n_train=2, n_eval=2):
-    return TaskConfig(
-        name="math", path=str(path), n_train=n_train, n_eval=n_eval, max_prompt_tokens=64
-    )
+
+def task(path, n_train=2, n_eval=2, **hub):
+    sizes = {"n_train": n_train, "n_eval": n_eval, "max_prompt_tokens": 64}
+    return TaskConfig(name="math", path=str(path), **sizes, **hub)
 
 
 def rows(n):
@@ -54,6 +57,82 @@ def test_answers_are_graded_by_the_box(tmp_path):
     problems = math.load(file, "eval")
     graded = tasks.grade(file, problems, ["so \\boxed{1}", "so \\boxed{5}"])
     assert graded.tolist() == [True, False]
+
+
+def test_a_prompt_that_asks_for_a_box_is_not_told_twice(tmp_path):
+    asks = "What is 1 + 1?\nPut your final answer within \\boxed{}."
+    file = write(tmp_path / "m.jsonl", [{"problem": asks, "answer": "2"}])
+    assert math.load(task(file, n_eval=1), "eval")[0].prompt == asks
+
+
+def test_an_answer_of_gsm8k_is_the_number_after_its_mark(tmp_path):
+    solution = "She has 2 * 725 = <<2*725=1450>>1,450 coins.\n#### "
+    answers = {"1,450": "1450", "1,450,000": "1450000", " 18": "18", "-3": "-3", "5": "5"}
+    lines = [{"question": f"{i}?", "answer": solution + a} for i, a in enumerate(answers)]
+    file = task(write(tmp_path / "m.jsonl", lines), n_eval=5)
+    problems = math.load(file, "eval")
+    assert [p.answer for p in problems] == list(answers.values())
+    texts = ["\\boxed{1,450}", "\\boxed{\\$1450000}", "\\boxed{18.00}", "\\boxed{3}", "#### 5"]
+    assert tasks.grade(file, problems, texts).tolist() == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    {"math500": 500, "aime24": 30, "aime25": 30, "hmmt25_feb": 30, "gsm8k_test": 1319}.items(),
+)
+def test_a_real_file_loads_whole(name, n):
+    if not (SHARED / f"{name}.jsonl").is_file():
+        pytest.skip(f"../shared/data/{name}.jsonl is not here")
+    problems = math.load(task(SHARED / f"{name}.jsonl", n_eval=n), "eval")
+    assert len({p.key for p in problems}) == n
+    assert all(p.prompt.count("\\boxed") == 1 for p in problems)
+    assert not any("####" in p.answer for p in problems)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Let `datasets` load folders of files in place of repositories; what it was asked for."""
+    asked, loader = [], datasets.load_dataset
+
+    def load(path, subset=None, **options):
+        asked.append((path, subset, options["revision"]))
+        files = {file.stem: str(file) for file in sorted((tmp_path / path).glob("*.jsonl"))}
+        return loader("json", data_files=files, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+@pytest.mark.parametrize("only", ["train", "test"])
+def test_a_hub_set_with_one_split_serves_both(only, hub, tmp_path):
+    (tmp_path / "org" / "set").mkdir(parents=True)
+    write(tmp_path / "org" / "set" / f"{only}.jsonl", rows(4))
+    file = task("org/set", revision="abc", subset="main")
+    assert [p.answer for p in math.load(file, "eval")] == ["1", "2"]
+    assert [p.answer for p in math.load(file, "train")] == ["3", "4"]
+    assert hub == [("org/set", "main", "abc")] * 2
+    assert file.label == "set"
+
+
+def test_a_hub_set_is_used_by_its_splits_or_by_the_one_that_is_named(hub, tmp_path):
+    (tmp_path / "org" / "set").mkdir(parents=True)
+    for name, lines in {"train": rows(2), "test": rows(6)[2:]}.items():
+        write(tmp_path / "org" / "set" / f"{name}.jsonl", lines)
+    assert [p.answer for p in math.load(task("org/set"), "eval")] == ["3", "4"]
+    assert [p.answer for p in math.load(task("org/set"), "train")] == ["1", "2"]
+    named = task("org/set", split="test")
+    assert [p.answer for p in math.load(named, "eval")] == ["3", "4"]
+    assert [p.answer for p in math.load(named, "train")] == ["5", "6"]
+    with pytest.raises(StudyError, match=r"split: must be one of test, train in .*; got 'dev'"):
+        math.load(task("org/set", split="dev"), "eval")
+
+
+def test_a_hub_set_with_other_splits_wants_one_named(hub, tmp_path):
+    (tmp_path / "org" / "set").mkdir(parents=True)
+    for name in ("easy", "hard"):
+        write(tmp_path / "org" / "set" / f"{name}.jsonl", rows(2))
+    with pytest.raises(StudyError, match="split: must be one of easy, hard in 'org/set'; got None"):
+        math.load(task("org/set"), "eval")
 
 
 def test_blank_lines_are_passed_over(tmp_path):
@@ -101,6 +180,11 @@ def test_a_damaged_parquet_file_is_refused(tmp_path):
 def test_a_missing_file_is_refused(name):
     with pytest.raises(StudyError, match="existing file or a Hub id"):
         math.load(task(name), "eval")
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(StudyError, match=r"existing file or a Hub id; got .*, a folder"):
+        math.load(task(tmp_path), "eval")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

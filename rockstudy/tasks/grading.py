@@ -1,0 +1,163 @@
+r"""Grading maths: the last ``\boxed{...}`` of a completion against a reference answer.
+
+math-verify decides whether two expressions are equal. What it evaluates was written by a model, and
+``9^{9^{9}}`` can keep sympy busy for ever inside C code; its own time limit is a signal, which
+works in a main thread only and cannot interrupt C code. So comparisons run in a process of their
+own (`verifier`), which the kernel ends after `LIMIT_S` seconds of processor time and which is
+started again when it is next needed. That holds in threads and in worker processes alike. A pair
+without a verdict is wrong and counted. Plain numbers never need that process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+LIMIT_S = 3  # ours: the slowest answer of MATH-500 and the competitions takes 0.7
+MAX_CHARS = 400  # ours: the longest reference answer of those has 53
+NUMBER = re.compile(r"(-?)(?:(\d{1,12})|\\[dt]?frac\{(-?\d{1,12})\}\{(\d{1,12})\})")
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Verdicts of a batch: ``correct`` and ``timed_out``, bool (n,); none is True in both."""
+
+    correct: np.ndarray
+    timed_out: np.ndarray
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last closed ``\boxed{...}``, or None."""
+    start = text.rfind("\\boxed{")
+    while start >= 0:
+        depth = 0
+        for i in range(start + 6, len(text)):
+            depth += (text[i] == "{") - (text[i] == "}")
+            if depth == 0:
+                return text[start + 7 : i].strip()
+        start = text.rfind("\\boxed{", 0, start)
+    return None
+
+
+def number(text: str) -> Fraction | None:
+    r"""The value of a plain integer or of a ``\frac`` of two, else None."""
+    match = NUMBER.fullmatch(text)
+    if match is None or (match[4] and int(match[4]) == 0):
+        return None
+    value = Fraction(int(match[2])) if match[2] else Fraction(int(match[3]), int(match[4]))
+    return -value if match[1] else value
+
+
+def grade_number(answer: str, text: str) -> bool:
+    """Whether the last box of `text` is the number `answer`; anything but a number is wrong."""
+    given = boxed(text)
+    return given is not None and number(given) is not None and number(given) == number(answer)
+
+
+def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:
+    r"""Whether the last ``\boxed{...}`` of each text equals its answer, by math-verify.
+
+    A completion without a closed box is wrong: the prompt's convention asks for one. Two plain
+    numbers are compared as such, which is what math-verify would say, without its parser's cost.
+    A pair that occurs often is compared once.
+
+    Raises
+    ------
+    RuntimeError
+        The process that compares cannot be started.
+    """
+    verdicts = [_equals(a, boxed(t)) for a, t in zip(answers, texts, strict=True)]
+    return Graded(
+        np.array([v is True for v in verdicts], bool), np.array([v is None for v in verdicts], bool)
+    )
+
+
+def _equals(answer: str, given: str | None) -> bool | None:
+    """A verdict, or None where the comparison took too long."""
+    if given is None or len(given) > MAX_CHARS:
+        return False
+    if given == answer:
+        return True
+    values = number(answer), number(given)
+    return values[0] == values[1] if None not in values else _compared(answer, given)
+
+
+@lru_cache(maxsize=65_536)
+def _compared(answer: str, given: str) -> bool | None:
+    return _VERIFIER.same(answer, given)
+
+
+class _Verifier:
+    """The process that compares, started at the first question."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen | None = None
+        self._inherited: list[subprocess.Popen | None] = []
+
+    def same(self, answer: str, given: str) -> bool | None:
+        """Whether two expressions are equal; None where the process ended before it knew."""
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                process.stdin.write(json.dumps([answer, given]) + "\n")
+                process.stdin.flush()
+                reply = process.stdout.readline()
+            except BaseException:  # an interrupt in between: a late reply must not be the next one
+                self.end()
+                raise
+            if not reply:
+                self.end()
+            return reply == "1\n" if reply else None
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def after_fork(self) -> None:
+        """A forked child takes a process of its own: the parent's answers the parent."""
+        self._inherited.append(self._process)  # kept, so that it is not waited for here
+        self._process, self._lock = None, threading.Lock()
+
+    def _running(self) -> subprocess.Popen:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self.end()
+        # by its path and with -P: the folder of this file has a module named math
+        file = Path(__file__).with_name("verifier.py")
+        command = [sys.executable, "-P", "-W", "ignore", str(file), str(LIMIT_S)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the caller
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            self.end()
+            raise RuntimeError(f"grading: math-verify's process does not start: {command}")
+        return self._process
+
+
+_VERIFIER = _Verifier()
+atexit.register(_VERIFIER.end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_VERIFIER.after_fork)

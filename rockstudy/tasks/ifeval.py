@@ -1,0 +1,165 @@
+"""IFEval (arXiv 2311.07911): prompts whose instructions a program can check.
+
+A row has ``key``, ``prompt``, ``instruction_id_list`` and ``kwargs``. The checkers are those of
+lm-evaluation-harness (the extra ``ifeval``), so that a number here can be compared with others'. A
+completion counts as correct where it follows **all** of its instructions, strictly: prompt-level
+strict accuracy, the first of the harness's four rates. That choice is ours, since the paper does
+not say which rate it takes; `rates` has all four.
+
+Two checkers split sentences with nltk's punkt data, which nltk would fetch over the network. Where
+that data is not installed, the rows that need it are left out when loading and named in a warning.
+langdetect draws random numbers and is seeded, so that a text is graded the same every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, Literal
+
+import pandas as pd
+
+from rockstudy.config import StudyError, TaskConfig, unknown
+from rockstudy.tasks import Problem, rows
+
+COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")
+NEED_PUNKT = ("change_case:capital_word_frequency", "length_constraints:number_sentences")
+
+
+def load(task: TaskConfig, split: Literal["train", "eval"]) -> list[Problem]:
+    """Return the problems of one split that can be graded here.
+
+    ``n_eval`` and ``n_train`` count rows, so that fewer problems come back where rows are left out.
+
+    Raises
+    ------
+    StudyError
+        The extra ``ifeval`` is not installed; a file that is missing, empty or damaged; an unknown
+        instruction or one without its arguments; fewer rows than asked for; no row left.
+    """
+    loaded = rows.problems(task, split, _problem)
+    if _has_punkt():
+        return loaded
+    needs = [set(p.kwargs["instruction_id_list"]) & set(NEED_PUNKT) for p in loaded]
+    kept = [p for p, need in zip(loaded, needs, strict=True) if not need]
+    if len(kept) < len(loaded):
+        counts = Counter(name for need in needs for name in sorted(need))
+        named = ", ".join(f"{name} in {n}" for name, n in sorted(counts.items()))
+        what = (
+            f"{task.label}: {len(loaded) - len(kept)} of {len(loaded)} rows need nltk's punkt_tab "
+            f"data, which is not installed (python -m nltk.downloader punkt_tab): {named}"
+        )
+        if not kept:
+            raise StudyError(f"{what}; no row is left")
+        warnings.warn(f"{what}; they are left out", stacklevel=2)
+    return kept
+
+
+def follows(problems: Sequence[Problem], texts: Sequence[str]) -> list[bool]:
+    """Whether each text follows all instructions of its problem (prompt-level strict)."""
+    pairs = zip(problems, texts, strict=True)
+    return [all(_followed("strict", problem, text)) for problem, text in pairs]
+
+
+def rates(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
+    """Grade texts by the harness's four rates: one row per text.
+
+    Returns
+    -------
+    DataFrame
+        ``prompt_strict`` and ``prompt_loose`` (bool), ``instructions`` (how many there are), and
+        ``instructions_strict`` and ``instructions_loose`` (how many are followed). The mean of a
+        prompt column is its rate (`inference.cluster_mean`); an instruction-level rate is the ratio
+        of sums (`inference.cluster_ratio`), as the harness pools them. Loose: the best of eight
+        versions of the text, without its first or last line or its asterisks.
+    """
+    graded = []
+    for problem, text in zip(problems, texts, strict=True):
+        strict, loose = (_followed(kind, problem, text) for kind in ("strict", "loose"))
+        graded.append((all(strict), all(loose), len(strict), sum(strict), sum(loose)))
+    names = "prompt_strict prompt_loose instructions instructions_strict instructions_loose"
+    return pd.DataFrame(graded, columns=names.split())
+
+
+def _followed(kind: Literal["strict", "loose"], problem: Problem, text: str) -> list[bool]:
+    utils, _ = _harness()
+    checker = getattr(utils, f"test_instruction_following_{kind}")
+    example = utils.InputExample(key=0, prompt=problem.prompt, **problem.kwargs)
+    try:
+        return checker(example, text).follow_instruction_list
+    except RecursionError:  # brackets nested too deeply for the JSON checker: nobody reads that
+        return [False] * len(problem.kwargs["instruction_id_list"])
+
+
+def _problem(place: str, row: Any) -> Problem:
+    rows.check(place, row, COLUMNS)
+    names, given = row["instruction_id_list"], row["kwargs"]
+    if not isinstance(names, list) or not isinstance(given, list) or len(names) != len(given):
+        raise StudyError(
+            f"{place}: instruction_id_list and kwargs must be lists of one length; got "
+            f"{str(names)[:60]} and {str(given)[:60]}"
+        )
+    kwargs = [_arguments(place, name, one or {}) for name, one in zip(names, given, strict=True)]
+    groups = {name.split(":")[0] for name in names}
+    family = groups.pop() if len(groups) == 1 else "several"
+    checked = {"instruction_id_list": names, "kwargs": kwargs}
+    return Problem(str(row["prompt"]), "", family, str(row["key"]), checked)
+
+
+def _arguments(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """An instruction's arguments; a missing one is refused, where the harness would draw it."""
+    known = _harness()[1].INSTRUCTION_DICT
+    if name not in known:
+        raise StudyError(f"{place}: {unknown('instruction_id_list', name, known)}")
+    checker = known[name](name)
+    arguments = {key: value for key, value in given.items() if value is not None}
+    missing = [key for key in checker.get_instruction_args_keys() if not arguments.get(key)]
+    if missing:
+        raise StudyError(f"{place}: kwargs of {name} must have {', '.join(missing)}")
+    try:
+        checker.build_description(**arguments)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StudyError(f"{place}: kwargs of {name} must be its own ({error})") from None
+    return arguments
+
+
+@lru_cache(maxsize=1)
+def _harness() -> tuple[ModuleType, ModuleType]:
+    """The harness's modules ``utils`` and ``instructions_registry``, imported without a download.
+
+    Importing them fetches punkt where it is missing, with no time limit: nltk's function for that
+    is put aside meanwhile, and what is printed about it with it.
+    """
+    try:
+        import langdetect
+        import nltk
+
+        fetch, nltk.download = nltk.download, lambda *args, **kwargs: False
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                from lm_eval.tasks.ifeval import instructions_registry, utils
+        finally:
+            nltk.download = fetch
+    except ImportError as error:
+        raise StudyError(
+            "ifeval: must have lm-evaluation-harness's checkers, pip install 'rockstudy[ifeval]'; "
+            f"got {error}"
+        ) from None
+    langdetect.DetectorFactory.seed = 0
+    return utils, instructions_registry
+
+
+def _has_punkt() -> bool:
+    _harness()
+    import nltk
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab/english/")
+    except LookupError:
+        return False
+    return True

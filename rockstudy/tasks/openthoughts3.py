@@ -1,0 +1,47 @@
+"""Prompts of OpenThoughts3 (arXiv 2506.04178), what the paper trains on: no reference answers.
+
+A row has a ``domain`` and ``conversations``, turns with ``from`` and ``value``. The prompt is the
+first human turn of a row of domain ``math``. The set holds sixteen answers to a question as as many
+rows: a prompt is taken once, at its first row. The set has 28 GB, so it is read from the start and
+no further than needed. For training only: there is nothing to grade with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rockstudy.config import StudyError, TaskConfig
+from rockstudy.tasks import Problem, rows
+
+
+def load(task: TaskConfig) -> list[Problem]:
+    """Return the first ``n_train`` distinct maths prompts, answers empty.
+
+    Raises
+    ------
+    StudyError
+        A file that is missing, empty or damaged; a row without a human turn; too few prompts.
+    """
+    seen: set[str] = set()
+
+    def once(place: str, row: Any) -> Problem | None:
+        prompt = _prompt(place, row)
+        if prompt is None or prompt in seen:
+            return None
+        seen.add(prompt)
+        return Problem(prompt, "", "math", rows.key_of(prompt), {})
+
+    return rows.leading(task, once)
+
+
+def _prompt(place: str, row: Any) -> str | None:
+    """The first human turn of a maths row; None for another domain."""
+    rows.check(place, row, ("domain", "conversations"))
+    if row["domain"] != "math":
+        return None
+    turns = row["conversations"]
+    for turn in turns if isinstance(turns, list) else []:
+        if isinstance(turn, dict) and turn.get("from") == "human":
+            rows.check(place, turn, ("value",))
+            return str(turn["value"]).strip()
+    raise StudyError(f"{place}: conversations must have a turn with from 'human'; it has none")
