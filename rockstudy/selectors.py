@@ -15,6 +15,8 @@ takes the first K:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -22,8 +24,48 @@ from rockstudy.config import StudyError, unknown
 from rockstudy.tokens import TokenSet
 
 FORKING = 0.2  # arXiv 2506.01939: the 20% of positions with the highest entropy
-SELECTORS = ("forking", "tip", "entropy_teacher", "rkl", "frequency")
 LEAST = 2  # paper 2.6: rare high-KL types have at least 2 occurrences
+
+
+def forking(tokens: pd.DataFrame) -> pd.Series:
+    """How many of the positions with the highest student entropy each type holds."""
+    high = tokens.entropy_post >= tokens.entropy_post.quantile(1 - FORKING)
+    return high.groupby(tokens.token_id).sum()
+
+
+def tip(tokens: pd.DataFrame) -> pd.Series:
+    """Mean of student entropy times reverse KL."""
+    return _means(tokens, tokens.entropy_post.astype(np.float64) * tokens.rkl_post)
+
+
+def entropy_teacher(tokens: pd.DataFrame) -> pd.Series:
+    """Mean entropy of the teacher."""
+    return _means(tokens, tokens.entropy_teacher)
+
+
+def rkl(tokens: pd.DataFrame) -> pd.Series:
+    """Mean reverse KL after training."""
+    return _means(tokens, tokens.rkl_post)
+
+
+def frequency(tokens: pd.DataFrame) -> pd.Series:
+    """Occurrences."""
+    return tokens.groupby("token_id").size()
+
+
+def _means(tokens: pd.DataFrame, values: pd.Series) -> pd.Series:
+    """Mean of each type with at least `LEAST` occurrences."""
+    grouped = values.astype(np.float64).groupby(tokens.token_id)
+    return grouped.mean()[grouped.size() >= LEAST]
+
+
+SELECTORS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "forking": forking,
+    "tip": tip,
+    "entropy_teacher": entropy_teacher,
+    "rkl": rkl,
+    "frequency": frequency,
+}
 
 
 def scores(tokens: pd.DataFrame, selector: str) -> pd.Series:
@@ -43,18 +85,7 @@ def scores(tokens: pd.DataFrame, selector: str) -> pd.Series:
     """
     if selector not in SELECTORS:
         raise StudyError(unknown("selector", selector, SELECTORS))
-    if selector == "forking":
-        value = tokens.entropy_post >= tokens.entropy_post.quantile(1 - FORKING)
-        return value.groupby(tokens.token_id).sum()
-    if selector == "frequency":
-        return tokens.groupby("token_id").size()
-    values = {
-        "tip": tokens.entropy_post.astype(np.float64) * tokens.rkl_post,
-        "entropy_teacher": tokens.entropy_teacher.astype(np.float64),
-        "rkl": tokens.rkl_post.astype(np.float64),
-    }
-    grouped = values[selector].groupby(tokens.token_id)
-    return grouped.mean()[grouped.size() >= LEAST]
+    return SELECTORS[selector](tokens)
 
 
 def select(tokens: pd.DataFrame, selector: str, k: int) -> TokenSet:
