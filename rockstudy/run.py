@@ -20,6 +20,7 @@ from typer.exceptions import TyperException
 from rockstudy import config, execute, parameters, paths, stamps
 from rockstudy.config import StudyError
 from rockstudy.execute import NotebookError
+from rockstudy.stamps import order
 
 INTERRUPTED = 130
 VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
@@ -37,12 +38,6 @@ RunId = Annotated[str, typer.Option("--run-id", "--run", help="A folder under ru
 
 
 # --- running --------------------------------------------------------------------------------------
-
-
-def order(name: str) -> tuple[float, str]:
-    """Return what notebooks are sorted by: their leading number, those without one last."""
-    number = re.match(r"\d+", name)
-    return (float(number[0]) if number else float("inf"), name)
 
 
 def find(names: Sequence[str], folder: Path) -> list[Path]:

@@ -19,6 +19,9 @@ PIXEL = (  # a PNG of one pixel
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & </td>"
 
 
+NOT_RUN = {"verdict": "not run", "measured": None, "reason": "no rocks here"}
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
@@ -119,8 +122,23 @@ def test_claims_of_several_notebooks_come_in_the_notebooks_order(run):
     assert report.read_claims(run).claim.tolist() == ["earlier", "later"]
 
 
+def test_only_the_claims_of_earlier_notebooks_are_read_where_one_is_named(run):
+    for name in ("fork", "10_c", "09_b", "02_a"):
+        report.claims(run, name, [claim(claim=name)])
+    assert report.read_claims(run).notebook.tolist() == ["02_a", "09_b", "10_c", "fork"]
+    assert report.read_claims(run, before="09_b").claim.tolist() == ["02_a"]
+
+
+def test_a_table_from_before_a_column_is_read_with_its_notebook_and_nothing_left_out(run):
+    columns = [name for name in report.CLAIM_COLUMNS if name not in report.LATER_COLUMNS]
+    old = report.claims(run, "01_second", [claim()])[columns]
+    store.save(run.path / "claims" / "01_second", old, config={})
+    row = report.read_claims(run).iloc[0]
+    assert (row.notebook, row.reason, row.headline) == ("01_second", "", True)
+
+
 def test_a_claim_that_was_not_run_needs_no_number(run):
-    row = {k: v for k, v in claim(verdict="not run").items() if k != "measured"}
+    row = {k: v for k, v in claim(**NOT_RUN).items() if k != "measured"}
     assert report.claims(run, "00", [row]).value.isna().all()
 
 
@@ -133,6 +151,7 @@ def test_a_claim_that_was_not_run_needs_no_number(run):
         ([claim(), claim()], "claim: must be unique within a notebook; got 'gain' twice"),
         ([claim(measured=None)], "a claim without a measured number must have .*'not run'"),
         ([claim(paper="ten")], "must be numbers"),
+        ([claim(**NOT_RUN | {"reason": ""})], "reason: a claim that was not run must say why"),
     ],
 )
 def test_a_wrong_claim_is_one_line_and_stores_nothing(run, rows, expected):
@@ -271,7 +290,7 @@ def test_contents_link_to_every_notebook_and_section_by_unique_anchors(run):
 
 def test_the_claims_table_and_the_provenance_are_on_the_page(run):
     executed(run, text("# One"))
-    report.claims(run, "00", [claim(), claim(claim="b", verdict="not run", measured=None)])
+    report.claims(run, "00", [claim(), claim(claim="b", **NOT_RUN)])
     soup = rendered(run)
     rows = soup.find(id="claims").find_all("tr")
     assert len(rows) == 3
