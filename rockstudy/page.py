@@ -1,11 +1,14 @@
-"""Executed notebooks as one HTML page that needs nothing else: no network, no script, no file.
+"""Executed notebooks as one HTML page that needs nothing else: no network, no file.
 
 Everything in a notebook's output is untrusted, token text above all. HTML is cleaned against a list
-of allowed tags, text is escaped, and the page's content security policy forbids every script.
+of allowed tags, text is escaped, characters that reorder text are spelled out, and the page's
+content security policy forbids every script but the one that sorts the claims, by its hash.
 Formulas become MathML, which browsers draw without a library; one that does not parse stays LaTeX.
 """
 
+import base64
 import copy
+import hashlib
 import html
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,10 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
+from rockstudy.verdicts import VERDICTS
+
+REORDERING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
+SPELLED = {code: f"[U+{code:04X}]" for code in REORDERING}
 IMAGE_TYPES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 TAGS = frozenset(
@@ -206,10 +213,35 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "key": _key, "rank": VERDICTS.index, "strip": _strip}
     template = environment.from_string((here / "report.html").read_text())
-    style = (here / "report.css").read_text() + _highlighting()
-    return template.render(title=title, sections=sections, style=style, **values)
+    script = (here / "report.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    whole = template.render(
+        title=title,
+        sections=sections,
+        anchors={section.anchor for section in sections},
+        style=(here / "report.css").read_text() + _highlighting(),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        **values,
+    )
+    return whole.translate(SPELLED)
+
+
+def _key(value: float) -> str:
+    """A number as the script sorts it; empty where there is none."""
+    return "" if value != value else repr(float(value))
+
+
+def _strip(row: Any) -> dict[str, float] | None:
+    """Where interval, value and the paper's number lie between the outermost two, in percent."""
+    ends = (row.lo, row.hi, row.value, row.paper)
+    if any(end != end for end in ends) or min(ends) == max(ends):
+        return None
+    least, span = min(ends), max(ends) - min(ends)
+    lo, hi, value, theirs = (round(4 + 92 * (end - least) / span, 2) for end in ends)
+    return {"lo": lo, "width": round(max(hi - lo, 0.5), 2), "value": value, "paper": theirs}
 
 
 def _highlighting() -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from nbformat import NotebookNode
 
 from rockstudy import config as configuration
-from rockstudy import page, paths, stamps, store
+from rockstudy import listing, page, paths, stamps, store
 from rockstudy.config import StudyConfig, StudyError
 from rockstudy.parameters import read
 from rockstudy.verdicts import VERDICTS
@@ -195,7 +195,7 @@ def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
 
 def _completed(table: pd.DataFrame, notebook: str) -> pd.DataFrame:
     """A stored table with the columns that it may be too old to have."""
-    absent = {"notebook": notebook, "reason": "", "headline": True}  # nothing is left out of it
+    absent = dict(zip(LATER_COLUMNS, (notebook, "", True), strict=True))  # nothing is left out
     given = {name: value for name, value in absent.items() if name not in table}
     return table.assign(**given)[list(CLAIM_COLUMNS)].astype(KINDS)
 
@@ -290,6 +290,7 @@ def render(run: Path | Run) -> Path:
         _write_figures(folder / "figures", name, page.images(notebook))
     table = provenance(folder)
     shown = table.assign(seconds=[page.number(s) for s in table.seconds]).astype(object)
+    found = read_claims(folder)
     html = page.page(
         title=f"rockstudy: {folder.name}",
         sections=[page.section(notebook, name) for name, notebook in notebooks.items()],
@@ -298,7 +299,9 @@ def render(run: Path | Run) -> Path:
             f"{path.name.removesuffix('.failed.ipynb')} did not run to its end: see {path.name}"
             for path in sorted((folder / "notebooks").glob("*.failed.ipynb"))
         ],
-        claims=list(read_claims(folder).itertuples(index=False)),
+        claims=list(found.itertuples(index=False)),
+        summary=listing.summary(found),
+        verdicts=[(name, int((found.verdict == name).sum())) for name in VERDICTS],
         provenance_columns=list(shown.columns),
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
     )

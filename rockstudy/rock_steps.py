@@ -31,6 +31,7 @@ from rockstudy import (
     verdicts,
 )
 from rockstudy.config import StudyConfig, StudyError
+from rockstudy.listing import Html
 from rockstudy.study import OpenRun
 from rockstudy.tokens import TokenSet
 
@@ -465,13 +466,6 @@ def _contexts(found: Measured, shown: pd.DataFrame, around: int) -> dict[str, li
         for name, some in cut.items():
             parts[name].append(found.tokenizer.decode(some[:around]))
     return parts
-
-
-class Html(str):
-    """Text that a notebook shows as HTML."""
-
-    def _repr_html_(self) -> str:
-        return str(self)
 
 
 def examples_html(table: pd.DataFrame) -> Html:
