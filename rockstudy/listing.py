@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -99,12 +100,12 @@ def number(value: float | None) -> str:
     return "–" if value is None or pd.isna(value) else f"{value:.3g}"
 
 
-def measured(row: dict[str, Any]) -> str:
+def measured(row: Mapping[str, Any]) -> str:
     """Return a claim's measured number with its interval."""
     interval = "" if pd.isna(row["lo"]) else f" [{number(row['lo'])}, {number(row['hi'])}]"
     return number(row["value"]) + interval
 
 
-def sample(row: dict[str, Any]) -> str:
+def sample(row: Mapping[str, Any]) -> str:
     """Return how many of which unit a claim rests on."""
     return f"{row['n']} {row['unit']}" if row["n"] else ""

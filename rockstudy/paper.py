@@ -20,7 +20,7 @@ from rockstudy import paths
 from rockstudy.config import StudyError
 
 ARXIV = "2605.09253"
-BOUNDS = {"": "", "about": "≈ ", "above": "> ", "below": "< "}
+BOUNDS = {"": "", "about": "≈", "above": ">", "below": "<"}
 DISAGREEMENTS = "disagreements"  # the file that holds no numbers
 
 
@@ -47,7 +47,9 @@ class Number:
         said = f"paper, {self.locator}"
         if self.error is not None:
             return f"{said}, read off within {self.error:g}"
-        return f"{said}: {BOUNDS[self.bound]}{self.value:g}" if self.bound else said
+        return (
+            f"{said}: {BOUNDS[self.bound]}\N{NO-BREAK SPACE}{self.value:g}" if self.bound else said
+        )
 
 
 def number(name: str) -> Number:

@@ -22,6 +22,7 @@ from rockstudy.parameters import read
 from rockstudy.verdicts import VERDICTS
 
 REFERENCE = "reference"
+OVERVIEW = "09_report"  # its first figure stands above the claims
 CLAIM_COLUMNS = (
     *("notebook", "claim", "statement", "locator", "paper", "value", "lo", "hi", "unit", "n"),
     *("verdict", "reason", "headline", "preset", "run_id"),
@@ -299,7 +300,8 @@ def render(run: Path | Run) -> Path:
             f"{path.name.removesuffix('.failed.ipynb')} did not run to its end: see {path.name}"
             for path in sorted((folder / "notebooks").glob("*.failed.ipynb"))
         ],
-        claims=list(found.itertuples(index=False)),
+        claims=found.to_dict("records"),
+        overview=OVERVIEW,
         summary=listing.summary(found),
         verdicts=[(name, int((found.verdict == name).sum())) for name in VERDICTS],
         provenance_columns=list(shown.columns),

@@ -91,14 +91,14 @@ def utility(run: OpenRun) -> pd.DataFrame | None:
 
 
 def settings(run: OpenRun) -> pd.DataFrame:
-    """The paper's settings beside this run's: ``setting, unit, paper, here, locator``."""
+    """The paper's settings beside this run's: ``setting, unit, paper, here``."""
     rows = []
     for name, ours in SETTINGS.items():
         theirs = paper.number(name)
         stage = f"{name.split('-')[0].replace('stage', 'stage ')}: " * name.startswith("stage")
         row = {"setting": f"{stage}{theirs.what}", "unit": theirs.unit}
         numbers = {"paper": f"{theirs.value:,g}", "here": f"{ours(run.config):,g}"}
-        rows.append(row | numbers | {"locator": theirs.locator})
+        rows.append(row | numbers)
     return pd.DataFrame(rows)
 
 

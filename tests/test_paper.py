@@ -138,7 +138,7 @@ def test_an_unknown_id_is_one_line_with_the_nearest_ones():
 
 
 def test_a_bound_is_part_of_where_a_number_stands():
-    assert paper.number("norm-p").where == "paper, section 2.6, figure 3a: < 1e-30"
+    assert paper.number("norm-p").where == "paper, section 2.6, figure 3a: <\N{NO-BREAK SPACE}1e-30"
     assert paper.number("norm/rock").where == "paper, section 2.6, figure 3a"
 
 

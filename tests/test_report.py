@@ -1,6 +1,7 @@
 """Tests of the report page, the claims table and provenance."""
 
 import base64
+import hashlib
 import re
 from types import SimpleNamespace
 
@@ -194,9 +195,20 @@ def test_the_page_asks_for_nothing_outside_itself(run):
     report.claims(run, "00", [claim()])
     html = report.render(run).read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", html)
-    assert not re.search(r"<(script|link|iframe)\b|@import|url\(", html)
+    assert not re.search(r"<(link|iframe)\b|@import|url\(", html)
     assert not re.search("mathjax|require|cdnjs|unpkg", html, re.IGNORECASE)
     assert "default-src 'none'" in html
+
+
+def test_the_one_script_is_the_packages_own_and_allowed_by_its_hash_alone(run):
+    executed(run, text("# A"))
+    soup = rendered(run)
+    (script,) = soup.find_all("script")
+    assert script.string == (paths.REPO / "rockstudy" / "report.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.string.encode()).digest()).decode()
+    policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "script-src" in policy and "unsafe-inline" not in policy.split("script-src")[1]
 
 
 def test_hostile_token_text_is_inert_wherever_it_is_shown(run):
@@ -214,7 +226,8 @@ def test_hostile_token_text_is_inert_wherever_it_is_shown(run):
     )
     report.claims(run, "00", [claim(statement=HOSTILE, locator=HOSTILE)])
     soup = rendered(run)
-    assert soup.find_all(["script", "iframe", "svg", "object", "embed"]) == []
+    assert soup.find_all(["iframe", "svg", "object", "embed"]) == []
+    assert [script.get_text()[:8] for script in soup.find_all("script")] == ["// Sorts"]
     assert len(soup.find_all("style")) == 1
     handlers = [name for tag in soup.find_all() for name in tag.attrs if name.startswith("on")]
     assert handlers == []
@@ -281,7 +294,10 @@ def test_contents_link_to_every_notebook_and_section_by_unique_anchors(run):
     executed(run, *cells, output({"text/plain": "1"}), name="01_second")
     soup = rendered(run)
     links = [link["href"] for link in soup.nav.find_all("a")]
-    assert len(links) == 2 + 2 * 3
+    assert links == ["#claims", "#00_first", "#01_second", "#provenance"]
+    assert "Why?" in soup.nav.get_text()
+    links += [link["href"] for link in soup.select(".within a")]
+    assert len(links) == 4 + 2 * 2
     ids = [tag["id"] for tag in soup.find_all(id=True)]
     assert len(ids) == len(set(ids))
     assert {link.removeprefix("#") for link in links} <= set(ids)
@@ -293,11 +309,46 @@ def test_the_claims_table_and_the_provenance_are_on_the_page(run):
     report.claims(run, "00", [claim(), claim(claim="b", **NOT_RUN)])
     soup = rendered(run)
     rows = soup.find(id="claims").find_all("tr")
-    assert len(rows) == 3
-    assert "0.12 [0.1, 0.15]" in rows[1].get_text()
-    assert "500 problems" in rows[1].get_text()
-    assert soup.find(class_="not-run").get_text() == "not run"
+    assert len(rows) == 4
+    assert rows[1].get_text().strip() == "00"  # the notebook
+    assert "0.12 [0.1, 0.15]" in rows[2].get_text()
+    assert "500 problems" in rows[2].get_text()
+    assert soup.find(class_="verdict not-run").get_text() == "not run"
+    assert "no rocks here" in rows[3].get_text()
+    assert "2 claims: 1 reproduced, 1 not run" in soup.find(id="claims").get_text()
     assert "claims/00" in soup.find(id="provenance").get_text()
+
+
+def test_an_interval_is_drawn_with_the_papers_number_on_one_scale(run):
+    executed(run, text("# One"))
+    numbers = {"value": 0.2, "lo": 0.1, "hi": 0.3, "unit": "problems", "n": 5}
+    report.claims(run, "00", [claim(paper=0.5, measured=None) | numbers])
+    strip = rendered(run).select_one(".claims td .strip")
+    places = {tag.name: re.findall(r"[\d.]+", tag["style"]) for tag in strip.find_all()}
+    assert places == {"i": ["4.0", "46.0"], "b": ["27.0"], "s": ["96.0"]}  # 92% for 0.1 to 0.5
+
+
+def test_characters_that_reorder_text_are_spelled_out(run):
+    hostile = "abc\u202edef\u2066ghi"
+    executed(run, text(f"# {hostile}"), output({"text/plain": hostile}))
+    report.claims(run, "00", [claim(statement=hostile)])
+    html = report.render(run).read_text(encoding="utf-8")
+    assert "\u202e" not in html and "\u2066" not in html
+    assert html.count("abc[U+202E]def[U+2066]ghi") >= 3
+
+
+def test_the_provenance_of_a_notebook_is_folded(run):
+    frame = pd.DataFrame({"artefact": ["a"]}).to_html()
+    executed(run, text("# One\n\n## Provenance"), output({"text/html": frame}))
+    table = rendered(run).find(id="00_first").find("table")
+    assert table.find_parent("details").summary.get_text() == "artefacts"
+
+
+def test_the_figure_of_the_closing_notebook_stands_above_the_claims_too(run):
+    executed(run, text("# One"), output({"image/png": PIXEL}, alt="a life"), name="09_report")
+    images = rendered(run).find_all("img")
+    assert [image["alt"] for image in images] == ["a life", "a life"]
+    assert images[0].find_parent(id="claims") is not None
 
 
 def test_the_page_says_with_which_parameters_the_notebooks_ran(run):
