@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from rockstudy import census, knockout_steps, paper, verdicts
+from rockstudy import census, knockout_steps, listing, paper, verdicts
 from rockstudy.categories import visible
 from rockstudy.study import OpenRun
 from rockstudy.verdicts import Row
@@ -258,7 +258,7 @@ def _correlation(theirs: str, ours: str, name: str, one: pd.Series) -> Row:
     p = paper.number(f"predictor-p/{theirs}/{name}").value
     return verdicts.holds(
         f"predictor-{name.replace('_', '-')}-{ours}",
-        f"Pearson r of Delta on {ours} with {words} (p = {one.p:.2g}; the paper: {p:.3f}).",
+        f"Pearson r of Delta on {ours} with {words} (p = {listing.number(one.p)}; the paper: {p:.3f}).",
         f"predictor-r/{theirs}/{name}",
         {"value": one.r, "lo": one.lo, "hi": one.hi, "unit": "candidates", "n": int(one.n)},
     )
