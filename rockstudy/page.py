@@ -1,11 +1,14 @@
-"""Executed notebooks as one HTML page that needs nothing else: no network, no script, no file.
+"""Executed notebooks as one HTML page that needs nothing else: no network, no file.
 
 Everything in a notebook's output is untrusted, token text above all. HTML is cleaned against a list
-of allowed tags, text is escaped, and the page's content security policy forbids every script.
+of allowed tags, text is escaped, characters that reorder text are spelled out, and the page's
+content security policy forbids every script but the one that sorts the claims, by its hash.
 Formulas become MathML, which browsers draw without a library; one that does not parse stays LaTeX.
 """
 
+import base64
 import copy
+import hashlib
 import html
 import re
 from collections.abc import Mapping, Sequence
@@ -18,11 +21,16 @@ import bleach
 import jinja2
 import latex2mathml.converter
 import nbformat
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
+from rockstudy import listing
+from rockstudy.verdicts import VERDICTS
+
+REORDERING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
+SPELLED = {code: f"[U+{code:04X}]" for code in REORDERING}
 IMAGE_TYPES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 TAGS = frozenset(
@@ -58,12 +66,17 @@ CELLS = """
 
 @dataclass(frozen=True)
 class Section:
-    """One notebook on the page: its anchor, title, HTML, and the headings for the contents."""
+    """One notebook on the page: anchor, title, HTML, its headings with their anchors, its question.
+
+    ``figure`` is the HTML of its first figure, if there is one.
+    """
 
     anchor: str
     title: str
     html: str
     headings: tuple[tuple[str, str], ...]
+    question: str = ""
+    figure: str = ""
 
 
 def clean(text: str) -> str:
@@ -71,6 +84,9 @@ def clean(text: str) -> str:
     soup = BeautifulSoup(text, "html.parser")
     for element in soup(["script", "style", "template", "noscript", "iframe", "object"]):
         element.decompose()
+    for image in soup("img"):
+        if not _allowed("img", "src", str(image.get("src", ""))):
+            image.decompose()
     return bleach.clean(str(soup), tags=TAGS, attributes=_allowed, protocols={"https", "http"})
 
 
@@ -161,7 +177,29 @@ def section(notebook: nbformat.NotebookNode, name: str) -> Section:
             heading.decompose()
         elif level <= 2:
             headings.append((heading["id"], text))
-    return Section(name, title, str(soup), tuple(headings))
+            if text == "Provenance":
+                _fold(heading)
+    image = soup.find("img")
+    figure = str(image) if image else ""
+    return Section(name, title, str(soup), tuple(headings), _question(soup), figure)
+
+
+def _question(soup: BeautifulSoup) -> str:
+    """The first paragraph below the heading Question."""
+    heading = soup.find(re.compile("^h[2-6]$"), string="Question")
+    paragraph = heading.find_next("p") if heading else None
+    return paragraph.get_text().strip() if paragraph else ""
+
+
+def _fold(heading: Tag) -> None:
+    """Fold the tables between a heading and the next text: the same in every notebook of a run."""
+    cell = heading.find_parent(class_="prose")
+    while (cell := cell and cell.find_next_sibling()) and "cell" in cell.get("class", []):
+        for table in cell.select(".wide"):
+            details, summary = Tag(name="details"), Tag(name="summary")
+            summary.string = "artefacts"
+            table.wrap(details)
+            details.insert(0, summary)
 
 
 def alternatives(notebook: nbformat.NotebookNode) -> list[str]:
@@ -206,10 +244,36 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = number
+    environment.filters |= {"key": _key, "rank": VERDICTS.index, "strip": _strip}
+    environment.filters |= {"number": listing.number, "sample": listing.sample}
     template = environment.from_string((here / "report.html").read_text())
-    style = (here / "report.css").read_text() + _highlighting()
-    return template.render(title=title, sections=sections, style=style, **values)
+    script = (here / "report.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    whole = template.render(
+        title=title,
+        sections=sections,
+        anchors={section.anchor for section in sections},
+        style=(here / "report.css").read_text() + _highlighting(),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        **values,
+    )
+    return whole.translate(SPELLED)
+
+
+def _key(value: float) -> str:
+    """A number as the script sorts it; empty where there is none."""
+    return "" if value != value else repr(float(value))
+
+
+def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
+    """Where interval, value and the paper's number lie between the outermost two, in percent."""
+    ends = [row[name] for name in ("lo", "hi", "value", "paper")]
+    if any(end != end for end in ends) or min(ends) == max(ends):
+        return None
+    least, span = min(ends), max(ends) - min(ends)
+    lo, hi, value, theirs = (round(4 + 92 * (end - least) / span, 2) for end in ends)
+    return {"lo": lo, "width": round(max(hi - lo, 0.5), 2), "value": value, "paper": theirs}
 
 
 def _highlighting() -> str:

@@ -16,17 +16,24 @@ import pandas as pd
 from nbformat import NotebookNode
 
 from rockstudy import config as configuration
-from rockstudy import page, paths, stamps, store
+from rockstudy import listing, page, paths, stamps, store
 from rockstudy.config import StudyConfig, StudyError
 from rockstudy.parameters import read
+from rockstudy.verdicts import VERDICTS
 
 REFERENCE = "reference"
-VERDICTS = ("reproduced", "differs", "inconclusive", "not run")
-TEXT = ("claim", "statement", "locator", "unit", "verdict", "preset", "run_id")
+OVERVIEW = "09_report"  # its first figure stands above the claims
 CLAIM_COLUMNS = (
-    *("claim", "statement", "locator", "paper", "value", "lo", "hi", "unit", "n"),
-    *("verdict", "preset", "run_id"),
+    *("notebook", "claim", "statement", "locator", "paper", "value", "lo", "hi", "unit", "n"),
+    *("verdict", "reason", "headline", "preset", "run_id"),
 )
+KINDS = (
+    dict.fromkeys(CLAIM_COLUMNS, "str")
+    | dict.fromkeys(("paper", "value", "lo", "hi"), "float64")
+    | {"n": "int64", "headline": "bool"}
+)
+OF_THE_RUN = ("notebook", "preset", "run_id")
+LATER_COLUMNS = ("notebook", "reason", "headline")  # a stored table may be older than these
 
 
 @dataclass(frozen=True)
@@ -99,21 +106,25 @@ def claims(
         The notebook's name: the table is ``claims/<notebook>``.
     rows
         Mappings with ``claim`` (an id), ``statement`` (in our words), ``locator`` (in the paper),
-        ``verdict``, and optionally ``paper`` (the paper's number) and the measured number: either
-        ``measured``, an `inference.Estimate`, or its value, lo, hi, unit and n by name.
+        ``verdict``, and optionally ``reason`` (the verdict's rule, or why there is none; required
+        where the verdict is ``not run``), ``headline`` (whether a short table shows it), ``paper``
+        (the paper's number) and the measured number: either ``measured``, an `inference.Estimate`,
+        or its value, lo, hi, unit and n by name. `rockstudy.verdicts` makes such rows.
     inputs
         Hashes of the artefacts that the numbers come from.
 
     Raises
     ------
     StudyError
-        A missing or unknown column, an unknown verdict, a claim twice, a verdict without a number.
+        A missing or unknown column, an unknown verdict, a claim twice, a verdict without a number,
+        ``not run`` without a reason.
     """
     table = _claim_table([_claim(row, number) for number, row in enumerate(rows, start=1)])
     repeated = table.claim[table.claim.duplicated()]
     if len(repeated):
         raise StudyError(f"claim: must be unique within a notebook; got {repeated.iloc[0]!r} twice")
-    table["preset"], table["run_id"] = run.config.preset, run.path.name
+    table["notebook"], table["preset"] = notebook, run.config.preset
+    table["run_id"] = run.path.name
     if not run.replay:
         settings = {"notebook": notebook, "config": run.config.fingerprint()}
         seed = run.config.seed
@@ -127,7 +138,7 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     measured = given.pop("measured", None)
     if measured is not None:
         given |= {k: getattr(measured, k) for k in ("value", "lo", "hi", "unit", "n")}
-    legal = set(CLAIM_COLUMNS) - {"preset", "run_id"}
+    legal = set(CLAIM_COLUMNS) - set(OF_THE_RUN)
     required = {"claim", "statement", "locator", "verdict"}
     wrong = sorted((set(given) - legal) | (required - set(given)))
     if wrong:
@@ -135,8 +146,8 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
             f"claims row {number}: must have {', '.join(sorted(required))} and may have measured, "
             f"{', '.join(sorted(legal - required))}; missing or unknown: {', '.join(wrong)}"
         )
-    claim = {"paper": None, "value": None, "lo": None, "hi": None, "unit": "", "n": 0} | given
-    claim |= {"preset": "", "run_id": ""}
+    claim = {"paper": None, "value": None, "lo": None, "hi": None, "unit": "", "n": 0}
+    claim |= {"reason": "", "headline": False} | given | dict.fromkeys(OF_THE_RUN, "")
     if claim["verdict"] not in VERDICTS:
         raise StudyError(
             f"verdict: must be one of {', '.join(VERDICTS)}; got {claim['verdict']!r} "
@@ -147,26 +158,47 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
             f"value: a claim without a measured number must have the verdict 'not run'; "
             f"got {claim['verdict']!r} for the claim {claim['claim']!r}"
         )
+    if claim["verdict"] == "not run" and not claim["reason"]:
+        raise StudyError(
+            f"reason: a claim that was not run must say why; got none for {claim['claim']!r}"
+        )
     return claim
 
 
 def _claim_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
-    kinds = {name: "str" if name in TEXT else "float64" for name in CLAIM_COLUMNS} | {"n": "int64"}
     try:
-        return table.astype(kinds)
+        return table.astype(KINDS)
     except (ValueError, TypeError) as error:
         raise StudyError(
             f"claims: paper, value, lo, hi must be numbers, n an integer; got {error}"
         ) from None
 
 
-def read_claims(run: Path | Run) -> pd.DataFrame:
-    """Return the claims of all notebooks of a run in the notebooks' order; empty without any."""
-    stored = sorted((Path(run) / "claims").glob("*.parquet"))
-    tables = [store.load(path.with_suffix("")) for path in stored]
-    tables = [table[list(CLAIM_COLUMNS)] for table in tables if len(table)]
+def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
+    """Return the claims of all notebooks of a run in the notebooks' order; empty without any.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    before
+        A notebook: only those that come earlier, which are what it can depend on.
+    """
+    stored = [path.with_suffix("") for path in (Path(run) / "claims").glob("*.parquet")]
+    if before is not None:
+        stored = [path for path in stored if stamps.order(path.name) < stamps.order(before)]
+    stored.sort(key=lambda path: stamps.order(path.name))
+    tables = [_completed(store.load(path), path.name) for path in stored]
+    tables = [table for table in tables if len(table)]
     return pd.concat(tables, ignore_index=True) if tables else _claim_table([])
+
+
+def _completed(table: pd.DataFrame, notebook: str) -> pd.DataFrame:
+    """A stored table with the columns that it may be too old to have."""
+    absent = dict(zip(LATER_COLUMNS, (notebook, "", True), strict=True))  # nothing is left out
+    given = {name: value for name, value in absent.items() if name not in table}
+    return table.assign(**given)[list(CLAIM_COLUMNS)].astype(KINDS)
 
 
 # --- provenance -----------------------------------------------------------------------------------
@@ -259,6 +291,7 @@ def render(run: Path | Run) -> Path:
         _write_figures(folder / "figures", name, page.images(notebook))
     table = provenance(folder)
     shown = table.assign(seconds=[page.number(s) for s in table.seconds]).astype(object)
+    found = read_claims(folder)
     html = page.page(
         title=f"rockstudy: {folder.name}",
         sections=[page.section(notebook, name) for name, notebook in notebooks.items()],
@@ -267,7 +300,10 @@ def render(run: Path | Run) -> Path:
             f"{path.name.removesuffix('.failed.ipynb')} did not run to its end: see {path.name}"
             for path in sorted((folder / "notebooks").glob("*.failed.ipynb"))
         ],
-        claims=list(read_claims(folder).itertuples(index=False)),
+        claims=found.to_dict("records"),
+        overview=OVERVIEW,
+        summary=listing.summary(found),
+        verdicts=[(name, int((found.verdict == name).sum())) for name in VERDICTS],
         provenance_columns=list(shown.columns),
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
     )

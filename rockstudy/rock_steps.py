@@ -22,14 +22,17 @@ from rockstudy import (
     controls,
     inference,
     models,
+    paper,
     rocks,
     rollout,
     selectors,
     store,
     study,
     tokens,
+    verdicts,
 )
 from rockstudy.config import EvalConfig, StudyConfig, StudyError
+from rockstudy.listing import Html
 from rockstudy.study import OpenRun
 from rockstudy.tokens import TokenSet
 
@@ -277,95 +280,121 @@ def rock_claims(
     vocabulary: int,
     rng: np.random.Generator,
 ) -> list[dict]:
-    """Claims rows of figure 2: coverage, Jaccard, densities and the two shares at K."""
+    """Claims rows of figure 2: coverage, Jaccard index, densities and the size of the rock set.
+
+    The paper's cut-offs of 50, 100 and 150 stand for half, all of and one and a half times K here.
+    """
     k = run.config.rocks.k
-    unit = {"cluster": "prompt_index", "rng": rng, "unit": "prompts"}
-    coverage = inference.cluster_ratio(outputs, "loss_rocks", "loss_sum", **unit)
-    density = {
-        name: inference.cluster_median(outputs, name, **unit) for name in ("types", "occurrences")
-    }
-    at_k = stable[stable.k == min(stable.k, key=lambda found: abs(found - k))]
-    jaccard = {
-        "value": at_k.jaccard.mean(),
-        "lo": at_k.lo.mean(),
-        "hi": at_k.hi.mean(),
-        "unit": "sub-corpora (mean over sizes of the 95% range of draws)",
-        "n": int(at_k.n.max()),
-    }
-    said = "paper 2, figure 2"
+    rows = [*_coverage_claims(types, outputs, k, rng), *_jaccard_claims(stable, k)]
+    rows += _density_claims(outputs, rng)
+    size = {"value": k / vocabulary, "n": vocabulary, "unit": "token ids"}
+    observed = {"value": k / len(types), "n": len(types), "unit": "observed types"}
+    count = {"value": len(types), "n": len(outputs), "unit": "completions"}
     return [
-        _claim(
-            "rock-coverage",
-            f"The top {k} types carry a large part of the loss after OPD.",
-            f"{said}c: about 60% at K = 100",
-            0.60,
-            measured=coverage,
-        ),
-        _claim(
-            "rock-jaccard",
-            f"The top {k} of a sub-corpus is the top {k} of the whole.",
-            f"{said}c, d: above 0.70 up to K = 100",
-            0.70,
-            at_least=True,
-            **jaccard,
-        ),
-        _claim(
-            "rock-density-types",
-            "Median share of an output's tokens whose type is a rock.",
-            f"{said}b: 18% in the text, 52.5% in the plot",
-            0.18,
-            measured=density["types"],
-        ),
-        _claim(
-            "rock-density-occurrences",
-            "Median share of an output's tokens that are rock occurrences.",
-            f"{said}b: 18% in the text, 52.5% in the plot",
-            0.18,
-            measured=density["occurrences"],
-        ),
-        _claim(
+        *rows,
+        verdicts.holds(
             "rock-share-of-vocabulary",
             f"The top {k} as a share of the vocabulary.",
-            "paper 6: 6% in the text",
-            0.06,
-            value=k / vocabulary,
-            n=vocabulary,
-            unit="token ids",
+            "share-of-vocabulary",
+            size,
         ),
-        _claim(
+        verdicts.holds(
             "rock-share-of-observed",
             f"The top {k} as a share of the observed types.",
-            "paper 2: 2.5% of about 4,470 types",
-            0.025,
-            value=k / len(types),
-            n=len(types),
-            unit="observed types",
+            "share-of-observed",
+            observed,
+        ),
+        verdicts.shown(
+            "rock-observed-types",
+            "Distinct token types in the completions.",
+            "observed-types",
+            count,
+            "another vocabulary",
         ),
     ]
 
 
-def _claim(
-    claim: str, statement: str, locator: str, paper: float, at_least: bool = False, **number: Any
-) -> dict:
-    """Give a row its verdict by rule.
+def _coverage_claims(
+    types: pd.DataFrame, outputs: pd.DataFrame, k: int, rng: np.random.Generator
+) -> list[dict]:
+    unit = {"cluster": "prompt_index", "rng": rng, "unit": "prompts"}
+    half = max(1, k // 2)
+    carried = types.nsmallest(half, "rank").score.sum() / types.score.sum()
+    return [
+        verdicts.holds(
+            "rock-coverage",
+            f"The top {k} types carry a large part of the loss after OPD.",
+            "coverage/100",
+            inference.cluster_ratio(outputs, "loss_rocks", "loss_sum", **unit),
+            headline=True,
+        ),
+        verdicts.holds(
+            "rock-coverage-half",
+            f"Half of them, the top {half}, carry most of that.",
+            "coverage/50",
+            {"value": carried, "n": len(types), "unit": "observed types"},
+        ),
+    ]
 
-    ``reproduced`` where the interval holds the paper's number, else ``differs``; of a number that
-    the paper states as a lower bound, where the interval lies above it, ``inconclusive`` where it
-    holds it. A number without an interval is compared to a tenth of the paper's.
-    """
-    found = number.get("measured")
-    lo, hi = (found.lo, found.hi) if found else _bounds(number, paper / 10)
-    if at_least:
-        verdict = "reproduced" if lo > paper else "differs" if hi < paper else "inconclusive"
-    else:
-        verdict = "reproduced" if lo <= paper <= hi else "differs"
-    row = {"claim": claim, "statement": statement, "locator": locator, "paper": paper}
-    return row | number | {"verdict": verdict}
+
+def _jaccard_claims(stable: pd.DataFrame, k: int) -> list[dict]:
+    """The average Jaccard index at K, at half of K, and from one and a half times K on."""
+    largest = int(stable.k.max())
+    near = {cut: min(stable.k, key=lambda found: abs(found - cut)) for cut in (k, max(1, k // 2))}
+    at_k, at_half = (_jaccard(stable[stable.k == found]) for found in near.values())
+    rows = [
+        verdicts.exceeds(
+            "rock-jaccard",
+            f"The top {near[k]} of a sub-corpus is the top {near[k]} of the whole (mean Jaccard "
+            "index).",
+            "jaccard-to-cutoff",
+            at_k,
+            headline=True,
+        ),
+        verdicts.holds(
+            "rock-jaccard-half",
+            f"The top {list(near.values())[-1]} more so.",
+            "jaccard-at-50",
+            at_half,
+        ),
+    ]
+    floor = ("rock-jaccard-floor", "Beyond one and a half times K it falls to a floor.")
+    beyond = stable[stable.k >= 1.5 * k]
+    if beyond.empty:
+        why = f"only {largest} types have a positive score, K is {k}"
+        return [*rows, verdicts.not_run(*floor, "jaccard-floor", why)]
+    return [*rows, verdicts.holds(*floor, "jaccard-floor", _jaccard(beyond))]
 
 
-def _bounds(number: Mapping[str, Any], slack: float) -> tuple[float, float]:
-    value = number["value"]
-    return number.get("lo", value - slack), number.get("hi", value + slack)
+def _jaccard(rows: pd.DataFrame) -> dict:
+    """Mean over sizes of sub-corpora, with the mean of the ranges of their draws."""
+    return {
+        "value": rows.jaccard.mean(),
+        "lo": rows.lo.mean(),
+        "hi": rows.hi.mean(),
+        "unit": "sizes of sub-corpora (mean of the 95% ranges of their draws)",
+        "n": rows.n.nunique(),
+    }
+
+
+def _density_claims(outputs: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
+    """Both definitions of a rock in an output against both numbers of the paper."""
+    meanings = {"types": "whose type is a rock", "occurrences": "that are rock occurrences"}
+    places = {"text": "18% in its text, 18.5% in a caption", "plot": "52.5% in its plot"}
+    rows = []
+    for name, meaning in meanings.items():
+        found = inference.cluster_median(outputs, name, "prompt_index", rng, unit="prompts")
+        for place, said in places.items():
+            rows.append(
+                verdicts.holds(
+                    f"rock-density-{name}-{place}",
+                    f"Median share of an output's tokens {meaning} (the paper: {said}).",
+                    f"density/{place}",
+                    found,
+                    headline=(name, place) == ("types", "text"),
+                )
+            )
+    return rows
 
 
 # --- notebook 03 ----------------------------------------------------------------------------------
@@ -445,13 +474,6 @@ def _contexts(found: Measured, shown: pd.DataFrame, around: int) -> dict[str, li
     return parts
 
 
-class Html(str):
-    """Text that a notebook shows as HTML."""
-
-    def _repr_html_(self) -> str:
-        return str(self)
-
-
 def examples_html(table: pd.DataFrame) -> Html:
     """Show occurrences with the token highlighted and blanks visible; all text is escaped."""
 
@@ -481,27 +503,27 @@ def enrichment(
     return controls.enrichment(sides[0], sides[1], rng), "matched"
 
 
-def category_claims(enriched: pd.DataFrame | None) -> list[dict]:
-    """Claims rows of the clusters; ``not run`` where no control set can be matched."""
+def category_claims(enriched: pd.DataFrame | None, why: str = "not matched") -> list[dict]:
+    """Claims rows of the clusters; ``not run``, and why, where no control set can be matched."""
     rows = []
     for name in ("latex", "structure", "marker", "digit", "word"):
         fewer = name == "word"
-        row = {
-            "claim": f"rocks-{name}",
-            "statement": f"Rocks hold {'fewer' if fewer else 'more'} types of the category {name} "
+        about = (
+            f"rocks-{name}",
+            f"Rocks hold {'fewer' if fewer else 'more'} types of the category {name} "
             "than controls of the same frequency (share of rocks minus share of controls).",
-            "locator": "paper 2, the clusters of rocks and the controls; no number is given",
-        }
+            None,  # the paper gives no number
+        )
+        more = {"locator": f"{paper.number('clusters').where}; no number is given"}
         found = None if enriched is None else enriched[enriched.category == name]
         if found is None or found.empty:
-            rows.append(row | {"verdict": "not run"})
+            reason = why if enriched is None else "neither the rocks nor their controls hold one"
+            rows.append(verdicts.not_run(*about, reason, headline=True, **more))
             continue
         one = found.iloc[0]
-        sign = -1 if fewer else 1
-        low, high = sorted((sign * one.lo, sign * one.hi))
-        verdict = "reproduced" if low > 0 else "differs" if high < 0 else "inconclusive"
-        number = {"value": one.difference, "lo": one.lo, "hi": one.hi}
-        rows.append(row | number | {"unit": one.unit, "n": int(one.n), "verdict": verdict})
+        number = {"value": one.difference, "lo": one.lo, "hi": one.hi, "unit": one.unit}
+        number |= {"n": int(one.n)}
+        rows.append(verdicts.sign(*about, number, positive=not fewer, headline=True, **more))
     return rows
 
 

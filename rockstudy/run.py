@@ -20,6 +20,7 @@ from typer.exceptions import TyperException
 from rockstudy import config, execute, parameters, paths, stamps
 from rockstudy.config import StudyError
 from rockstudy.execute import NotebookError
+from rockstudy.stamps import order
 
 INTERRUPTED = 130
 VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
@@ -37,12 +38,6 @@ RunId = Annotated[str, typer.Option("--run-id", "--run", help="A folder under ru
 
 
 # --- running --------------------------------------------------------------------------------------
-
-
-def order(name: str) -> tuple[float, str]:
-    """Return what notebooks are sorted by: their leading number, those without one last."""
-    number = re.match(r"\d+", name)
-    return (float(number[0]) if number else float("inf"), name)
 
 
 def find(names: Sequence[str], folder: Path) -> list[Path]:
@@ -256,11 +251,11 @@ def claims_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="A table, as in the README.")
+        bool, typer.Option("--markdown", help="The headline claims as a table, as in the README.")
     ] = False,
 ) -> None:
     """Print the paper's claims against what a run measured."""
-    from rockstudy import report
+    from rockstudy import listing, report
 
     if run_id is not None and reference is not None:
         raise StudyError("--reference: must not be given together with --run")
@@ -273,38 +268,16 @@ def claims_command(
                 ", ".join(n for n in config.PRESETS if (folder.parent / n).is_dir()) or "none yet"
             )
             raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
-    rows = report.read_claims(folder).to_dict("records")
-    if as_markdown:
-        print("| claim | paper | measured | sample | verdict |\n|---|---|---|---|---|")
-    for row in rows:
-        clean = {k: None if v != v else v for k, v in row.items()}
-        if as_json:
-            print(json.dumps(clean, ensure_ascii=False))
-        else:
-            print(_claim_row(clean) if as_markdown else _claim_lines(clean))
-    if not rows:
+    table = report.read_claims(folder)
+    if as_json:
+        for row in table.to_dict("records"):
+            print(
+                json.dumps({k: None if v != v else v for k, v in row.items()}, ensure_ascii=False)
+            )
+    else:
+        print("\n".join(listing.markdown(table) if as_markdown else listing.lines(table)))
+    if table.empty:
         _say(f"no claims are recorded in {folder}")
-
-
-def _claim_lines(row: dict[str, Any]) -> str:
-    paper, measured, sample = _numbers(row)
-    over = sample and f" over {sample}"
-    return (
-        f"{row['claim']}: {row['verdict']}; paper {paper}, measured {measured}{over}\n"
-        f"    {row['statement']} ({row['locator']})"
-    )
-
-
-def _claim_row(row: dict[str, Any]) -> str:
-    return f"| {' | '.join((row['statement'], *_numbers(row), row['verdict']))} |"
-
-
-def _numbers(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Paper's number, measured number with its interval, and sample, as text."""
-    measured = "–" if row["value"] is None else f"{row['value']:.3g}"
-    interval = "" if row["lo"] is None else f" [{row['lo']:.3g}, {row['hi']:.3g}]"
-    paper = "–" if row["paper"] is None else f"{row['paper']:.3g}"
-    return paper, measured + interval, f"{row['n']} {row['unit']}" if row["n"] else ""
 
 
 @app.command("info")

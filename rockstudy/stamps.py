@@ -9,6 +9,7 @@ read them: each stamp therefore also lists what its own execution produced.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from rockstudy import paths, store
 from rockstudy.parameters import read
 
 STAMP_VERSION = 1
+
+
+def order(name: str) -> tuple[float, str]:
+    """Return what notebooks are sorted by: their leading number, those without one last."""
+    number = re.match(r"\d+", name)
+    return (float(number[0]) if number else float("inf"), name)
 
 
 def stamp_of(output: Path) -> Path:

@@ -18,7 +18,18 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy import arms, backends, distill, inference, models, rollout, store, tasks, workers
+from rockstudy import (
+    arms,
+    backends,
+    distill,
+    inference,
+    models,
+    rollout,
+    store,
+    tasks,
+    verdicts,
+    workers,
+)
 from rockstudy.arms import Arm
 from rockstudy.config import EvalConfig, PairConfig, StudyConfig, StudyError
 
@@ -382,24 +393,16 @@ def named_types(
 
 
 def distillation_claims(run: OpenRun, gain: pd.DataFrame) -> list[dict]:
-    """Claims rows of the baseline regime: a rise of accuracy (figure 5).
-
-    The verdict is by rule: ``reproduced`` when the interval lies above 0, ``differs`` when it lies
-    below, else ``inconclusive``; ``not run`` where the trained task is no benchmark.
-    """
+    """Claims rows of the baseline regime: a rise of accuracy, whatever its size (figure 5)."""
+    rise = (
+        "opd-accuracy-rises",
+        "On-policy distillation raises the student's Pass@1 on the trained benchmark.",
+        "accuracy-gain/baseline",
+    )
     trained = gain[gain.benchmark == run.config.train_task.label]
-    rise = {
-        "claim": "opd-accuracy-rises",
-        "statement": "On-policy distillation raises the student's Pass@1 on the trained benchmark.",
-        "locator": "figure 5, baseline (39% to 56.5%, read off the plot)",
-        "paper": 0.175,
-    }
     if trained.empty:
-        return [rise | {"verdict": "not run"}]
-    row = trained.iloc[0]
-    verdict = "reproduced" if row.lo > 0 else "differs" if row.hi < 0 else "inconclusive"
-    measured = {name: row[name] for name in ("value", "lo", "hi", "unit", "n")}
-    return [rise | measured | {"verdict": verdict}]
+        return [verdicts.not_run(*rise, "the trained task is no benchmark here", headline=True)]
+    return [verdicts.sign(*rise, trained.iloc[0].to_dict(), headline=True)]
 
 
 def _shown(estimate: inference.Estimate) -> dict:

@@ -1,6 +1,7 @@
 """Tests of the report page, the claims table and provenance."""
 
 import base64
+import hashlib
 import re
 from types import SimpleNamespace
 
@@ -17,6 +18,9 @@ PIXEL = (  # a PNG of one pixel
     "RU5ErkJggg=="
 )
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & </td>"
+
+
+NOT_RUN = {"verdict": "not run", "measured": None, "reason": "no rocks here"}
 
 
 @pytest.fixture
@@ -119,8 +123,23 @@ def test_claims_of_several_notebooks_come_in_the_notebooks_order(run):
     assert report.read_claims(run).claim.tolist() == ["earlier", "later"]
 
 
+def test_only_the_claims_of_earlier_notebooks_are_read_where_one_is_named(run):
+    for name in ("fork", "10_c", "09_b", "02_a"):
+        report.claims(run, name, [claim(claim=name)])
+    assert report.read_claims(run).notebook.tolist() == ["02_a", "09_b", "10_c", "fork"]
+    assert report.read_claims(run, before="09_b").claim.tolist() == ["02_a"]
+
+
+def test_a_table_from_before_a_column_is_read_with_its_notebook_and_nothing_left_out(run):
+    columns = [name for name in report.CLAIM_COLUMNS if name not in report.LATER_COLUMNS]
+    old = report.claims(run, "01_second", [claim()])[columns]
+    store.save(run.path / "claims" / "01_second", old, config={})
+    row = report.read_claims(run).iloc[0]
+    assert (row.notebook, row.reason, row.headline) == ("01_second", "", True)
+
+
 def test_a_claim_that_was_not_run_needs_no_number(run):
-    row = {k: v for k, v in claim(verdict="not run").items() if k != "measured"}
+    row = {k: v for k, v in claim(**NOT_RUN).items() if k != "measured"}
     assert report.claims(run, "00", [row]).value.isna().all()
 
 
@@ -133,6 +152,7 @@ def test_a_claim_that_was_not_run_needs_no_number(run):
         ([claim(), claim()], "claim: must be unique within a notebook; got 'gain' twice"),
         ([claim(measured=None)], "a claim without a measured number must have .*'not run'"),
         ([claim(paper="ten")], "must be numbers"),
+        ([claim(**NOT_RUN | {"reason": ""})], "reason: a claim that was not run must say why"),
     ],
 )
 def test_a_wrong_claim_is_one_line_and_stores_nothing(run, rows, expected):
@@ -175,9 +195,20 @@ def test_the_page_asks_for_nothing_outside_itself(run):
     report.claims(run, "00", [claim()])
     html = report.render(run).read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", html)
-    assert not re.search(r"<(script|link|iframe)\b|@import|url\(", html)
+    assert not re.search(r"<(link|iframe)\b|@import|url\(", html)
     assert not re.search("mathjax|require|cdnjs|unpkg", html, re.IGNORECASE)
     assert "default-src 'none'" in html
+
+
+def test_the_one_script_is_the_packages_own_and_allowed_by_its_hash_alone(run):
+    executed(run, text("# A"))
+    soup = rendered(run)
+    (script,) = soup.find_all("script")
+    assert script.string == (paths.REPO / "rockstudy" / "report.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.string.encode()).digest()).decode()
+    policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "script-src" in policy and "unsafe-inline" not in policy.split("script-src")[1]
 
 
 def test_hostile_token_text_is_inert_wherever_it_is_shown(run):
@@ -195,7 +226,8 @@ def test_hostile_token_text_is_inert_wherever_it_is_shown(run):
     )
     report.claims(run, "00", [claim(statement=HOSTILE, locator=HOSTILE)])
     soup = rendered(run)
-    assert soup.find_all(["script", "iframe", "svg", "object", "embed"]) == []
+    assert soup.find_all(["iframe", "svg", "object", "embed"]) == []
+    assert [script.get_text()[:8] for script in soup.find_all("script")] == ["// Sorts"]
     assert len(soup.find_all("style")) == 1
     handlers = [name for tag in soup.find_all() for name in tag.attrs if name.startswith("on")]
     assert handlers == []
@@ -262,7 +294,10 @@ def test_contents_link_to_every_notebook_and_section_by_unique_anchors(run):
     executed(run, *cells, output({"text/plain": "1"}), name="01_second")
     soup = rendered(run)
     links = [link["href"] for link in soup.nav.find_all("a")]
-    assert len(links) == 2 + 2 * 3
+    assert links == ["#claims", "#00_first", "#01_second", "#provenance"]
+    assert "Why?" in soup.nav.get_text()
+    links += [link["href"] for link in soup.select(".within a")]
+    assert len(links) == 4 + 2 * 2
     ids = [tag["id"] for tag in soup.find_all(id=True)]
     assert len(ids) == len(set(ids))
     assert {link.removeprefix("#") for link in links} <= set(ids)
@@ -271,14 +306,49 @@ def test_contents_link_to_every_notebook_and_section_by_unique_anchors(run):
 
 def test_the_claims_table_and_the_provenance_are_on_the_page(run):
     executed(run, text("# One"))
-    report.claims(run, "00", [claim(), claim(claim="b", verdict="not run", measured=None)])
+    report.claims(run, "00", [claim(), claim(claim="b", **NOT_RUN)])
     soup = rendered(run)
     rows = soup.find(id="claims").find_all("tr")
-    assert len(rows) == 3
-    assert "0.12 [0.1, 0.15]" in rows[1].get_text()
-    assert "500 problems" in rows[1].get_text()
-    assert soup.find(class_="not-run").get_text() == "not run"
+    assert len(rows) == 4
+    assert rows[1].get_text().strip() == "00"  # the notebook
+    assert "0.12 [0.1, 0.15]" in rows[2].get_text()
+    assert "500 problems" in rows[2].get_text()
+    assert soup.find(class_="verdict not-run").get_text() == "not run"
+    assert "no rocks here" in rows[3].get_text()
+    assert "2 claims: 1 reproduced, 1 not run" in soup.find(id="claims").get_text()
     assert "claims/00" in soup.find(id="provenance").get_text()
+
+
+def test_an_interval_is_drawn_with_the_papers_number_on_one_scale(run):
+    executed(run, text("# One"))
+    numbers = {"value": 0.2, "lo": 0.1, "hi": 0.3, "unit": "problems", "n": 5}
+    report.claims(run, "00", [claim(paper=0.5, measured=None) | numbers])
+    strip = rendered(run).select_one(".claims td .strip")
+    places = {tag.name: re.findall(r"[\d.]+", tag["style"]) for tag in strip.find_all()}
+    assert places == {"i": ["4.0", "46.0"], "b": ["27.0"], "s": ["96.0"]}  # 92% for 0.1 to 0.5
+
+
+def test_characters_that_reorder_text_are_spelled_out(run):
+    hostile = "abc\u202edef\u2066ghi"
+    executed(run, text(f"# {hostile}"), output({"text/plain": hostile}))
+    report.claims(run, "00", [claim(statement=hostile)])
+    html = report.render(run).read_text(encoding="utf-8")
+    assert "\u202e" not in html and "\u2066" not in html
+    assert html.count("abc[U+202E]def[U+2066]ghi") >= 3
+
+
+def test_the_provenance_of_a_notebook_is_folded(run):
+    frame = pd.DataFrame({"artefact": ["a"]}).to_html()
+    executed(run, text("# One\n\n## Provenance"), output({"text/html": frame}))
+    table = rendered(run).find(id="00_first").find("table")
+    assert table.find_parent("details").summary.get_text() == "artefacts"
+
+
+def test_the_figure_of_the_closing_notebook_stands_above_the_claims_too(run):
+    executed(run, text("# One"), output({"image/png": PIXEL}, alt="a life"), name="09_report")
+    images = rendered(run).find_all("img")
+    assert [image["alt"] for image in images] == ["a life", "a life"]
+    assert images[0].find_parent(id="claims") is not None
 
 
 def test_the_page_says_with_which_parameters_the_notebooks_ran(run):

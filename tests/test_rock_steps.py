@@ -5,30 +5,7 @@ import pytest
 
 from rockstudy import rock_steps, store
 from rockstudy.config import from_parameters
-from rockstudy.inference import Estimate
 from rockstudy.report import Run
-
-
-def estimate(value, lo, hi):
-    return Estimate(value, lo, hi, "prompts", 10, 100)
-
-
-@pytest.mark.parametrize(
-    ("number", "at_least", "verdict"),
-    [
-        ({"measured": estimate(0.55, 0.5, 0.61)}, False, "reproduced"),
-        ({"measured": estimate(0.55, 0.5, 0.59)}, False, "differs"),
-        ({"measured": estimate(0.9, 0.8, 0.95)}, False, "differs"),
-        ({"measured": estimate(0.9, 0.8, 0.95)}, True, "reproduced"),
-        ({"measured": estimate(0.6, 0.5, 0.7)}, True, "inconclusive"),
-        ({"measured": estimate(0.4, 0.3, 0.5)}, True, "differs"),
-        ({"value": 0.63}, False, "reproduced"),
-        ({"value": 0.7}, False, "differs"),
-    ],
-)
-def test_a_verdict_follows_from_the_interval(number, at_least, verdict):
-    row = rock_steps._claim("id", "words", "where", 0.6, at_least=at_least, **number)
-    assert row["verdict"] == verdict
 
 
 def test_a_cluster_is_reproduced_by_the_sign_of_its_enrichment_alone():

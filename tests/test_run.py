@@ -235,6 +235,30 @@ def test_what_only_a_later_notebook_made_does_not_count(stamped):
     assert current()
 
 
+def test_the_closing_notebook_follows_earlier_claims_and_not_those_of_a_fork(home):
+    opened = report.open_run("tiny", "mine")
+    notebook = write(home / "notebooks", "09_report")
+    output = write(opened.path / "notebooks", "09_report")
+    fork = opened.path / "notebooks" / "fork.ipynb"
+    row = {"claim": "a", "statement": "s", "locator": "l", "verdict": "inconclusive"}
+
+    def current() -> bool:
+        return stamps.is_current(notebook, output, {}, [fork])
+
+    report.claims(opened, "05_earlier", [row | {"value": 1.0}])
+    before = stamps.artefacts(opened.path)
+    report.claims(opened, "09_report", [])
+    stamps.write_stamp(notebook, output, {}, later=[fork], before=before, seconds=1.0)
+    assert current()
+    before = stamps.artefacts(opened.path)
+    report.claims(opened, "fork", [row | {"value": 2.0}])
+    stamps.write_stamp(notebook, fork, {}, later=[], before=before, seconds=1.0)
+    assert current()
+    assert report.read_claims(opened, before="09_report").notebook.tolist() == ["05_earlier"]
+    report.claims(opened, "05_earlier", [row | {"value": 3.0}])
+    assert not current()
+
+
 def test_a_failed_execution_is_never_current(stamped):
     _, folder, current = stamped
     notebook = folder.parents[1] / "notebooks" / "00_first.ipynb"
@@ -407,6 +431,9 @@ def claimed(home):
 def test_claims_are_printed_for_reading_and_as_json_lines(claimed, call):
     _, out, _ = call("claims", "--run", "mine")
     assert "gain: inconclusive; paper –, measured 0.125 [0.1, 0.15] over 500 problems" in out
+    assert out.splitlines()[0] == "01  (1 claim: 1 inconclusive)"
+    _, out, _ = call("claims", "--run", "mine", "--markdown")
+    assert out.splitlines()[-1] == "0 of 1 claim: 1 inconclusive."
     _, out, _ = call("claims", "--run", "mine", "--json")
     row = json.loads(out)
     assert tuple(row) == report.CLAIM_COLUMNS
