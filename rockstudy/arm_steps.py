@@ -152,13 +152,14 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     """Mean accuracy over seeds with its t interval: ``arm, benchmark, step, value, lo, hi, n``."""
     rows = []
     for keys, some in table.groupby(["arm", "benchmark", "step"], sort=False):
-        estimate = inference.seed_mean(some.accuracy.to_numpy())
-        rows.append(dict(zip(("arm", "benchmark", "step"), keys, strict=True)) | _shown(estimate))
+        rows.append(
+            dict(zip(("arm", "benchmark", "step"), keys, strict=True)) | seed_mean(some.accuracy)
+        )
     return pd.DataFrame(rows)
 
 
-def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Each arm minus the baseline of the same seed, averaged over seeds.
+def differences(table: pd.DataFrame, against: str = "baseline") -> pd.DataFrame:
+    """Each arm minus another one (the baseline) at the same seed, averaged over seeds.
 
     Returns
     -------
@@ -167,14 +168,16 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         (NaN for one seed), ``unit``, and ``n`` seeds.
     """
     keys = ["benchmark", "seed", "step"]
-    base = table[table["arm"] == "baseline"][[*keys, "accuracy"]]
-    others = table[table["arm"] != "baseline"]
+    base = table[table["arm"] == against][[*keys, "accuracy"]]
+    others = table[table["arm"] != against]
     both = others.merge(base, on=keys, suffixes=("", "_base"), validate="many_to_one")
     both["accuracy"] -= both.accuracy_base
     return means(both)
 
 
-def _shown(estimate: inference.Estimate) -> dict[str, Any]:
+def seed_mean(values: pd.Series) -> dict[str, Any]:
+    """`inference.seed_mean` as columns: ``value, lo, hi, unit, n``."""
+    estimate = inference.seed_mean(values.to_numpy(), "training seeds")
     return {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
 
 
@@ -243,90 +246,3 @@ def reading(found: pd.DataFrame, benchmark: str) -> str:
                 f"{max(abs(row.lo), abs(row.hi)):.3f}, cannot be excluded."
             )
     return "\n".join(lines)
-
-
-def freeze_claims(
-    found: pd.DataFrame, costs: pd.DataFrame, match: pd.DataFrame, benchmark: str
-) -> list[dict]:
-    """Claims rows of paper 5 on the trained benchmark: see the notebook for the rules."""
-    ends = at_end(found)[lambda t: t.benchmark == benchmark].set_index("arm")
-    cost_of = costs.set_index("arm")
-    both = match[match["arm"] == "random"].share.mean() / match[match["arm"] == "rock"].share.mean()
-    rows = [
-        _difference(
-            "freeze-keeps-accuracy",
-            "Freezing rocks and their windows leaves the final accuracy within 2 points of the "
-            "baseline (Rock-Freeze minus baseline).",
-            "figure 5 at step 1500: 55.5% against 56.5%, read off",
-            -0.010,
-            ends,
-            "rock-freeze",
-            within=0.02,
-        ),
-        _difference(
-            "random-freeze-costs-accuracy",
-            "Freezing random windows that match costs accuracy (random minus baseline).",
-            "figure 5 at step 1500: 42% against 56.5%, read off",
-            -0.145,
-            ends,
-            "random-windows",
-        ),
-    ]
-    number = {"unit": "arms of one run", "n": int(costs.seeds.max())}
-    for claim, statement, where, paper, arm, column in (
-        ("freeze-speed-up", "Wall-clock of a baseline step over one of Rock-Freeze with windows.",
-         "paper 5: 1.4x in two places, 1.7x in one", 1.4, "rock-freeze", "speedup"),
-        ("freeze-types-speed-up", "The same with types alone, which skips the frozen heads.",
-         "paper 5: 1.4x in two places, 1.7x in one", 1.4, "types", "speedup"),
-        ("freeze-speed-bound", "The most that skipping the frozen share of positions can give.",
-         "paper 5: 1.4x in two places, 1.7x in one", 1.4, "rock-freeze", "bound"),
-        ("freeze-share", "Share of positions that Rock-Freeze freezes.",
-         "paper 5: 18% in one place, 30% in another", 0.18, "rock-freeze", "frozen"),
-    ):  # fmt: skip
-        row = {"claim": claim, "statement": statement, "locator": where, "paper": paper}
-        if arm not in cost_of.index:
-            rows.append(row | {"verdict": "not run"})
-            continue
-        value = float(cost_of.loc[arm, column])
-        legal = (0.18, 0.30) if column == "frozen" else (1.4, 1.7)
-        holds = 0.9 * legal[0] <= value <= 1.1 * legal[1]
-        verdict = "reproduced" if holds else "differs"
-        rows.append(row | number | {"value": value, "verdict": verdict})
-    rows.append(
-        {
-            "claim": "random-freezes-the-same-share",
-            "statement": "Positions in random windows over positions in the rocks' own.",
-            "locator": "ours: the paper's code freezes rarer types",
-            "value": both,
-            "unit": "draws",
-            "n": int(match.seed.nunique()),
-            "verdict": "reproduced" if abs(both - 1) <= 0.01 else "differs",
-        }
-    )
-    return rows
-
-
-def _difference(
-    claim: str,
-    statement: str,
-    locator: str,
-    paper: float,
-    ends: pd.DataFrame,
-    arm: str,
-    within: float | None = None,
-) -> dict:
-    """A difference over seeds, with `within` an equivalence: the whole interval inside +-within."""
-    row = {"claim": claim, "statement": statement, "locator": locator, "paper": paper}
-    if arm not in ends.index:
-        return row | {"verdict": "not run"}
-    one = ends.loc[arm]
-    number = {name: one[name] for name in ("value", "lo", "hi", "unit", "n")}
-    if one.n < 2:
-        verdict = "inconclusive"
-    elif within is None:
-        verdict = "reproduced" if one.hi < 0 else "differs" if one.lo > 0 else "inconclusive"
-    elif -within <= one.lo and one.hi <= within:
-        verdict = "reproduced"
-    else:
-        verdict = "differs" if one.hi < -within or one.lo > within else "inconclusive"
-    return row | number | {"verdict": verdict}

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
-from rockstudy import geometry_steps, knockout_steps, paper, store
+from rockstudy import arm_steps, geometry_steps, knockout_steps, paper, store
 from rockstudy import persistence as groups
 from rockstudy.config import StudyConfig
-from rockstudy.inference import LEVEL
 from rockstudy.study import OpenRun
 from rockstudy.verdicts import VERDICTS
 
@@ -77,17 +75,7 @@ def utility(run: OpenRun) -> pd.DataFrame | None:
     table = stored(run, "arms_accuracy")
     if table is None:
         return None
-    last = table[table.step == table.groupby("arm").step.transform("max")]
-    rows = []
-    for (arm, benchmark), some in last.groupby(["arm", "benchmark"], sort=False):
-        of_seed = some.groupby("seed").accuracy.mean()
-        row: dict[str, Any] = {"arm": arm, "benchmark": benchmark, "value": of_seed.mean()}
-        lo = hi = float("nan")
-        if len(of_seed) > 1:
-            half = stats.t.ppf((1 + LEVEL) / 2, len(of_seed) - 1) * stats.sem(of_seed)
-            lo, hi = row["value"] - half, row["value"] + half
-        rows.append(row | {"lo": lo, "hi": hi, "n": len(of_seed)})
-    return pd.DataFrame(rows)
+    return arm_steps.means(arm_steps.at_end(table)).drop(columns="step")
 
 
 def settings(run: OpenRun) -> pd.DataFrame:

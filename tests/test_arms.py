@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from rockstudy import arm_steps, arms, schema, selectors
+from rockstudy import arm_claims, arm_steps, arms, schema, selectors
 from rockstudy.config import RockConfig, StudyError, from_parameters
 from rockstudy.rocks import Detection
 from rockstudy.weights import Ramp, TokenWeights
@@ -165,27 +165,49 @@ def test_costs_are_ratios_to_the_baseline_and_amdahls_bound(costs):
     assert costs.bound_all.tolist() == pytest.approx([2, 2, 2])
 
 
-def test_verdicts_follow_their_rules(costs):
-    def ends(lo, hi, n=3):
-        rows = [("rock-freeze", lo, hi), ("random-windows", lo, hi)]
-        frame = pd.DataFrame(rows, columns=["arm", "lo", "hi"])
-        return frame.assign(value=(lo + hi) / 2, unit="seeds", n=n, step=1, benchmark="m")
+def accuracies(freeze: float, random: float, seeds: int = 4, spread: float = 0.01):
+    """Three regimes whose final accuracies differ from the baseline's, about the same each seed."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for arm, shift in (("baseline", 0.0), ("rock-freeze", freeze), ("random-windows", random)):
+        for seed in range(seeds):
+            rows.append((arm, seed, 0, "maths", 0.3))
+            rows.append((arm, seed, 40, "maths", 0.5 + shift + spread * rng.standard_normal()))
+    return pd.DataFrame(rows, columns=["arm", "seed", "step", "benchmark", "accuracy"])
 
-    match = pd.DataFrame({"arm": ["rock", "random"], "share": [0.2, 0.2], "seed": 0})
 
-    def verdicts(found):
-        rows = arm_steps.freeze_claims(found, costs.reset_index(), match, "m")
-        return {row["claim"]: row["verdict"] for row in rows}
+MATCH = pd.DataFrame({"arm": ["rock", "random"], "share": [0.2, 0.2], "seed": 0})
+KEEPS, LOSES, BEATS = (
+    "freeze-keeps-accuracy",
+    "random-freeze-costs-accuracy",
+    "freeze-beats-random-freeze",
+)
 
-    keeps, loses = "freeze-keeps-accuracy", "random-freeze-costs-accuracy"
-    for found, expected in (
-        (ends(-0.015, 0.01), ("reproduced", "inconclusive")),
-        (ends(-0.03, 0.01), ("inconclusive", "inconclusive")),
-        (ends(-0.2, -0.1), ("differs", "reproduced")),
-        (ends(0.1, 0.2), ("differs", "differs")),
-        (ends(-0.001, 0.001, n=1), ("inconclusive", "inconclusive")),
-    ):
-        assert (verdicts(found)[keeps], verdicts(found)[loses]) == expected
-    some = verdicts(ends(0.1, 0.2))
-    assert some["freeze-speed-up"] == "not run"  # no arm of that name in these costs
-    assert some["random-freezes-the-same-share"] == "reproduced"
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"freeze": 0.0, "random": -0.2, "spread": 0.001}, ("reproduced",) * 3),
+        ({"freeze": 0.0, "random": 0.0, "spread": 0.1}, ("inconclusive",) * 3),
+        (
+            {"freeze": -0.2, "random": 0.2, "spread": 0.001},
+            ("differs", "differs", "differs"),
+        ),
+        ({"freeze": 0.0, "random": -0.2, "seeds": 1}, ("inconclusive",) * 3),
+    ],
+)
+def test_verdicts_on_accuracy_follow_their_rules(costs, given, expected):
+    rows = arm_claims.rows(accuracies(**given), costs.reset_index(), MATCH, "maths")
+    verdict = {row["claim"]: row["verdict"] for row in rows}
+    assert (verdict[KEEPS], verdict[LOSES], verdict[BEATS]) == expected
+
+
+def test_what_was_not_trained_is_not_run_and_says_why(costs):
+    table = accuracies(0.0, -0.2)
+    table = table[table["arm"] != "random-windows"]
+    rows = {r["claim"]: r for r in arm_claims.rows(table, costs.reset_index(), MATCH, "maths")}
+    for claim in (LOSES, BEATS, "gain-random-windows", "speed-up-types"):
+        assert rows[claim]["verdict"] == "not run" and "not trained" in rows[claim]["reason"]
+    assert rows["gain-rock-freeze"]["verdict"] == "reproduced"
+    assert rows["random-windows-match"]["verdict"] == "reproduced"
+    assert arm_claims.rows(table, costs.reset_index(), MATCH, "another") == []
