@@ -298,7 +298,7 @@ def _gradient_claims(
         ),
         verdicts.concludes(
             "gradient-norm-p",
-            "The same as a Mann-Whitney test of the norms, its p-value.",
+            "Norms of mean gradients of rocks against rare high-KL types: Mann-Whitney p-value.",
             "norm-p",
             {"value": other.mann_whitney_p} | size,
             same_side=other.logit < 0,
@@ -336,7 +336,7 @@ def _persistence_claims(moved: pd.DataFrame, halves: pd.DataFrame) -> list[dict]
         *rows,
         verdicts.holds(
             "persistence-high-kl-change",
-            "Relative change of that median of the group high-KL from early to late.",
+            "Relative change of the median mean KL of the group high-KL from early to late.",
             "kl-change",
             {"value": high.late / high.early - 1} | size,
         ),

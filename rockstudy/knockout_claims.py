@@ -255,10 +255,11 @@ def of_predictors(table: pd.DataFrame) -> list[Row]:
 
 def _correlation(theirs: str, ours: str, name: str, one: pd.Series) -> Row:
     words = knockout_steps.PREDICTORS[name]
-    p = paper.number(f"predictor-p/{theirs}/{name}").value
+    p = f"p = {listing.number(one.p)}"
+    of_paper = paper.number(f"predictor-p/{theirs}/{name}").value
     return verdicts.holds(
         f"predictor-{name.replace('_', '-')}-{ours}",
-        f"Pearson r of Delta on {ours} with {words} (p = {listing.number(one.p)}; the paper: {p:.3f}).",
+        f"Pearson r of Delta on {ours} with {words} ({p}; the paper: {of_paper:.3f}).",
         f"predictor-r/{theirs}/{name}",
         {"value": one.r, "lo": one.lo, "hi": one.hi, "unit": "candidates", "n": int(one.n)},
     )

@@ -330,7 +330,7 @@ def _coverage_claims(
         ),
         verdicts.holds(
             "rock-coverage-half",
-            f"Half of them, the top {half}, carry most of that.",
+            f"The top {half}, half of the rocks, carry almost as much of the loss after OPD.",
             "coverage/50",
             {"value": carried, "n": len(types), "unit": "observed types"},
         ),
@@ -340,12 +340,12 @@ def _coverage_claims(
 def _jaccard_claims(stable: pd.DataFrame, k: int) -> list[dict]:
     """The average Jaccard index at K, at half of K, and from one and a half times K on."""
     largest = int(stable.k.max())
-    near = {cut: min(stable.k, key=lambda found: abs(found - cut)) for cut in (k, max(1, k // 2))}
-    at_k, at_half = (_jaccard(stable[stable.k == found]) for found in near.values())
+    near = [min(stable.k, key=lambda found, cut=cut: abs(found - cut)) for cut in (k, k / 2)]
+    at_k, at_half = (_jaccard(stable[stable.k == found]) for found in near)
     rows = [
         verdicts.exceeds(
             "rock-jaccard",
-            f"The top {near[k]} of a sub-corpus is the top {near[k]} of the whole (mean Jaccard "
+            f"The top {near[0]} of a sub-corpus is the top {near[0]} of the whole (mean Jaccard "
             "index).",
             "jaccard-to-cutoff",
             at_k,
@@ -353,12 +353,15 @@ def _jaccard_claims(stable: pd.DataFrame, k: int) -> list[dict]:
         ),
         verdicts.holds(
             "rock-jaccard-half",
-            f"The top {list(near.values())[-1]} more so.",
+            f"The top {near[1]}, half of the rocks, are more stable (mean Jaccard index).",
             "jaccard-at-50",
             at_half,
         ),
     ]
-    floor = ("rock-jaccard-floor", "Beyond one and a half times K it falls to a floor.")
+    floor = (
+        "rock-jaccard-floor",
+        "Beyond one and a half times K the mean Jaccard index falls to a floor.",
+    )
     beyond = stable[stable.k >= 1.5 * k]
     if beyond.empty:
         why = f"only {largest} types have a positive score, K is {k}"

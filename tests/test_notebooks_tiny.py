@@ -47,6 +47,7 @@ def test_a_notebook_runs_and_records_its_claims(study, name):
     assert tuple(claims.columns) == report.CLAIM_COLUMNS
     assert set(claims.preset) <= {"tiny"}
     assert set(claims.verdict) <= set(report.VERDICTS)
+    assert (claims.reason != "").all()
     measured = claims[claims.verdict != "not run"]
     assert np.isfinite(measured.value).all()
     assert not (measured.lo > measured.value).any()
