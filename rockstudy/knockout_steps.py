@@ -6,7 +6,7 @@ They build on the scored types of `rockstudy.rock_steps`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rockstudy import categories, census, knockout, rollout, store
+from rockstudy import categories, census, knockout, rollout, store, workers
 from rockstudy.backends import Backend
 from rockstudy.config import StudyError, TaskConfig
 from rockstudy.knockout import Candidate
 from rockstudy.rock_steps import cached_table, detected, measured
 from rockstudy.rollout import Rollouts
-from rockstudy.study import OpenRun
+from rockstudy.study import OpenRun, Run
 
 ARMS = ("token", "window")
 CONTROLS = 12  # ours: candidates of the null knockout and of the comparison with naive
@@ -131,30 +131,53 @@ def baseline(run: OpenRun, task: TaskConfig, student: Backend) -> tuple[Rollouts
     return Rollouts.from_frame(done.data), done.hash
 
 
+Screening = tuple[TaskConfig, list[Candidate], str, knockout.Mode]  # what is sampled, and its name
+
+
+def _sampled(
+    run: OpenRun, screenings: Sequence[Screening]
+) -> list[tuple[TaskConfig, list[Candidate], pd.DataFrame, Rollouts]]:
+    """Outcomes and baselines of some screenings, which are sampled side by side.
+
+    vLLM has an engine for all of them, and batches of its own.
+    """
+    with _student(run) as student:
+        bases = [baseline(run, task, student) for task, *_ in screenings]
+        if run.config.knockout.backend == "transformers":
+            here = Run(run.config, Path(run.path))
+            jobs = {f"{one[2]} on {one[0].label}": (_outcomes, (here, *one)) for one in screenings}
+            workers.run(jobs, lambda name: False)
+        return [
+            (one[0], one[1], _outcomes(run, *one, student), base)
+            for one, (base, _) in zip(screenings, bases, strict=True)
+        ]
+
+
 def _outcomes(
     run: OpenRun,
     task: TaskConfig,
     chosen: Sequence[Candidate],
     name: str,
     mode: knockout.Mode,
-    student: Backend,
-) -> tuple[pd.DataFrame, Rollouts]:
+    student: Backend | None = None,
+) -> pd.DataFrame:
+    """`knockout.outcomes` on one benchmark; `student` where it is open already."""
     found = measured(run.config, Path(run.path))
-    base, of_base = baseline(run, task, student)
-    table = knockout.outcomes(
-        Path(run.path),
-        f"{name}-{task.label}",
-        student,
-        found.tokenizer,
-        task,
-        base,
-        chosen,
-        run.config.knockout,
-        run.config.seed,
-        inputs={"student": found.hashes["post"], "rollouts": of_base},
-        mode=mode,
-    )
-    return table, base
+    with nullcontext(student) if student is not None else _student(run) as sampler:
+        base, of_base = baseline(run, task, sampler)
+        return knockout.outcomes(
+            Path(run.path),
+            f"{name}-{task.label}",
+            sampler,
+            found.tokenizer,
+            task,
+            base,
+            chosen,
+            run.config.knockout,
+            run.config.seed,
+            inputs={"student": found.hashes["post"], "rollouts": of_base},
+            mode=mode,
+        )
 
 
 def _screened(run: OpenRun, name: str, compute: Any) -> pd.DataFrame:
@@ -178,12 +201,11 @@ def screen(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
     """
 
     def compute() -> pd.DataFrame:
-        some, frames = _candidates(chosen), []
-        with _student(run) as student:
-            for task in run.config.benchmarks[:2]:
-                changed, base = _outcomes(run, task, some, "screen", "reuse", student)
-                frames.append(_deltas(run, task, some, changed, base))
-        return pd.concat(frames, ignore_index=True)
+        some = _candidates(chosen)
+        found = _sampled(
+            run, [(task, some, "screen", "reuse") for task in run.config.benchmarks[:2]]
+        )
+        return pd.concat([_deltas(run, *one) for one in found], ignore_index=True)
 
     return _screened(run, "knockout_screen", compute)
 
@@ -227,12 +249,11 @@ def controls(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
         single = chosen[chosen["arm"] == "token"].sort_values("rank")
         places = np.unique(np.linspace(0, len(single) - 1, CONTROLS).round().astype(int))
         some = _candidates(single.iloc[places])
-        frames = []
-        modes: tuple[knockout.Mode, ...] = ("null", "reuse", "naive")
-        with _student(run) as student:
-            for mode in modes:
-                changed, base = _outcomes(run, task, some, f"control-{mode}", mode, student)
-                frames.append(_deltas(run, task, some, changed, base).assign(mode=mode))
+        modes: tuple[knockout.Mode, ...] = ("naive", "null", "reuse")  # the longest first
+        found = _sampled(run, [(task, some, f"control-{mode}", mode) for mode in modes])
+        frames = [
+            _deltas(run, *one).assign(mode=mode) for one, mode in zip(found, modes, strict=True)
+        ]
         return pd.concat(frames, ignore_index=True)
 
     return _screened(run, "knockout_controls", compute)
