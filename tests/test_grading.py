@@ -135,7 +135,7 @@ def test_every_reference_answer_equals_its_rewriting(rewriting):
 
 def test_an_assigned_value_is_understood_where_math_verify_can():
     answers = references("math500") + references("hmmt25_feb")
-    some = [a for a in answers if a in REFUSED or zlib.crc32(a.encode()) % 5 == 0]
+    some = [a for a in answers if a in REFUSED or zlib.crc32(a.encode()) % 8 == 0]
     refused = {a for a in some if not grading._compared(a, f"x = {a}")}
     assert refused == REFUSED
 
@@ -144,7 +144,7 @@ def test_an_assigned_value_is_understood_where_math_verify_can():
 def test_the_answer_to_another_problem_is_wrong(name):
     answers = references(name)
     others = random.Random(0).sample(answers, len(answers))
-    pairs = [(a, b) for a, b in zip(answers, others, strict=True) if a != b]
+    pairs = [(a, b) for a, b in zip(answers, others, strict=True) if a != b][:150]
     graded = grading.grade_math([a for a, _ in pairs], [f"\\boxed{{{b}}}" for _, b in pairs])
     assert [pair for pair, ok in zip(pairs, graded.correct, strict=True) if ok] == []
 

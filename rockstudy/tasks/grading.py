@@ -63,7 +63,10 @@ def number(text: str) -> Fraction | None:
 def grade_number(answer: str, text: str) -> bool:
     """Whether the last box of `text` is the number `answer`; anything but a number is wrong."""
     given = boxed(text)
-    return given is not None and number(given) is not None and number(given) == number(answer)
+    if given is None or given == answer:
+        return given is not None
+    value = number(given)
+    return value is not None and value == number(answer)
 
 
 def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:
