@@ -159,6 +159,9 @@ def _legal_at(annotation: Any, metadata: list[Any], loc: list[Any]) -> str | Non
     """Describe what may stand at ``loc`` below ``annotation``; None for a whole model."""
     if get_origin(annotation) is Annotated:
         annotation, *extra = get_args(annotation)
+        words = next((e.description for e in extra if getattr(e, "description", None)), None)
+        if words and not loc:
+            return words
         metadata = [m for item in extra for m in getattr(item, "metadata", [item])]
     options = [a for a in get_args(annotation) if a is not type(None)]
     if get_origin(annotation) in (Union, types.UnionType):

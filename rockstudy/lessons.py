@@ -49,9 +49,9 @@ def lessons(
     Raises
     ------
     StudyError
-        Fewer than two distinct problems, or a prompt that is too long.
+        Fewer than two distinct problems that are short enough.
     """
-    prompts, order = _prompts(config, stage, seed)
+    prompts, order = _prompts(config, stage, seed, tokenizer)
     limit = config.train_task.max_prompt_tokens
     ids = rollout.prompt_ids(tokenizer, prompts, limit)
     rows: list[Row] = [{"prompt_ids": prompt} for prompt in ids]
@@ -61,14 +61,21 @@ def lessons(
     return [rows[i] for i in order]
 
 
-def _prompts(config: StudyConfig, stage: str, seed: int) -> tuple[list[str], list[int]]:
-    """The stage's prompts, each once, and which of them each place in training takes."""
-    known = tasks.load(config.train_task, "train")
-    known = list(dict.fromkeys(problem.prompt for problem in known))
+def _prompts(
+    config: StudyConfig, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[str], list[int]]:
+    """The stage's prompts, each once, and which of them each place in training takes.
+
+    Those that are too long are left out (paper 1: prompts up to 800 tokens).
+    """
+    task = config.train_task
+    every = list(dict.fromkeys(problem.prompt for problem in tasks.load(task, "train")))
+    known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
     if len(known) < 2:
         raise StudyError(
-            "train_task__n_train: must leave each of the two stages a prompt of its own; "
-            f"got {len(known)} distinct"
+            "train_task: must leave each of the two stages a prompt of its own; "
+            f"n_train {task.n_train} gives {len(every)} distinct, of which {len(known)} have at "
+            f"most max_prompt_tokens = {task.max_prompt_tokens} tokens"
         )
     needs = [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)]
     cut = min(max(round(len(known) * needs[0] / sum(needs)), 1), len(known) - 1)

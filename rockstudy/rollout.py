@@ -180,21 +180,39 @@ def prompt_ids(
     limit = min(max_prompt_tokens, tokenizer.model_max_length)
     ids = []
     for i, prompt in enumerate(prompts):
-        turn = [{"role": "user", "content": prompt}]
-        ids.append(
-            tokenizer.apply_chat_template(
-                turn,
-                add_generation_prompt=True,
-                return_dict=False,
-                enable_thinking=enable_thinking,
-            )
-        )
+        ids.append(_templated(tokenizer, prompt, enable_thinking))
         if len(ids[-1]) > limit:
             raise StudyError(
                 f"max_prompt_tokens: prompt {i} must have at most {limit} tokens with its chat "
                 f"template; it has {len(ids[-1])}"
             )
     return ids
+
+
+def fitting(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_prompt_tokens: int
+) -> list[str]:
+    """Return the prompts that `prompt_ids` would take.
+
+    Only those are tokenised whose bytes leave it open: a token has at least one byte.
+    """
+    room = min(max_prompt_tokens, tokenizer.model_max_length)
+    around = len(_templated(tokenizer, "", False))
+    return [
+        prompt
+        for prompt in prompts
+        if around + len(prompt.encode()) <= room
+        or len(_templated(tokenizer, prompt, False)) <= room
+    ]
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, prompt: str, enable_thinking: bool) -> list[int]:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        add_generation_prompt=True,
+        return_dict=False,
+        enable_thinking=enable_thinking,
+    )
 
 
 def eos_ids(model: PreTrainedModel | Backend, tokenizer: PreTrainedTokenizerBase) -> list[int]:

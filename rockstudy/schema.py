@@ -22,7 +22,9 @@ ArmName = Annotated[
     Field(
         pattern="^(baseline|rock-freeze|random-windows|lambda-0[.][0-9]+|types|types-normalized|"
         "next-ranks|soft|ramp|redetected|keep-rocks|(freeze|keep)-(forking|tip|entropy_teacher|"
-        "rkl|frequency))$"
+        "rkl|frequency))$",
+        description="one of baseline, rock-freeze, random-windows, lambda-0.5 (or another number), "
+        "types, types-normalized, next-ranks, soft, ramp, redetected, keep-rocks, freeze-X, keep-X",
     ),
 ]
 

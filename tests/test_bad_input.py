@@ -68,7 +68,16 @@ CASES = {
     "corrupt safetensors": Case(fields=PAIR, damage=truncate),
     "empty prompt file": Case(fields=FILE, damage=problems("")),
     "malformed line in it": Case(fields=FILE, damage=problems(f"{GOOD}\n{{oops\n")),
-    "prompt over the limit": Case(fields=("train_task__max_prompt_tokens=8",)),
+    "rows without answers": Case(
+        fields=FILE, damage=problems('{"problem": "What is 1 + 1?", "answer": ""}\n')
+    ),
+    "folder for a file": Case(fields=("train_task__name=math", "train_task__path=PAIR")),
+    "unknown task": Case(("-p", "benchmarks__0__name", "maths")),
+    "benchmark without answers": Case(
+        ("-p", "benchmarks__0__name", "openthoughts3", "-p", "benchmarks__0__path", "x.jsonl")
+    ),
+    "unknown arm": Case(("-p", "freeze__extra", "['rock-frieze']")),
+    "prompts over the limit": Case(fields=("train_task__max_prompt_tokens=8",)),
     "completion over the context": Case(fields=("stage1__max_new_tokens=512",)),
     "NaN in the weights": Case(
         fields=PAIR, damage=lambda f: weights(f, lambda t: t["model.norm.weight"].fill_(torch.nan))
