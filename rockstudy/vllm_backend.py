@@ -131,14 +131,19 @@ class VllmBackend(Backend):
     def _started(self) -> LLM:
         if self._llm is None:
             with loading(self._source, "a model for vLLM"):
-                self._llm = LLM(**self._settings, **_memory(self._device))
+                self._llm = LLM(**self._settings, **_of_device(self._device))
         return self._llm
 
 
-def _memory(device: torch.device) -> dict[str, Any]:
-    """What the engine may take; a CPU is not worth compiling for."""
+def _of_device(device: torch.device) -> dict[str, Any]:
+    """What the engine may take, and what it must leave on a CPU.
+
+    There compiling is not worth its time, and a prompt that is read in parts stops an engine whose
+    requests have seeds: vLLM then turns a generator back, which a CPU's cannot do.
+    """
     if device.type != "cuda":
-        return {"kv_cache_memory_bytes": CPU_CACHE, "enforce_eager": True}
+        whole = {"enforce_eager": True, "enable_chunked_prefill": False}
+        return {"kv_cache_memory_bytes": CPU_CACHE, **whole}
     free, total = torch.cuda.mem_get_info(device)
     return {"gpu_memory_utilization": SHARE * free / total}
 
