@@ -7,7 +7,9 @@ frequencies; what naive would generate for the others is taken from these few. T
 sampled once for both and not counted, as a screen needs it anyway.
 
     tokens_vs_naive       tokens that reuse generates over those of naive, the whole screen
-    speedup_vs_naive      wall-clock of naive over that of reuse, grading included, the few
+    speedup_vs_naive      wall-clock of naive over that of reuse, grading included, the few;
+                          screen_...: of the whole screen, naive taken from the few; cpu: seconds
+                          of processors in place of wall-clock
     variance_vs_unpaired  variance of Delta by reuse over that of an independent naive run which may
                           generate as many tokens (its variance grows as its rollouts get fewer),
                           the few
@@ -73,6 +75,8 @@ def main() -> None:
     share = tokens(screen[0], chosen).sum() / (whole * len(chosen))
     ratios = {"tokens_vs_naive": share, "speedup_vs_naive": naive[1] / reuse[1]}
     ratios |= {"cpu_speedup_vs_naive": naive[2] / reuse[2]}  # what a busy machine changes less
+    for name, i in (("screen_speedup_vs_naive", 1), ("screen_cpu_speedup_vs_naive", 2)):
+        ratios[name] = naive[i] / len(few) * len(chosen) / screen[i]
     ratios |= variances(few, reuse[0], naive[0], given)
     about = {
         "screen_candidates": len(chosen),

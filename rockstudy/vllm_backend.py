@@ -144,6 +144,7 @@ def _of_device(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         whole = {"enforce_eager": True, "enable_chunked_prefill": False}
         return {"kv_cache_memory_bytes": CPU_CACHE, **whole}
+    torch.cuda.empty_cache()  # what torch holds in reserve counts as taken
     free, total = torch.cuda.mem_get_info(device)
     return {"gpu_memory_utilization": SHARE * free / total}
 
