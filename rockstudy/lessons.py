@@ -70,12 +70,11 @@ def _prompts(config: StudyConfig, stage: str, seed: int) -> tuple[list[str], lis
             "train_task__n_train: must leave each of the two stages a prompt of its own; "
             f"got {len(known)} distinct"
         )
-    needs = [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)]
-    cut = min(max(round(len(known) * needs[0] / sum(needs)), 1), len(known) - 1)
+    cut, _ = config.pools(len(known))
     shuffled = store.rng(config.seed, "split").permutation(len(known))
-    first = stage == "stage1"
-    pool = shuffled[:cut] if first else shuffled[cut:]
-    order = _epochs(pool, needs[0 if first else 1], seed, stage)
+    pool = shuffled[:cut] if stage == "stage1" else shuffled[cut:]
+    settings = config.stage(stage)
+    order = _epochs(pool, settings.steps * settings.prompts_per_step, seed, stage)
     used, places = np.unique(order, return_inverse=True)
     return [known[i] for i in used], places.tolist()
 
