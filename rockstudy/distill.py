@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 import transformers
 import typer
+from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import DistillationConfig
 
@@ -280,19 +281,12 @@ class _Keeper(TrainerCallback):
 
 def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> DistillationConfig:
     """The stage in TRL's terms."""
-    processes, cuda = together().num_processes, torch.cuda.is_available()
-    rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
-    if rollouts % processes:
-        raise StudyError(
-            "prompts_per_step: its rollouts must divide evenly over the processes; "
-            f"got {rollouts} rollouts over {processes} processes"
-        )
-    local = rollouts // processes
-    micro = max(n for n in range(1, min(settings.micro_batch, local) + 1) if local % n == 0)
+    cuda = torch.cuda.is_available()
+    micro, parts = settings.batches(together().num_processes)
     return DistillationConfig(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=local // micro,
+        gradient_accumulation_steps=parts,
         max_steps=settings.steps,
         learning_rate=settings.lr,
         lr_scheduler_type="constant_with_warmup",  # ours: the paper names the warm-up only
@@ -307,7 +301,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         max_completion_length=settings.max_new_tokens,
         temperature=settings.temperature or 1.0,
         top_p=settings.top_p,
-        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing and not _fsdp_checkpoints(),
         use_vllm=settings.use_vllm,
         vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
         disable_dropout=True,
@@ -319,6 +313,12 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         log_level="error",
         report_to=settings.report_to,
     )
+
+
+def _fsdp_checkpoints() -> bool:
+    """Whether `accelerate launch` has FSDP checkpoint activations; the trainer must not then."""
+    names = ("ACCELERATE_USE_FSDP", "FSDP_ACTIVATION_CHECKPOINTING")
+    return all(parse_flag_from_env(name) for name in names)
 
 
 def _last_complete(folder: Path) -> Path | None:
@@ -366,6 +366,7 @@ def main(
             raise StudyError(f"-p: must be name=value, each name once; got {parameter}")
         config = from_parameters(preset, seed, **given)
         run = paths.run_dir(run_id or preset)
+        together()  # each process takes its own device before it loads models
         result = train(
             config, stage, run=run, seed=seed if training_seed is None else training_seed
         )

@@ -77,12 +77,11 @@ def _prompts(
             f"n_train {task.n_train} gives {len(every)} distinct, of which {len(known)} have at "
             f"most max_prompt_tokens = {task.max_prompt_tokens} tokens"
         )
-    needs = [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)]
-    cut = min(max(round(len(known) * needs[0] / sum(needs)), 1), len(known) - 1)
+    cut, _ = config.pools(len(known))
     shuffled = store.rng(config.seed, "split").permutation(len(known))
-    first = stage == "stage1"
-    pool = shuffled[:cut] if first else shuffled[cut:]
-    order = _epochs(pool, needs[0 if first else 1], seed, stage)
+    pool = shuffled[:cut] if stage == "stage1" else shuffled[cut:]
+    settings = config.stage(stage)
+    order = _epochs(pool, settings.steps * settings.prompts_per_step, seed, stage)
     used, places = np.unique(order, return_inverse=True)
     return [known[i] for i in used], places.tolist()
 

@@ -127,6 +127,32 @@ def run_study(
         return report if all(current) and report.is_file() else _render(run)
 
 
+def check(
+    notebooks: Sequence[Path],
+    *,
+    preset: str,
+    run_id: str,
+    seed: int,
+    given: Sequence[tuple[str, str]],
+    processes: int,
+) -> int:
+    """Print what can be checked of a run before it starts; return 2 if anything is wrong, else 0.
+
+    What is asked raises as in `run_study`; then each other thing that is wrong is a line on stderr.
+    """
+    from rockstudy import dry_run  # imports torch and transformers
+
+    values = parameters.assign(notebooks, preset=preset, run_id=run_id, seed=seed, given=given)
+    overrides = {k: v for value in values.values() for k, v in value.get("overrides", {}).items()}
+    study = config.from_parameters(preset, seed, **overrides)
+    made = dry_run.checks(study, notebooks, paths.run_dir(run_id), processes)
+    print(dry_run.table(made))
+    wrong = [check.wrong for check in made if check.wrong]
+    for line in dict.fromkeys(wrong):
+        _say(f"rockstudy: {line}")
+    return 2 if wrong else 0
+
+
 def _render(run: Path) -> Path:
     from rockstudy import report  # imports nbconvert and pandas: not needed to refuse a command
 
@@ -200,22 +226,27 @@ def run_command(
     timeout: Annotated[
         float | None, typer.Option(min=1, help="Seconds that one cell may take.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, run and write nothing.")
+    ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Of a --dry-run: how many will train together.")
+    ] = 1,
 ) -> None:
     """Run notebooks in their order and print the path of the report last.
 
     What is unchanged is not run again, and what was interrupted continues from what it had stored.
     """
     found = find(notebooks or [], paths.notebooks_dir())
-    path = run_study(
-        found,
-        preset=preset,
-        run_id=preset if run_id is None else run_id,
-        seed=seed,
-        given=[_pair(text) for text in parameter or []],
-        force=force,
-        timeout=timeout,
-    )
-    print(path)
+    asked: dict[str, Any] = {
+        "preset": preset,
+        "run_id": preset if run_id is None else run_id,
+        "seed": seed,
+        "given": [_pair(text) for text in parameter or []],
+    }
+    if dry_run:
+        raise typer.Exit(check(found, **asked, processes=processes))
+    print(run_study(found, **asked, force=force, timeout=timeout))
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -136,6 +136,24 @@ class StageConfig(_Frozen):
             raise ValueError("keep must hold late: 1.0, the checkpoint at the end of the stage")
         return self
 
+    def batches(self, processes: int) -> tuple[int, int]:
+        """Return a process's rollouts in one micro-batch, and its micro-batches in one step.
+
+        Raises
+        ------
+        StudyError
+            Rollouts of a step that do not divide evenly over the processes.
+        """
+        rollouts = self.prompts_per_step * self.rollouts_per_prompt
+        if rollouts % processes:
+            raise StudyError(
+                "prompts_per_step: its rollouts must divide evenly over the processes; "
+                f"got {rollouts} rollouts over {processes} processes"
+            )
+        local = rollouts // processes
+        micro = max(n for n in range(1, min(self.micro_batch, local) + 1) if local % n == 0)
+        return micro, local // micro
+
 
 class EvalConfig(_Frozen):
     """How completions are sampled to be graded or measured: prompts, runs per prompt, sampling."""
@@ -235,6 +253,12 @@ class StudyConfig(_Frozen):
         if name not in ("stage1", "stage2"):
             raise StudyError(f"stage: must be one of stage1, stage2; got {name!r}")
         return self.stage1 if name == "stage1" else self.stage2
+
+    def pools(self, prompts: int) -> tuple[int, int]:
+        """Divide at least two training prompts between the stages, in proportion to their needs."""
+        needs = [s.steps * s.prompts_per_step for s in (self.stage1, self.stage2)]
+        first = min(max(round(prompts * needs[0] / sum(needs)), 1), prompts - 1)
+        return first, prompts - first
 
     def fingerprint(self) -> str:
         """16 hex digits that change when any parameter does."""

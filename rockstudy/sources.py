@@ -59,7 +59,7 @@ def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) 
     except HFValidationError:
         legal = f"a Hub id, an existing folder or one of {', '.join(BUILT_IN)}"
         raise StudyError(f"{field}: must be {legal}; got {name!r}") from None
-    hub = {"revision": revision or "main", "local_files_only": not _hub_answers()}
+    hub = {"revision": revision or "main", "local_files_only": not hub_answers()}
     return Source(name, field, gguf | hub, name)
 
 
@@ -98,7 +98,7 @@ def split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 @functools.cache
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the Hub can be reached; without this look, each file is retried for half a minute."""
     if constants.HF_HUB_OFFLINE:
         return False

@@ -218,7 +218,7 @@ def test_a_hub_model_out_of_reach_is_refused_without_waiting():
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_whether_the_hub_answers_is_asked_once_and_quickly(monkeypatch, answers):
+def test_whether_thehub_answers_is_asked_once_and_quickly(monkeypatch, answers):
     asked = []
 
     def connect(address, timeout):
@@ -231,7 +231,7 @@ def test_whether_the_hub_answers_is_asked_once_and_quickly(monkeypatch, answers)
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.setattr(sources.socket, "create_connection", connect)
-    assert sources._hub_answers.__wrapped__() is answers
+    assert sources.hub_answers.__wrapped__() is answers
     assert asked[0][1] <= 5
 
 

@@ -1,0 +1,238 @@
+"""Tests of `rockstudy run --dry-run`, and of the launch folder, whose commands it guards."""
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+from itertools import takewhile
+from types import SimpleNamespace
+
+import pytest
+import typer
+
+from rockstudy import config, distill, dry_run, paths, run, sources
+from rockstudy.config import StudyError
+
+LAUNCH = paths.REPO / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.slurm")])
+
+
+def wrong(made) -> list[str]:
+    return [check.wrong for check in made if check.wrong]
+
+
+@pytest.fixture
+def call(capsys):
+    """Call the command and return its exit code, what it printed, and its error lines."""
+
+    def called(*arguments: str) -> tuple[int, str, list[str]]:
+        with pytest.raises(SystemExit) as end:
+            run.main(["run", "--dry-run", *arguments])
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err.splitlines()
+
+    return called
+
+
+def test_a_dry_run_of_tiny_finds_nothing_wrong_and_writes_nothing(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    code, out, err = call("--preset", "tiny")
+    assert (code, err) == (0, [])
+    assert "WRONG" not in out
+    for what in ("teacher", "train_task", "stage2 batches", "knockout context", "versions", "disk"):
+        assert re.search(rf"^ok    {what} ", out, re.MULTILINE), what
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_thing_that_is_wrong_is_a_line_and_the_exit_code_is_2(call, tmp_path):
+    file = tmp_path / "problems.jsonl"
+    file.write_text(json.dumps({"problem": "1 + 1?", "solution": "2"}))
+    code, out, err = call(
+        *("--preset", "tiny", "--run-id", "x", "--processes", "3"),
+        *("-p", "train_task__name", "math", "-p", "train_task__path", str(file)),
+        *("-p", "benchmarks__0__name", "math", "-p", "benchmarks__0__path", "nowhere.jsonl"),
+        *("-p", "stage2__max_new_tokens", "300", "-p", "knockout__backend", "vllm"),
+    )
+    assert code == 2
+    expected = [
+        f"rockstudy: train_task: {file}, line 1: must have the columns problem and answer",
+        "rockstudy: benchmarks__0__path: must be an existing file or a Hub id",
+        "rockstudy: stage1__prompts_per_step: its rollouts must divide evenly over the processes",
+        "rockstudy: stage2__prompts_per_step: its rollouts must divide evenly over the processes",
+        "rockstudy: stage2__max_new_tokens: must fit the models' context after the prompt; got 256",
+        "rockstudy: vllm: must be ",
+    ]
+    if importlib.util.find_spec("vllm"):
+        expected.pop()
+    assert [line[: len(start)] for line, start in zip(err, expected, strict=True)] == expected
+    assert out.count("WRONG") == len(err)
+
+
+def test_what_is_asked_wrongly_is_refused_as_in_a_run(call):
+    code, out, err = call("--preset", "tiny", "-p", "stage2__stepz", "1")
+    assert (code, out, len(err)) == (2, "", 1)
+
+
+class Hub:
+    """A Hub that answers as told."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def __call__(self) -> "Hub":
+        return self
+
+    def repo_info(self, name: str, *, timeout: float, **given) -> None:
+        assert timeout <= 30
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_hub_id_is_looked_up_and_no_more(monkeypatch):
+    monkeypatch.setattr(sources, "hub_answers", lambda: True)
+    monkeypatch.setattr(dry_run, "HfApi", Hub())
+    assert dry_run._hub("a/b", None, "dataset", "path") == "on the Hub"
+    study = config.from_parameters("qwen3")
+    (check,) = (c for c in dry_run._data(study) if c.what == "train_task")
+    assert check.wrong is None
+    assert "its columns are not checked" in check.found
+
+
+def test_an_id_that_the_hub_does_not_know_is_wrong(monkeypatch):
+    import httpx
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    response = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+    monkeypatch.setattr(sources, "hub_answers", lambda: True)
+    monkeypatch.setattr(dry_run, "HfApi", Hub(RepositoryNotFoundError("none", response=response)))
+    with pytest.raises(StudyError, match="teacher: must be a model of the Hub; 'a/b': none"):
+        dry_run._hub("a/b", None, "model", "teacher")
+
+
+def test_without_a_network_only_the_cache_will_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(dry_run.constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--a--b").mkdir()
+    monkeypatch.setattr(sources, "hub_answers", lambda: False)
+    assert dry_run._hub("a/b", None, "model", "x") == "in the cache; the Hub cannot be reached"
+    with pytest.raises(StudyError, match="path: must be in the cache without the Hub; 'a/b'"):
+        dry_run._hub("a/b", None, "dataset", "path")
+    monkeypatch.setattr(sources, "hub_answers", lambda: True)
+    monkeypatch.setattr(dry_run, "HfApi", Hub(TimeoutError()))
+    found = dry_run._hub("a/b", None, "model", "x")
+    assert found == "in the cache; the Hub does not answer (TimeoutError)"
+
+
+def test_a_version_out_of_bounds_and_a_missing_package_are_named(monkeypatch):
+    def version(name: str) -> str:
+        if name == "papermill":
+            raise dry_run.importlib.metadata.PackageNotFoundError(name)
+        return "0.1" if name == "trl" else "1000"
+
+    fake = SimpleNamespace(
+        version=version,
+        PackageNotFoundError=dry_run.importlib.metadata.PackageNotFoundError,
+    )
+    monkeypatch.setattr(dry_run.importlib, "metadata", fake)
+    lines = wrong(dry_run._versions())
+    assert "trl: must be <1.17,>=1.16; got 0.1" in lines
+    assert "papermill: must be >=2.7; got not installed" in lines
+    assert "transformers: must be <6,>=5.23; got 1000" in lines
+
+
+def test_several_devices_for_one_process_are_refused_as_trl_would(monkeypatch):
+    monkeypatch.setattr(dry_run.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(dry_run.torch.cuda, "get_device_name", lambda i: "card")
+    assert wrong(dry_run._devices(1)) == [
+        "CUDA_VISIBLE_DEVICES: must show one device to one process; got 2"
+    ]
+    assert wrong(dry_run._devices(2)) == []
+
+
+def test_too_little_memory_and_disk_name_the_stage_and_both_sizes(monkeypatch, tmp_path):
+    study = config.from_parameters("qwen3")
+    pair = dry_run._pair_dimensions(study)
+    free = SimpleNamespace(free=1e9)
+    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(dry_run.torch.cuda, "is_available", lambda: True)
+    small = dry_run.estimates.Device("card", 20e9, 1e12, 1e12)
+    lines = wrong(dry_run._needs(study, pair, tmp_path / "runs" / "x", 1, small))
+    assert "stage1: must fit one card; needs 23.9 GB, has 20.0 GB" in lines
+    assert lines[-1] == f"disk: must have 60.4 GB free; {tmp_path} has 1.0 GB"
+
+
+# The launch folder.
+
+
+def test_accelerate_reads_the_configuration_and_it_keeps_out_of_three_traps():
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    found = load_config_from_file(str(LAUNCH / "fsdp2.yaml"))
+    assert found.distributed_type == "FSDP"
+    assert found.mixed_precision == "bf16"
+    known = {action.dest for action in launch_command_parser()._actions}
+    assert found.fsdp_config.keys() <= known
+    assert found.fsdp_config["fsdp_version"] == 2
+    assert found.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == "Qwen3DecoderLayer"
+    # the trainer saves no model in shards; the unwrapped teacher would be empty
+    assert found.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+    assert found.fsdp_config["fsdp_cpu_ram_efficient_loading"] is False
+
+
+def test_activations_are_checkpointed_by_fsdp_or_by_the_trainer_never_by_both(
+    monkeypatch, tmp_path
+):
+    settings = config.PRESETS["tiny"].stage2.model_copy(update={"gradient_checkpointing": True})
+    assert distill._arguments(settings, tmp_path, 256).activation_checkpointing
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
+    assert distill._fsdp_checkpoints()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_launch_script_is_bash(script):
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def commands() -> list[list[str]]:
+    """Every command of ours in the launch folder, its variables replaced by what they stand for."""
+    variables = {"PRESET": "paper", "RUN_ID": "x", "SLURM_NODEID": "1", "MAIN_HOST": "host"}
+    numbers = dict.fromkeys(("GPUS", "PROCESSES", "SLURM_NNODES"), "2")
+    found = []
+    for path in [*SCRIPTS, LAUNCH / "README.md"]:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ").replace('"$@"', "")
+        text = re.sub(r"\$(\w+)", lambda m: (variables | numbers).get(m[1], m[0]), text)
+        text = text.replace("srun bash -c '", "").replace("stage2'", "stage2")
+        lines = re.findall(r"^((?:rockstudy|accelerate) .*)$", text, re.MULTILINE)
+        found += [shlex.split(line) for line in lines]
+    return found
+
+
+def test_every_command_of_the_launch_folder_parses():
+    from accelerate.commands.launch import launch_command_parser
+
+    study = typer.main.get_command(run.app)
+    training = typer.Typer()
+    training.command()(distill.main)
+    found = commands()
+    assert len(found) == 9
+    for command, *rest in found:
+        if command == "rockstudy":
+            context = study.make_context("rockstudy", list(rest))
+            study.get_command(context, rest[0]).make_context("run", rest[1:])
+            names = takewhile(lambda word: not word.startswith("-"), rest[1:])
+            run.find(list(names), paths.notebooks_dir())
+            continue
+        given = launch_command_parser().parse_args(rest[1:])
+        assert (paths.REPO / given.config_file).is_file()
+        assert (given.module, given.training_script) == (True, "rockstudy.distill")
+        own = typer.main.get_command(training).make_context("x", given.training_script_args)
+        assert own.params["preset"] == "paper"
+
+
+def test_what_scripts_source_is_there():
+    for script in SCRIPTS:
+        for name in re.findall(r"^source (\S+)", script.read_text(), re.MULTILINE):
+            assert (paths.REPO / name).is_file()
