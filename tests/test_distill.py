@@ -598,7 +598,7 @@ def test_too_high_a_learning_rate_is_found_before_a_checkpoint_is_kept(tmp_path,
 def test_one_problem_cannot_feed_two_stages(tmp_path):
     config = from_parameters("tiny", train_task__n_train=1)
     with pytest.raises(
-        StudyError, match="train_task: must leave each .* n_train 1 gives 1 distinct"
+        StudyError, match=r"train_task: must leave each .* n_train 1 gives 1 distinct"
     ):
         distill.train(config, "stage1", run=tmp_path, seed=0)
 
