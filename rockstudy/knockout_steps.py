@@ -298,6 +298,21 @@ def census_table(found: pd.DataFrame, k: int, chosen: pd.DataFrame) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
+def arm_table(screen: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Each kind of knockout by itself: ``banned`` ids together (median), candidates by class.
+
+    In a small vocabulary a window bans a large part of it, which says little about its candidate.
+    """
+    banned = chosen.groupby("arm").banned.agg(lambda ids: int(ids.map(len).median()))
+    rows = []
+    for (benchmark, arm), some in screen.groupby(["benchmark", "arm"], sort=False):
+        counts = census.census(some)["class"].value_counts()
+        row = {"benchmark": benchmark, "arm": arm, "banned": banned[arm]}
+        row |= {kind: int(counts.get(kind, 0)) for kind in census.CLASSES}
+        rows.append(row | {"mean_delta": some.delta.mean()})
+    return pd.DataFrame(rows)
+
+
 def tests(found: pd.DataFrame) -> pd.DataFrame:
     """`census.multiplicity` of each benchmark, the token level alone."""
     single = found[found["arm"] == "token"]

@@ -147,3 +147,21 @@ def test_reliability_bounds_the_correlation_that_can_be_seen():
 def test_too_few_problems_or_values_that_are_not_finite_are_refused(delta):
     with pytest.raises(StudyError, match="delta: must be finite over at least 2 problems"):
         census.bootstrap(delta, np.random.default_rng(0))
+
+
+def test_each_kind_of_knockout_is_counted_by_itself():
+    from rockstudy.knockout_steps import arm_table
+
+    screen = pd.DataFrame(
+        [("b", "token", 1, 0.0, 1.0), ("b", "token", 2, -0.1, 0.01), ("b", "window", 1, -0.2, 0.01),
+         ("b", "window", 2, 0.2, 0.01)],
+        columns=["benchmark", "arm", "target", "delta", "p"],
+    )  # fmt: skip
+    chosen = pd.DataFrame(
+        {"arm": ["token", "token", "window", "window"], "banned": [[1], [2], [1, 2, 3], [2, 3, 4]]}
+    )
+    table = arm_table(screen, chosen).set_index("arm")
+    assert table["banned"].to_dict() == {"token": 1, "window": 3}
+    assert table["Strong Pillar"].to_dict() == {"token": 1, "window": 1}
+    assert table["Strong Stumbling Block"].to_dict() == {"token": 0, "window": 1}
+    assert table.mean_delta.to_dict() == pytest.approx({"token": -0.05, "window": 0.0})
