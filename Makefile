@@ -38,7 +38,7 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 # What the reference of the lab has more than `make study`: seeds, problems, completions, arms.
 REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p evaluation__samples 2 \
 	-p knockout__n_prompts 500 -p knockout__samples 4 -p freeze__extra_seeds 3 \
-	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft","ramp","redetected","keep-rocks"]'
+	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]'
 
 reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (lab: an hour and a half)
 	@$(BIN)/rockstudy run --preset $(PRESET) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
