@@ -96,12 +96,16 @@ def _costs(costs: pd.DataFrame) -> list[Row]:
     )  # fmt: skip
     made = []
     for claim, words, number, arm, column in claims:
-        if arm not in cost_of.index:
+        if arm not in cost_of.index or pd.isna(cost_of.loc[arm, column]):
             made.append(verdicts.not_run(claim, words, number, "the arm was not trained"))
             continue
         one = cost_of.loc[arm]
-        ours = {"value": float(one[column]), "unit": "training seeds", "n": int(one.seeds)}
-        made.append(verdicts.holds(claim, words, number, ours, headline=claim == "frozen-share"))
+        ours = {"value": float(one[column]), "unit": "regimes of one run", "n": len(cost_of)}
+        if column == "speedup":
+            ours = {"value": one.speedup, "lo": one.lo, "hi": one.hi}
+            ours |= {"unit": "steps timed in turns", "n": int(one.n)}
+        headline = claim in ("speed-up-types", "speed-up-bound", "frozen-share")
+        made.append(verdicts.holds(claim, words, number, ours, headline=headline))
     return made
 
 

@@ -7,19 +7,22 @@ baseline of its seed, so that an interval speaks of other seeds, given these pro
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rockstudy import arms, inference, store, study, windows
+from rockstudy import arms, distill, inference, store, study, windows
 from rockstudy.arms import Arm
 from rockstudy.config import StudyConfig, fingerprint
 from rockstudy.distill import TrainResult
 from rockstudy.rock_steps import detected, measured
 from rockstudy.study import OpenRun
 
+TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, types do
+ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on the lab
 MAIN = ("baseline", "rock-freeze", "random-windows")  # paper 5, in the order of its figure
 
 
@@ -104,8 +107,30 @@ def metrics(run: OpenRun) -> pd.DataFrame:
 
 
 def timing(run: OpenRun) -> pd.DataFrame:
-    """Seconds by phase of every arm and seed: `distill.TrainResult.timing`, ``arm, seed``."""
-    return _table(run, "arms_timing", lambda found: _stacked(found, "timing"))
+    """Seconds of single steps of the arms in `TIMED`, taken in turns with nothing beside them.
+
+    The trainings themselves run side by side and say little about time. A round trains the first
+    steps of each arm, with the same prompts; the first step of each is left out.
+
+    Returns
+    -------
+    DataFrame
+        `distill.TrainResult.timing`'s columns, and ``arm, round``.
+    """
+    names = [name for name in TIMED if name in (*run.config.freeze.arms, *run.config.freeze.extra)]
+
+    def compute(found: list) -> pd.DataFrame:
+        config, path = run.config, Path(run.path)
+        pair, made = study.loaded_pair(config.pair), material(config, path)
+        frames = []
+        for number, name in itertools.product(range(ROUNDS), names):
+            arm = arms.build(name, made, config, number)
+            how = {"run": path, "seed": number, "steps": STEPS, "weights": arm.weights}
+            rows = distill.timed(arm.configured(config), "stage2", pair=pair, **how)
+            frames.append(rows[rows.step > 1].assign(arm=name, round=number))
+        return pd.concat(frames, ignore_index=True)
+
+    return _table(run, "arms_timing", compute)
 
 
 def _stacked(found: list, table: str) -> pd.DataFrame:
@@ -182,7 +207,7 @@ def seed_mean(values: pd.Series) -> dict[str, Any]:
 
 
 def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """What each arm saves.
+    """What each arm leaves out, and what that saves.
 
     Parameters
     ----------
@@ -192,35 +217,28 @@ def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``arm, seeds, frozen`` (1 - mean weight over all tokens), ``projected`` (share of positions
-        that reach the heads), ``seconds_step`` (median over logging windows), ``speedup`` (the
-        baseline's over it, median over seeds), ``bound`` (Amdahl: the baseline's step without the
-        share ``frozen`` of its heads and their backward pass, whatever skips the positions) and
+        ``arm, frozen`` (1 - mean weight over all tokens), ``projected`` (share of positions that
+        reach the heads); of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
+        hi, n`` (seconds of a baseline step over those of the same step of the arm, mean over
+        ``n`` pairs with a t interval); ``bound`` (Amdahl: the baseline's step without the share
+        ``frozen`` of its heads and their backward pass, whoever skips the positions) and
         ``bound_all`` (without any heads at all).
-
-    Notes
-    -----
-    Arms run side by side, two at a time on two cores: their times share one machine and their
-    ratios move by some percent between runs.
     """
     weighted = metrics.assign(weight=metrics.mean_weight * metrics.n_tokens)
     sums = weighted.groupby("arm", sort=False)[["weight", "n_kept", "n_tokens"]].sum()
-    seconds = timing.groupby(["arm", "seed"], sort=False).seconds_step.median().unstack("seed")
+    step = timing.pivot(index=["round", "step"], columns="arm", values="seconds_step")
     base = timing[timing["arm"] == "baseline"]
-    head = base.seconds_head.median() / base.seconds_step.median()
-    frozen = 1 - sums.weight / sums.n_tokens
-    table = pd.DataFrame(
-        {
-            "seeds": seconds.notna().sum(axis=1),
-            "frozen": frozen,
-            "projected": sums.n_kept / sums.n_tokens,
-            "seconds_step": seconds.median(axis=1),
-            "speedup": (seconds.loc["baseline"] / seconds).median(axis=1),
-            "bound": 1 / (1 - head * frozen),
-            "bound_all": 1 / (1 - head),
-        }
-    )
-    return table.reindex(sums.index).reset_index()
+    head = base.seconds_head.sum() / base.seconds_step.sum()
+    rows = []
+    for arm, one in sums.iterrows():
+        frozen = 1 - one.weight / one.n_tokens
+        row = {"arm": arm, "frozen": frozen, "projected": one.n_kept / one.n_tokens}
+        if arm in step.columns:
+            ratio = seed_mean(step["baseline"] / step[arm])
+            row |= {"seconds_step": step[arm].median(), "speedup": ratio["value"]}
+            row |= {name: ratio[name] for name in ("lo", "hi", "n")}
+        rows.append(row | {"bound": 1 / (1 - head * frozen), "bound_all": 1 / (1 - head)})
+    return pd.DataFrame(rows)
 
 
 def phases(timing: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,31 @@ def is_trained(
     return store.is_current(*job.place, **job.identity)
 
 
+def timed(
+    config: StudyConfig,
+    stage: str,
+    *,
+    run: Path,
+    seed: int,
+    steps: int,
+    weights: WeightFunction | None = None,
+    pair: models.Pair | None = None,
+) -> pd.DataFrame:
+    """Train the first steps of a stage for their times alone: `TrainResult.timing`, a row a step.
+
+    Nothing is kept, and nothing that is cached is used but what the stage starts from.
+    """
+    job = _job(config, stage, Path(run), seed, "timed", weights, pair)
+    short = {"steps": steps, "logging_steps": 1, "save_steps": steps + 1, "keep": {"late": 1.0}}
+    settings = config.stage(stage).model_copy(update=short)
+    with _quiet(), tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
+        trainer = job.trainer(settings, Path(folder))
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Keeper(trainer, Path(folder), None))
+        trainer.train()
+        return trainer.ledger.timing()
+
+
 def _job(
     config: StudyConfig,
     stage: str,
@@ -202,7 +228,7 @@ class _Job:
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.parent / "tensorboard")
         shown = progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step")
         with shown if together().is_main_process else contextlib.nullcontext() as bar:
-            trainer = self._trainer(settings, folder)
+            trainer = self.trainer(settings, folder)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(_Keeper(trainer, folder, bar))
             if checkpoint is not None:
@@ -215,7 +241,8 @@ class _Job:
             for checkpoint in folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
 
-    def _trainer(self, settings: StageConfig, folder: Path) -> DistillTrainer:
+    def trainer(self, settings: StageConfig, folder: Path) -> DistillTrainer:
+        """Return a trainer of this job, as long as `settings` say."""
         pair, task = self.pair, self.config.train_task
         if isinstance(self.student, Path):
             student = models.load_model(str(self.student), dtype="float32")

@@ -142,27 +142,30 @@ def costs():
     phases = {"baseline": (4, 4), "a": (4, 2), "b": (4, 4)}
     timing = pd.DataFrame(
         [
-            {"arm": arm, "seed": seed, "seconds_head": head, "seconds_step": rest + head}
-            for arm, (rest, head) in phases.items() for seed in (0, 1) for _ in range(3)
+            {"arm": arm, "round": r, "step": step, "seconds_head": head * step,
+             "seconds_step": (rest + head) * step}
+            for arm, (rest, head) in phases.items() for r in (0, 1) for step in (2, 3)
         ]
     )  # fmt: skip
     metrics = pd.DataFrame(
         {
-            "arm": ["baseline", "a", "b"],
+            "arm": ["baseline", "a", "b", "c"],
             "n_tokens": 100,
-            "n_kept": [100, 50, 100],
-            "mean_weight": [1.0, 0.5, 0.75],
+            "n_kept": [100, 50, 100, 100],
+            "mean_weight": [1.0, 0.5, 0.75, 1.0],
         }
     )
     return arm_steps.cost(timing, metrics).set_index("arm")
 
 
-def test_costs_are_ratios_to_the_baseline_and_amdahls_bound(costs):
-    assert costs.speedup.tolist() == pytest.approx([1, 8 / 6, 1])
-    assert costs.frozen.tolist() == pytest.approx([0, 0.5, 0.25])
-    assert costs.projected.tolist() == [1, 0.5, 1]
-    assert costs.bound.tolist() == pytest.approx([1, 8 / 6, 8 / 7])  # heads are half of the step
-    assert costs.bound_all.tolist() == pytest.approx([2, 2, 2])
+def test_costs_are_ratios_of_paired_steps_and_amdahls_bound(costs):
+    assert costs.speedup[:3].tolist() == pytest.approx([1, 8 / 6, 1])
+    assert costs.n[:3].tolist() == [4, 4, 4] and np.isnan(costs.speedup["c"])  # was not timed
+    assert costs.lo["a"] == pytest.approx(8 / 6) == costs.hi["a"]
+    assert costs.frozen.tolist() == pytest.approx([0, 0.5, 0.25, 0])
+    assert costs.projected.tolist() == [1, 0.5, 1, 1]
+    assert costs.bound.tolist() == pytest.approx([1, 8 / 6, 8 / 7, 1])  # heads are half of it
+    assert costs.bound_all.tolist() == pytest.approx([2, 2, 2, 2])
 
 
 def accuracies(freeze: float, random: float, seeds: int = 4, spread: float = 0.01):
