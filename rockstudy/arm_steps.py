@@ -61,12 +61,12 @@ def trained(run: OpenRun) -> list[tuple[Arm, int, TrainResult, tuple[str, ...]]]
     ]
 
 
-def _table(run: OpenRun, name: str, compute: Any) -> pd.DataFrame:
-    """A table over all arms, computed from `trained`."""
+def _table(run: OpenRun, name: str, compute: Any, **settings: Any) -> pd.DataFrame:
+    """A table over all arms, computed from `trained`, that depends on `settings` as well."""
     if run.replay:
         return store.load(run.path / "tables" / name)
     found = trained(run)
-    config = run.config.model_dump(mode="json")
+    config = run.config.model_dump(mode="json") | settings
     inputs = {f"{arm.name}-s{seed}": result.hash for arm, seed, result, _ in found}
     path = Path(run.path)
     return store.cached(
@@ -130,7 +130,7 @@ def timing(run: OpenRun) -> pd.DataFrame:
             frames.append(rows[rows.step > 1].assign(arm=name, round=number))
         return pd.concat(frames, ignore_index=True)
 
-    return _table(run, "arms_timing", compute)
+    return _table(run, "arms_timing", compute, timed=names, rounds=ROUNDS, steps=STEPS)
 
 
 def _stacked(found: list, table: str) -> pd.DataFrame:
