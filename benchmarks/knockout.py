@@ -43,11 +43,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--candidates", type=int, default=200, help="of the screen, by rank")
     parser.add_argument("--naive", type=int, default=12, help="candidates that naive runs over")
+    parser.add_argument("--batch-size", type=int, default=256, help="of both; the preset's")
     given = parser.parse_args()
     pair = models.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
     task = TaskConfig(name="lab_math", n_train=1, n_eval=given.problems, max_prompt_tokens=256)
     how = EvalConfig(
-        n_prompts=given.problems, samples=given.samples, max_new_tokens=192, batch_size=256
+        n_prompts=given.problems,
+        samples=given.samples,
+        max_new_tokens=192,
+        batch_size=given.batch_size,
     )
     base, _ = rollout.answer(pair.student, pair.tokenizer, task, how, 0)
 
@@ -84,6 +88,7 @@ def main() -> None:
         "screen_seconds": screen[1],
         "problems": given.problems,
         "samples": given.samples,
+        "batch_size": given.batch_size,
         "threads": torch.get_num_threads(),
     }
     print(json.dumps({name: round(float(value), 4) for name, value in (ratios | about).items()}))
