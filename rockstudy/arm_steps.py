@@ -23,7 +23,6 @@ from rockstudy.study import OpenRun
 
 TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, types do
 ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on the lab
-MAIN = ("baseline", "rock-freeze", "random-windows")  # paper 5, in the order of its figure
 
 
 def material(config: StudyConfig, path: Path) -> arms.Material:

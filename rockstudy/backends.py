@@ -174,7 +174,7 @@ def opened(
         if error.name is None or not error.name.startswith("vllm"):
             raise
         raise StudyError(
-            "backend: vllm is not installed; run `pip install 'rockstudy[vllm]'`, or take the "
+            "backend: vllm is not installed; install the extra rockstudy[vllm], or take the "
             "backend transformers"
         ) from None
     served = VllmBackend(

@@ -87,7 +87,7 @@ def test_the_normaliser_changes_stage_2_and_nothing_else(material):
 
 def test_extra_arms_have_fewer_seeds_and_are_graded_at_the_end():
     config = from_parameters("tiny", freeze__extra=["types"], freeze__extra_seeds=1)
-    main = [(name, seed, True) for name in arm_steps.MAIN for seed in (0, 1)]
+    main = [(name, seed, True) for name in config.freeze.arms for seed in (0, 1)]
     assert arms.plan(config) == [*main, ("types", 0, False)]
 
 
