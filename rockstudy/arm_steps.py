@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rockstudy import arms, distill, inference, store, study, windows
+from rockstudy import arms, distill, inference, processes, store, study, windows
 from rockstudy.arms import Arm
 from rockstudy.config import StudyConfig, fingerprint
 from rockstudy.distill import TrainResult
@@ -68,7 +68,7 @@ def _table(run: OpenRun, name: str, compute: Any, **settings: Any) -> pd.DataFra
     config = run.config.model_dump(mode="json") | settings
     inputs = {f"{arm.name}-s{seed}": result.hash for arm, seed, result, _ in found}
     path = Path(run.path)
-    return store.cached(
+    return processes.cached(
         path, "tables", name, config=config, inputs=inputs, compute=lambda: compute(found)
     ).data
 
@@ -159,7 +159,7 @@ def matched(run: OpenRun) -> pd.DataFrame:
         return pd.concat(frames, ignore_index=True)
 
     inputs = {"tokens": found.table.hash, "windows": fingerprint([vars(how) for how in drawn])}
-    return store.cached(
+    return processes.cached(
         path, "tables", "arms_match", config={}, inputs=inputs, compute=compute
     ).data
 

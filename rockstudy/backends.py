@@ -146,6 +146,7 @@ def opened(
     gguf_file: str | None = None,
     dtype: models.DType = "auto",
     field: str = "model",
+    resting: Sequence[PreTrainedModel] = (),
 ) -> Iterator[Backend]:
     """Give the backend that `how` asks for; a vLLM engine and its memory are gone at the end.
 
@@ -159,6 +160,8 @@ def opened(
         Gives the transformers model; only that backend calls it.
     max_prompt_tokens
         Tokens of the longest prompt, for which vLLM makes room.
+    resting
+        Models that lie in the machine's memory while a vLLM engine has the device.
 
     Raises
     ------
@@ -184,6 +187,7 @@ def opened(
         gguf_file=gguf_file,
         dtype=dtype,
         field=field,
+        resting=resting,
     )
     try:
         yield served

@@ -116,7 +116,7 @@ def train(
         folder = once(
             lambda compute: store.cached_folder(*job.place, **job.identity, compute=compute),
             job.fill,
-        )
+        ).path
     tables = {name: store.load(folder / name) for name in TABLES}
     checkpoints = {name: folder / name for name in config.stage(stage).keep}
     return TrainResult(checkpoints, **tables, hash=store.hash_folder(checkpoints["late"]))

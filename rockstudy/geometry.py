@@ -27,6 +27,7 @@ jackknife of a median is inconsistent unless a large share is left out, Shao and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,30 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What several processes must know, where each holds some of the positions.
+
+    Attributes
+    ----------
+    ids
+        Sorted token ids of the types that occur anywhere.
+    n_folds
+        Folds of all positions.
+    summed
+        Adds up, in place, the tensors that all processes give; all call it equally often.
+    """
+
+    ids: np.ndarray
+    n_folds: int
+    summed: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def whole(cls, positions: Positions) -> Share:
+        """One process that holds everything."""
+        return cls(np.unique(positions.token_id), int(positions.fold.max()) + 1, lambda x: x)
+
+
+@dataclass(frozen=True)
 class TypeGradients:
     """Statistics of every type's mean gradient, and of its replicates on some of the folds.
 
@@ -87,6 +112,7 @@ def type_gradients(
     teacher: Head,
     budget: int = BUDGET,
     keep: np.ndarray | None = None,
+    share: Share | None = None,
 ) -> TypeGradients:
     """Norms, cosines and contributions of every type's mean gradient, in both spaces.
 
@@ -100,6 +126,9 @@ def type_gradients(
         Bytes that the sums over one vocabulary block may take: memory, never the result.
     keep
         bool (R, F): the folds that each replicate is made of (`half_samples`); none when None.
+    share
+        Where these positions are one process's part of them; every process gets all results, up to
+        the order in which float32 sums are added.
 
     Raises
     ------
@@ -113,15 +142,14 @@ def type_gradients(
     over thousands, which shrinks as directions cancel. Compare types of equal frequency.
     """
     _check(positions, student)
-    ids, place = np.unique(positions.token_id, return_inverse=True)
-    n_folds = int(positions.fold.max()) + 1
-    counts = np.zeros((n_folds, len(ids)))
-    np.add.at(counts, (positions.fold, place), 1)
-    device = student.weight.device
+    share = share or Share.whole(positions)
+    ids, n_folds, device = share.ids, share.n_folds, student.weight.device
+    place = np.searchsorted(ids, positions.token_id)
+    own = np.zeros((n_folds, len(ids)), np.float32)
+    np.add.at(own, (positions.fold, place), 1)
+    counts = share.summed(torch.from_numpy(own).to(device)).double()
     every = np.ones((1, n_folds)) if keep is None else np.vstack([np.ones(n_folds), keep])
-    sums = _Sums(
-        torch.from_numpy(counts).to(device), torch.from_numpy(every), student.weight.shape[1]
-    )
+    sums = _Sums(counts, torch.from_numpy(every), student.weight.shape[1])
     width = _width(budget, sums, student.weight.shape[0])
     key = torch.from_numpy(positions.fold * len(ids) + place).to(device)
     terms = _normalisers(positions, student, teacher)
@@ -132,9 +160,12 @@ def type_gradients(
             weight = student.weight[left:right].float() * student.logit_scale
             # no name for the block: it must be gone before the next one is made
             sums.add(
-                _block(positions, student, teacher, terms, key, sums, (left, right), bar), weight
+                share.summed(
+                    _block(positions, student, teacher, terms, key, sums, (left, right), bar)
+                ),
+                weight,
             )
-    return _statistics(ids, counts, sums)
+    return _statistics(ids, counts.cpu().numpy(), sums)
 
 
 def half_samples(n_folds: int, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rockstudy import geometry, paper, persistence, progress, store, verdicts
+from rockstudy import geometry, paper, persistence, processes, progress, store, verdicts
 from rockstudy.config import StudyError
 from rockstudy.divergence import Head
 from rockstudy.geometry import Positions
@@ -62,15 +62,14 @@ def _gradients(run: OpenRun, budget: int) -> pd.DataFrame:
 
     def compute() -> pd.DataFrame:
         with tempfile.TemporaryDirectory(dir=run.path) as folder:
-            positions = _positions(found, Path(folder))
+            positions, share = _positions(found, Path(folder))
             made = geometry.type_gradients(
                 positions,
                 Head.of(found.student("post")),
                 Head.of(found.pair.teacher),
                 budget,
-                geometry.half_samples(
-                    int(positions.fold.max()) + 1, HALVES, store.rng(run.config.seed, "halves")
-                ),
+                geometry.half_samples(share.n_folds, HALVES, store.rng(run.config.seed, "halves")),
+                share,
             )
         halves = {
             f"{name}_half_{r}": row
@@ -80,15 +79,24 @@ def _gradients(run: OpenRun, budget: int) -> pd.DataFrame:
         return pd.concat([made.types, pd.DataFrame(halves)], axis=1)
 
     inputs = {"tokens": found.table.hash}
-    return store.cached(
+    return processes.cached(
         Path(run.path), "gradients", "types", config=settings, inputs=inputs, compute=compute
     ).data
 
 
-def _positions(found: Measured, folder: Path) -> Positions:
-    """Hidden states of student and teacher before every completion token, memory-mapped."""
+def _positions(found: Measured, folder: Path) -> tuple[Positions, geometry.Share]:
+    """Hidden states of student and teacher before every completion token, memory-mapped.
+
+    Of several processes each has some of the rollouts, with about as many tokens as the others.
+    """
     rows = found.rollouts
     order = np.argsort(rows.lengths, kind="stable")
+    order = order[rows.lengths[order] > 0]
+    n_processes = processes.together().num_processes
+    if len(order) < n_processes:
+        raise StudyError(f"processes: must be at most the {len(order)} rollouts; got {n_processes}")
+    order = np.asarray(processes.mine(order))
+    n_tokens = int(rows.lengths[order].sum())
     token, prompt = [], []
     states: dict[str, Any] = {}
     models = {"student": found.student("post"), "teacher": found.pair.teacher}
@@ -99,16 +107,21 @@ def _positions(found: Measured, folder: Path) -> Positions:
             for name, model in models.items():
                 some = completion_states(model, rows, batch).float().cpu().numpy()
                 if name not in states:
-                    shape = (rows.n_tokens, some.shape[1])
+                    shape = (n_tokens, some.shape[1])
                     states[name] = np.memmap(folder / name, np.float32, "w+", shape=shape)
                 states[name][done : done + len(some)] = some
             done += len(some)
             token.append(rows.completion_ids[batch][rows.mask[batch]])
             prompt.append(np.repeat(rows.prompt_index[batch], rows.lengths[batch]))
             bar.update(len(batch))
-    index = np.unique(np.concatenate(prompt), return_inverse=True)[1]
-    fold = index % min(FOLDS, index.max() + 1)
-    return Positions(states["student"], states["teacher"], np.concatenate(token), fold)
+    asked = np.unique(rows.prompt_index[rows.lengths > 0])
+    n_folds = min(FOLDS, len(asked))
+    fold = np.searchsorted(asked, np.concatenate(prompt)) % n_folds
+    ids = np.unique(rows.completion_ids[rows.mask])
+    return (
+        Positions(states["student"], states["teacher"], np.concatenate(token), fold),
+        geometry.Share(ids, n_folds, processes.summed),
+    )
 
 
 def groups(run: OpenRun) -> pd.DataFrame:

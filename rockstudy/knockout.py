@@ -28,14 +28,14 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy import backends, progress, rollout, store, tasks
+from rockstudy import backends, processes, progress, rollout, store, tasks
 from rockstudy.backends import Backend, Row
 from rockstudy.config import EvalConfig, StudyError, TaskConfig
 from rockstudy.decoding import Chooser
 from rockstudy.rollout import Rollouts
 
 Mode = Literal["reuse", "null", "naive"]
-CHUNK = 8_192  # ours: completions in a shard, a minute or two of work on two cores
+CHUNK = 2**20  # ours: tokens in a shard at most, a minute or two of work for a small model
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,10 @@ def outcomes(
 ) -> pd.DataFrame:
     """Outcomes of the completions that a knockout changes; the others are those of the baseline.
 
-    Candidates are taken in shards of about `chunk` completions, all candidates of a shard in one
-    queue, so that batches stay full whatever the candidate; a shard is complete or not there, and a
-    killed screen goes on from the last one.
+    Candidates are taken in shards of about `chunk` tokens, if every completion came to its limit,
+    all candidates of a shard in one queue, so that batches stay full whatever the candidate. A
+    shard is complete or not there, and a killed screen goes on from the last one; several processes
+    take them in turns.
 
     Parameters
     ----------
@@ -222,38 +223,41 @@ def outcomes(
     if rollouts.correct is None:
         raise StudyError("rollouts: must be graded; these are not")
     todo = plan(rollouts, candidates, model.config.vocab_size, mode)
-    parts = _shards(todo, len(candidates), chunk)
     problems = tasks.load(task, "eval")
-    frames = []
-    limits = how.max_new_tokens - todo.start
-    with progress.bar(int(limits.sum()), name, "token") as bar:
-        for number, (first, last) in enumerate(parts):
-            chosen = np.flatnonzero((todo.candidate >= first) & (todo.candidate < last))
-            mine = Plan(todo.candidate[chosen], todo.row[chosen], todo.start[chosen])
-            if not len(mine):
-                continue
-
-            def compute(mine: Plan = mine) -> pd.DataFrame:
-                made = resample(
-                    model, tokenizer, rollouts, candidates, mine, how, seed,
-                    bans=mode != "null", bar=bar,
-                )  # fmt: skip
-                return _frame(model, task, tokenizer, rollouts, candidates, mine, made, problems)
-
-            shard = store.cached(
-                run,
-                f"knockout-{name}",
-                f"shard-{number:04d}",
-                config=_settings(task, candidates[first:last], how, seed, mode),
-                inputs=dict(inputs),
-                compute=compute,
-            )
-            if not shard.fresh:
-                bar.update(int(limits[chosen].sum()))
-            frames.append(shard.data)
-    if not frames:  # no candidate occurs
+    if not len(todo):  # no candidate occurs
         return _frame(model, task, tokenizer, rollouts, candidates, todo, [], problems)
-    return pd.concat(frames, ignore_index=True)
+    limits = how.max_new_tokens - todo.start
+    parts = _shards(todo, limits, len(candidates), chunk)
+    own = processes.mine(list(enumerate(parts)))
+    total = sum(int(limits[_between(todo, *part)].sum()) for _, part in own)
+
+    def shard(number: int, part: tuple[int, int], bar: progress.Bar | None) -> store.Artefact:
+        chosen = _between(todo, *part)
+        mine = Plan(todo.candidate[chosen], todo.row[chosen], todo.start[chosen])
+
+        def compute() -> pd.DataFrame:
+            made = resample(
+                model, tokenizer, rollouts, candidates, mine, how, seed,
+                bans=mode != "null", bar=bar,
+            )  # fmt: skip
+            return _frame(model, task, tokenizer, rollouts, candidates, mine, made, problems)
+
+        return store.cached(
+            run,
+            f"knockout-{name}",
+            f"shard-{number:04d}",
+            config=_settings(task, candidates[slice(*part)], how, seed, mode),
+            inputs=dict(inputs),
+            compute=compute,
+        )
+
+    with progress.bar(total, name, "token") as bar:
+        for number, part in own:
+            if not shard(number, part, bar).fresh:
+                bar.update(int(limits[_between(todo, *part)].sum()))
+    processes.together().wait_for_everyone()
+    made = [shard(number, part, None).data for number, part in enumerate(parts)]
+    return pd.concat(made, ignore_index=True)
 
 
 def _settings(
@@ -268,16 +272,24 @@ def _settings(
     }
 
 
-def _shards(todo: Plan, n_candidates: int, chunk: int) -> list[tuple[int, int]]:
-    """Cut the candidates, in their order, into ranges of about `chunk` completions."""
-    jobs = np.bincount(todo.candidate, minlength=n_candidates)
-    cuts, total = [0], 0
-    for i, n in enumerate(jobs.tolist()):
-        if total and total + n > chunk:
+def _shards(todo: Plan, limits: np.ndarray, n_candidates: int, chunk: int) -> list[tuple[int, int]]:
+    """Cut the candidates, in their order, into ranges of about `chunk` tokens, none of them empty.
+
+    A candidate that has more by itself is one range.
+    """
+    sizes = np.bincount(todo.candidate, weights=limits, minlength=n_candidates)
+    cuts, total = [0], 0.0
+    for i, n in enumerate(sizes.tolist()):
+        if total and n and total + n > chunk:
             cuts.append(i)
-            total = 0
+            total = 0.0
         total += n
     return list(zip(cuts, [*cuts[1:], n_candidates], strict=True))
+
+
+def _between(todo: Plan, first: int, last: int) -> np.ndarray:
+    """Places of the plan that belong to a range of candidates."""
+    return np.flatnonzero((todo.candidate >= first) & (todo.candidate < last))
 
 
 def _frame(

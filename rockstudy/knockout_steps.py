@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rockstudy import categories, census, knockout, rollout, store, workers
+from rockstudy import categories, census, knockout, store, study, workers
 from rockstudy.backends import Backend
 from rockstudy.config import StudyError, TaskConfig
 from rockstudy.knockout import Candidate
@@ -115,18 +115,16 @@ def baseline(run: OpenRun, task: TaskConfig, student: Backend) -> tuple[Rollouts
     settings = {"seed": run.config.seed, "knockout": how.model_dump(mode="json")}
     settings["task"] = task.model_dump(mode="json")
 
-    def compute() -> pd.DataFrame:
-        seed = store.torch_seed(run.config.seed, "knockout")
-        made, _ = rollout.answer(student, found.tokenizer, task, how, seed)
-        return made.to_frame()
-
-    done = store.cached(
+    done = study.answered(
         Path(run.path),
-        "rollouts",
         f"knockout-{task.label}",
+        task,
+        how,
+        store.torch_seed(run.config.seed, "knockout"),
+        lambda: nullcontext(student),
+        found.tokenizer,
         config=settings,
         inputs={"post": found.hashes["post"]},
-        compute=compute,
     )
     return Rollouts.from_frame(done.data), done.hash
 

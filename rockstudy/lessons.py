@@ -5,15 +5,17 @@ that each needs, so that stage 2 sees other prompts than stage 1 (paper 1). A st
 part in a new order as often as its steps need. All of it depends on seeds alone, never on the arm.
 """
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy import models, rollout, store, tasks
-from rockstudy.config import StudyConfig, StudyError, fingerprint
-from rockstudy.processes import together
+from rockstudy import backends, models, processes, rollout, store, tasks
+from rockstudy.backends import Backend
+from rockstudy.config import EvalConfig, StudyConfig, StudyError, fingerprint
 
 Row = dict[str, Any]
 
@@ -102,31 +104,36 @@ def _completions(
     tokenizer: PreTrainedTokenizerBase,
     run: Path,
 ) -> list[Row]:
-    """The teacher's completions of every prompt, sampled by the main process."""
-    settings, folder, processes = config.stage(stage), f"{stage}-teacher-s{seed}", together()
-    sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt"}
-    if processes.is_main_process:
-        store.cached(
-            run,
-            folder,
-            "rollouts",
-            config=settings.model_dump(mode="json", include=sampling) | {"seed": seed},
-            inputs={"teacher": models.weights_hash(teacher), "prompts": fingerprint(prompts)},
-            compute=lambda: rollout.generate(
-                teacher,
-                tokenizer,
-                prompts,
-                samples=settings.rollouts_per_prompt,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=config.evaluation.batch_size,
-                seed=store.torch_seed(seed, f"{stage}-teacher"),
-                desc="teacher's completions",
-            ).to_frame(),
+    """The teacher's completions of every prompt, a part of them by each process."""
+    settings = config.stage(stage)
+    sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "use_vllm"}
+
+    def compute(model: Backend, part: slice) -> pd.DataFrame:
+        made = rollout.generate(
+            model,
+            tokenizer,
+            prompts[part],
+            samples=settings.rollouts_per_prompt,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=config.evaluation.batch_size,
+            seed=store.torch_seed(seed, f"{stage}-teacher"),
+            first=part.start,
+            desc="teacher's completions",
         )
-    processes.wait_for_everyone()
-    frame = store.load(run / folder / "rollouts")
+        return made.to_frame(part.start)
+
+    frame = processes.pieced(
+        run,
+        f"{stage}-teacher-s{seed}",
+        "rollouts",
+        config=settings.model_dump(mode="json", include=sampling) | {"seed": seed},
+        inputs={"teacher": models.weights_hash(teacher), "prompts": fingerprint(prompts)},
+        pieces=processes.cut(len(prompts), rollout.PART),
+        opened=lambda: _teaching(config, stage, teacher),
+        compute=compute,
+    ).data
     return [
         {
             "completions": [ids.tolist() for ids in of_prompt["completion_ids"]],
@@ -134,3 +141,28 @@ def _completions(
         }
         for _, of_prompt in frame.groupby("prompt_index", sort=True)
     ]
+
+
+def _teaching(
+    config: StudyConfig, stage: str, teacher: PreTrainedModel
+) -> AbstractContextManager[Backend]:
+    """What samples from the teacher: itself, or vLLM, which then has the device to itself."""
+    settings, pair = config.stage(stage), config.pair
+    how = EvalConfig(
+        n_prompts=1,  # ours: whoever samples says which prompts
+        samples=settings.rollouts_per_prompt,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=config.evaluation.batch_size,
+        backend="vllm" if settings.use_vllm else "transformers",
+    )
+    return backends.opened(
+        how,
+        pair.teacher,
+        lambda: teacher,
+        max_prompt_tokens=config.train_task.max_prompt_tokens,
+        revision=pair.teacher_revision,
+        gguf_file=pair.gguf_file,
+        dtype=pair.dtype,
+        field="teacher",
+        resting=(teacher,),
+    )

@@ -85,7 +85,7 @@ def cast(parameter: Parameter, text: str) -> Any:
     """
     if parameter.kind is str:
         return text
-    value = _literal(text)
+    value = literal(text)
     if parameter.kind is None or (value is None and parameter.default is None):
         return value
     if parameter.kind is float and type(value) is int:
@@ -100,7 +100,7 @@ def cast(parameter: Parameter, text: str) -> Any:
     return value
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     """Python's or JSON's reading of a value, else the text itself."""
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
@@ -157,7 +157,7 @@ def assign(
             if name in names:
                 values[notebook][name] = cast(names[name], text)
             elif "overrides" in names and _is_field(name):
-                values[notebook].setdefault("overrides", {})[name] = _literal(text)
+                values[notebook].setdefault("overrides", {})[name] = literal(text)
     for value in values.values() if preset in config.PRESETS else [{}]:
         config.from_parameters(preset, seed, **value.get("overrides", {}))
     return values

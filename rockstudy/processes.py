@@ -1,40 +1,169 @@
-"""Several processes at one training: the first alone talks to the store, all of them compute.
+"""Several processes at one study: all compute, the first alone writes what they share.
 
-`accelerate launch` starts the same command once per device. The store knows nothing of that, so the
-main process asks it, and tells the others either where to compute or where the result is.
+`accelerate launch`, `torchrun` and `rockstudy measure --processes` start the same command once per
+device. Every process then calls the same steps in the same order. What is kept in the run's folder
+comes by one of three ways, which all are `store`'s where there is one process:
+
+    cached   a table: all compute it, and whatever inside is divided is divided
+    pieced   a table cut into pieces: each process computes some of them, complete or not there
+    once     a folder that all fill, such as a training's or a token table's shards
+
+Whether something has to be computed is the first process's word (`agreed`), so that nobody waits
+for a step that another one skips.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+import itertools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from rockstudy.store import FolderArtefact
+from rockstudy import store
+from rockstudy.store import Artefact, FolderArtefact
 
+T = TypeVar("T")
+Piece = TypeVar("Piece")
+Tool = TypeVar("Tool")
 Compute = Callable[[Path], None]
+# ours: what a process may be behind the others; who dies is seen by the launcher, not by waiting
+WAIT = timedelta(days=2)
 
 
 def together() -> PartialState:
     """Return the processes that were launched together, and which one this is; one by default."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
 
 
-def once(cached: Callable[[Compute], FolderArtefact], compute: Compute) -> Path:
-    """Return a cached folder, computed by every process where it has to be computed.
+def agreed(value: T) -> T:
+    """Return what the first process says, to all of them."""
+    if together().num_processes == 1:
+        return value
+    said = [value]
+    broadcast_object_list(said)
+    return said[0]
+
+
+def mine(things: Sequence[T]) -> Sequence[T]:
+    """Return this process's share of a sequence: every n-th of n processes."""
+    processes = together()
+    return things[processes.process_index :: processes.num_processes]
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """Add up, in place, the tensors that all processes give."""
+    if together().num_processes > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def cached(
+    run: Path,
+    stage: str,
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    compute: Callable[[], Any],
+) -> Artefact:
+    """`store.cached`, where all processes compute and the first one's result is kept."""
+    place: dict[str, Any] = {"config": config, "inputs": inputs}
+    processes = together()
+    if processes.num_processes == 1:
+        return store.cached(run, stage, name, **place, compute=compute)
+    current = agreed(store.is_current(run, stage, name, **place))
+    if processes.is_main_process:
+        made = store.cached(run, stage, name, **place, compute=compute)
+    elif not current:
+        compute()
+    processes.wait_for_everyone()
+    if not processes.is_main_process:
+        made = store.cached(run, stage, name, **place, compute=compute)
+    return made
+
+
+def pieced(
+    run: Path,
+    stage: str,
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    pieces: Sequence[Piece],
+    opened: Callable[[], AbstractContextManager[Tool]],
+    compute: Callable[[Tool, Piece], pd.DataFrame],
+) -> Artefact:
+    """A table that is computed in pieces and put together in their order.
+
+    A piece is a table of its own until all are there, so that a killed run goes on from the last
+    one. A single piece of a single process is not written twice.
+
+    Parameters
+    ----------
+    pieces
+        What `compute` is asked for, one after the other; what a piece is says its `repr`.
+    opened
+        Gives what computes them, such as a model; once in a process, where there is work.
+    """
+    folder = Path(run) / stage / f"{name}.pieces"
+    processes = together()
+
+    def kept(number: int, tool: Tool) -> None:
+        store.cached(
+            folder,
+            "",
+            f"{number:05d}",
+            config={**config, "piece": repr(pieces[number])},
+            inputs=inputs,
+            compute=lambda: compute(tool, pieces[number]),
+        )
+
+    def everything() -> pd.DataFrame | None:
+        with opened() as tool:
+            if processes.num_processes == len(pieces) == 1:
+                return compute(tool, pieces[0])
+            for number in mine(range(len(pieces))):
+                kept(number, tool)
+        processes.wait_for_everyone()
+        if not processes.is_main_process:
+            return None
+        made = [store.load(folder / f"{number:05d}") for number in range(len(pieces))]
+        return pd.concat(made, ignore_index=True)
+
+    made = cached(run, stage, name, config=config, inputs=inputs, compute=everything)
+    if processes.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    return made
+
+
+def cut(n: int, most: int) -> list[slice]:
+    """Cut n rows into about equal runs of at most `most`, and into one for each process."""
+    count = min(n, max(-(-n // most), together().num_processes))
+    ends = [n * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def once(cached: Callable[[Compute], FolderArtefact], compute: Compute) -> FolderArtefact:
+    """Return a cached folder, filled by every process where it has to be filled.
 
     Parameters
     ----------
     cached
-        Calls `store.cached_folder` with the function that it is given; only the main process does.
+        Calls `store.cached_folder` with the function that it is given.
     compute
         Fills the folder.
     """
     processes = together()
     if processes.num_processes == 1:
-        return cached(compute).path
+        return cached(compute)
     message: list[Any] = [None, None]  # the folder to fill; the finished one
 
     def everywhere(folder: Path) -> None:
@@ -44,7 +173,7 @@ def once(cached: Callable[[Compute], FolderArtefact], compute: Compute) -> Path:
         processes.wait_for_everyone()
 
     if processes.is_main_process:
-        message[1] = cached(everywhere).path
+        message[1] = cached(everywhere)
         broadcast_object_list(message)
     while message[1] is None:
         broadcast_object_list(message)

@@ -52,9 +52,11 @@ def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
         return
     from tqdm.auto import tqdm  # slow in a notebook, and not needed above
 
+    beside = os.environ.get("RANK", "0") != "0"  # of several launched processes the first draws
     quiet = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
     interval = 10.0 if quiet else 0.1  # a log file gets a line per update
-    with tqdm(total=total, desc=desc, unit=unit, delay=_DELAY, mininterval=interval) as drawn:
+    how: dict[str, Any] = {"delay": _DELAY, "mininterval": interval, "disable": beside}
+    with tqdm(total=total, desc=desc, unit=unit, **how) as drawn:
         yield drawn
 
 

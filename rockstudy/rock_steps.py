@@ -23,6 +23,7 @@ from rockstudy import (
     inference,
     models,
     paper,
+    processes,
     rocks,
     rollout,
     selectors,
@@ -82,15 +83,16 @@ class Measured:
         settings = {"seed": self.config.seed, "statistics": how.model_dump(mode="json")}
         settings["task"] = task.model_dump(mode="json")
 
-        def compute() -> pd.DataFrame:
-            seed = store.torch_seed(self.config.seed, "statistics")
-            with self.sampler(name, how) as student:
-                made, _ = rollout.answer(student, self.tokenizer, task, how, seed)
-            return made.to_frame()
-
-        inputs = {name: self.hashes[name]}
-        done = store.cached(
-            self.path, "rollouts", name, config=settings, inputs=inputs, compute=compute
+        done = study.answered(
+            self.path,
+            name,
+            task,
+            how,
+            store.torch_seed(self.config.seed, "statistics"),
+            lambda: self.sampler(name, how),
+            self.tokenizer,
+            config=settings,
+            inputs={name: self.hashes[name]},
         )
         return rollout.Rollouts.from_frame(done.data), done.hash
 
@@ -148,7 +150,7 @@ def cached_table(
     config, path = run.config, Path(run.path)
     own = {"rocks": config.rocks.model_dump(mode="json"), "seed": config.seed, **settings}
     inputs = {"tokens": measured(config, path).table.hash}
-    return store.cached(path, "tables", name, config=own, inputs=inputs, compute=compute).data
+    return processes.cached(path, "tables", name, config=own, inputs=inputs, compute=compute).data
 
 
 # --- notebook 02 ----------------------------------------------------------------------------------

@@ -21,10 +21,12 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy import backends, models, progress, store, tasks
+from rockstudy import backends, models, processes, progress, store, tasks
 from rockstudy.backends import Backend, Row
 from rockstudy.config import EvalConfig, StudyError, TaskConfig
 from rockstudy.decoding import Chooser
+
+PART = 512  # ours: prompts that are sampled between two looks at the disk
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,15 @@ class Rollouts:
         """Return the same rollouts with `correct`."""
         return replace(self, correct=np.asarray(correct, dtype=bool))
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return a row per rollout, token ids as lists without padding."""
+    def to_frame(self, first: int = 0) -> pd.DataFrame:
+        """Return a row per rollout, token ids as lists without padding.
+
+        `first` is the place of the first prompt in a longer list.
+        """
         rows = zip(self.completion_ids, self.mask, strict=True)
         frame = pd.DataFrame(
             {
-                "prompt_index": self.prompt_index,
+                "prompt_index": self.prompt_index + np.int32(first),
                 "sample_index": self.sample_index,
                 "prompt_ids": [self.prompt_ids[i] for i in self.prompt_index],
                 "completion_ids": [ids[m] for ids, m in rows],
@@ -286,9 +291,13 @@ def answer(
     task: TaskConfig,
     eval: EvalConfig,
     seed: int,
+    part: slice = slice(None),
 ) -> tuple[Rollouts, list[str]]:
-    """Sample and grade the evaluation prompts of a task; return the rollouts and their texts."""
-    problems = tasks.load(task, "eval")[: eval.n_prompts]
+    """Sample and grade the evaluation prompts of a task; return the rollouts and their texts.
+
+    A `part` of the prompts has the completions that it has among all of them.
+    """
+    problems = tasks.load(task, "eval")[: eval.n_prompts][part]
     rollouts = generate(
         model,
         tokenizer,
@@ -299,11 +308,17 @@ def answer(
         max_new_tokens=eval.max_new_tokens,
         batch_size=eval.batch_size,
         seed=seed,
+        first=part.start or 0,
         desc=f"answer {task.label}",
     )
     texts = rollouts.texts(tokenizer)
     asked = [problems[i] for i in rollouts.prompt_index]
     return rollouts.graded(tasks.grade(task, asked, texts)), texts
+
+
+def parts(task: TaskConfig, eval: EvalConfig) -> list[slice]:
+    """Cut the evaluation prompts of a task into parts to sample and to keep one by one."""
+    return processes.cut(min(task.n_eval, eval.n_prompts), PART)
 
 
 def evaluate(
@@ -312,8 +327,9 @@ def evaluate(
     task: TaskConfig,
     eval: EvalConfig,
     seed: int,
+    part: slice = slice(None),
 ) -> pd.DataFrame:
-    """Sample and grade the evaluation prompts of a task: one row per completion.
+    """Sample and grade the evaluation prompts of a task, or some: one row per completion.
 
     Returns
     -------
@@ -322,12 +338,13 @@ def evaluate(
         mean of `correct` is Pass@1 averaged over `eval.samples` runs; its interval resamples
         problems (`inference.cluster_mean`), never rows.
     """
-    rollouts, texts = answer(model, tokenizer, task, eval, seed)
-    problems = tasks.load(task, "eval")
+    rollouts, texts = answer(model, tokenizer, task, eval, seed, part)
+    first = part.start or 0
+    problems = tasks.load(task, "eval")[first:]
     return pd.DataFrame(
         {
             "benchmark": task.label,
-            "prompt_index": rollouts.prompt_index,
+            "prompt_index": rollouts.prompt_index + np.int32(first),
             "sample_index": rollouts.sample_index,
             "correct": rollouts.correct,
             "stopped": rollouts.stopped,

@@ -7,6 +7,7 @@ line on stderr. Exit codes: 2 for what was asked, 1 for what failed while it ran
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import sys
@@ -247,6 +248,43 @@ def run_command(
     if dry_run:
         raise typer.Exit(check(found, **asked, processes=processes))
     print(run_study(found, **asked, force=force, timeout=timeout))
+
+
+@app.command("measure")
+def measure_command(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="training, statistics, arms; all by default.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="One of the study's sizes; see `info`.")] = "lab",
+    run_id: Annotated[
+        str | None,
+        typer.Option("--run-id", "--run", help="A folder under runs/; the preset's name."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the study.")] = 0,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME VALUE", help="A field such as stage2__steps."),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many; a device for each.")] = 1,
+) -> None:
+    """Compute what takes long with several processes; `run` then only reads it.
+
+    On several nodes `accelerate launch -m rockstudy measure` starts the processes.
+    """
+    from rockstudy import launcher, measure  # imports torch and transformers
+
+    launcher.follow()
+    given = {name: parameters.literal(text) for name, text in map(_pair, parameter or [])}
+    study, run = config.from_parameters(preset, seed, **given), paths.run_dir(run_id or preset)
+    measure.check(parts or [])
+    first = os.environ.get("RANK", "0") == "0" and launcher.PARENT not in os.environ
+    with _locked(run) if first else contextlib.nullcontext():
+        if processes == 1:
+            measure.measure(study, run, parts or [])
+            return
+        words = [*(parts or []), "--preset", preset, "--run-id", run_id or preset]
+        words += ["--seed", str(seed), *(w for text in parameter or [] for w in ("-p", text))]
+        launcher.launch(["measure", *words], processes)
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from rockstudy import (
     distill,
     inference,
     models,
+    processes,
     rollout,
     store,
     tasks,
@@ -31,7 +32,7 @@ from rockstudy import (
     workers,
 )
 from rockstudy.arms import Arm
-from rockstudy.config import EvalConfig, PairConfig, StudyConfig, StudyError
+from rockstudy.config import EvalConfig, PairConfig, StudyConfig, StudyError, TaskConfig
 
 
 class OpenRun(Protocol):
@@ -210,17 +211,51 @@ def graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFrame
     """
     config = run.config
 
-    def compute() -> pd.DataFrame:
-        how, tokenizer = config.evaluation, _tokenizer(config.pair)
-        seed = store.torch_seed(config.seed, "evaluation")
-        with _member(config, label) if folder is None else checkpoint(config, folder, how) as model:
-            outcomes = [
-                rollout.evaluate(model, tokenizer, task, how, seed) for task in config.benchmarks
-            ]
-        return pd.concat(outcomes, ignore_index=True).assign(model=label)
+    how, tokenizer = config.evaluation, _tokenizer(config.pair)
+    seed = store.torch_seed(config.seed, "evaluation")
+    done = processes.pieced(
+        run.path,
+        "evaluation",
+        **_grading(run, label, folder),
+        pieces=[(task, part) for task in config.benchmarks for part in rollout.parts(task, how)],
+        opened=lambda: (
+            _member(config, label) if folder is None else checkpoint(config, folder, how)
+        ),
+        compute=lambda model, piece: rollout.evaluate(
+            model, tokenizer, piece[0], how, seed, piece[1]
+        ).assign(model=label),
+    )
+    return done.data
 
-    place = _grading(run, label, folder)
-    return store.cached(run.path, "evaluation", **place, compute=compute).data
+
+def answered(
+    path: Path,
+    name: str,
+    task: TaskConfig,
+    how: EvalConfig,
+    seed: int,
+    opened: Callable[[], AbstractContextManager[backends.Backend]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> store.Artefact:
+    """Graded completions of a task's evaluation prompts, cached under ``rollouts/<name>``."""
+
+    def compute(model: backends.Backend, part: slice) -> pd.DataFrame:
+        made, _ = rollout.answer(model, tokenizer, task, how, seed, part)
+        return made.to_frame(part.start)
+
+    return processes.pieced(
+        path,
+        "rollouts",
+        name,
+        config=config,
+        inputs=inputs,
+        pieces=rollout.parts(task, how),
+        opened=opened,
+        compute=compute,
+    )
 
 
 def _grading(run: OpenRun, label: str, folder: Path | None) -> dict[str, Any]:
@@ -243,7 +278,16 @@ def checkpoint(
         str(folder),
         load or (lambda: models.load_model(str(folder))),
         max_prompt_tokens=max(task.max_prompt_tokens for task in config.benchmarks),
+        resting=_loaded(config.pair),
     )
+
+
+def _loaded(pair: PairConfig) -> list[PreTrainedModel]:
+    """The pair's models where they are in memory already."""
+    if loaded_pair.cache_info().currsize == 0:
+        return []
+    found = loaded_pair(pair)
+    return [found.teacher, found.student]
 
 
 def _member(config: StudyConfig, role: str) -> AbstractContextManager[backends.Backend]:
@@ -264,6 +308,7 @@ def _member(config: StudyConfig, role: str) -> AbstractContextManager[backends.B
         gguf_file=pair.gguf_file if shares_file else None,
         dtype=pair.dtype,
         field=role,
+        resting=_loaded(pair),
     )
 
 
@@ -313,7 +358,7 @@ def _table(
     if run.replay:
         return _read(run, name)
     settings = run.config.model_dump(mode="json")
-    return store.cached(
+    return processes.cached(
         run.path, "tables", name, config=settings, inputs=inputs, compute=compute
     ).data
 

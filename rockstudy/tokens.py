@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from rockstudy import progress, store
+from rockstudy import processes, progress, store
 from rockstudy.config import StudyError, fingerprint
 from rockstudy.divergence import Head, States, token_statistics
 from rockstudy.rollout import Rollouts, completion_states
@@ -32,7 +32,7 @@ from rockstudy.rollout import Rollouts, completion_states
 BATCH_TOKENS = (
     8_192  # ours: prompt and completion tokens in one forward; 19 MB of states at H = 576
 )
-SHARD_TOKENS = 262_144  # ours: completion tokens in a shard, about 10 MB on disk
+SHARD_TOKENS = 65_536  # ours: completion tokens in a shard, about 3 MB on disk
 KEYS = ("prompt_index", "sample_index", "position", "token_id")
 STATISTICS = ("rkl", "fkl", "log_ratio", "entropy")
 
@@ -128,6 +128,8 @@ def token_table(
 ) -> TokenTable:
     """Compute the token table of rollouts, or read it back when the run holds it.
 
+    Several processes compute a shard each in turn; the table is the same.
+
     Parameters
     ----------
     run, name
@@ -158,8 +160,10 @@ def token_table(
     _name_damage(path, len(parts))
 
     def compute(folder: Path) -> None:
-        with progress.bar(rollouts.n_tokens, "token table", "token") as bar:
-            for number, part in enumerate(parts):
+        some = processes.mine(list(enumerate(parts)))
+        n_tokens = sum(int(rollouts.lengths[order[part]].sum()) for _, part in some)
+        with progress.bar(n_tokens, "token table", "token") as bar:
+            for number, part in some:
                 rows = order[part]
                 store.cached(
                     folder,
@@ -172,7 +176,12 @@ def token_table(
                 )
                 bar.update(int(rollouts.lengths[rows].sum()))
 
-    done = store.cached_folder(run, "tokens", name, config=config, inputs=inputs, compute=compute)
+    done = processes.once(
+        lambda fill: store.cached_folder(
+            run, "tokens", name, config=config, inputs=inputs, compute=fill
+        ),
+        compute,
+    )
     return TokenTable(done.path, done.hash, len(parts))
 
 

@@ -17,12 +17,13 @@ all its memory back.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from rockstudy import models, store
 from rockstudy.backends import Backend, Row
@@ -37,6 +38,17 @@ from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMiss
 
 SHARE = 0.9  # ours: of the device's free memory that the engine takes
 CPU_CACHE = 2**30  # ours: bytes of keys and values on a CPU
+# torchrun's and accelerate's names for the processes that they start
+LAUNCHED = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_USE_AGENT_STORE",
+)
 MOST_BANNED = 1024  # vllm/v1/worker/gpu/sample/logit_bias.py: MAX_NUM_LOGIT_BIAS_TOKENS
 
 
@@ -52,6 +64,7 @@ class VllmBackend(Backend):
         gguf_file: str | None = None,
         dtype: models.DType = "auto",
         field: str = "model",
+        resting: Sequence[PreTrainedModel] = (),
     ) -> None:
         source = resolve(name, revision, gguf_file, field)
         if name.startswith("tiny:") or "gguf_file" in source.kwargs:
@@ -69,7 +82,7 @@ class VllmBackend(Backend):
                 )
             except OSError:  # there need not be one
                 self.generation_config = GenerationConfig.from_model_config(self.config)
-        self._source, self._device = source, models.default_device()
+        self._source, self._device, self._resting = source, models.default_device(), resting
         kind = models.default_dtype(self._device) if dtype == "auto" else getattr(torch, dtype)
         context = getattr(self.config, "max_position_embeddings", None) or longest
         self._settings: dict[str, Any] = {
@@ -127,12 +140,39 @@ class VllmBackend(Backend):
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
+            self._move(self._device)
 
     def _started(self) -> LLM:
         if self._llm is None:
-            with loading(self._source, "a model for vLLM"):
+            self._move(torch.device("cpu"))
+            with loading(self._source, "a model for vLLM"), _alone():
                 self._llm = LLM(**self._settings, **_of_device(self._device))
         return self._llm
+
+    def _move(self, device: torch.device) -> None:
+        for model in self._resting:
+            model.to(device)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Start an engine's process as if it were the only one, on the device of this process.
+
+    What a launcher says of its processes would make the engines look for each other, and each of
+    them would take the first device.
+    """
+    before = dict(os.environ)
+    for name in LAUNCHED:
+        os.environ.pop(name, None)
+    if torch.cuda.is_available():
+        shown = [d for d in before.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+        place = torch.cuda.current_device()
+        os.environ["CUDA_VISIBLE_DEVICES"] = shown[place] if shown else str(place)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _of_device(device: torch.device) -> dict[str, Any]:

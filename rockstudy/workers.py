@@ -27,7 +27,7 @@ import torch
 
 from rockstudy import progress
 from rockstudy.config import StudyError
-from rockstudy.processes import together
+from rockstudy.processes import agreed, together
 
 Job = tuple[Callable[..., object], tuple]  # a function of a module, and its arguments
 
@@ -48,7 +48,7 @@ def run(jobs: Mapping[str, Job], done: Callable[[str], bool]) -> None:
         A worker died, by the names of the jobs that were not finished. Whatever a job raises is
         raised here, and the other jobs are stopped.
     """
-    todo = {name: job for name, job in jobs.items() if not done(name)}
+    todo = {name: jobs[name] for name in agreed([name for name in jobs if not done(name)])}
     processes = _processes(len(jobs))
     if processes == 1:
         for function, arguments in todo.values():
@@ -101,6 +101,12 @@ def _start(threads: int, bars: str, parent: int) -> None:
     """Prepare a worker: its threads, where its bars go, and that it does not outlive its parent."""
     torch.set_num_threads(threads)
     os.environ["ROCKSTUDY_PROGRESS"] = bars
+
+    die_with(parent)
+
+
+def die_with(parent: int) -> None:
+    """End this process soon after its parent has ended."""
 
     def follow() -> None:
         while os.getppid() == parent:

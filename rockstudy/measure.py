@@ -1,0 +1,100 @@
+"""What takes long in a study, computed by several processes together; notebooks then only read it.
+
+A notebook has one process. `rockstudy measure --processes 8`, or `accelerate launch -m rockstudy
+measure` on several nodes, calls the same steps as the notebooks do, in the same order, and leaves
+the same artefacts:
+
+    training     stage 1, and the baseline of stage 2 at every seed
+    statistics   gradings of the pair and the checkpoints, token tables, gradients, knockouts
+    arms         the arms of stage 2 at their seeds, their gradings and their times
+
+Rows are divided among the processes and do not depend on how many there are, up to the rounding of
+logits in batches of another shape and of gradients that are added in another order.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from rockstudy import arm_steps, geometry_steps, knockout_steps, launcher, rock_steps, study
+from rockstudy.config import StudyConfig, StudyError, unknown
+from rockstudy.geometry import BUDGET
+from rockstudy.processes import together
+from rockstudy.study import Run
+
+
+def training(run: Run) -> None:
+    """Train stage 1 and the baseline of stage 2."""
+    study.stage1_metrics(run)
+    for name in ("metrics", "type_losses", "timing"):
+        study.training(run, name)
+
+
+def statistics(run: Run) -> None:
+    """Grade, and measure what the notebooks 02 to 06 need of the models."""
+    study.pair_accuracy(run)
+    study.accuracy_along(run)
+    found = rock_steps.measured(run.config, run.path)
+    if "early" in found.folders:
+        found.token_table("early", ["early"])
+        geometry_steps.gradients(run, BUDGET)
+    chosen = knockout_steps.candidates(run)
+    knockout_steps.screen(run, chosen)
+    knockout_steps.controls(run, chosen)
+
+
+def arms(run: Run) -> None:
+    """Train, grade and time the arms of notebook 07."""
+    arm_steps.accuracy(run)
+    arm_steps.metrics(run)
+    arm_steps.timing(run)
+
+
+PARTS: dict[str, Callable[[Run], None]] = {
+    "training": training,
+    "statistics": statistics,
+    "arms": arms,
+}
+
+
+def check(parts: Sequence[str]) -> None:
+    """Refuse an unknown part."""
+    for name in parts:
+        if name not in PARTS:
+            raise StudyError(unknown("part", name, list(PARTS)))
+
+
+def measure(config: StudyConfig, run: Path, parts: Sequence[str] = ()) -> None:
+    """Compute some parts of a study, all for none, with the processes that were launched together.
+
+    Raises
+    ------
+    StudyError
+        An unknown part; whatever the steps raise, with the number of the process.
+    SystemExit
+        Another process is gone: what happened to it, that one's line says.
+    """
+    check(parts)
+    together()  # each process takes its own device before it loads models
+    try:
+        for name in PARTS:
+            if not parts or name in parts:
+                PARTS[name](Run(config, run))
+    except StudyError as error:
+        if launcher.launched():
+            raise StudyError(f"process {together().process_index}: {error}") from None
+        raise
+    except RuntimeError as error:
+        if launcher.launched() and _lost_another(error):
+            sys.exit(launcher.LOST)
+        raise
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether this process cannot go on because another one ended, in gloo's words or NCCL's."""
+    lost = any(word in str(error) for word in ("gloo", "Connection closed", "NCCL"))
+    return lost or isinstance(error, torch.distributed.DistError)
