@@ -44,6 +44,11 @@ from rockstudy.weights import WeightFunction, describe
 __all__ = ["DistillTrainer", "TrainResult", "train"]
 
 TABLES = ("metrics", "type_losses", "timing")
+_CHECKPOINTING = next(  # the name that transformers gives it; the second until 5.17 and beyond
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if hasattr(DistillationConfig, name)
+)
 
 
 @dataclass(frozen=True)
@@ -328,7 +333,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         max_completion_length=settings.max_new_tokens,
         temperature=settings.temperature or 1.0,
         top_p=settings.top_p,
-        activation_checkpointing=settings.gradient_checkpointing and not _fsdp_checkpoints(),
+        **{_CHECKPOINTING: settings.gradient_checkpointing and not _fsdp_checkpoints()},
         use_vllm=settings.use_vllm,
         vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
         disable_dropout=True,

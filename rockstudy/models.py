@@ -154,6 +154,8 @@ def load_tokenizer(
         raise StudyError(f"{field}: must come with a tokenizer; {source.tokenizer!r} has none")
     if source.smollm:
         split_digits(tokenizer)
+        # which the file says; transformers 5.17 takes the token that begins a turn for both
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -31,6 +31,7 @@ from rockstudy import files, rollout, store
 from rockstudy.config import StageConfig, StudyError
 from rockstudy.divergence import Head, token_divergence, token_log_prob
 from rockstudy.ledger import Clock, Ledger
+from rockstudy.memory import advised
 from rockstudy.weights import Batch, WeightFunction, evaluate
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -66,6 +67,14 @@ class DistillTrainer(trl.DistillationTrainer):
         super().__init__(*args, **kwargs)
         self.clock = Clock(self.accelerator.device)
         self.ledger = Ledger(self.model.config.get_text_config().vocab_size)
+
+    # Extends Trainer.train: out of memory, in a forward pass or in the optimiser, is one line.
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train to the end of the stage; what is kept on the way stays where training fails."""
+        knobs = ("micro_batch", "max_new_tokens", "gradient_checkpointing")
+        now = {f"{self.stage_name}__{name}": getattr(self.stage, name) for name in knobs}
+        with advised(self._where, now):
+            return super().train(*args, **kwargs)
 
     # Replaces DistillationTrainer._get_train_sampler, which has one rollout per prompt.
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:

@@ -1,6 +1,7 @@
 """Training: the loss against plain references, the paper's code's traps, resuming, repeating."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -579,6 +580,28 @@ def test_a_loss_that_is_not_finite_stops_training_with_one_line(tmp_path, monkey
         distill.train(from_parameters("tiny"), "stage1", run=tmp_path, seed=0)
     assert "\n" not in str(e.value)
     assert not list(tmp_path.rglob("training")) and not list(tmp_path.rglob("late"))
+
+
+def test_out_of_memory_says_what_to_lower_and_the_next_run_goes_on(trained, tmp_path, monkeypatch):
+    _, whole = trained
+    config = from_parameters("tiny", **STEPS)
+    real = DistillTrainer._hidden
+
+    def greedy(self, *arguments):
+        if self.state.max_steps == 6 and self.state.global_step == 4:
+            torch.empty(10**15)  # more than any machine has
+        return real(self, *arguments)
+
+    line = (
+        "stage2 step 5: out of memory; lower stage2__micro_batch (now 4) or "
+        "stage2__max_new_tokens (now 24), or set stage2__gradient_checkpointing true"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillTrainer, "_hidden", greedy)
+        with pytest.raises(StudyError, match=f"^{re.escape(line)}$"):
+            distill.train(config, "stage2", run=tmp_path, seed=0)
+    assert list(tmp_path.rglob("checkpoint-4"))
+    assert distill.train(config, "stage2", run=tmp_path, seed=0).hash == whole.hash
 
 
 def test_too_high_a_learning_rate_is_found_before_a_checkpoint_is_kept(tmp_path, monkeypatch):
