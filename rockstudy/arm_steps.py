@@ -50,21 +50,25 @@ def _jobs(run: OpenRun) -> list[tuple[Arm, int, tuple[str, ...]]]:
     ]
 
 
-def trained(run: OpenRun) -> list[tuple[Arm, int, TrainResult, tuple[str, ...]]]:
-    """Train and grade every arm at every seed, side by side; each once in a run."""
+def trained(
+    run: OpenRun, *, grade: bool = True
+) -> list[tuple[Arm, int, TrainResult, tuple[str, ...]]]:
+    """Train every arm at every seed, and grade them, side by side; each once in a run."""
     jobs, pair = _jobs(run), study.loaded_pair(run.config.pair)
-    study.train_arms(run, jobs)
+    study.train_arms(run, jobs if grade else [(arm, seed, ()) for arm, seed, _ in jobs])
     return [
         (arm, seed, arm.train(run.config, Path(run.path), seed, pair), names)
         for arm, seed, names in jobs
     ]
 
 
-def _table(run: OpenRun, name: str, compute: Any, **settings: Any) -> pd.DataFrame:
+def _table(
+    run: OpenRun, name: str, compute: Any, *, grade: bool = False, **settings: Any
+) -> pd.DataFrame:
     """A table over all arms, computed from `trained`, that depends on `settings` as well."""
     if run.replay:
         return store.load(run.path / "tables" / name)
-    found = trained(run)
+    found = trained(run, grade=grade)
     config = run.config.model_dump(mode="json") | settings
     inputs = {f"{arm.name}-s{seed}": result.hash for arm, seed, result, _ in found}
     path = Path(run.path)
@@ -97,7 +101,7 @@ def accuracy(run: OpenRun) -> pd.DataFrame:
             samples=("sample_index", "nunique"),
         ).reset_index()
 
-    return _table(run, "arms_accuracy", compute)
+    return _table(run, "arms_accuracy", compute, grade=True)
 
 
 def metrics(run: OpenRun) -> pd.DataFrame:

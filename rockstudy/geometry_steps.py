@@ -16,6 +16,7 @@ from rockstudy import geometry, paper, persistence, processes, progress, store, 
 from rockstudy.config import StudyError
 from rockstudy.divergence import Head
 from rockstudy.geometry import Positions
+from rockstudy.memory import advised
 from rockstudy.persistence import PromptSums
 from rockstudy.rock_steps import Measured, cached_table, detected, measured
 from rockstudy.rollout import completion_states
@@ -61,7 +62,8 @@ def _gradients(run: OpenRun, budget: int) -> pd.DataFrame:
     settings = {"folds": FOLDS, "halves": HALVES, "seed": run.config.seed}
 
     def compute() -> pd.DataFrame:
-        with tempfile.TemporaryDirectory(dir=run.path) as folder:
+        scratch = tempfile.TemporaryDirectory(dir=run.path)
+        with scratch as folder, advised("gradients", {"budget": budget}):
             positions, share = _positions(found, Path(folder))
             made = geometry.type_gradients(
                 positions,

@@ -18,6 +18,7 @@ from rockstudy import categories, census, knockout, store, study, workers
 from rockstudy.backends import Backend
 from rockstudy.config import StudyError, TaskConfig
 from rockstudy.knockout import Candidate
+from rockstudy.memory import advised
 from rockstudy.rock_steps import cached_table, detected, measured
 from rockstudy.rollout import Rollouts
 from rockstudy.study import OpenRun, Run
@@ -111,22 +112,16 @@ def _student(run: OpenRun) -> AbstractContextManager[Backend]:
 
 def baseline(run: OpenRun, task: TaskConfig, student: Backend) -> tuple[Rollouts, str]:
     """Graded completions of the student after OPD on a benchmark, and their hash."""
-    found, how = measured(run.config, Path(run.path)), run.config.knockout
-    settings = {"seed": run.config.seed, "knockout": how.model_dump(mode="json")}
-    settings["task"] = task.model_dump(mode="json")
-
-    done = study.answered(
-        Path(run.path),
+    found = measured(run.config, Path(run.path))
+    return study.answered(
+        run,
+        "knockout",
         f"knockout-{task.label}",
         task,
-        how,
-        store.torch_seed(run.config.seed, "knockout"),
         lambda: nullcontext(student),
         found.tokenizer,
-        config=settings,
         inputs={"post": found.hashes["post"]},
     )
-    return Rollouts.from_frame(done.data), done.hash
 
 
 Screening = tuple[TaskConfig, list[Candidate], str, knockout.Mode]  # what is sampled, and its name
@@ -163,19 +158,21 @@ def _outcomes(
     found = measured(run.config, Path(run.path))
     with nullcontext(student) if student is not None else _student(run) as sampler:
         base, of_base = baseline(run, task, sampler)
-        return knockout.outcomes(
-            Path(run.path),
-            f"{name}-{task.label}",
-            sampler,
-            found.tokenizer,
-            task,
-            base,
-            chosen,
-            run.config.knockout,
-            run.config.seed,
-            inputs={"student": found.hashes["post"], "rollouts": of_base},
-            mode=mode,
-        )
+        knobs = study.sampling_knobs("knockout", run.config.knockout)
+        with advised(f"{name} on {task.label}", knobs):
+            return knockout.outcomes(
+                Path(run.path),
+                f"{name}-{task.label}",
+                sampler,
+                found.tokenizer,
+                task,
+                base,
+                chosen,
+                run.config.knockout,
+                run.config.seed,
+                inputs={"student": found.hashes["post"], "rollouts": of_base},
+                mode=mode,
+            )
 
 
 def _screened(run: OpenRun, name: str, compute: Any) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rockstudy import backends, models, processes, rollout, store, tasks
 from rockstudy.backends import Backend
 from rockstudy.config import EvalConfig, StudyConfig, StudyError, fingerprint
+from rockstudy.memory import advised
 
 Row = dict[str, Any]
 
@@ -108,20 +109,26 @@ def _completions(
     settings = config.stage(stage)
     sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "use_vllm"}
 
+    knobs = {
+        "evaluation__batch_size": config.evaluation.batch_size,
+        f"{stage}__max_new_tokens": settings.max_new_tokens,
+    }
+
     def compute(model: Backend, part: slice) -> pd.DataFrame:
-        made = rollout.generate(
-            model,
-            tokenizer,
-            prompts[part],
-            samples=settings.rollouts_per_prompt,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=config.evaluation.batch_size,
-            seed=store.torch_seed(seed, f"{stage}-teacher"),
-            first=part.start,
-            desc="teacher's completions",
-        )
+        with advised("teacher's completions", knobs):
+            made = rollout.generate(
+                model,
+                tokenizer,
+                prompts[part],
+                samples=settings.rollouts_per_prompt,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=config.evaluation.batch_size,
+                seed=store.torch_seed(seed, f"{stage}-teacher"),
+                first=part.start,
+                desc="teacher's completions",
+            )
         return made.to_frame(part.start)
 
     frame = processes.pieced(

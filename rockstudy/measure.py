@@ -6,7 +6,11 @@ the same artefacts:
 
     training     stage 1, and the baseline of stage 2 at every seed
     statistics   gradings of the pair and the checkpoints, token tables, gradients, knockouts
-    arms         the arms of stage 2 at their seeds, their gradings and their times
+    arms         the other arms of stage 2 at their seeds, and the times of their steps
+    outcomes     gradings of the arms
+
+Two of them train, which FSDP2 may shard; the others sample and measure with whole models. So a
+large study takes them as four commands.
 
 Rows are divided among the processes and do not depend on how many there are, up to the rounding of
 logits in batches of another shape and of gradients that are added in another order.
@@ -30,8 +34,7 @@ from rockstudy.study import Run
 def training(run: Run) -> None:
     """Train stage 1 and the baseline of stage 2."""
     study.stage1_metrics(run)
-    for name in ("metrics", "type_losses", "timing"):
-        study.training(run, name)
+    study.train_seeds(run, run.config.seeds)
 
 
 def statistics(run: Run) -> None:
@@ -48,16 +51,21 @@ def statistics(run: Run) -> None:
 
 
 def arms(run: Run) -> None:
-    """Train, grade and time the arms of notebook 07."""
-    arm_steps.accuracy(run)
+    """Train and time the arms of notebook 07."""
     arm_steps.metrics(run)
     arm_steps.timing(run)
+
+
+def outcomes(run: Run) -> None:
+    """Grade the arms."""
+    arm_steps.accuracy(run)
 
 
 PARTS: dict[str, Callable[[Run], None]] = {
     "training": training,
     "statistics": statistics,
     "arms": arms,
+    "outcomes": outcomes,
 }
 
 

@@ -34,6 +34,7 @@ from rockstudy import (
 )
 from rockstudy.config import EvalConfig, StudyConfig, StudyError
 from rockstudy.listing import Html
+from rockstudy.memory import advised
 from rockstudy.study import OpenRun
 from rockstudy.tokens import TokenSet
 
@@ -79,35 +80,30 @@ class Measured:
 
     def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:
         """Graded completions of a checkpoint, and their hash."""
-        task, how = self.config.benchmarks[0], self.config.statistics
-        settings = {"seed": self.config.seed, "statistics": how.model_dump(mode="json")}
-        settings["task"] = task.model_dump(mode="json")
-
-        done = study.answered(
-            self.path,
+        return study.answered(
+            study.Run(self.config, self.path),
+            "statistics",
             name,
-            task,
-            how,
-            store.torch_seed(self.config.seed, "statistics"),
-            lambda: self.sampler(name, how),
+            self.config.benchmarks[0],
+            lambda: self.sampler(name, self.config.statistics),
             self.tokenizer,
-            config=settings,
             inputs={name: self.hashes[name]},
         )
-        return rollout.Rollouts.from_frame(done.data), done.hash
 
     def token_table(self, name: str, checkpoints: Sequence[str]) -> tokens.TokenTable:
         """The token table of a checkpoint's rollouts for some checkpoints."""
         rows, of_rows = self.sampled(name)
         inputs = {"rollouts": of_rows, "teacher": models.weights_hash(self.pair.teacher)}
-        return tokens.token_table(
-            self.path,
-            name,
-            rows,
-            self.pair.teacher,
-            {one: self.student(one) for one in checkpoints},
-            inputs=inputs | {one: self.hashes[one] for one in checkpoints},
-        )
+        knobs = {"statistics__max_new_tokens": self.config.statistics.max_new_tokens}
+        with advised("token table", knobs):
+            return tokens.token_table(
+                self.path,
+                name,
+                rows,
+                self.pair.teacher,
+                {one: self.student(one) for one in checkpoints},
+                inputs=inputs | {one: self.hashes[one] for one in checkpoints},
+            )
 
     def texts(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """Decoded single tokens."""

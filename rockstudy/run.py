@@ -253,7 +253,8 @@ def run_command(
 @app.command("measure")
 def measure_command(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="training, statistics, arms; all by default.")
+        list[str] | None,
+        typer.Argument(help="Of training, statistics, arms, outcomes; all."),
     ] = None,
     preset: Annotated[str, typer.Option(help="One of the study's sizes; see `info`.")] = "lab",
     run_id: Annotated[

@@ -33,6 +33,7 @@ from rockstudy import (
 )
 from rockstudy.arms import Arm
 from rockstudy.config import EvalConfig, PairConfig, StudyConfig, StudyError, TaskConfig
+from rockstudy.memory import advised
 
 
 class OpenRun(Protocol):
@@ -213,6 +214,13 @@ def graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFrame
 
     how, tokenizer = config.evaluation, _tokenizer(config.pair)
     seed = store.torch_seed(config.seed, "evaluation")
+
+    def compute(model: backends.Backend, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
+        task, part = piece
+        with advised(f"evaluation of {label}", sampling_knobs("evaluation", how)):
+            made = rollout.evaluate(model, tokenizer, task, how, seed, part)
+        return made.assign(model=label)
+
     done = processes.pieced(
         run.path,
         "evaluation",
@@ -221,41 +229,54 @@ def graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFrame
         opened=lambda: (
             _member(config, label) if folder is None else checkpoint(config, folder, how)
         ),
-        compute=lambda model, piece: rollout.evaluate(
-            model, tokenizer, piece[0], how, seed, piece[1]
-        ).assign(model=label),
+        compute=compute,
     )
     return done.data
 
 
+def sampling_knobs(stage: str, how: EvalConfig) -> dict[str, int]:
+    """What makes the sampling of a stage smaller, by the names of the parameters."""
+    names = ("batch_size", "max_new_tokens") if how.backend == "transformers" else ()
+    return {f"{stage}__{name}": getattr(how, name) for name in names or ("max_new_tokens",)}
+
+
 def answered(
-    path: Path,
+    run: OpenRun,
+    stage: str,
     name: str,
     task: TaskConfig,
-    how: EvalConfig,
-    seed: int,
     opened: Callable[[], AbstractContextManager[backends.Backend]],
     tokenizer: PreTrainedTokenizerBase,
-    *,
-    config: Mapping[str, Any],
     inputs: Mapping[str, str],
-) -> store.Artefact:
-    """Graded completions of a task's evaluation prompts, cached under ``rollouts/<name>``."""
+) -> tuple[rollout.Rollouts, str]:
+    """Graded completions of a task's evaluation prompts, and their hash: ``rollouts/<name>``.
+
+    Parameters
+    ----------
+    stage
+        ``statistics`` or ``knockout``: the field of the configuration that says how.
+    opened
+        Gives what samples, whose hash is in `inputs`.
+    """
+    how, seed = getattr(run.config, stage), store.torch_seed(run.config.seed, stage)
 
     def compute(model: backends.Backend, part: slice) -> pd.DataFrame:
-        made, _ = rollout.answer(model, tokenizer, task, how, seed, part)
+        with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
+            made, _ = rollout.answer(model, tokenizer, task, how, seed, part)
         return made.to_frame(part.start)
 
-    return processes.pieced(
-        path,
+    settings = {"seed": run.config.seed, stage: how.model_dump(mode="json")}
+    done = processes.pieced(
+        Path(run.path),
         "rollouts",
         name,
-        config=config,
+        config=settings | {"task": task.model_dump(mode="json")},
         inputs=inputs,
         pieces=rollout.parts(task, how),
         opened=opened,
         compute=compute,
     )
+    return rollout.Rollouts.from_frame(done.data), done.hash
 
 
 def _grading(run: OpenRun, label: str, folder: Path | None) -> dict[str, Any]:
