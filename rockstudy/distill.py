@@ -334,7 +334,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         temperature=settings.temperature or 1.0,
         top_p=settings.top_p,
         **{_CHECKPOINTING: settings.gradient_checkpointing and not _fsdp_checkpoints()},
-        use_vllm=settings.use_vllm,
+        use_vllm=settings.use_vllm and settings.source == "student",
         vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
         disable_dropout=True,
         ddp_find_unused_parameters=False,

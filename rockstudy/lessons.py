@@ -5,12 +5,14 @@ that each needs, so that stage 2 sees other prompts than stage 1 (paper 1). A st
 part in a new order as often as its steps need. All of it depends on seeds alone, never on the arm.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rockstudy import backends, models, processes, rollout, store, tasks
@@ -150,10 +152,12 @@ def _completions(
     ]
 
 
-def _teaching(
-    config: StudyConfig, stage: str, teacher: PreTrainedModel
-) -> AbstractContextManager[Backend]:
-    """What samples from the teacher: itself, or vLLM, which then has the device to itself."""
+@contextmanager
+def _teaching(config: StudyConfig, stage: str, teacher: PreTrainedModel) -> Iterator[Backend]:
+    """What samples from the teacher: itself, or vLLM, which then has the device to itself.
+
+    A teacher that waits in the machine's memory to be sharded comes to the device for it.
+    """
     settings, pair = config.stage(stage), config.pair
     how = EvalConfig(
         n_prompts=1,  # ours: whoever samples says which prompts
@@ -162,10 +166,10 @@ def _teaching(
         batch_size=config.evaluation.batch_size,
         backend="vllm" if settings.use_vllm else "transformers",
     )
-    return backends.opened(
+    opened = backends.opened(
         how,
         pair.teacher,
-        lambda: teacher,
+        lambda: _moved(teacher, models.default_device()),
         max_prompt_tokens=config.train_task.max_prompt_tokens,
         revision=pair.teacher_revision,
         gguf_file=pair.gguf_file,
@@ -173,3 +177,13 @@ def _teaching(
         field="teacher",
         resting=(teacher,),
     )
+    before = teacher.device
+    try:
+        with opened as backend:
+            yield backend
+    finally:
+        _moved(teacher, before)
+
+
+def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    return model.to(device)  # pyright: ignore[reportArgumentType]

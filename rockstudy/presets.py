@@ -145,6 +145,7 @@ PRESETS: dict[str, StudyConfig] = {
             top_p=0.95,
             max_new_tokens=2048,
             micro_batch=4,
+            use_vllm=True,
             gradient_checkpointing=True,
         ),
         stage2=StageConfig(
@@ -193,6 +194,7 @@ PRESETS: dict[str, StudyConfig] = {
             top_p=0.95,
             max_new_tokens=16_384,
             micro_batch=1,
+            use_vllm=True,
             gradient_checkpointing=True,
         ),
         stage2=StageConfig(

@@ -125,7 +125,7 @@ class StageConfig(_Frozen):
         description="named checkpoints, as the share of training done",
     )
     report_to: Literal["none", "tensorboard", "trackio"] = "none"
-    use_vllm: bool = False
+    use_vllm: bool = Field(default=False, description="vLLM writes the completions")
     gradient_checkpointing: bool = False
 
     @model_validator(mode="after")

@@ -82,7 +82,8 @@ class VllmBackend(Backend):
                 )
             except OSError:  # there need not be one
                 self.generation_config = GenerationConfig.from_model_config(self.config)
-        self._source, self._device, self._resting = source, models.default_device(), resting
+        self._source, self._device = source, models.default_device()
+        self._resting = [(model, model.device) for model in resting]
         kind = models.default_dtype(self._device) if dtype == "auto" else getattr(torch, dtype)
         context = getattr(self.config, "max_position_embeddings", None) or longest
         self._settings: dict[str, Any] = {
@@ -140,18 +141,20 @@ class VllmBackend(Backend):
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
-            self._move(self._device)
+            for model, device in self._resting:
+                _move(model, device)
 
     def _started(self) -> LLM:
         if self._llm is None:
-            self._move(torch.device("cpu"))
+            for model, _ in self._resting:
+                _move(model, torch.device("cpu"))
             with loading(self._source, "a model for vLLM"), _alone():
                 self._llm = LLM(**self._settings, **_of_device(self._device))
         return self._llm
 
-    def _move(self, device: torch.device) -> None:
-        for model in self._resting:
-            model.to(device)  # pyright: ignore[reportArgumentType]
+
+def _move(model: PreTrainedModel, device: torch.device) -> None:
+    model.to(device)  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def test_who_died_first_is_told_from_who_lost_it():
 
 
 def test_an_unknown_part_is_one_line():
-    with pytest.raises(StudyError, match="part: must be one of training, .*, outcomes; got"):
+    with pytest.raises(StudyError, match=r"part: must be one of training, .*, outcomes; got"):
         measure.measure(config.from_parameters("tiny"), Path("nowhere"), ["statistic"])
 
 
