@@ -20,6 +20,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,9 @@ from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import DistillationConfig
 
-from rockstudy import models, paths, progress, store
+from rockstudy import lora, models, paths, progress, store
 from rockstudy.config import StageConfig, StudyConfig, StudyError, from_parameters
+from rockstudy.devices import places
 from rockstudy.files import read_tensors
 from rockstudy.lessons import lessons
 from rockstudy.processes import once, together
@@ -218,7 +220,9 @@ class _Job:
         """Return what the result depends on, beside the models."""
         config = self.config
         return {
-            "stage": config.stage(self.stage).model_dump(mode="json", exclude={"report_to"}),
+            "stage": config.stage(self.stage).model_dump(
+                mode="json", exclude={"report_to"}, exclude_none=True
+            ),
             "task": config.train_task.model_dump(mode="json"),
             "prompts": [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)],
             "split_seed": config.seed,
@@ -237,7 +241,10 @@ class _Job:
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(_Keeper(trainer, folder, bar))
             if checkpoint is not None:
-                trainer.ledger.restore(read_tensors(checkpoint / LEDGER))
+                here = together()
+                trainer.ledger.restore(
+                    read_tensors(checkpoint / LEDGER), here.process_index, here.num_processes
+                )
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if trainer.accelerator.is_main_process:
             for name in TABLES:
@@ -250,9 +257,15 @@ class _Job:
         """Return a trainer of this job, as long as `settings` say."""
         pair, task = self.pair, self.config.train_task
         if isinstance(self.student, Path):
-            student = models.load_model(str(self.student), dtype="float32")
+            student = models.load_model(
+                str(self.student), dtype="float32", device=places("same").student
+            )
         else:
             student = copy.deepcopy(self.student)
+        arguments, adapters = _arguments(settings, folder, task.max_prompt_tokens), None
+        if settings.lora_rank is not None:
+            adapters = lora.adapters(settings.lora_rank)
+            arguments.seed = store.torch_seed(self.seed, f"{self.stage}-lora")  # draws their start
         return DistillTrainer(
             stage=settings,
             name=self.stage,
@@ -261,7 +274,8 @@ class _Job:
             model=student.float(),  # what the optimiser adds to; CUDA computes in bf16 by autocast
             teacher_model=pair.teacher,
             processing_class=pair.tokenizer,
-            args=_arguments(settings, folder, task.max_prompt_tokens),
+            args=arguments,
+            peft_config=adapters,
             train_dataset=lessons(
                 self.config,
                 self.stage,
@@ -315,7 +329,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
     """The stage in TRL's terms."""
     cuda = torch.cuda.is_available()
     micro, parts = settings.batches(together().num_processes)
-    return DistillationConfig(
+    arguments = DistillationConfig(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=parts,
@@ -333,6 +347,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         max_completion_length=settings.max_new_tokens,
         temperature=settings.temperature or 1.0,
         top_p=settings.top_p,
+        top_k=0 if settings.temperature else 1,  # greedy, where TRL writes the rollouts
         **{_CHECKPOINTING: settings.gradient_checkpointing and not _fsdp_checkpoints()},
         use_vllm=settings.use_vllm and settings.source == "student",
         vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
@@ -345,6 +360,8 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         log_level="error",
         report_to=settings.report_to,
     )
+    arguments._n_gpu = 1  # a process trains on one device, however many it sees: no DataParallel
+    return arguments
 
 
 def _fsdp_checkpoints() -> bool:
@@ -374,7 +391,10 @@ def _quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            # peft 0.21 reads it from every model
+            warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

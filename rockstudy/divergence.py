@@ -14,7 +14,7 @@ entropy have none.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -48,6 +48,11 @@ class Head:
             _logit_scale(config),
             getattr(config, "final_logit_softcapping", None),
         )
+
+    def to(self, device: torch.device) -> Self:
+        """The head on a device; itself where it is there."""
+        bias = None if self.bias is None else self.bias.to(device)
+        return replace(self, weight=self.weight.to(device), bias=bias)
 
 
 def token_divergence(
@@ -177,11 +182,12 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
     teacher, students
         Hidden states at the same N positions, *before* the tokens that are predicted.
     targets
-        int64 (N,), the tokens that are there.
+        int64 (N,), the tokens that are there. Their device computes; what lies elsewhere is copied.
 
     """
     vocab = teacher.head.weight.shape[0]
     rows, width = _tile(targets.device, vocab)
+    teacher, *students = (_beside(targets, states) for states in (teacher, *students))
     parts = []
     for start in range(0, len(targets), rows):
         one = slice(start, start + rows)
@@ -190,6 +196,11 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
             sweep.add(left, min(left + width, vocab))
         parts.append(sweep.result())
     return _joined(parts, len(students))
+
+
+def _beside(targets: Tensor, states: States) -> States:
+    device = targets.device
+    return States(states.hidden.to(device), states.head.to(device))
 
 
 def _cut(states: States, rows: slice) -> States:

@@ -149,12 +149,10 @@ class Ledger:
         frame = pd.DataFrame(self._types, columns=["step", "token_id", "count", "rkl_sum"])
         return frame.astype({"step": "int64", "token_id": "int32", "count": "int64"})
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on in another process."""
+    def state(self, windows: np.ndarray) -> dict[str, Tensor]:
+        """Everything needed to go on in other processes; `windows` has a `window` a row."""
         arrays = {
-            "sums": np.array(list(self.sums.values())),
-            "type_count": self.type_count,
-            "type_rkl": self.type_rkl,
+            "windows": windows,
             "metrics": self._metrics,
             "timing": self._timing,
             "types": self._types,
@@ -162,11 +160,12 @@ class Ledger:
         }
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over a state."""
+    def restore(self, state: dict[str, Tensor], process: int, processes: int) -> None:
+        """Take over a state, and one process's share of the windows, which add up to them all."""
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
-        self.sums = dict(zip(_SUMS, arrays["sums"].tolist(), strict=True))
-        self.type_count, self.type_rkl = arrays["type_count"], arrays["type_rkl"]
+        own = arrays["windows"][process::processes].sum(0)
+        self.sums = dict(zip(_SUMS, own.tolist(), strict=False))
+        self.type_count, self.type_rkl = own[len(_SUMS) :].reshape(2, -1)
         self._metrics, self._timing = arrays["metrics"], arrays["timing"]
         self._types = arrays["types"]
         self._spent = dict(zip(_LAPS, arrays["spent"].tolist(), strict=True))

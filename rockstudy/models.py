@@ -30,6 +30,8 @@ from transformers import (
 )
 
 from rockstudy.config import PairConfig, StudyError
+from rockstudy.devices import Places, default_device, places
+from rockstudy.memory import advised
 from rockstudy.sources import loading, resolve, role_of, split_digits
 
 PRUNABLE = ("llama", "qwen3")  # ours: the architectures whose pruned copies are tested
@@ -47,11 +49,6 @@ class Pair:
     tokenizer: PreTrainedTokenizerBase
 
 
-def default_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA, float32 elsewhere."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -60,13 +57,26 @@ def default_dtype(device: torch.device) -> torch.dtype:
 def load_pair(config: PairConfig, device: torch.device | str | None = None) -> Pair:
     """Load teacher, student and tokenizer.
 
+    Parameters
+    ----------
+    config
+        Their names, the type of their weights, and which device the teacher gets.
+    device
+        Of both; None is where `devices.places` puts them.
+
     Raises
     ------
     StudyError
-        Weights or tokenizer that are missing or damaged, or two different vocabularies.
+        Weights or tokenizer that are missing or damaged, two different vocabularies, too few
+        devices.
     """
     same = (config.student, config.student_revision) == (config.teacher, config.teacher_revision)
-    common = {"dtype": config.dtype, "device": device}
+    if device is None:
+        at, computes = places(config.teacher_device), default_device()
+    else:
+        computes = torch.device(device)
+        at = Places(computes, computes)
+    dtype = _dtype(config.dtype, computes)
     teacher_at = {"revision": config.teacher_revision, "gguf_file": config.gguf_file}
     student_at = {
         "revision": config.student_revision,
@@ -74,11 +84,15 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
     }
     tokenizer = load_tokenizer(config.teacher, field="teacher", **teacher_at)
     other = tokenizer if same else load_tokenizer(config.student, field="student", **student_at)
-    teacher = load_model(config.teacher, field="teacher", **teacher_at, **common)
+    teacher = load_model(
+        config.teacher, field="teacher", dtype=dtype, device=at.teacher, **teacher_at
+    )
     if same and config.student_layers == "every_other":
-        student = depth_pruned(teacher)
+        student = _moved(depth_pruned(teacher), at.student, "student")
     else:
-        student = load_model(config.student, field="student", **student_at, **common)
+        student = load_model(
+            config.student, field="student", dtype=dtype, device=at.student, **student_at
+        )
         student = student if config.student_layers == "all" else depth_pruned(student)
     check_same_vocabulary(teacher, student, tokenizer, other)
     return Pair(teacher, student, tokenizer)
@@ -89,7 +103,7 @@ def load_model(
     *,
     revision: str | None = None,
     gguf_file: str | None = None,
-    dtype: DType = "auto",
+    dtype: DType | torch.dtype = "auto",
     device: torch.device | str | None = None,
     field: str = "model",
 ) -> PreTrainedModel:
@@ -101,7 +115,7 @@ def load_model(
         Unknown name, missing or incomplete weights, a damaged file, a Hub out of reach.
     """
     device = default_device() if device is None else torch.device(device)
-    kind = default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+    kind = _dtype(dtype, device)
     if name.startswith("tiny:"):
         tiny: Any = tiny_model(role_of(name, field), load_tokenizer(name, field=field))
         return tiny.to(device=device, dtype=kind)
@@ -127,7 +141,19 @@ def load_model(
         getattr(model, "hf_quantizer", None) is not None
     ):  # GGUF: now plain weights, to train and save
         model.hf_quantizer.remove_quantization_config(model)
-    return model.to(device).eval()
+    return _moved(model, device, field).eval()
+
+
+def _dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+
+
+def _moved(model: PreTrainedModel, device: torch.device, field: str) -> PreTrainedModel:
+    """The model on a device that may be too small for it."""
+    with advised(f"{field}: loading onto {device}", {}):
+        return model.to(device)
 
 
 def load_tokenizer(

@@ -42,7 +42,7 @@ class _Frozen(BaseModel):
     @classmethod
     def _bool_is_no_number(cls, value: Any, info: Any) -> Any:
         annotation = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and annotation in (int, float):
+        if isinstance(value, bool) and annotation in (int, float, Count | None):
             raise ValueError("a boolean is not a number")
         return value
 
@@ -66,6 +66,10 @@ class PairConfig(_Frozen):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 on CUDA, float32 on CPU"
+    )
+    teacher_device: Literal["same", "next"] = Field(
+        default="same",
+        description="next: a CUDA device of its own, after those that train on its node",
     )
 
 
@@ -127,6 +131,9 @@ class StageConfig(_Frozen):
     report_to: Literal["none", "tensorboard", "trackio"] = "none"
     use_vllm: bool = Field(default=False, description="vLLM writes the completions")
     gradient_checkpointing: bool = False
+    lora_rank: Count | None = Field(
+        default=None, description="train adapters of this rank alone; None: all weights"
+    )
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:

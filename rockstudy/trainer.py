@@ -24,11 +24,12 @@ from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import RepeatSampler, pad
 
-from rockstudy import files, rollout, store
+from rockstudy import files, lora, rollout, store
 from rockstudy.config import StageConfig, StudyError
+from rockstudy.devices import sharded, sharding
 from rockstudy.divergence import Head, token_divergence, token_log_prob
 from rockstudy.ledger import Clock, Ledger
 from rockstudy.memory import advised
@@ -48,6 +49,9 @@ class DistillTrainer(trl.DistillationTrainer):
         The stage's configuration, its name in errors, and the seed of its rollouts.
     weights
         Position weights; None is 1 everywhere.
+    teacher_model
+        Stays as it is: another device of this kind computes there; on the CPU, FSDP2 trains with a
+        sharded copy of it (`rockstudy.devices`).
     **kwargs
         TRL's. ``train_dataset`` holds one row per prompt in the order of training: ``prompt_ids``,
         and ``completions`` with ``stopped``, one per rollout, where they were sampled before.
@@ -60,13 +64,26 @@ class DistillTrainer(trl.DistillationTrainer):
         name: str,
         seed: int,
         weights: WeightFunction | None = None,
+        teacher_model: PreTrainedModel,
         **kwargs: Any,
     ) -> None:
         self.stage, self.stage_name, self.rollout_seed = stage, name, seed
         self.position_weights = weights
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
+        self._place(teacher_model)
         self.clock = Clock(self.accelerator.device)
         self.ledger = Ledger(self.model.config.get_text_config().vocab_size)
+
+    # Replaces a part of DistillationTrainer.__init__: it moves a teacher to the student's device.
+    def _place(self, teacher: PreTrainedModel) -> None:
+        """Take the teacher where it is, or shard it; a whole one's head comes to this device."""
+        device, self.teacher_head = self.accelerator.device, None
+        if sharding() and teacher.device.type == "cpu":
+            teacher = sharded(teacher, device)
+        else:
+            teacher = teacher if teacher.device.type == device.type else teacher.to(device)
+            self.teacher_head = Head.of(teacher).to(device)
+        self.teacher_model = teacher.eval()
 
     # Extends Trainer.train: out of memory, in a forward pass or in the optimiser, is one line.
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -159,7 +176,7 @@ class DistillTrainer(trl.DistillationTrainer):
             return self._trl_rollouts(prompts, seed + self.accelerator.process_index)
         try:
             made = rollout.generate(
-                self.accelerator.unwrap_model(self.model),
+                self._student(),
                 self._tokenizer,
                 prompts,
                 temperature=self.stage.temperature,
@@ -174,6 +191,11 @@ class DistillTrainer(trl.DistillationTrainer):
             raise StudyError(f"{self._where()}: {error}") from None
         rows = zip(made.completion_ids, made.mask, strict=True)
         return [ids[m].tolist() for ids, m in rows], made.stopped.tolist()
+
+    def _student(self) -> PreTrainedModel:
+        """The student itself, with its adapters at work where it has any."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        return model if self.stage.lora_rank is None else model.get_base_model()
 
     def _trl_rollouts(
         self, prompts: list[list[int]], seed: int
@@ -192,7 +214,9 @@ class DistillTrainer(trl.DistillationTrainer):
         for start in range(0, len(losses), size):
             part = {name: rows[start : start + size] for name, rows in step.items() if rows.ndim}
             with self.accelerator.autocast():
-                loss = self._positions(student, part)[0]
+                loss, *_ = self._forward_redirection(
+                    student, student, self._positions, student, part
+                )
             losses[start : start + size][part["completion_mask"].bool()] = loss
         self.clock.lap("head")
         return losses
@@ -275,11 +299,11 @@ class DistillTrainer(trl.DistillationTrainer):
 
     @torch.no_grad()
     def _teacher(self, ids: Tensor, where: Tensor) -> tuple[Tensor, Head]:
-        self.teacher_model.eval()
-        teacher = self.accelerator.unwrap_model(self.teacher_model)
-        arguments = (teacher, ids, where)
-        hidden = self._forward_redirection(self.teacher_model, teacher, self._hidden, *arguments)
-        return hidden, Head.of(teacher)
+        """Hidden states (N, H) on this device, and the head, gathered where it is sharded."""
+        teacher = self.teacher_model
+        given = (teacher, ids.to(teacher.device), where.to(teacher.device))
+        hidden = self._forward_redirection(teacher, teacher, self._hidden, *given)
+        return hidden.to(ids.device), self.teacher_head or Head.of(teacher)
 
     # Extends DistillationTrainer.training_step: the time of the backward pass.
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -306,11 +330,13 @@ class DistillTrainer(trl.DistillationTrainer):
         """Write a resume checkpoint, and last of all the ledger, which says that it is complete."""
         self._check_weights()
         Trainer._save_checkpoint(self, model, trial)
+        window = torch.from_numpy(self.ledger.window()).to(self.accelerator.device)
+        windows = self.accelerator.gather(window[None]).cpu().numpy()
         if self.accelerator.is_main_process:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             file = folder / LEDGER
             with files.temporary(file) as waiting:
-                save_file(self.ledger.state(), waiting)
+                save_file(self.ledger.state(windows), waiting)
                 files.sync(waiting)
                 waiting.replace(file)
 
@@ -321,10 +347,20 @@ class DistillTrainer(trl.DistillationTrainer):
         if self.accelerator.is_main_process:
             shutil.rmtree(waiting, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
-        self.save_model(str(waiting), _internal_call=True)
+        if self.stage.lora_rank is None:
+            self.save_model(str(waiting), _internal_call=True)
+        else:
+            self._save_merged(waiting)
         if self.accelerator.is_main_process:
-            (waiting / "training_args.bin").unlink()  # a pickle
+            (waiting / "training_args.bin").unlink(missing_ok=True)  # a pickle
             waiting.rename(folder)
+
+    def _save_merged(self, folder: Path) -> None:
+        """Write the sum of weights and adapters; neither of them is touched."""
+        state = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            self._student().save_pretrained(folder, state_dict=lora.merged(state))
+            self._tokenizer.save_pretrained(folder)
 
     # Replaces _BaseTrainer._send_telemetry: a run tells nobody that it ran.
     def _send_telemetry(self) -> None:
