@@ -139,7 +139,7 @@ def _completions(
         "rollouts",
         config=settings.model_dump(mode="json", include=sampling) | {"seed": seed},
         inputs={"teacher": models.weights_hash(teacher), "prompts": fingerprint(prompts)},
-        pieces=processes.cut(len(prompts), rollout.PART),
+        pieces=lambda: processes.cut(len(prompts), rollout.PART),
         opened=lambda: _teaching(config, stage, teacher),
         compute=compute,
     ).data

@@ -97,7 +97,7 @@ def pieced(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
-    pieces: Sequence[Piece],
+    pieces: Callable[[], Sequence[Piece]],
     opened: Callable[[], AbstractContextManager[Tool]],
     compute: Callable[[Tool, Piece], pd.DataFrame],
 ) -> Artefact:
@@ -109,33 +109,35 @@ def pieced(
     Parameters
     ----------
     pieces
-        What `compute` is asked for, one after the other; what a piece is says its `repr`.
+        Gives what `compute` is asked for, one after the other, where there is something to compute;
+        what a piece is says its `repr`.
     opened
         Gives what computes them, such as a model; once in a process, where there is work.
     """
     folder = Path(run) / stage / f"{name}.pieces"
     processes = together()
 
-    def kept(number: int, tool: Tool) -> None:
+    def keep(number: int, piece: Piece, tool: Tool) -> None:
         store.cached(
             folder,
             "",
             f"{number:05d}",
-            config={**config, "piece": repr(pieces[number])},
+            config={**config, "piece": repr(piece)},
             inputs=inputs,
-            compute=lambda: compute(tool, pieces[number]),
+            compute=lambda: compute(tool, piece),
         )
 
     def everything() -> pd.DataFrame | None:
+        asked = pieces()
         with opened() as tool:
-            if processes.num_processes == len(pieces) == 1:
-                return compute(tool, pieces[0])
-            for number in mine(range(len(pieces))):
-                kept(number, tool)
+            if processes.num_processes == len(asked) == 1:
+                return compute(tool, asked[0])
+            for number, piece in mine(list(enumerate(asked))):
+                keep(number, piece, tool)
         processes.wait_for_everyone()
         if not processes.is_main_process:
             return None
-        made = [store.load(folder / f"{number:05d}") for number in range(len(pieces))]
+        made = [store.load(folder / f"{number:05d}") for number in range(len(asked))]
         return pd.concat(made, ignore_index=True)
 
     made = cached(run, stage, name, config=config, inputs=inputs, compute=everything)

@@ -318,7 +318,7 @@ def answer(
 
 def parts(task: TaskConfig, eval: EvalConfig) -> list[slice]:
     """Cut the evaluation prompts of a task into parts to sample and to keep one by one."""
-    return processes.cut(min(task.n_eval, eval.n_prompts), PART)
+    return processes.cut(len(tasks.load(task, "eval")[: eval.n_prompts]), PART)
 
 
 def evaluate(

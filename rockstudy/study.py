@@ -225,7 +225,9 @@ def graded(run: OpenRun, label: str, folder: Path | None = None) -> pd.DataFrame
         run.path,
         "evaluation",
         **_grading(run, label, folder),
-        pieces=[(task, part) for task in config.benchmarks for part in rollout.parts(task, how)],
+        pieces=lambda: [
+            (task, part) for task in config.benchmarks for part in rollout.parts(task, how)
+        ],
         opened=lambda: (
             _member(config, label) if folder is None else checkpoint(config, folder, how)
         ),
@@ -272,7 +274,7 @@ def answered(
         name,
         config=settings | {"task": task.model_dump(mode="json")},
         inputs=inputs,
-        pieces=rollout.parts(task, how),
+        pieces=lambda: rollout.parts(task, how),
         opened=opened,
         compute=compute,
     )

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rockstudy import processes, store
+from rockstudy import processes, rollout, store, tasks
+from rockstudy.config import from_parameters
 
 
 def pieces_of(made: list[int], fail_at: int | None = None):
@@ -27,7 +28,7 @@ def table(folder, made, fail_at=None, n=10, most=4):
         "stage",
         "name",
         config={"seed": 1},
-        pieces=processes.cut(n, most),
+        pieces=lambda: processes.cut(n, most),
         opened=lambda: contextlib.nullcontext("model"),
         compute=pieces_of(made, fail_at),
     )
@@ -83,6 +84,14 @@ def test_of_pieces_that_were_cut_otherwise_only_the_same_ones_are_used(tmp_path)
     made: list[int] = []
     assert table(tmp_path, made, n=9, most=5).data.row.tolist() == list(range(9))
     assert made == [0, 4]
+
+
+def test_parts_are_of_the_problems_that_are_there(monkeypatch):
+    """IFEval leaves rows out that it cannot grade."""
+    task = from_parameters("tiny").benchmarks[0]
+    how = from_parameters("tiny").evaluation.model_copy(update={"n_prompts": 5})
+    monkeypatch.setattr(tasks, "load", lambda task, split: ["problem"] * 3)
+    assert rollout.parts(task, how) == [slice(0, 3)]
 
 
 def test_a_single_piece_is_written_once(tmp_path):
