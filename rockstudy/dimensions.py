@@ -117,6 +117,11 @@ class Dimensions:
         """
         return self.layers * self._matrices(self.chosen) + self.head
 
+    def adapters(self, rank: int) -> int:
+        """Parameters of low-rank adapters of every linear layer of a dense model but its head."""
+        attention = 4 * self.hidden + 2 * self.q + 2 * self.kv
+        return self.layers * rank * (attention + 3 * (self.hidden + self.mlp))
+
     def forward_flops(self, tokens: float, length: float) -> float:
         """FLOPs of one forward pass: 2 N D, and attention to half of `length` on average.
 

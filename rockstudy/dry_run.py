@@ -66,7 +66,7 @@ def checks(
         *_batches(config, pair, processes),
         *_versions(),
         *_backends(config),
-        *_devices(processes),
+        *_devices(config),
         *([] if pair is None else _needs(config, pair, run, processes, device)),
     ]
 
@@ -276,6 +276,8 @@ def _backends(config: StudyConfig) -> Iterator[Check]:
         yield Check("backend", "transformers")
     if any(task.name == "ifeval" for task in config.benchmarks):
         yield _extra("lm_eval", "ifeval", "the checkers of IFEval")
+    if any(s.lora_rank is not None for s in trained):
+        yield _extra("peft", "lora", "adapters")
     for name in {s.report_to for s in trained} & set(REPORTERS):
         yield _extra(name, name, "the reporter")
 
@@ -283,18 +285,17 @@ def _backends(config: StudyConfig) -> Iterator[Check]:
 def _extra(module: str, package: str, what: str) -> Check:
     if importlib.util.find_spec(module):
         return Check(what, "installed")
-    named = f"'rockstudy[{package}]'" if package == "ifeval" else package
+    named = package if package in REPORTERS else f"'rockstudy[{package}]'"
     return Check(what, "not installed", f"{what}: must be installed; run `pip install {named}`")
 
 
-def _devices(processes: int) -> Iterator[Check]:
+def _devices(config: StudyConfig) -> Iterator[Check]:
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(i) for i in range(count)})
     found = f"{count} x {', '.join(names)}" if count else f"CPU, {os.cpu_count()} cores"
-    line = None
-    if count > 1 and processes == 1:  # TRL refuses to train so
-        line = f"CUDA_VISIBLE_DEVICES: must show one device to one process; got {count}"
-    yield Check("devices", found, line)
+    line = f"pair__teacher_device: next must have 2 CUDA devices for each process; got {count}"
+    alone = config.pair.teacher_device == "same" or count >= 2
+    yield Check("devices", found, None if alone else line)
 
 
 # --- memory, time and disk ------------------------------------------------------------------------
@@ -318,13 +319,14 @@ def _needs(
 ) -> Iterator[Check]:
     """Memory and hours of every stage, and the disk that the run takes."""
     cuda = torch.cuda.is_available()
-    has = device.memory if cuda else float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    where = f"one {device.name}" if cuda else "this machine without a CUDA device"
+    host = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     try:
         made = estimates.stages(config, pair, processes, device)
     except StudyError:  # `_batches` says so
         made = []
     for stage in made:
+        on_host = stage.host or not cuda
+        has, where = (host, "this machine") if on_host else (device.memory, f"one {device.name}")
         found = f"{_size(stage.memory)}, {stage.hours:.1f} h at most: {_parts(stage.parts)}"
         needs = f"needs {_size(stage.memory)}, has {_size(has)}"
         line = f"{stage.stage}: must fit {where}; {needs}"

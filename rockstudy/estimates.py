@@ -5,7 +5,10 @@ FSDP2 shards them over (AdamW in float32 under bf16 mixed precision):
 
     4 P / S weights + 4 P / S gradients + 8 P / S moments + the bf16 copies that are multiplied with
     + activations of a micro-batch + the head: two logits tiles, its gradient, its gathered weights
-    + the teacher, 2 bytes a parameter, + what rollouts take
+    + the teacher, 2 bytes a parameter: whole, or in shards over a node, or elsewhere
+    + what rollouts take
+
+With adapters, P is theirs in gradients and moments. Several processes load the models on the CPU.
 
 Times are FLOPs over `TRAINING` of the device's peak. Decoding reads the weights and the cache of
 keys and values once for each new token, and takes whichever is longer, that or its FLOPs.
@@ -28,6 +31,7 @@ READING = 0.5  # ours: share of peak bandwidth in decoding
 TILE = (4096, 32_768)  # divergence._CUDA_TILE
 ENGINE_SHARE = 0.9  # vllm_backend.SHARE: of the free memory
 VLLM_SHARE = 0.3  # TRL's vllm_gpu_memory_utilization, colocated
+NODE = 8  # ours: devices of a node, over which the teacher is sharded
 TABLE_BYTES = 40  # ours: of the token table for each completion token
 
 
@@ -58,28 +62,52 @@ class ModelPair(NamedTuple):
 
 @dataclass(frozen=True)
 class Estimate:
-    """One stage: bytes of one process by what holds them, and hours of all processes together."""
+    """One stage: bytes of one process by what holds them, and hours of all processes together.
+
+    ``host`` is True where the bytes are of a node's own memory, for all its processes.
+    """
 
     stage: str
     parts: dict[str, float]
     hours: float
+    host: bool = False
 
     @property
     def memory(self) -> float:
-        """Bytes of one process."""
+        """All of the bytes."""
         return sum(self.parts.values())
 
 
-def training_state(student: Dimensions, shards: int = 1) -> dict[str, float]:
+def training_state(
+    student: Dimensions, shards: int = 1, lora_rank: int | None = None
+) -> dict[str, float]:
     """Bytes of weights, gradients and AdamW's two moments, float32 over shards; bf16 copies.
 
-    One process keeps a bf16 copy of all that is multiplied with. FSDP2 gathers, in bf16, what
-    belongs to no layer, the layer at work and the next one.
+    One process keeps a bf16 copy of all that is multiplied with. Adapters come beside the weights,
+    and gradients and moments are theirs alone.
     """
-    own = student.parameters / shards
-    shared = student.parameters - student.layers * student.layer
-    working = student.parameters if shards == 1 else shared + 2 * student.layer
-    return {"weights": 4 * own, "gradients": 4 * own, "moments": 8 * own, "bf16": 2 * working}
+    adapters = 0 if lora_rank is None else student.adapters(lora_rank)
+    whole = student.parameters + adapters
+    trained = adapters or whole
+    working = student.parameters if shards == 1 else _gathered(student)
+    return {
+        "weights": 4 * whole / shards,
+        "gradients": 4 * trained / shards,
+        "moments": 8 * trained / shards,
+        "bf16": 2 * (working + adapters),
+    }
+
+
+def teacher_bytes(teacher: Dimensions, shards: int) -> float:
+    """Bytes of the teacher in bf16 on one of its devices; 0 shards are a device of its own."""
+    if shards == 0:
+        return 0.0
+    return 2 * teacher.parameters / shards + (2 * _gathered(teacher) if shards > 1 else 0)
+
+
+def _gathered(model: Dimensions) -> int:
+    """Parameters that FSDP2 gathers: those of no layer, of the layer at work and of the next."""
+    return model.parameters - model.layers * model.layer + 2 * model.layer
 
 
 def head_bytes(student: Dimensions, positions: int, shards: int = 1) -> float:
@@ -99,7 +127,7 @@ def training(
     *,
     max_prompt_tokens: int,
     processes: int = 1,
-    teacher_share: float = 1.0,
+    teacher_shards: int = 1,
     device: Device = STATED,
 ) -> Estimate:
     """Estimate one training of a stage; its rollouts too where the student writes them.
@@ -110,9 +138,8 @@ def training(
         Of the training task: a rollout has as many tokens, and ``max_new_tokens``.
     processes
         FSDP2 shards the student over all of them.
-    teacher_share
-        Part of the teacher that lies beside each process: 1 is all of it, as `distill` places it;
-        1 / S where it is sharded too, 0 on devices of its own.
+    teacher_shards
+        As in `teacher_bytes`.
 
     Raises
     ------
@@ -124,12 +151,13 @@ def training(
     length = max_prompt_tokens + settings.max_new_tokens
     rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
     checkpointing = settings.gradient_checkpointing
-    parts = training_state(student, processes) | {
+    parts = training_state(student, processes, settings.lora_rank) | {
         "activations": student.activations(micro * length, checkpointing),
         "head": head_bytes(student, micro * settings.max_new_tokens, processes),
-        "teacher": teacher_share * 2 * teacher.parameters,
-        "loaded": 2 * student.parameters,  # the pair's own student, from which others start
+        "teacher": teacher_bytes(teacher, teacher_shards),
     }
+    if processes == 1:
+        parts["loaded"] = 2 * student.parameters  # the pair's own student, where others start
     tokens = rollouts * length
     flops = student.training_flops(tokens, length, checkpointing)
     flops += teacher.forward_flops(tokens, length)
@@ -183,10 +211,10 @@ def stages(
     Training is on all processes; what notebooks sample and measure, on one device.
     """
     student, teacher = (2 * model.parameters for model in (pair.student, pair.teacher))
-    task, stage1 = config.train_task, config.stage1
-    loading = {"teacher": teacher, "student": student, "float32 student": 2 * student}
+    task, stage1, alone = config.train_task, config.stage1, processes == 1
+    elsewhere = config.pair.teacher_device == "next"
     common = {"max_prompt_tokens": task.max_prompt_tokens, "device": device}
-    made = [Estimate("loading in each process", loading, 0.0)]
+    made = [_loading(student, teacher, processes, elsewhere)]
     if stage1.source == "teacher":
         how = config.evaluation.model_copy(
             update={
@@ -197,19 +225,34 @@ def stages(
         )
         prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)
         name = "teacher's completions, one device"
-        beside = 3 * student
+        beside = 3 * student if alone and not elsewhere else 0
         made.append(sampling(name, how, pair.teacher, prompts, beside=beside, **common))
+    common |= {"processes": processes}
+    common |= {"teacher_shards": 0 if elsewhere else min(processes, NODE)}
     for name in ("stage1", "stage2"):
-        made.append(training(name, config.stage(name), pair, processes=processes, **common))
+        made.append(training(name, config.stage(name), pair, **common))
     n = sum(min(task.n_eval, config.evaluation.n_prompts) for task in config.benchmarks)
     longest = max(task.max_prompt_tokens for task in config.benchmarks)
-    notebook = {"max_prompt_tokens": longest, "device": device, "beside": teacher + student}
+    beside = student if elsewhere else student + teacher
+    notebook = {"max_prompt_tokens": longest, "device": device, "beside": beside}
     name = "evaluation of a checkpoint"
     made.append(sampling(name, config.evaluation, pair.student, n, **notebook))
     made.append(_statistics(config.statistics, pair, notebook))
     name, how = "knockout before candidates", config.knockout
     made.append(sampling(name, how, pair.student, how.n_prompts, **notebook))
     return made
+
+
+def _loading(student: float, teacher: float, processes: int, elsewhere: bool) -> Estimate:
+    """The pair, and the float32 student that is trained; on the CPU where FSDP2 shards them."""
+    parts = {"teacher": teacher, "student": student, "float32 student": 2 * student}
+    if elsewhere:
+        del parts["teacher"]
+    if processes == 1:
+        return Estimate("loading", parts, 0.0)
+    on_node = min(processes, NODE)
+    whole = {name: on_node * size for name, size in parts.items()}
+    return Estimate("loading, host memory of a node", whole, 0.0, host=True)
 
 
 def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> Estimate:
@@ -235,8 +278,9 @@ def trainings(config: StudyConfig) -> int:
 def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
     """Bytes that a run leaves or needs for a while, by what they are.
 
-    Named checkpoints are float32; resume checkpoints hold AdamW's moments too, and a third one is
-    written before the oldest of two goes. Token ids take 4 bytes.
+    Named checkpoints are float32; resume checkpoints hold AdamW's moments too (of adapters alone
+    where these are trained: less than what is said here), and a third one is written before the
+    oldest of two goes. Token ids take 4 bytes.
     """
     kept = len(config.stage1.keep) + trainings(config) * len(config.stage2.keep)
     how, first = config.evaluation, config.stage1

@@ -140,13 +140,30 @@ def test_a_version_out_of_bounds_and_a_missing_package_are_named(monkeypatch):
     assert "transformers: must be <6,>=5.17; got 1000" in lines
 
 
-def test_several_devices_for_one_process_are_refused_as_trl_would(monkeypatch):
-    monkeypatch.setattr(dry_run.torch.cuda, "device_count", lambda: 2)
+def test_a_teacher_on_a_device_of_its_own_needs_one(monkeypatch):
+    same, following = (
+        config.from_parameters("tiny", pair__teacher_device=where) for where in ("same", "next")
+    )
     monkeypatch.setattr(dry_run.torch.cuda, "get_device_name", lambda i: "card")
-    assert wrong(dry_run._devices(1)) == [
-        "CUDA_VISIBLE_DEVICES: must show one device to one process; got 2"
+    for count in (0, 1, 2):
+        monkeypatch.setattr(dry_run.torch.cuda, "device_count", lambda count=count: count)
+        assert wrong(dry_run._devices(same)) == []
+        lines = [
+            f"pair__teacher_device: next must have 2 CUDA devices for each process; got {count}"
+        ]
+        assert wrong(dry_run._devices(following)) == (lines if count < 2 else [])
+
+
+def test_adapters_ask_for_peft(monkeypatch):
+    study = config.from_parameters("tiny", stage2__lora_rank=4)
+    assert wrong(dry_run._backends(study)) == []
+    find = dry_run.importlib.util.find_spec
+    monkeypatch.setattr(
+        dry_run.importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
+    )
+    assert wrong(dry_run._backends(study)) == [
+        "adapters: must be installed; run `pip install 'rockstudy[lora]'`"
     ]
-    assert wrong(dry_run._devices(2)) == []
 
 
 def test_too_little_memory_and_disk_name_the_stage_and_both_sizes(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+import peft
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,7 +17,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from rockstudy import arms, config, divergence, estimates, models, paths
+from rockstudy import arms, config, divergence, estimates, lora, models, paths
 from rockstudy.config import StudyError
 from rockstudy.dimensions import KNOWN, Dimensions
 
@@ -194,6 +195,21 @@ def test_training_state_is_what_a_step_of_adamw_holds():
     assert state["moments"] == sum(moment.nbytes for moment in moments)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # read by peft
+def test_training_state_with_adapters_has_gradients_and_moments_of_those_alone():
+    model = built(Qwen3Config(**SMALL))
+    sizes = Dimensions.of(model.config)
+    wrapped = peft.get_peft_model(model, lora.adapters(3))
+    trained = [p for p in wrapped.parameters() if p.requires_grad]
+    assert sizes.adapters(3) == sum(p.numel() for p in trained)
+    state = estimates.training_state(sizes, 1, 3)
+    assert state["weights"] == 4 * count(wrapped)
+    assert (state["gradients"], state["moments"]) == (
+        sum(p.nbytes for p in trained),
+        2 * sum(p.nbytes for p in trained),
+    )
+
+
 def test_shards_divide_the_state_but_not_what_is_gathered():
     sizes = KNOWN["Qwen/Qwen3-4B-Instruct-2507"]
     state = estimates.training_state(sizes, 8)
@@ -229,14 +245,31 @@ def test_a_teacher_may_lie_whole_beside_each_process_in_shards_or_elsewhere():
     study, sizes = pair("paper")
     whole, shared, elsewhere = (
         estimates.training(
-            "stage1", study.stage1, sizes, max_prompt_tokens=800, processes=16, teacher_share=share
+            "stage1", study.stage1, sizes, max_prompt_tokens=800, processes=16, teacher_shards=n
         )
-        for share in (1, 1 / 16, 0)
+        for n in (1, 8, 0)
     )
     teacher = 2 * sizes.teacher.parameters
+    layer = 2 * (2048 * 4096 + 2048 * 512) + 128 * (3 * 2048 * 768 + 2048) + 2 * 2048 + 2 * 128
+    gathered = 2 * (2 * 151_936 * 2048 + 2048 + 2 * layer)
     assert whole.memory - elsewhere.memory == teacher
-    assert shared.memory - elsewhere.memory == pytest.approx(teacher / 16)
+    assert shared.memory - elsewhere.memory == pytest.approx(teacher / 8 + gathered)
     assert whole.hours == elsewhere.hours
+
+
+def test_several_processes_load_on_the_cpu_and_keep_nothing_of_it_on_their_devices():
+    study, sizes = pair("paper")
+    student, teacher = (model.parameters for model in sizes)
+    loading, sampling, *_ = estimates.stages(study, sizes, 16)
+    assert loading.host and loading.memory == 8 * (2 * teacher + 6 * student)
+    assert sampling.parts["beside"] == 0
+    alone, *_ = estimates.stages(study, sizes, 1)
+    assert not alone.host and alone.memory == 2 * teacher + 6 * student
+    study = config.from_parameters("paper", pair__teacher_device="next")
+    for processes in (1, 16):
+        by_name = {made.stage: made for made in estimates.stages(study, sizes, processes)}
+        assert by_name["stage1"].parts["teacher"] == 0
+        assert by_name["statistics"].parts["beside"] == 2 * student
 
 
 def test_hours_of_a_stage_are_its_flops_over_what_all_devices_do():
