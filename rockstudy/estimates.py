@@ -185,13 +185,18 @@ def sampling(
     *,
     max_prompt_tokens: int,
     beside: float = 0.0,
+    processes: int = 1,
     device: Device = STATED,
 ) -> Estimate:
-    """Estimate completions on one device, `beside` being the bytes that it holds anyway.
+    """Estimate completions by processes with a device each, `beside` being what that holds anyway.
 
-    vLLM takes as many rows at a time as its share of the free memory has room for.
+    vLLM takes as many rows at a time as its share of the free memory has room for; what lay on the
+    device waits in the machine's memory.
     """
-    completions, length = prompts * how.samples, max_prompt_tokens + how.max_new_tokens
+    if how.backend == "vllm":
+        beside = 0.0
+    completions = -(-prompts // processes) * how.samples
+    length = max_prompt_tokens + how.max_new_tokens
     weights, row = 2 * model.parameters, model.cache(1, length)
     room = ENGINE_SHARE * (device.memory - beside) - weights
     most = how.batch_size if how.backend == "transformers" else max(1, int(room // row))
@@ -208,33 +213,34 @@ def stages(
 ) -> list[Estimate]:
     """Estimate every stage of a study, in the order in which they run.
 
-    Training is on all processes; what notebooks sample and measure, on one device.
+    All of it is on all processes (`rockstudy.measure`).
     """
     student, teacher = (2 * model.parameters for model in (pair.student, pair.teacher))
     task, stage1, alone = config.train_task, config.stage1, processes == 1
     elsewhere = config.pair.teacher_device == "next"
     common = {"max_prompt_tokens": task.max_prompt_tokens, "device": device}
+    common |= {"processes": processes}
     made = [_loading(student, teacher, processes, elsewhere)]
     if stage1.source == "teacher":
         how = config.evaluation.model_copy(
             update={
                 "samples": stage1.rollouts_per_prompt,
                 "max_new_tokens": stage1.max_new_tokens,
-                "backend": "transformers",
+                "backend": "vllm" if stage1.use_vllm else "transformers",
             }
         )
         prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)
-        name = "teacher's completions, one device"
         beside = 3 * student if alone and not elsewhere else 0
+        name = "teacher's completions"
         made.append(sampling(name, how, pair.teacher, prompts, beside=beside, **common))
-    common |= {"processes": processes}
     common |= {"teacher_shards": 0 if elsewhere else min(processes, NODE)}
     for name in ("stage1", "stage2"):
         made.append(training(name, config.stage(name), pair, **common))
     n = sum(min(task.n_eval, config.evaluation.n_prompts) for task in config.benchmarks)
     longest = max(task.max_prompt_tokens for task in config.benchmarks)
     beside = student if elsewhere else student + teacher
-    notebook = {"max_prompt_tokens": longest, "device": device, "beside": beside}
+    notebook = common | {"max_prompt_tokens": longest, "beside": beside}
+    del notebook["teacher_shards"]
     name = "evaluation of a checkpoint"
     made.append(sampling(name, config.evaluation, pair.student, n, **notebook))
     made.append(_statistics(config.statistics, pair, notebook))
@@ -260,7 +266,7 @@ def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> E
     device = notebook["device"]
     made = sampling("statistics", how, pair.student, how.n_prompts, **notebook)
     length = notebook["max_prompt_tokens"] + how.max_new_tokens
-    tokens = how.n_prompts * how.samples * length
+    tokens = how.n_prompts * how.samples * length / notebook["processes"]
     flops = sum(model.forward_flops(tokens, length) for model in pair) + (
         pair.student.forward_flops(tokens, length)
     )

@@ -269,7 +269,18 @@ def test_several_processes_load_on_the_cpu_and_keep_nothing_of_it_on_their_devic
     for processes in (1, 16):
         by_name = {made.stage: made for made in estimates.stages(study, sizes, processes)}
         assert by_name["stage1"].parts["teacher"] == 0
-        assert by_name["statistics"].parts["beside"] == 2 * student
+        assert by_name["statistics"].parts["beside"] == 0  # vLLM has the device to itself
+    study = config.from_parameters("paper", statistics__backend="transformers")
+    whole = {made.stage: made for made in estimates.stages(study, sizes)}["statistics"]
+    assert whole.parts["beside"] == 2 * (student + teacher)
+
+
+def test_processes_divide_the_hours_of_sampling():
+    study, sizes = pair("qwen3")
+    one, four = (estimates.stages(study, sizes, processes) for processes in (1, 4))
+    for alone, shared in zip(one, four, strict=True):
+        if alone.stage in ("teacher's completions", "evaluation of a checkpoint"):
+            assert alone.hours / 4.5 < shared.hours < alone.hours  # fewer rows read the weights
 
 
 def test_hours_of_a_stage_are_its_flops_over_what_all_devices_do():
@@ -290,9 +301,10 @@ def test_vllm_takes_the_rows_that_it_has_room_for_and_says_where_there_is_none()
     row = 2 * 2 * 28 * 8 * 128 * 2848
     assert made.parts["rollouts"] == int((72e9 - 2 * 596_049_920) // row) * row
     assert made.memory <= 80e9
-    crowded = estimates.sampling("x", study.evaluation, sizes.student, beside=79e9, **given)
+    small = estimates.Device("small", 1.25e9, 1e12, 1e12)
+    crowded = estimates.sampling("x", study.evaluation, sizes.student, device=small, **given)
     assert crowded.parts["rollouts"] == row
-    assert crowded.memory > 80e9
+    assert crowded.memory > small.memory
 
 
 def test_trainings_and_checkpoints_are_counted_over_arms_and_seeds():
