@@ -9,8 +9,8 @@ of transformers' own kind lie in ``training.partial``: a killed run goes on from
 ends with the same bytes. Prompts, and the random numbers of the rollouts, depend on (seed, stage,
 step) alone, never on the arm: arms are paired.
 
-On several processes (``accelerate launch -m rockstudy.distill``) every one calls `train`; the first
-alone reads and writes the run's folder.
+Of several processes (`rockstudy.measure`) every one calls `train`; the first alone reads and writes
+the run's folder.
 """
 
 import contextlib
@@ -18,24 +18,22 @@ import copy
 import math
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
 import torch
 import transformers
-import typer
 from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import DistillationConfig
 
-from rockstudy import lora, models, paths, progress, store
-from rockstudy.config import StageConfig, StudyConfig, StudyError, from_parameters
+from rockstudy import lora, models, progress, store
+from rockstudy.config import StageConfig, StudyConfig
 from rockstudy.devices import places
 from rockstudy.files import read_tensors
 from rockstudy.lessons import lessons
@@ -399,36 +397,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def main(
-    preset: Annotated[str, typer.Option(help="One of the study's sizes.")] = "lab",
-    stage: Annotated[str, typer.Option(help="stage1, or stage2, which trains both.")] = "stage2",
-    run_id: Annotated[str | None, typer.Option(help="Under runs/; the preset's name.")] = None,
-    seed: Annotated[int, typer.Option(help="The study's seed.")] = 0,
-    training_seed: Annotated[int | None, typer.Option(help="Of the stage; the study's.")] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", help="stage2__steps=20; as often as needed.")
-    ] = None,
-) -> None:
-    """Train one stage; start it with `accelerate launch -m` for several processes or GPUs."""
-    try:
-        given = dict(text.split("=", 1) for text in parameter or [] if "=" in text)
-        if len(given) < len(parameter or []):
-            raise StudyError(f"-p: must be name=value, each name once; got {parameter}")
-        config = from_parameters(preset, seed, **given)
-        run = paths.run_dir(run_id or preset)
-        together()  # each process takes its own device before it loads models
-        result = train(
-            config, stage, run=run, seed=seed if training_seed is None else training_seed
-        )
-    except StudyError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    if together().is_main_process:
-        typer.echo(result.metrics.tail(1).to_string(index=False))
-        typer.echo(result.checkpoints["late"])
-
-
-if __name__ == "__main__":
-    typer.run(main)

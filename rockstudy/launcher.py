@@ -106,16 +106,21 @@ def _port(scratch: Path) -> str:
 def _first_to_fail(started: Sequence[subprocess.Popen]) -> int | None:
     """Wait for all; the number of a process that failed by itself, or None."""
     while True:
-        codes = [process.poll() for process in started]
-        failed = [rank for rank, code in enumerate(codes) if code not in (None, 0)]
-        if failed:
+        if _failures(started):
             time.sleep(1)  # whoever was the cause has ended by now
-            killed = [rank for rank in failed if (started[rank].poll() or 0) < 0]
-            own = [rank for rank in failed if started[rank].poll() != LOST]
-            return (killed or own or failed)[0]
-        if all(code == 0 for code in codes):
+            failed = _failures(started)
+            killed = [rank for rank, code in failed.items() if code < 0]
+            own = [rank for rank, code in failed.items() if code != LOST]
+            return (killed or own or list(failed))[0]
+        if all(process.poll() == 0 for process in started):
             return None
         time.sleep(0.2)
+
+
+def _failures(started: Sequence[subprocess.Popen]) -> dict[int, int]:
+    """Exit codes of the processes that have ended, and not well."""
+    codes = {rank: process.poll() for rank, process in enumerate(started)}
+    return {rank: code for rank, code in codes.items() if code}
 
 
 def _end(started: Sequence[subprocess.Popen]) -> None:

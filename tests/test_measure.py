@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rockstudy import config, launcher, measure, paths, store
+from rockstudy import launcher, paths, run, store
 from rockstudy.config import StudyError
 
 SMALL = {"knockout__n_prompts": 4, "screen": 3, "seeds": "[0]"}
@@ -152,16 +152,37 @@ def test_each_process_sees_one_device(monkeypatch, tmp_path):
 def test_who_died_first_is_told_from_who_lost_it():
     def ended(*codes: int) -> int | None:
         made = [subprocess.Popen([sys.executable, "-c", f"exit({code})"]) for code in codes]
-        return launcher._first_to_fail(made)
+        found = launcher._first_to_fail(made)
+        for process in made:
+            process.wait()
+        return found
 
     assert ended(0, 0) is None
     assert ended(launcher.LOST, 2) == 1
     assert ended(launcher.LOST, 0) == 0
 
 
-def test_an_unknown_part_is_one_line():
-    with pytest.raises(StudyError, match=r"part: must be one of training, .*, outcomes; got"):
-        measure.measure(config.from_parameters("tiny"), Path("nowhere"), ["statistic"])
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["statistic"], "part: must be one of training, statistics, arms, outcomes; got"),
+        (["--preset", "huge"], "preset: must be one of"),
+        (["-p", "stage2__lr"], "-p: must be followed by a name and a value"),
+        (["-p", "stage2__lr=fast"], "stage2__lr: must be a number"),
+        (["--run-id", "../x"], "run_id: must be"),
+        (["--processes", "0"], "Invalid value for '--processes'"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_and_nothing_is_written(
+    words, named, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["measure", *words])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert named in message and message.count("\n") == 1
+    assert not [*tmp_path.rglob("*")]
 
 
 def test_what_steps_share_is_what_notebooks_read(one):
