@@ -222,7 +222,7 @@ def commands() -> list[list[str]]:
     for path in [*SCRIPTS, LAUNCH / "README.md"]:
         text = path.read_text(encoding="utf-8").replace("\\\n", " ").replace('"$@"', "")
         text = re.sub(r"\$(\w+)", lambda m: (variables | numbers).get(m[1], m[0]), text)
-        text = re.sub(r"srun bash -c '(.*)'$", r"\1", text, flags=re.MULTILINE)
+        text = re.sub(r"srun bash -c '(.*)' _ $", r"\1", text, flags=re.MULTILINE)
         lines = re.findall(r"^\t?((?:rockstudy|accelerate) .*)$", text, re.MULTILINE)
         found += [shlex.split(line) for line in lines]
     return found
