@@ -10,7 +10,8 @@ ends with the same bytes. Prompts, and the random numbers of the rollouts, depen
 step) alone, never on the arm: arms are paired.
 
 Of several processes (`rockstudy.measure`) every one calls `train`; the first alone reads and writes
-the run's folder.
+the run's folder. With FSDP2 (``launch/fsdp2.yaml``) student and teacher are sharded, and the
+student's rollouts are TRL's own, which draw other random numbers.
 """
 
 import contextlib

@@ -68,7 +68,7 @@ def _gradients(run: OpenRun, budget: int) -> pd.DataFrame:
             made = geometry.type_gradients(
                 positions,
                 Head.of(found.student("post")),
-                Head.of(found.pair.teacher),
+                Head.of(found.pair.teacher).to(found.student("post").device),
                 budget,
                 geometry.half_samples(share.n_folds, HALVES, store.rng(run.config.seed, "halves")),
                 share,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,6 +20,7 @@ from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
 from rockstudy import distill, models, paths, rollout, store
 from rockstudy.config import StageConfig, StudyError, from_parameters
+from rockstudy.ledger import Ledger
 from rockstudy.trainer import DistillTrainer
 from rockstudy.weights import Ramp, constant, redetected, token_weights
 from rockstudy.windows import random_window_weights, window_weights
@@ -567,6 +569,24 @@ def test_a_resume_checkpoint_that_was_cut_while_written_is_not_used(tmp_path):
             (tmp_path / f"checkpoint-{step}" / name).touch()
     assert distill._last_complete(tmp_path) == tmp_path / "checkpoint-2"
     assert not (tmp_path / "checkpoint-4").exists()
+
+
+def test_open_windows_come_back_to_their_processes_and_add_up_on_fewer():
+    ledgers = []
+    for n in (1, 2, 4):
+        ledgers.append(Ledger(8))
+        ledgers[-1].add_rollouts(torch.full((n,), 3), torch.zeros(n))
+        ids, one = torch.arange(n), torch.ones(n)
+        ledgers[-1].add_positions(one, one, ids, one)
+    windows = np.stack([ledger.window() for ledger in ledgers])
+    state = ledgers[0].state(windows)
+    for processes in (3, 2, 1):
+        again = [Ledger(8) for _ in range(processes)]
+        for process, ledger in enumerate(again):
+            ledger.restore(state, process, processes)
+        own = np.stack([ledger.window() for ledger in again])
+        assert own.sum(0).tolist() == windows.sum(0).tolist()
+        assert processes < 3 or np.array_equal(own, windows)
 
 
 def test_a_loss_that_is_not_finite_stops_training_with_one_line(tmp_path, monkeypatch):

@@ -275,3 +275,13 @@ def test_what_is_not_finite_in_the_logits_stays_visible():
     broken[3] = torch.nan
     found, _ = _statistics((broken, head), teacher=teacher)
     assert found.students[0].rkl.isnan().nonzero().flatten().tolist() == [3]
+
+
+def test_states_and_heads_that_lie_elsewhere_come_to_the_device_of_the_targets():
+    targets = torch.zeros(N, dtype=torch.int64, device="meta")
+    h, head = _student(bias=True, logit_scale=2.0)
+    moved = divergence._beside(targets, States(h, head))
+    tensors = (moved.hidden, moved.head.weight, moved.head.bias)
+    assert all(tensor.device.type == "meta" for tensor in tensors)
+    assert moved.head.logit_scale == 2.0
+    assert divergence._beside(torch.zeros(N), States(h, head)).head.weight is head.weight
