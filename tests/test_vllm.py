@@ -22,6 +22,7 @@ transformers 5.23.0 and numpy 2.4.6, as with 5.17.0 and 2.3.5, these tests pass.
 import gc
 import importlib.util
 import multiprocessing
+import os
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -297,3 +298,18 @@ def test_a_study_evaluates_measures_and_knocks_out_with_it(tmp_path, monkeypatch
     screen = knockout_steps.screen(run, knockout_steps.candidates(run))
     assert len(screen) == 2 * 2 * 3
     assert screen.tokens_generated.sum() > 0 and screen.delta.between(-1, 1).all()
+
+
+def test_an_engine_starts_as_if_it_were_alone_and_on_the_device_of_its_process(monkeypatch):
+    from rockstudy import vllm_backend
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    before = dict(os.environ)
+    with vllm_backend._alone():
+        assert not {"RANK", "WORLD_SIZE"} & os.environ.keys()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    assert dict(os.environ) == before
