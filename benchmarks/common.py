@@ -1,9 +1,11 @@
 """What the benchmarks share: sides that take turns, each in a process of its own; random models.
 
 `measure` starts a process for every side of a comparison. Their repetitions alternate, so that a
-busy machine slows all of them, and a ratio is the median over pairs of repetitions. A side's peak
-memory is above what its process held before its first repetition: of the device where there is one,
-else resident.
+busy machine slows all of them, and a ratio is the median over pairs of repetitions. Seconds are
+wall-clock, but of the processor where one thread of a CPU does the work (OMP_NUM_THREADS=1): the
+same on an idle machine, and less changed by what else runs on a busy one. A side's peak memory is
+above what its process held before its first repetition: of the device where there is one, else
+resident.
 """
 
 from __future__ import annotations
@@ -53,22 +55,30 @@ class Turns:
         if self.base is None:
             self.begin()
         self.pipe.send({})
-        wanted = self.pipe.recv()
-        self.start = time.perf_counter(), time.process_time()
+        try:
+            wanted = self.pipe.recv()
+        except EOFError:  # the parent is gone
+            wanted = False
+        self.start = clock()
         return wanted
 
     def done(self, **found: Any) -> None:
         """Report a repetition: the tokens that it made, and what else is to be known of it."""
         if DEVICE == "cuda":
             torch.cuda.synchronize()
-        wall, busy = self.start
-        found["seconds"], found["cpu"] = time.perf_counter() - wall, time.process_time() - busy
-        self.pipe.send(found | {"peak": _peak() - self.base})
+        seconds = clock() - self.start
+        self.pipe.send(found | {"seconds": seconds, "peak": _peak() - self.base})
 
     def run(self, once: Callable[[], dict[str, Any]]) -> None:
         """Repeat a call, which returns what `done` takes."""
         while self.wait():
             self.done(**once())
+
+
+def clock() -> float:
+    """Seconds from a fixed start, of the processor or by the clock."""
+    alone = DEVICE == "cpu" and torch.get_num_threads() == 1
+    return time.process_time() if alone else time.perf_counter()
 
 
 def _peak() -> int:
@@ -110,9 +120,10 @@ class Side:
         self.pipe.send(False)
         self.process.join(60)
 
-    def median(self, name: str = "seconds") -> float:
-        """Median of a reported number over the repetitions."""
-        return statistics.median(report[name] for report in self.reports)
+    @property
+    def seconds(self) -> float:
+        """Seconds of a repetition, median."""
+        return statistics.median(report["seconds"] for report in self.reports)
 
     @property
     def rate(self) -> float:
@@ -153,10 +164,10 @@ def measure(work: Work, jobs: Mapping[str, Job], repeats: int, warm: int = 1) ->
     return {side.name: side for side in sides}
 
 
-def faster(side: Side, other: Side, name: str = "seconds") -> float:
+def faster(side: Side, other: Side) -> float:
     """Tokens per second of `side` over those of `other`: median over pairs of repetitions."""
     return statistics.median(
-        (a["tokens"] / a[name]) / (b["tokens"] / b[name])
+        (a["tokens"] / a["seconds"]) / (b["tokens"] / b["seconds"])
         for a, b in zip(side.reports, other.reports, strict=True)
     )
 

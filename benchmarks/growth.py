@@ -1,10 +1,8 @@
 """How cost grows: every benchmark over sizes a factor of 2 apart, slopes, and one figure.
 
-Each point is a side of a script's comparison, in a process of its own. Seconds are the best of a
-few repetitions: those of one processor thread on a CPU, where others may be at work, else
-wall-clock. A slope is the
-exponent of a log-log fit by least squares; a side with a fixed cost has a slope below that of its
-growing part. Writes `growth.png` and `growth.json`:
+Each point is a side of a script's comparison, in a process of its own. Seconds are those
+of the best repetition (`common`). A slope is the exponent of a log-log fit by least squares; a side
+with a fixed cost has a slope below that of its growing part. Writes `growth.png` and `growth.json`:
 
     slope_<script>_<side>_seconds_in_<axis>     slope_<script>_<side>_peak_in_<axis>
     bytes_<script>_<side>_per_<axis>            peak memory for one more, by a straight line
@@ -25,7 +23,7 @@ import pandas as pd
 import seaborn as sns
 from common import DEVICE, measure, rounded
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from rockstudy.figures import ROLES
 
@@ -44,8 +42,7 @@ def points(script: str, repeats: int) -> pd.DataFrame:
         for size in sizes:
             jobs = {way: job | {axis: size, "way": way} for way in ways}
             for way, side in measure(module.work, jobs, repeats, warm=0).items():
-                kind = "cpu" if DEVICE == "cpu" else "seconds"
-                seconds = min(report[kind] for report in side.reports)
+                seconds = min(report["seconds"] for report in side.reports)
                 rows.append((script, axis, label, way, size, seconds, side.peak))
             print(f"{script}: {axis} = {size:,}", file=sys.stderr, flush=True)
     return pd.DataFrame(
@@ -79,7 +76,7 @@ def figure(table: pd.DataFrame) -> Figure:
     for place, ((script, _), rows) in enumerate(panels):
         band, column = divmod(place, COLUMNS)
         upper, lower = axes[2 * band, column], axes[2 * band + 1, column]
-        upper.set_title(script, fontweight="bold")
+        upper.set_title(script.replace("_", " "), fontsize=10, fontweight="bold")
         draw(upper, rows, rows.seconds)
         draw(lower, rows, rows.peak / 1e6)
         lower.set_xlabel(rows.label.iloc[0])
@@ -111,12 +108,14 @@ def draw(axis: Any, rows: pd.DataFrame, y: pd.Series) -> None:
     axis.set_xticks(sorted(rows["size"].unique()))
     axis.xaxis.set_major_formatter(FuncFormatter(_short))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.legend(frameon=False, fontsize=7, title="slope", title_fontsize=7, loc="upper left")
 
 
 def _short(value: float, _: int) -> str:
-    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
+    return f"{value / 1000:.0f}k" if value >= 10_000 else f"{value:g}"
 
 
 def main() -> None:

@@ -11,9 +11,8 @@ candidates are evenly spread over the logarithm of the rank in frequency, from t
 1,024th type: how many tokens are saved follows from that choice. Nothing is graded there.
 
     tokens_vs_naive       tokens that reuse generates over those of naive, the whole screen
-    speedup_vs_naive      wall-clock of naive over that of reuse, grading included, the few;
-                          screen_...: of the whole screen, naive taken from the few; cpu: seconds
-                          of processors in place of wall-clock
+    speedup_vs_naive      seconds of naive over those of reuse, grading included, the few;
+                          screen_...: of the whole screen, naive taken from the few
     variance_vs_unpaired  variance of Delta by reuse over that of an independent naive run which may
                           generate as many tokens (its variance grows as its rollouts get fewer),
                           the few
@@ -133,18 +132,15 @@ def main() -> None:
     by_candidate(tried, screen.last["often"], reuse.last["table"], naive.last["table"], given)
     ratios = {"tokens_vs_naive": screen.tokens / (each * len(chosen))}
     ratios |= compared(reuse, naive)
-    for name, kind in (
-        ("screen_speedup_vs_naive", "seconds"),
-        ("screen_cpu_speedup_vs_naive", "cpu"),
-    ):
-        ratios[name] = naive.median(kind) / len(tried) * len(chosen) / screen.median(kind)
+    all_naive = naive.seconds / len(tried) * len(chosen)
+    ratios["screen_speedup_vs_naive"] = all_naive / screen.seconds
     ratios |= variances(tried, reuse.last["table"], naive.last["table"], given)
     ratios["tokens_vs_naive_49k"] = wide["reuse"].tokens / wide["naive"].tokens
     ratios |= {name + "_49k": value for name, value in compared(*wide.values()).items()}
     about = {
         "screen_candidates": len(chosen),
         "naive_candidates": len(tried),
-        "screen_seconds": screen.median(),
+        "screen_seconds": screen.seconds,
         "problems": given.problems,
         "samples": given.samples,
         "batch_size": given.batch_size,
@@ -158,7 +154,6 @@ def compared(reuse: Side, naive: Side) -> dict[str, float]:
     pairs = list(zip(reuse.reports, naive.reports, strict=True))
     return {
         "speedup_vs_naive": float(np.median([b["seconds"] / a["seconds"] for a, b in pairs])),
-        "cpu_speedup_vs_naive": float(np.median([b["cpu"] / a["cpu"] for a, b in pairs])),
         "peak_bytes": reuse.peak,
         "peak_bytes_naive": naive.peak,
     }

@@ -250,9 +250,7 @@ def _print(title: str, sides: dict[str, Side], size: Job) -> None:
     for name, side in sides.items():
         ratio = faster(side, sides["trl + rollout" if "rollout" in name else "trl"])
         label = f"ours, {FROZEN:.0%} frozen" if name == "frozen" else name
-        print(
-            f"{label:26}{side.rate:10,.0f}{side.median():9.3f}{ratio:8.2f}{side.peak / 1e6:9,.0f}"
-        )
+        print(f"{label:26}{side.rate:10,.0f}{side.seconds:9.3f}{ratio:8.2f}{side.peak / 1e6:9,.0f}")
 
 
 def _summary(lab: dict, large: dict, growth: dict) -> dict[str, float]:

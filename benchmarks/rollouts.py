@@ -157,7 +157,7 @@ def main() -> None:
         ours = sides["ours"]
         for way, side in sides.items():
             ratio, peak = faster(ours, side), side.peak
-            row = f"{way:12}{side.rate:10,.0f}{side.median():9.2f}{ratio:14.2f}"
+            row = f"{way:12}{side.rate:10,.0f}{side.seconds:9.2f}{ratio:14.2f}"
             print(f"{row}{peak / 1e6:9,.0f}")
             found["rollout_peak_bytes" + ("" if way == "ours" else f"_{way}") + suffix] = peak
             if way != "ours":
