@@ -4,12 +4,15 @@ The lab's student (as shipped, before any training) on lab maths problems. The c
 of the lab's committed screen at token level: the first types by rank with a positive score, without
 special tokens. Reuse runs over all of them, naive over a few that are spread over their
 frequencies; what naive would generate for the others is taken from these few. The baseline is
-sampled once for both and not counted, as a screen needs it anyway.
+sampled before and not counted, as a screen needs it anyway. Both modes take turns (`common`).
+
+Names that end in 49k are of a random model with SmolLM2's vocabulary and Zipf's frequencies. Its
+candidates are evenly spread over the logarithm of the rank in frequency, from the 2nd to the
+1,024th type: how many tokens are saved follows from that choice. Nothing is graded there.
 
     tokens_vs_naive       tokens that reuse generates over those of naive, the whole screen
-    speedup_vs_naive      wall-clock of naive over that of reuse, grading included, the few;
-                          screen_...: of the whole screen, naive taken from the few; cpu: seconds
-                          of processors in place of wall-clock
+    speedup_vs_naive      seconds of naive over those of reuse, grading included, the few;
+                          screen_...: of the whole screen, naive taken from the few
     variance_vs_unpaired  variance of Delta by reuse over that of an independent naive run which may
                           generate as many tokens (its variance grows as its rollouts get fewer),
                           the few
@@ -17,23 +20,91 @@ sampled once for both and not counted, as a screen needs it anyway.
 
 import argparse
 import json
-import os
 import tempfile
-import time
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from common import DEVICE, END, SMOLLM2, Job, Side, Turns, measure, rounded, writer
 
 from rockstudy import knockout, models, paths, rollout, store
 from rockstudy.config import EvalConfig, PairConfig, TaskConfig
 from rockstudy.knockout import Candidate
 
 GROUPS = 10  # ours: deciles of the candidates by occurrences
-Timed = tuple[pd.DataFrame, float, float]  # outcomes, seconds, seconds of processors
+MODES = ("reuse", "naive")
+LARGE = {"model": "random", "vocab": SMOLLM2, "hidden": 96, "limit": 32, "batch": 64, "samples": 1}
+GROWTH = {
+    "candidates": ("candidates", (2, 4, 8, 16), LARGE | {"problems": 8}, MODES),
+    "problems": ("prompts", (4, 8, 16, 32), LARGE | {"candidates": 4}, MODES),
+}
+
+
+def work(job: Job, turns: Turns) -> None:
+    """Sample the baseline, then do one mode in each repetition."""
+    (_lab if job["model"] == "lab" else _random)(job, turns)
+
+
+def _lab(job: Job, turns: Turns) -> None:
+    """Knock out and grade; the outcomes and the baseline's counts come with the report."""
+    pair = models.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
+    student = pair.student.to(DEVICE)
+    task = TaskConfig(name="lab_math", n_train=1, n_eval=job["problems"], max_prompt_tokens=256)
+    how = _how(job)
+    base, _ = rollout.answer(student, pair.tokenizer, task, how, 0)
+    found, counts = np.unique(base.completion_ids[base.mask], return_counts=True)
+    chosen, often = ordered(screened(job["candidates"]), pd.Series(counts, found))
+    places = np.linspace(0, len(chosen) - 1, min(job["few"] or len(chosen), len(chosen)))
+    few = [chosen[i] for i in np.unique(places.round().astype(int))]
+
+    def once() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as run:
+            table = knockout.outcomes(
+                Path(run), job["way"], student, pair.tokenizer, task, base, few, how, 1,
+                inputs={}, mode=job["way"],
+            )  # fmt: skip
+        return {"tokens": int(table.n_new_tokens.sum()), "table": table, "few": few, "often": often}
+
+    turns.run(once)
+
+
+def _random(job: Job, turns: Turns) -> None:
+    """Knock out, without tasks and grades."""
+    model = writer(job["vocab"], job["hidden"], mean_length=job["limit"] / 2)
+    tokenizer, how = SimpleNamespace(eos_token_id=END), _how(job)
+    prompts = np.random.default_rng(0).integers(2, job["vocab"], (job["problems"], 24)).tolist()
+    base = rollout.generate(
+        model, tokenizer, prompts, samples=how.samples, max_new_tokens=how.max_new_tokens,
+        batch_size=how.batch_size, seed=0,
+    )  # fmt: skip
+    ids = 1 + np.geomspace(2, 1_024, job["candidates"]).round().astype(int)  # id 2 has rank 1
+    candidates = [Candidate(int(token), (int(token),)) for token in ids]
+    todo = knockout.plan(base, candidates, job["vocab"], job["way"])
+
+    def once() -> dict[str, Any]:
+        made = knockout.resample(model, tokenizer, base, candidates, todo, how, 1)
+        return {"tokens": sum(map(len, made)) - int(todo.start.sum())}
+
+    turns.run(once)
+
+
+def _how(job: Job) -> EvalConfig:
+    return EvalConfig(
+        n_prompts=job["problems"],
+        samples=job["samples"],
+        max_new_tokens=job["limit"],
+        batch_size=job["batch"],
+    )
+
+
+def ordered(chosen: list[Candidate], counts: pd.Series) -> tuple[list[Candidate], pd.Series]:
+    """Candidates, the most frequent ones first, and their occurrences."""
+    often = counts.reindex([c.target for c in chosen], fill_value=0)
+    order = np.argsort(-often.to_numpy(), kind="stable")
+    return [chosen[i] for i in order], often.iloc[order]
 
 
 def main() -> None:
@@ -44,54 +115,48 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=200, help="of the screen, by rank")
     parser.add_argument("--naive", type=int, default=12, help="candidates that naive runs over")
     parser.add_argument("--batch-size", type=int, default=256, help="of both; the preset's")
+    parser.add_argument("--repeats", type=int, default=3, help="of the few, both modes in turns")
     given = parser.parse_args()
-    pair = models.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
-    task = TaskConfig(name="lab_math", n_train=1, n_eval=given.problems, max_prompt_tokens=256)
-    how = EvalConfig(
-        n_prompts=given.problems,
-        samples=given.samples,
-        max_new_tokens=192,
-        batch_size=given.batch_size,
-    )
-    base, _ = rollout.answer(pair.student, pair.tokenizer, task, how, 0)
+    size = {"model": "lab", "problems": given.problems, "samples": given.samples, "limit": 192}
+    size |= {"batch": given.batch_size, "candidates": given.candidates}
+    few = {mode: size | {"way": mode, "few": given.naive} for mode in MODES}
+    reuse, naive = measure(work, few, given.repeats, warm=0).values()
+    whole = {"reuse": size | {"way": "reuse", "few": None}}
+    screen = measure(work, whole, 1, warm=0)["reuse"]
+    large = LARGE | {"candidates": 12, "problems": 32, "limit": 64}
+    wide = measure(work, {mode: large | {"way": mode} for mode in MODES}, given.repeats)
 
-    def timed(candidates: list[Candidate], mode: knockout.Mode) -> Timed:
-        start, busy = time.perf_counter(), time.process_time()
-        with tempfile.TemporaryDirectory() as run:
-            table = knockout.outcomes(
-                Path(run), mode, pair.student, pair.tokenizer, task, base, candidates, how, 1,
-                inputs={}, mode=mode,
-            )  # fmt: skip
-        return table, time.perf_counter() - start, time.process_time() - busy
-
-    chosen = screened(given.candidates)
-    found, counts = np.unique(base.completion_ids[base.mask], return_counts=True)
-    often = pd.Series(counts, found).reindex([c.target for c in chosen], fill_value=0)
-    order = np.argsort(-often.to_numpy(), kind="stable")
-    chosen, often = [chosen[i] for i in order], often.iloc[order]
-    places = np.unique(np.linspace(0, len(chosen) - 1, given.naive).round().astype(int))
-    few = [chosen[i] for i in places]
-    screen = timed(chosen, "reuse")
-    reuse, naive = timed(few, "reuse"), timed(few, "naive")
-    whole = naive[0].n_new_tokens.sum() / len(few)  # tokens of one candidate without reuse
-    by_frequency(often, screen[0], whole)
-    by_candidate(few, often, reuse[0], naive[0], given)
-    share = tokens(screen[0], chosen).sum() / (whole * len(chosen))
-    ratios = {"tokens_vs_naive": share, "speedup_vs_naive": naive[1] / reuse[1]}
-    ratios |= {"cpu_speedup_vs_naive": naive[2] / reuse[2]}  # what a busy machine changes less
-    for name, i in (("screen_speedup_vs_naive", 1), ("screen_cpu_speedup_vs_naive", 2)):
-        ratios[name] = naive[i] / len(few) * len(chosen) / screen[i]
-    ratios |= variances(few, reuse[0], naive[0], given)
+    chosen, tried = screen.last["few"], naive.last["few"]
+    each = naive.tokens / len(tried)  # tokens of one candidate without reuse
+    by_frequency(screen.last["often"], screen.last["table"], each)
+    by_candidate(tried, screen.last["often"], reuse.last["table"], naive.last["table"], given)
+    ratios = {"tokens_vs_naive": screen.tokens / (each * len(chosen))}
+    ratios |= compared(reuse, naive)
+    all_naive = naive.seconds / len(tried) * len(chosen)
+    ratios["screen_speedup_vs_naive"] = all_naive / screen.seconds
+    ratios |= variances(tried, reuse.last["table"], naive.last["table"], given)
+    ratios["tokens_vs_naive_49k"] = wide["reuse"].tokens / wide["naive"].tokens
+    ratios |= {name + "_49k": value for name, value in compared(*wide.values()).items()}
     about = {
         "screen_candidates": len(chosen),
-        "naive_candidates": len(few),
-        "screen_seconds": screen[1],
+        "naive_candidates": len(tried),
+        "screen_seconds": screen.seconds,
         "problems": given.problems,
         "samples": given.samples,
         "batch_size": given.batch_size,
         "threads": torch.get_num_threads(),
     }
-    print(json.dumps({name: round(float(value), 4) for name, value in (ratios | about).items()}))
+    print(json.dumps(rounded(ratios | about)))
+
+
+def compared(reuse: Side, naive: Side) -> dict[str, float]:
+    """Speed, and peak memory."""
+    pairs = list(zip(reuse.reports, naive.reports, strict=True))
+    return {
+        "speedup_vs_naive": float(np.median([b["seconds"] / a["seconds"] for a, b in pairs])),
+        "peak_bytes": reuse.peak,
+        "peak_bytes_naive": naive.peak,
+    }
 
 
 def screened(most: int) -> list[Candidate]:

@@ -6,14 +6,15 @@ A token is drawn by inverting the cumulative distribution, one uniform number pe
 
 Three things keep it fast, and a finished row costs nothing: keys and values are written into
 preallocated buffers (transformers' `DynamicLayer` copies the whole cache at every token, most of
-the time of a small model on CPU), rows with the same prompt share its prefill, and rows that have
-ended leave the batch.
+the time of a small model on CPU), a prompt that others begin with is read with one of them, and
+rows that have ended leave the batch. Nothing waits for a CUDA device at every token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,18 +98,22 @@ def decode(
     """
     device = model.device
     poll = CUDA_POLL if device.type == "cuda" else 1
-    logits, cache, pad = _prefill(model, prompts)  # pad: (B, P) True on prompt tokens
+    cache, filled = _prefill(model, prompts)  # filled: (B, P) True on prompt tokens
     u = torch.from_numpy(uniforms).to(device)  # (B, T)
     tokens = torch.zeros(u.shape, dtype=torch.long, device=device)  # (B, T)
     rows = torch.arange(len(prompts), device=device)
-    lengths = pad.sum(1)
+    lengths = filled.sum(1)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     usable = torch.ones((), dtype=torch.bool, device=device)
-    seen = pad if not bool(pad.all()) else None  # without padding there is nothing to mask
+    seen = None if bool(filled.all()) else filled  # without gaps there is nothing to mask
+    token = torch.tensor([prompt[-1] for prompt in prompts], device=device)
     most = torch.from_numpy(limits).to(device)
     ban = None if banned is None else torch.from_numpy(banned).to(device)
     longest = int(limits.max())
     for t in range(longest):
+        if seen is not None:
+            seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
+        logits = _forward(model, token[:, None], seen, (lengths + t)[:, None], cache)
         token, ok = choose(logits if ban is None else _without(logits, ban), u[:, t])
         usable &= (ok | ended).all()
         tokens[:, t] = token
@@ -127,17 +132,12 @@ def decode(
                 rows, u, tokens, lengths = rows[keep], u[keep], tokens[keep], lengths[keep]
                 token, ended, most = token[keep], ended[keep], most[keep]
                 ban, seen = (x if x is None else x[keep] for x in (ban, seen))
-        if seen is not None:
-            seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
-        logits = _forward(model, token[:, None], seen, (lengths + t)[:, None], cache)
 
 
 def _without(logits: torch.Tensor, ban: torch.Tensor) -> torch.Tensor:
-    """Logits (B, V) with minus infinity at the banned ids (B, n)."""
-    row, place = (ban >= 0).nonzero(as_tuple=True)
-    logits = logits.clone()
-    logits[row, ban[row, place]] = -torch.inf
-    return logits
+    """Logits (B, V) with minus infinity at the banned ids (B, n); -1 falls on a spare column."""
+    spare = torch.nn.functional.pad(logits, (0, 1))
+    return spare.scatter_(1, ban % spare.shape[1], -torch.inf)[:, :-1]
 
 
 def _leaving(
@@ -160,25 +160,46 @@ def _leaving(
 
 def _prefill(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]]
-) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
-    """Run every distinct prompt once, left-padded, and spread the result over the batch's rows."""
-    keys = [tuple(p) for p in prompts]
-    distinct = list(dict.fromkeys(keys))
-    width = max(map(len, distinct))
-    ids = torch.zeros(len(distinct), width, dtype=torch.long)
-    seen = torch.zeros(len(distinct), width, dtype=torch.bool)
-    for i, key in enumerate(distinct):
-        ids[i, width - len(key) :] = torch.tensor(key)
-        seen[i, width - len(key) :] = True
-    ids, seen = ids.to(model.device), seen.to(model.device)
+) -> tuple[DynamicCache, torch.Tensor]:
+    """Read all but the last token of every prompt, and spread the cache over the batch's rows.
+
+    A prompt that another one begins with takes the first columns of the other's cache, whose
+    further columns are masked. Not so where attention has a window, which counts columns.
+    """
     cache = DynamicCache(config=model.config)
+    whole = all(type(layer) is DynamicLayer for layer in cache.layers)
     cache.layers = [_Layer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    positions = (seen.cumsum(1) - 1).clamp_(min=0)
-    logits = _forward(model, ids, None if bool(seen.all()) else seen, positions, cache)
-    place = {key: i for i, key in enumerate(distinct)}
-    spread = torch.tensor([place[key] for key in keys], device=model.device)
-    cache.batch_select_indices(spread)
-    return logits[spread], cache, seen[spread]
+    keys = [tuple(prompt[:-1]) for prompt in prompts]
+    longer = _longer(keys) if whole else {key: key for key in keys}
+    read = list(dict.fromkeys(longer.values()))
+    width = max(map(len, read))
+    starts = {key: width - len(key) for key in read}
+    ids = torch.zeros(len(read), width, dtype=torch.long)
+    seen = torch.zeros(len(read), width, dtype=torch.bool)
+    for i, key in enumerate(read):
+        ids[i, starts[key] :] = torch.tensor(key)
+        seen[i, starts[key] :] = True
+    first = torch.tensor([starts[longer[key]] for key in keys])[:, None]
+    last = first + torch.tensor([len(key) for key in keys])[:, None]
+    columns = torch.arange(width)
+    filled = ((columns >= first) & (columns < last)).to(model.device)
+    if width:
+        positions = (seen.cumsum(1) - 1).clamp_(min=0).to(model.device)
+        mask = None if bool(seen.all()) else seen.to(model.device)
+        _forward(model, ids.to(model.device), mask, positions, cache)
+        place = {key: i for i, key in enumerate(read)}
+        spread = torch.tensor([place[longer[key]] for key in keys], device=model.device)
+        cache.batch_select_indices(spread)
+    return cache, filled
+
+
+def _longer(keys: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """For every key one of the keys that begins with it and that no other key begins with."""
+    ordered = sorted(set(keys))  # what begins with a key stands right after it
+    found = {ordered[-1]: ordered[-1]}
+    for key, after in reversed(list(pairwise(ordered))):
+        found[key] = found[after] if after[: len(key)] == key else key
+    return found
 
 
 def _forward(

@@ -10,7 +10,13 @@ import pytest
 import scipy.stats
 import torch
 from conftest import tiny_model
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from rockstudy import backends, decoding, store, tasks
 from rockstudy.config import EvalConfig, StudyError, TaskConfig
@@ -164,7 +170,61 @@ def test_a_prompt_is_prefilled_once_for_all_its_samples(model, prompts, monkeypa
         decoding, "_forward", lambda m, ids, *a: shapes.append(ids.shape) or forward(m, ids, *a)
     )
     sample(model, prompts[:1], samples=16)
-    assert shapes[0] == (1, len(prompts[0]))
+    assert shapes[0] == (1, len(prompts[0]) - 1)  # the last token is decoded
+    assert shapes[1] == (16, 1)
+
+
+NESTED = [[4, 9, 7, 3, 8, 2, 6], [4, 9, 7], [4, 9, 7, 3, 8], [4], [4, 9, 5, 5], [4, 9, 7], [6]]
+
+
+def windowed():
+    """Attention over the last 6 columns, in every other layer."""
+    config = Qwen3Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.4,
+        eos_token_id=END,
+        use_sliding_window=True,
+        sliding_window=6,
+        max_window_layers=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return Qwen3ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("make", [small_llama, windowed])
+def test_prompts_that_begin_each_other_are_continued_as_each_alone(make):
+    model = make()
+    config = GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=END, pad_token_id=0)
+    for prompt, ours in zip(NESTED, completions(sample(model, NESTED, temperature=0)), strict=True):
+        theirs = model.generate(torch.tensor([prompt]), generation_config=config)[0]
+        assert ours == theirs[len(prompt) :].tolist()
+    drawn = sample(model, NESTED, samples=3)
+    assert same(drawn, sample(model, NESTED, samples=3, batch_size=1))
+
+
+def test_a_prompt_that_another_begins_with_is_not_read_again(model, monkeypatch):
+    read = []
+    forward = decoding._forward
+    monkeypatch.setattr(
+        decoding, "_forward", lambda m, ids, *a: read.append(ids) or forward(m, ids, *a)
+    )
+    sample(model, NESTED)
+    assert sorted(read[0].tolist()) == [[0, 0, 0, 4, 9, 5], [4, 9, 7, 3, 8, 2]]
+
+
+def test_a_ban_holds_in_its_row_alone():
+    logits = torch.arange(8.0).reshape(2, 4)
+    banned = decoding._without(logits, torch.tensor([[3, 0], [1, -1]]))
+    inf = np.inf
+    assert banned.tolist() == [[-inf, 1, 2, -inf], [4, -inf, 6, 7]]
+    assert logits.isfinite().all()
 
 
 def test_a_stopped_row_ends_with_its_end_token_and_a_truncated_row_has_none(model, prompts):
