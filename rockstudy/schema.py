@@ -72,7 +72,7 @@ class PairConfig(_Frozen):
 class TaskConfig(_Frozen):
     """Where prompts and answers come from, and how many of them."""
 
-    name: Literal["lab_math", "lab_instruct", "math", "ifeval", "openthoughts3"]
+    name: Literal["lab_math", "lab_instruct", "arithmetic", "math", "ifeval", "openthoughts3"]
     path: str | None = Field(
         default=None, description="a JSONL or parquet file, or a Hub id; not for the lab's tasks"
     )
@@ -236,6 +236,9 @@ class StudyConfig(_Frozen):
     rocks: RockConfig = RockConfig()
     knockout: EvalConfig = Field(description="rollouts that tokens are knocked out of")
     screen: Count = Field(default=200, description="candidates to knock out, by rank")  # paper 3
+    screened: tuple[Name, ...] = Field(
+        default=(), description="at most two benchmarks to knock out on; none: the first two"
+    )
     freeze: FreezeConfig = FreezeConfig()
 
     @model_validator(mode="after")
@@ -247,6 +250,24 @@ class StudyConfig(_Frozen):
             if len(set(values)) < len(values):
                 raise ValueError(f"{field} must be distinct, got {values}")
         return self
+
+    @model_validator(mode="after")
+    def _screened_are_benchmarks(self) -> Self:
+        known = [task.label for task in self.benchmarks]
+        if len(self.screened) > 2 or len(set(self.screened) & set(known)) < len(self.screened):
+            raise ValueError(
+                f"screened must be at most two of {', '.join(known)}, got {list(self.screened)}"
+            )
+        return self
+
+    @property
+    def screens(self) -> tuple[TaskConfig, ...]:
+        """The one or two benchmarks that tokens are knocked out on."""
+        if not self.screened:
+            return self.benchmarks[:2]
+        return tuple(
+            task for name in self.screened for task in self.benchmarks if task.label == name
+        )
 
     def stage(self, name: str) -> StageConfig:
         """Return the configuration of ``stage1`` or ``stage2``."""
