@@ -1,9 +1,9 @@
-r"""Arithmetic: procedural word problems of one or two steps, easy enough for a small real model.
+r"""Arithmetic: procedural word problems of one step, easy enough for a small real model.
 
 A maths set that a model of a hundred million parameters solves in part, for the knockouts: nothing
 can be knocked out of what is never right. Each prompt opens with one worked example, because such a
 model answers in a box only where it has seen one; the example is short, since reading prompts is
-most of the cost on a CPU. Graded by the last ``\boxed{...}``.
+most of the cost on a CPU. With two steps it is right next to never. Graded by the last ``\boxed{...}``.
 
 Training and evaluation problems are disjoint as in `lab_math`: by a hash of family and numbers.
 """
@@ -20,7 +20,7 @@ EXAMPLE = (
     "Question: Sam has 5 pens and buys 2 more. How many pens does Sam have?\n"
     "Answer: Sam has 5 + 2 = 7 pens. The answer is \\boxed{7}.\n\n"
 )
-Numbers = tuple[int, ...]
+Numbers = tuple[int, int]
 
 
 def _more(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
@@ -39,17 +39,10 @@ def _bags(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
     return f"{who} has {a} bags with {b} {what} in each.", (a, b), a * b
 
 
-def _opened(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
-    a, b, c = (rng.randint(2, 5) for _ in range(3))
-    text = f"{who} has {a} bags with {b} {what} in each and buys {c} more."
-    return text, (a, b, c), a * b + c
-
-
 FAMILIES: dict[str, Callable[[random.Random, str, str], tuple[str, Numbers, int]]] = {
     "more": _more,
     "fewer": _fewer,
     "bags": _bags,
-    "opened": _opened,
 }
 
 
@@ -72,7 +65,7 @@ def _problems(split: str) -> Iterator[Problem]:
             while key is None or split_of(key) != split:
                 who, what = rng.choice(NAMES), rng.choice(THINGS)
                 story, numbers, answer = draw(rng, who, what)
-                key = f"{family}:{','.join(map(str, numbers))}"
+                key = f"{family}:{numbers[0]},{numbers[1]}"
             question = f"{story} How many {what} does {who} have?"
             prompt = f"{EXAMPLE}Question: {question}\nAnswer:"
             yield Problem(prompt, str(answer), family, key, {})
