@@ -3,7 +3,7 @@ r"""Arithmetic: procedural word problems of one step, easy enough for a small re
 A maths set that a model of a hundred million parameters solves in part, for the knockouts: nothing
 can be knocked out of what is never right. Each prompt opens with one worked example, because such a
 model answers in a box only where it has seen one; the example is short, since reading prompts is
-most of the cost on a CPU. With two steps it is right next to never. Graded by the last ``\boxed{...}``.
+most of the cost on a CPU. Graded by the last ``\boxed{...}``.
 
 Training and evaluation problems are disjoint as in `lab_math`: by a hash of family and numbers.
 """
