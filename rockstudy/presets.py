@@ -127,7 +127,7 @@ PRESETS: dict[str, StudyConfig] = {
             _hub("google/IFEval", n_eval=541, name="ifeval"),
             _hub("openai/gsm8k", n_eval=200, subset="main"),
         ),
-        screened=("arithmetic", "IFEval"),
+        screened=(1, 2),
         stage1=StageConfig(
             **_OFF_POLICY,
             prompts_per_step=32,

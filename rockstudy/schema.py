@@ -236,8 +236,10 @@ class StudyConfig(_Frozen):
     rocks: RockConfig = RockConfig()
     knockout: EvalConfig = Field(description="rollouts that tokens are knocked out of")
     screen: Count = Field(default=200, description="candidates to knock out, by rank")  # paper 3
-    screened: tuple[Name, ...] = Field(
-        default=(), description="at most two benchmarks to knock out on; none: the first two"
+    screened: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(),
+        max_length=2,  # the paper has two
+        description="places of the benchmarks to knock out on; none: the first two",
     )
     freeze: FreezeConfig = FreezeConfig()
 
@@ -253,10 +255,11 @@ class StudyConfig(_Frozen):
 
     @model_validator(mode="after")
     def _screened_are_benchmarks(self) -> Self:
-        known = [task.label for task in self.benchmarks]
-        if len(self.screened) > 2 or len(set(self.screened) & set(known)) < len(self.screened):
+        last = len(self.benchmarks) - 1
+        if max(self.screened, default=0) > last or len(set(self.screened)) < len(self.screened):
             raise ValueError(
-                f"screened must be at most two of {', '.join(known)}, got {list(self.screened)}"
+                f"screened must be distinct places of benchmarks, 0 to {last}, "
+                f"got {list(self.screened)}"
             )
         return self
 
@@ -265,9 +268,7 @@ class StudyConfig(_Frozen):
         """The one or two benchmarks that tokens are knocked out on."""
         if not self.screened:
             return self.benchmarks[:2]
-        return tuple(
-            task for name in self.screened for task in self.benchmarks if task.label == name
-        )
+        return tuple(self.benchmarks[place] for place in self.screened)
 
     def stage(self, name: str) -> StageConfig:
         """Return the configuration of ``stage1`` or ``stage2``."""
