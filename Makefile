@@ -50,12 +50,12 @@ REFERENCE_smollm2 := -p seeds '[0]' \
 	-p stage1__steps 80 -p stage1__prompts_per_step 4 -p stage1__max_new_tokens 32 \
 	-p stage1__keep '{"late":1.0}' -p stage2__lr 1e-4 -p stage2__steps 20 \
 	-p stage2__prompts_per_step 2 -p stage2__rollouts_per_prompt 2 -p stage2__max_new_tokens 32 \
-	-p stage2__keep '{"early":0.25,"late":1.0}' -p rocks__k 20 -p freeze__extra '[]' \
+	-p stage2__keep '{"early":0.25,"late":1.0}' -p rocks__k 10 -p freeze__extra '[]' \
 	-p evaluation__n_prompts 40 -p evaluation__samples 1 -p evaluation__temperature 0 \
 	-p evaluation__max_new_tokens 32 \
 	-p statistics__n_prompts 60 -p statistics__max_new_tokens 32 \
 	-p knockout__n_prompts 32 -p knockout__samples 1 -p knockout__temperature 0 \
-	-p knockout__max_new_tokens 32 -p screen 16
+	-p knockout__max_new_tokens 32 -p screen 16 -p rocks__tau_pre 0.8 -p rocks__tau_post 0.8
 
 reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (lab: an hour and a half)
 	@$(BIN)/rockstudy run --preset $(PRESET) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
