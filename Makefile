@@ -48,8 +48,8 @@ IFEVAL := {"name":"ifeval","path":"ifeval.jsonl","n_train":1,"n_eval":32,"max_pr
 REFERENCE_smollm2 := -p seeds '[0]' \
 	-p train_task '$(ARITHMETIC)' -p benchmarks '[$(ARITHMETIC),$(IFEVAL)]' -p screened '[0,1]' \
 	-p stage1__steps 80 -p stage1__prompts_per_step 4 -p stage1__max_new_tokens 32 \
-	-p stage1__keep '{"late":1.0}' -p stage2__lr 1e-4 -p stage2__steps 20 \
-	-p stage2__prompts_per_step 2 -p stage2__rollouts_per_prompt 2 -p stage2__max_new_tokens 32 \
+	-p stage1__keep '{"late":1.0}' -p stage2__lr 2e-4 -p stage2__steps 20 \
+	-p stage2__prompts_per_step 2 -p stage2__rollouts_per_prompt 1 -p stage2__max_new_tokens 32 \
 	-p stage2__keep '{"early":0.25,"late":1.0}' -p rocks__k 10 -p freeze__extra '[]' \
 	-p evaluation__n_prompts 40 -p evaluation__samples 1 -p evaluation__temperature 0 \
 	-p evaluation__max_new_tokens 32 \
