@@ -529,7 +529,8 @@ def predictor_panels(
         axis.scatter(table[name], table.delta, s=10, color=ROLES["random"], alpha=0.6, lw=0)
         axis.scatter(table.loc[marked, name], table.loc[marked, "delta"], s=22, color=ROLES["rock"])
         one = correlations[correlations.predictor == name].iloc[0]
-        axis.set(title=f"r = {one.r:+.3f}, p = {one.p:.2g}", xlabel=label)
+        defined = f"r = {one.r:+.3f}, p = {one.p:.2g}" if one.r == one.r else "r is not defined"
+        axis.set(title=defined, xlabel=label)
         axis.axhline(0, color="black", lw=0.7)
         sns.despine(ax=axis)
     for axis in axes[len(names) :]:

@@ -180,13 +180,13 @@ def _screened(run: OpenRun, name: str, compute: Any) -> pd.DataFrame:
     settings = {
         "screen": run.config.screen,
         "knockout": run.config.knockout.model_dump(mode="json"),
-        "benchmarks": [task.model_dump(mode="json") for task in run.config.benchmarks],
+        "benchmarks": [task.model_dump(mode="json") for task in run.config.screens],
     }
     return cached_table(run, name, settings, compute)
 
 
 def screen(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Delta of every candidate on the first two benchmarks, token and window level.
+    """Delta of every candidate on the screened benchmarks, token and window level.
 
     Returns
     -------
@@ -197,9 +197,7 @@ def screen(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
 
     def compute() -> pd.DataFrame:
         some = _candidates(chosen)
-        found = _sampled(
-            run, [(task, some, "screen", "reuse") for task in run.config.benchmarks[:2]]
-        )
+        found = _sampled(run, [(task, some, "screen", "reuse") for task in run.config.screens])
         return pd.concat([_deltas(run, *one) for one in found], ignore_index=True)
 
     return _screened(run, "knockout_screen", compute)
@@ -236,11 +234,11 @@ def controls(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `screen` for the first benchmark, with ``mode`` (``null, reuse, naive``).
+        As `screen` for the first of its benchmarks, with ``mode`` (``null, reuse, naive``).
     """
 
     def compute() -> pd.DataFrame:
-        task = run.config.benchmarks[0]
+        task = run.config.screens[0]
         single = chosen[chosen["arm"] == "token"].sort_values("rank")
         places = np.unique(np.linspace(0, len(single) - 1, CONTROLS).round().astype(int))
         some = _candidates(single.iloc[places])

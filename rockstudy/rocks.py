@@ -40,6 +40,10 @@ Features = Any  # csr matrix or dense array, a row per persistent occurrence
 _ROWS = 32  # ours: rollouts in one forward of the encoder `hidden`
 
 
+class NothingPersists(StudyError):
+    """Thresholds that no occurrence is above."""
+
+
 @dataclass(frozen=True)
 class Detection:
     """Scored types, and the persistent high-loss occurrences behind them.
@@ -125,7 +129,7 @@ def persistence(tokens: pd.DataFrame, settings: RockConfig) -> tuple[np.ndarray,
     )
     found = (pre >= tau_pre) & (post >= tau_post)
     if not found.any():
-        raise StudyError(
+        raise NothingPersists(
             f"rocks__tau_pre, rocks__tau_post: must leave at least one occurrence; none has a loss "
             f">= {tau_pre:.3g} nats before and >= {tau_post:.3g} after"
         )
@@ -365,20 +369,27 @@ def sensitivity(
         for name, value in steps:
             fields = ("tau_pre", "tau_post") if name == "tau" else (name,)
             changed = settings.model_copy(update=dict.fromkeys(fields, value))
-            found = base if changed == settings else detect(tokens, rollouts, changed, model)
-            top = _top(found.types, changed.selector, changed.k)
-            union = len(np.union1d(wanted, top))
-            rows.append(
-                {
-                    "setting": name,
-                    "value": str(value),
-                    "default": changed == settings,
-                    "jaccard": len(np.intersect1d(wanted, top)) / union if union else np.nan,
-                    "n_rocks": len(top),
-                    "n_types": int((found.types[changed.selector] > 0).sum()),
-                    "n_persistent": len(found.occurrences),
-                    "n_rock": int(found.occurrences.rock.sum()),
-                }
-            )
+            row = {"setting": name, "value": str(value), "default": changed == settings}
+            try:
+                found = base if row["default"] else detect(tokens, rollouts, changed, model)
+                rows.append(row | _compared(found, wanted))
+            except NothingPersists:
+                rows.append(row | _NO_ROCKS)
             bar.update(1)
     return pd.DataFrame(rows)
+
+
+_NO_ROCKS = {"jaccard": 0.0, "n_rocks": 0, "n_types": 0, "n_persistent": 0, "n_rock": 0}
+
+
+def _compared(found: Detection, wanted: np.ndarray) -> dict[str, Any]:
+    """What a setting finds, and the overlap of its top K with the default's."""
+    top = _top(found.types, found.settings.selector, found.settings.k)
+    union = len(np.union1d(wanted, top))
+    return {
+        "jaccard": len(np.intersect1d(wanted, top)) / union if union else np.nan,
+        "n_rocks": len(top),
+        "n_types": int((found.types[found.settings.selector] > 0).sum()),
+        "n_persistent": len(found.occurrences),
+        "n_rock": int(found.occurrences.rock.sum()),
+    }

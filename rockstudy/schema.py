@@ -76,7 +76,7 @@ class PairConfig(_Frozen):
 class TaskConfig(_Frozen):
     """Where prompts and answers come from, and how many of them."""
 
-    name: Literal["lab_math", "lab_instruct", "math", "ifeval", "openthoughts3"]
+    name: Literal["lab_math", "lab_instruct", "arithmetic", "math", "ifeval", "openthoughts3"]
     path: str | None = Field(
         default=None, description="a JSONL or parquet file, or a Hub id; not for the lab's tasks"
     )
@@ -243,6 +243,11 @@ class StudyConfig(_Frozen):
     rocks: RockConfig = RockConfig()
     knockout: EvalConfig = Field(description="rollouts that tokens are knocked out of")
     screen: Count = Field(default=200, description="candidates to knock out, by rank")  # paper 3
+    screened: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(),
+        max_length=2,  # the paper has two
+        description="places of the benchmarks to knock out on; none: the first two",
+    )
     freeze: FreezeConfig = FreezeConfig()
 
     @model_validator(mode="after")
@@ -254,6 +259,23 @@ class StudyConfig(_Frozen):
             if len(set(values)) < len(values):
                 raise ValueError(f"{field} must be distinct, got {values}")
         return self
+
+    @model_validator(mode="after")
+    def _screened_are_benchmarks(self) -> Self:
+        last = len(self.benchmarks) - 1
+        if max(self.screened, default=0) > last or len(set(self.screened)) < len(self.screened):
+            raise ValueError(
+                f"screened must be distinct places of benchmarks, 0 to {last}, "
+                f"got {list(self.screened)}"
+            )
+        return self
+
+    @property
+    def screens(self) -> tuple[TaskConfig, ...]:
+        """The one or two benchmarks that tokens are knocked out on."""
+        if not self.screened:
+            return self.benchmarks[:2]
+        return tuple(self.benchmarks[place] for place in self.screened)
 
     def stage(self, name: str) -> StageConfig:
         """Return the configuration of ``stage1`` or ``stage2``."""

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rockstudy import (
     arms,
     backends,
+    categories,
     distill,
     inference,
     models,
@@ -32,7 +33,14 @@ from rockstudy import (
     workers,
 )
 from rockstudy.arms import Arm
-from rockstudy.config import EvalConfig, PairConfig, StudyConfig, StudyError, TaskConfig
+from rockstudy.config import (
+    EvalConfig,
+    PairConfig,
+    StudyConfig,
+    StudyError,
+    TaskConfig,
+    fingerprint,
+)
 from rockstudy.memory import advised
 
 
@@ -438,26 +446,35 @@ def named_types(
     Raises
     ------
     StudyError
-        A spelling that is not exactly one token of the pair's tokenizer.
+        A spelling that is not a type which training met.
     """
-    tokenizer = models.load_tokenizer(run.config.pair.student)
-    ids = []
+    texts = _type_texts(run, types).set_index("token_id").text
     for text in tokens:
-        found = tokenizer.encode(text, add_special_tokens=False)
-        if len(found) != 1:
+        if text not in set(texts):
             raise StudyError(
-                f"tokens: each must be one token of the tokenizer; {text!r} is {len(found)}"
+                f"tokens: each must be one of {len(texts)} tokens that training met; got {text!r}"
             )
-        ids += found
+    ids = texts.index[texts.isin(tokens)].tolist()
     if not ids:
         ids = types.groupby("token_id").rkl_sum.sum().nlargest(most).index.tolist()
-    names = {i: repr(tokenizer.decode([i])) for i in ids}
+    names = {i: repr(texts[i]) for i in ids}
     kept = types[types.token_id.isin(ids)]
     sums = kept.groupby(["token_id", "step"], as_index=False)[["count", "rkl_sum"]].sum()
     sums["rkl"] = sums.rkl_sum / sums["count"]
     shown = sums.assign(name=sums.token_id.map(names))[["name", "step", "count", "rkl"]]
     order = {name: place for place, name in enumerate(names.values())}
     return shown.sort_values("name", key=lambda n: n.map(order), kind="stable", ignore_index=True)
+
+
+def _type_texts(run: OpenRun, types: pd.DataFrame) -> pd.DataFrame:
+    """``token_id, text`` of the types that training met: a replay has no tokenizer to ask."""
+
+    def compute() -> pd.DataFrame:
+        ids = np.unique(types.token_id)
+        texts = categories.token_texts(_tokenizer(run.config.pair), ids)
+        return pd.DataFrame({"token_id": ids, "text": texts})
+
+    return _table(run, "stage2_type_texts", {"ids": fingerprint(types.token_id)}, compute)
 
 
 def distillation_claims(run: OpenRun, gain: pd.DataFrame) -> list[dict]:

@@ -42,10 +42,16 @@ BAD = [
     ({"benchmarks__n_eval": 0}, ["benchmarks__0__n_eval:", ">= 1", "got 0"]),
     ({"benchmarks__7__n_eval": 9}, ["benchmarks__7__n_eval", "benchmarks__0 to __1", "index 7"]),
     ({"benchmarks__0": 9}, ["benchmarks__0", "a field"]),
-    ({"train_task__name": "maths"}, ["train_task__name:", "lab_math, lab_instruct, math"]),
+    (
+        {"train_task__name": "maths"},
+        ["train_task__name:", "lab_math, lab_instruct, arithmetic, math"],
+    ),
     ({"train_task__path": "x.jsonl"}, ["train_task__path:", "None for lab_math", "'x.jsonl'"]),
     ({"train_task__name": "math"}, ["train_task__path:", "JSONL or parquet", "got None"]),
-    ({"preset": "smollm2"}, ["train_task__path:", "JSONL or parquet", "smollm2", "got None"]),
+    ({"screened": [0, 2]}, ["screened must be distinct places of benchmarks", "0 to 1", "[0, 2]"]),
+    ({"screened": [1, 1]}, ["screened must be distinct places of benchmarks", "[1, 1]"]),
+    ({"screened": [-1]}, ["screened__0:", "a whole number >= 0", "-1"]),
+    ({"screened": 1}, ["screened:", "a list", "got 1"]),
     ({"pair__teacher": ""}, ["pair__teacher:", "text of length >= 1", "''"]),
     ({"pair__teacher_revision": 4}, ["pair__teacher_revision:", "text or None", "got 4"]),
     ({"pair__teacher": "x" * 500}, None),
@@ -88,19 +94,26 @@ def test_a_field_of_benchmarks_reaches_all_and_an_index_only_one():
 
 
 def test_the_number_after_the_last_benchmark_adds_one_of_its_sizes():
-    math = {"train_task__path": "m.jsonl", "benchmarks__path": "math500.jsonl"}
     for order in (1, -1):  # whichever field comes first
-        added = {"benchmarks__1__name": "ifeval", "benchmarks__1__path": "ifeval.jsonl"}
-        changed = from_parameters("smollm2", **math, **dict([*added.items()][::order]))
-        assert [task.label for task in changed.benchmarks] == ["math500", "ifeval"]
-        assert changed.benchmarks[1].n_eval == changed.benchmarks[0].n_eval
-    with pytest.raises(StudyError, match=r"benchmarks__1__path: must be .* instruction_id_list"):
-        from_parameters("smollm2", **math, benchmarks__1__name="ifeval")
+        added = {"benchmarks__2__name": "ifeval", "benchmarks__2__path": "ifeval.jsonl"}
+        changed = from_parameters("lab", **dict([*added.items()][::order]))
+        assert [task.label for task in changed.benchmarks] == ["lab_math", "lab_instruct", "ifeval"]
+        assert changed.benchmarks[2].n_eval == changed.benchmarks[1].n_eval
+    with pytest.raises(StudyError, match=r"benchmarks__2__path: must be .* instruction_id_list"):
+        from_parameters("lab", benchmarks__2__name="ifeval")
     with pytest.raises(StudyError, match=r"benchmarks must be distinct"):
-        from_parameters("smollm2", **math, benchmarks__1__path="math500.jsonl")
-    with pytest.raises(StudyError, match=r"benchmarks__0 to __0, or __1 for one more.* index 2"):
-        from_parameters("smollm2", **math, benchmarks__2__name="ifeval")
-    assert len(PRESETS["smollm2"].benchmarks) == 1
+        from_parameters("lab", benchmarks__2__name="lab_math")
+    with pytest.raises(StudyError, match=r"benchmarks__0 to __1, or __2 for one more.* index 3"):
+        from_parameters("lab", benchmarks__3__name="ifeval")
+    assert len(PRESETS["lab"].benchmarks) == 2
+
+
+def test_a_screen_takes_the_named_benchmarks_or_the_first_two():
+    assert PRESETS["paper"].screens == PRESETS["paper"].benchmarks[:2]
+    smollm2 = PRESETS["smollm2"]
+    assert [task.label for task in smollm2.screens] == ["arithmetic", "IFEval"]
+    one = from_parameters("lab", screened=[1])
+    assert [task.label for task in one.screens] == ["lab_instruct"]
 
 
 @pytest.mark.parametrize("name", ["qwen3", "paper"])
@@ -135,17 +148,14 @@ def test_numbers_of_a_notebook_are_taken_whatever_their_type():
     assert type(changed.stage2.steps) is int
 
 
-def test_the_smollm2_preset_runs_shrunken_once_its_file_is_named():
-    shrunken = from_parameters(
-        "smollm2",
-        train_task__path="problems.jsonl",
-        benchmarks__path="held_out.parquet",
-        benchmarks__n_eval=8,
-        stage2__steps=2,
-        stage2__max_new_tokens=96,
-    )
-    assert shrunken.benchmarks[0].label == "held_out"
-    assert shrunken.pair.student_layers == "every_other"
+def test_the_smollm2_preset_takes_files_in_place_of_the_hub():
+    files = {"train_task__path": "gsm8k.jsonl", "benchmarks__3__path": "gsm8k.jsonl"}
+    files |= {"benchmarks__0__path": "math500.jsonl", "benchmarks__2__path": "ifeval.parquet"}
+    changed = from_parameters("smollm2", **files, stage2__steps=2)
+    labels = [task.label for task in changed.benchmarks]
+    assert labels == ["math500", "arithmetic", "ifeval", "gsm8k"]
+    assert [task.label for task in changed.screens] == ["arithmetic", "ifeval"]
+    assert changed.train_task.label in labels  # so that its accuracy is known
 
 
 def test_configurations_are_frozen():
@@ -239,7 +249,8 @@ def test_the_tiny_preset_stays_a_matter_of_seconds():
 
 
 def test_training_problems_of_a_file_cannot_be_evaluated():
-    file = {"train_task__path": "m.jsonl", "benchmarks__path": "m.jsonl"}
-    from_parameters("smollm2", **file)
+    task = {"name": "math", "path": "m.jsonl", "n_train": 9, "n_eval": 200, "max_prompt_tokens": 64}
+    given: dict[str, Any] = {"train_task": task, "benchmarks": [task]}
+    from_parameters("lab", **given)
     with pytest.raises(StudyError, match=r"benchmarks__0__n_eval: must be at most .*; got 300"):
-        from_parameters("smollm2", **file, benchmarks__n_eval=300)
+        from_parameters("lab", **given, benchmarks__n_eval=300)

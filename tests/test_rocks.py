@@ -263,3 +263,17 @@ def test_the_sweep_moves_one_setting_at_a_time(corpus, found):
     assert (sweep.jaccard[sweep.default] == 1).all()
     assert sweep.n_persistent[0] > len(found.occurrences) == sweep.n_persistent[1]
     assert sweep.n_types[4] == 12
+
+
+def test_a_setting_that_leaves_no_occurrence_has_no_rocks_in_the_sweep():
+    mask = np.ones((1, 4), bool)
+    rollouts = Rollouts(
+        [np.array([1], np.int64)], np.array([[5, 6, 7, 8]], np.int32), mask,
+        np.zeros(1, np.int32), np.zeros(1, np.int16), np.ones(1, bool),
+    )  # fmt: skip
+    place = {"prompt_index": 0, "sample_index": 0, "position": range(4), "token_id": [5, 6, 7, 8]}
+    table = pd.DataFrame(place).assign(rkl_pre=[0.0, 1, 2, 3], rkl_post=[3.0, 2, 1, 0])
+    loose = RockConfig(k=3, tau_pre=0.1, tau_post=0.1, selector="score")
+    sweep = rocks.sensitivity(table, rollouts, loose, {"tau": [0.9, 0.1]})
+    assert sweep.n_persistent.tolist() == [0, 2]  # the highest before is the lowest after
+    assert sweep.n_types.tolist() == [0, 3] and sweep.jaccard.tolist() == [0, 1]

@@ -77,7 +77,7 @@ REFUSED = {
     "the reference as a run": (["--run-id", "reference"], "run_id: must not be 'reference'"),
     "an unknown option": (["--sed", "1"], "No such option"),
     "a time-out of zero": (["--timeout", "0"], "Invalid value for '--timeout'"),
-    "a preset that needs a file": (["--preset", "smollm2"], "train_task__path: must be"),
+    "a task that needs a file": (["-p", "train_task__name", "math"], "train_task__path: must be"),
 }
 
 

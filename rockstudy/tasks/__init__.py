@@ -50,6 +50,10 @@ def load(task: TaskConfig, split: Literal["train", "eval"]) -> list[Problem]:
         from rockstudy.tasks import lab_instruct
 
         return lab_instruct.load(split, n)
+    if task.name == "arithmetic":
+        from rockstudy.tasks import arithmetic
+
+        return arithmetic.load(split, n)
     if task.name == "ifeval":
         from rockstudy.tasks import ifeval
 
@@ -87,7 +91,7 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
         from rockstudy.tasks.lab_instruct import follows
 
         return np.array([follows(t, p.kwargs) for p, t in pairs], dtype=bool)
-    if task.name == "lab_math":
+    if task.name in ("lab_math", "arithmetic"):
         return np.array([grading.grade_number(p.answer, t) for p, t in pairs], dtype=bool)
     graded = grading.grade_math([p.answer for p in problems], texts)
     late = np.flatnonzero(graded.timed_out)

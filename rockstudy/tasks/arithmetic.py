@@ -1,0 +1,71 @@
+r"""Arithmetic: procedural word problems of one step, easy enough for a small real model.
+
+A maths set that a model of a hundred million parameters solves in part, for the knockouts: nothing
+can be knocked out of what is never right. Each prompt opens with one worked example, because such a
+model answers in a box only where it has seen one; the example is short, since reading prompts is
+most of the cost on a CPU. Graded by the last ``\boxed{...}``.
+
+Training and evaluation problems are disjoint as in `lab_math`: by a hash of family and numbers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from rockstudy.tasks import Problem
+from rockstudy.tasks.lab_math import NAMES, THINGS, split_of
+
+EXAMPLE = (
+    "Question: Sam has 5 pens and buys 2 more. How many pens does Sam have?\n"
+    "Answer: Sam has 5 + 2 = 7 pens. The answer is \\boxed{7}.\n\n"
+)
+Numbers = tuple[int, int]
+
+
+def _more(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
+    a, b = rng.randint(2, 9), rng.randint(2, 9)
+    return f"{who} has {a} {what} and buys {b} more.", (a, b), a + b
+
+
+def _fewer(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
+    a = rng.randint(4, 12)
+    b = rng.randint(2, a - 1)
+    return f"{who} has {a} {what} and loses {b}.", (a, b), a - b
+
+
+def _bags(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
+    a, b = rng.randint(2, 6), rng.randint(2, 6)
+    return f"{who} has {a} bags with {b} {what} in each.", (a, b), a * b
+
+
+FAMILIES: dict[str, Callable[[random.Random, str, str], tuple[str, Numbers, int]]] = {
+    "more": _more,
+    "fewer": _fewer,
+    "bags": _bags,
+}
+
+
+def load(split: str, n: int) -> list[Problem]:
+    """`n` problems of a split ("train" or "eval"), the same every time, no two alike."""
+    found: dict[str, Problem] = {}
+    for problem in _problems(split):
+        if len(found) == n:
+            break
+        found.setdefault(problem.prompt, problem)
+    return list(found.values())
+
+
+def _problems(split: str) -> Iterator[Problem]:
+    """Endless problems of a split, families in turn."""
+    rng = random.Random(f"arithmetic-{split}")
+    while True:
+        for family, draw in FAMILIES.items():
+            key = None
+            while key is None or split_of(key) != split:
+                who, what = rng.choice(NAMES), rng.choice(THINGS)
+                story, numbers, answer = draw(rng, who, what)
+                key = f"{family}:{numbers[0]},{numbers[1]}"
+            question = f"{story} How many {what} does {who} have?"
+            prompt = f"{EXAMPLE}Question: {question}\nAnswer:"
+            yield Problem(prompt, str(answer), family, key, {})
