@@ -137,7 +137,7 @@ def main() -> None:
     lines = ",\n".join(json.dumps(rounded(row)) for row in table.to_dict("records"))
     head = json.dumps(about | {"slopes": found}, indent=1)[:-2]
     file.write_text(f'{head},\n "points": [\n{lines}\n]}}\n')
-    figure(table).savefig(HERE / "growth.png", dpi=110, metadata={"Software": None})
+    figure(table).savefig(HERE / "growth.png", dpi=90, metadata={"Software": None})
     print(json.dumps(found | about))
 
 

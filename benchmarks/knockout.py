@@ -36,7 +36,7 @@ from rockstudy.knockout import Candidate
 
 GROUPS = 10  # ours: deciles of the candidates by occurrences
 MODES = ("reuse", "naive")
-LARGE = {"model": "random", "vocab": SMOLLM2, "hidden": 96, "limit": 32, "batch": 64, "samples": 1}
+LARGE = {"model": "random", "vocab": SMOLLM2, "hidden": 96, "limit": 64, "batch": 64, "samples": 1}
 GROWTH = {
     "candidates": ("candidates", (2, 4, 8, 16), LARGE | {"problems": 8}, MODES),
     "problems": ("prompts", (4, 8, 16, 32), LARGE | {"candidates": 4}, MODES),
@@ -123,7 +123,7 @@ def main() -> None:
     reuse, naive = measure(work, few, given.repeats, warm=0).values()
     whole = {"reuse": size | {"way": "reuse", "few": None}}
     screen = measure(work, whole, 1, warm=0)["reuse"]
-    large = LARGE | {"candidates": 12, "problems": 32, "limit": 64}
+    large = LARGE | {"candidates": 12, "problems": 32}
     wide = measure(work, {mode: large | {"way": mode} for mode in MODES}, given.repeats)
 
     chosen, tried = screen.last["few"], naive.last["few"]
