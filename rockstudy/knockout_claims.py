@@ -15,6 +15,7 @@ from rockstudy.verdicts import Row
 
 BENCHMARKS = ("MATH-500", "IFEval")  # paper 3, in the order of a run's benchmarks
 PILLAR, NEUTRAL, STUMBLING = census.CLASSES
+_MEASURED = ("value", "lo", "hi", "unit", "n")
 
 
 def of_screen(
@@ -32,18 +33,34 @@ def of_screen(
     classes = knockout_steps.classes(screen)
     counted = knockout_steps.census_table(classes, run.config.rocks.k, chosen)
     benchmarks = dict(zip(BENCHMARKS, dict.fromkeys(screen.benchmark), strict=False))
+    right = {
+        ours: screen.base[screen.benchmark == ours].iloc[0] > 0 for ours in benchmarks.values()
+    }
     rows = []
     for theirs, ours in benchmarks.items():
         rows.append(_base(theirs, ours, screen, run.config.knockout.n_prompts))
-        rows += _census(theirs, ours, counted)
-    rows += _cross_task(classes)
+        rows += _seen(_census(theirs, ours, counted), right[ours])
+    rows += _seen(_cross_task(classes), all(right.values()))
     for theirs, ours in benchmarks.items():
-        rows += _corrected(theirs, ours, knockout_steps.tests(screen))
+        rows += _seen(_corrected(theirs, ours, knockout_steps.tests(screen)), right[ours])
     rows += _signs(benchmarks, counted, run.config.rocks.k)
     rows += [
         row for theirs, ours in benchmarks.items() for row in _ranks(theirs, ours, classes, chosen)
     ]
-    return [*rows, _core(counted, run.config.rocks.k), _null(controls)]
+    null = _seen([_null(controls)], next(iter(right.values())))
+    return [*rows, _core(counted, run.config.rocks.k), *null]
+
+
+def _seen(rows: list[Row], right: bool) -> list[Row]:
+    """The rows, without their numbers where the student is never right: a share of 0 says nothing.
+
+    What is never right cannot become wrong, so that no candidate could have been a pillar.
+    """
+    if right:
+        return rows
+    why = "the student is never right there, so that a knockout has nothing to take away"
+    bare = [{k: v for k, v in row.items() if k not in _MEASURED} for row in rows]
+    return [row | {"verdict": "not run", "reason": why} for row in bare]
 
 
 def _base(theirs: str, ours: str, screen: pd.DataFrame, n: int) -> Row:

@@ -131,3 +131,20 @@ def test_a_predictor_that_is_not_defined_is_not_run():
     numbers = dict.fromkeys(("r", "lo", "hi", "p"), np.nan)
     table = pd.DataFrame({"predictor": names, "n": 3} | numbers).assign(benchmark="maths")
     assert {row["verdict"] for row in knockout_claims.of_predictors(table)} == {"not run"}
+
+
+def test_a_benchmark_where_nothing_is_right_has_no_census_and_no_null():
+    never = screen().assign(base=lambda table: np.where(table.benchmark == "maths", 0.0, 0.6))
+    found = knockout_claims.of_screen(RUN, never, candidates(), controls())
+    named = {row["claim"]: row for row in found}
+    for claim in ("census-pillar-maths", "census-fdr-maths", "census-cross-nn", "null-knockout"):
+        assert verdict(named, claim) == "not run" and "value" not in named[claim]
+        assert "never right" in named[claim]["reason"]
+    assert verdict(named, "census-pillar-words") == verdict(rows(), "census-pillar-words")
+
+
+def test_a_null_without_any_difference_holds():
+    same = controls().assign(delta=0.0)  # as greedy decoding gives it
+    found = knockout_claims.of_screen(RUN, screen(), candidates(), same)
+    null = next(row for row in found if row["claim"] == "null-knockout")
+    assert (null["lo"], null["hi"], null["verdict"]) == (0, 0, "reproduced")
