@@ -102,10 +102,9 @@ def test_a_killed_process_is_named_and_the_next_call_has_the_tables_of_one(one, 
 def test_a_disk_that_fills_is_one_line_and_the_next_call_has_the_same_tables(one, tmp_path):
     """A file of more than some kilobytes cannot be written: a limit that needs no other disk."""
     home = started_from(one, tmp_path)
-    before = subprocess.Popen  # the limit holds in the child alone
     words = 'ulimit -f 8; exec "$@"'
     given = [word for name, value in SMALL.items() for word in ("-p", f"{name}={value}")]
-    process = before(
+    process = subprocess.Popen(
         ["bash", "-c", words, "bash", sys.executable, "-m", "rockstudy", "measure", "statistics",
          "--preset", "tiny", *given],
         env=os.environ | {"ROCKSTUDY_HOME": str(home), "PYTHONPATH": str(paths.REPO)},
