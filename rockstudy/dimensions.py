@@ -73,9 +73,9 @@ class Dimensions:
             normed=config.model_type != "llama",
         )
 
-    def pruned(self) -> Self:
-        """Every other layer of it (`models.depth_pruned`)."""
-        return replace(self, layers=(self.layers + 1) // 2)
+    def pruned(self, every: int) -> Self:
+        """Without its `every`-th, 2 x `every`-th, ... layer (`models.depth_pruned`)."""
+        return replace(self, layers=self.layers - self.layers // every)
 
     @property
     def q(self) -> int:

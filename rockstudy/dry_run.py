@@ -124,8 +124,8 @@ def _pair_dimensions(config: StudyConfig) -> estimates.ModelPair | None:
     student, teacher = (_dimensions(getattr(pair, name), name) for name in ("student", "teacher"))
     if student is None or teacher is None:
         return None
-    if pair.student_layers == "every_other":
-        student = student.pruned()
+    if pair.drop_every is not None:
+        student = student.pruned(pair.drop_every)
     return estimates.ModelPair(student, teacher)
 
 

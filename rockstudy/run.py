@@ -35,7 +35,20 @@ app = typer.Typer(
 lab = typer.Typer(help="The lab's tokenizer and pair of models.")
 app.add_typer(lab, name="lab")
 
+Preset = Annotated[str, typer.Option(help="One of the study's sizes; see `info`.")]
 RunId = Annotated[str, typer.Option("--run-id", "--run", help="A folder under runs/.")]
+NewRunId = Annotated[
+    str | None, typer.Option("--run-id", "--run", help="A folder under runs/; the preset's name.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the study.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-p",
+        metavar="NAME VALUE",
+        help="A field such as stage2__steps, or what a notebook adds to them; may be repeated.",
+    ),
+]
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -207,20 +220,10 @@ def run_command(
         list[str] | None,
         typer.Argument(help="Names, numbers or paths; all numbered ones by default."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="One of the study's sizes; see `info`.")] = "lab",
-    run_id: Annotated[
-        str | None,
-        typer.Option("--run-id", "--run", help="A folder under runs/; the preset's name."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the study.")] = 0,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-p",
-            metavar="NAME VALUE",
-            help="A notebook's parameter, or a field such as stage2__steps; may be repeated.",
-        ),
-    ] = None,
+    preset: Preset = "lab",
+    run_id: NewRunId = None,
+    seed: Seed = 0,
+    parameter: Given = None,
     force: Annotated[
         bool, typer.Option("--force", help="Execute unchanged notebooks too.")
     ] = False,
@@ -256,16 +259,10 @@ def measure_command(
         list[str] | None,
         typer.Argument(help="Of training, statistics, arms, outcomes; all."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="One of the study's sizes; see `info`.")] = "lab",
-    run_id: Annotated[
-        str | None,
-        typer.Option("--run-id", "--run", help="A folder under runs/; the preset's name."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the study.")] = 0,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", metavar="NAME VALUE", help="A field such as stage2__steps."),
-    ] = None,
+    preset: Preset = "lab",
+    run_id: NewRunId = None,
+    seed: Seed = 0,
+    parameter: Given = None,
     processes: Annotated[int, typer.Option(min=1, help="How many; a device for each.")] = 1,
 ) -> None:
     """Compute what takes long with several processes; `run` then only reads it.

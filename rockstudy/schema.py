@@ -61,8 +61,8 @@ class PairConfig(_Frozen):
     gguf_file: str | None = Field(
         default=None, description="file to read inside a Hub id or a folder"
     )
-    student_layers: Literal["all", "every_other"] = Field(
-        default="all", description="every_other: the student keeps every other decoder layer"
+    drop_every: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="n: the student lacks every n-th decoder layer; None: it has all"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 on CUDA, float32 on CPU"

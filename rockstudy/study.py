@@ -324,10 +324,10 @@ def _loaded(pair: PairConfig) -> list[PreTrainedModel]:
 def _member(config: StudyConfig, role: str) -> AbstractContextManager[backends.Backend]:
     """What samples from the teacher or the student before any training."""
     pair, how = config.pair, config.evaluation
-    if how.backend == "vllm" and role == "student" and pair.student_layers != "all":
+    if how.backend == "vllm" and role == "student" and pair.drop_every is not None:
         raise StudyError(
-            "evaluation__backend: must be transformers where student_layers is "
-            f"{pair.student_layers}, since no folder holds that student; got 'vllm'"
+            "evaluation__backend: must be transformers where drop_every is "
+            f"{pair.drop_every}, since no folder holds that student; got 'vllm'"
         )
     shares_file = role == "teacher" or pair.student == pair.teacher
     return backends.opened(

