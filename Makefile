@@ -44,7 +44,7 @@ REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p evaluation__samples 2 \
 # in this folder, and a student that lacks every fifth layer, which little training recovers.
 SIZES := "max_prompt_tokens":256
 MATH500 := {"name":"math","path":"math500.jsonl","n_train":1,"n_eval":200,$(SIZES)}
-GSM8K := {"name":"math","path":"gsm8k_test.jsonl","n_train":1200,"n_eval":40,$(SIZES)}
+GSM8K := {"name":"math","path":"gsm8k_test.jsonl","n_train":1270,"n_eval":40,$(SIZES)}
 ARITHMETIC := {"name":"arithmetic","n_train":1,"n_eval":60,$(SIZES)}
 IFEVAL := {"name":"ifeval","path":"ifeval.jsonl","n_train":1,"n_eval":60,$(SIZES)}
 REFERENCE_smollm2 := -p seeds '[0]' -p pair__drop_every 5 -p train_task '$(GSM8K)' \
