@@ -42,7 +42,7 @@ REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p evaluation__samples 2 \
 
 # SmolLM2 at a size that two cores finish in about an hour: the preset's own tasks, from local files
 # in this folder, and a student that lacks every fifth layer, which little training recovers.
-SIZES := "max_prompt_tokens":256
+SIZES := "max_prompt_tokens":800
 MATH500 := {"name":"math","path":"math500.jsonl","n_train":1,"n_eval":200,$(SIZES)}
 GSM8K := {"name":"math","path":"gsm8k_test.jsonl","n_train":1270,"n_eval":40,$(SIZES)}
 ARITHMETIC := {"name":"arithmetic","n_train":1,"n_eval":60,$(SIZES)}

@@ -155,7 +155,8 @@ def type_losses(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         shown = name.replace("$", r"\$")  # token text is not mathtext
         axis.plot(rows.step, rows.rkl, color=colour, lw=1.8, label=shown)
     axis.set(xlabel="optimiser step", ylabel="reverse KL of the type (nats)", yscale="log")
-    axis.legend(frameon=False, ncols=2, fontsize=8, title="token (occurrences pooled over seeds)")
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # lines may be anywhere within
+    axis.legend(frameon=False, fontsize=8, title="token\n(seeds pooled)", **beside)
     made.alt = "Mean reverse KL of the named token types along training."
     return made
 
@@ -234,14 +235,10 @@ def rock_cutoff(coverage: pd.DataFrame, stable: pd.DataFrame, k: int) -> Figure:
     left.plot(
         coverage.k, coverage.coverage, color=ROLES["rock"], lw=2, label="coverage of the loss"
     )
-    left.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank", ylabel="coverage")
-    twin = left.twinx()
-    twin.plot(mean.index, mean, color=ROLES["teacher"], marker="o", ms=3, label="average Jaccard")
-    twin.set(ylim=(0, 1.02), ylabel="average Jaccard index")
-    twin.grid(visible=False)
+    left.plot(mean.index, mean, color=ROLES["teacher"], marker="o", ms=3, label="mean Jaccard")
+    left.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank", ylabel="share, or index")
     left.axvline(k, color="black", lw=1, ls=":")
-    lines = left.get_lines()[:1] + twin.get_lines()[:1]
-    left.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8, loc=4)
+    left.legend(frameon=False, fontsize=8, loc="lower right")
     colours = sns.color_palette("viridis", stable.n.nunique())
     for (n, rows), colour in zip(stable.groupby("n"), colours, strict=True):
         right.plot(rows.k, rows.jaccard, color=colour, lw=1.3, label=f"n = {n}")
