@@ -23,10 +23,10 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from packaging.requirements import Requirement
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from rockstudy import estimates, models, paths, sources, tasks
-from rockstudy.config import StageConfig, StudyConfig, StudyError, TaskConfig
+from rockstudy import estimates, models, paths, rollout, sources, tasks
+from rockstudy.config import PairConfig, StageConfig, StudyConfig, StudyError, TaskConfig
 from rockstudy.dimensions import KNOWN, Dimensions
 
 SECONDS = 10  # ours: how long the Hub may take over one question
@@ -149,12 +149,37 @@ def _dimensions(name: str, field: str) -> Dimensions | None:
 
 def _data(config: StudyConfig) -> Iterator[Check]:
     yield _task("train_task", config.train_task, "train")
+    tokenizer = _tokenizer(config.pair)
     for number, task in enumerate(config.benchmarks):
-        yield _task(f"benchmarks__{number}", task, "eval")
+        sampled = [config.evaluation]
+        sampled += [config.statistics] if number == 0 else []
+        sampled += [config.knockout] if task in config.screens else []
+        most = max(how.n_prompts for how in sampled)
+        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, most)
 
 
-def _task(field: str, task: TaskConfig, split: Any) -> Check:
-    """Read the problems of a local task; ask whether a Hub's is there."""
+def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase | None:
+    """The pair's, where it is on this machine; what is wrong with it `_models` says."""
+    try:
+        source = sources.resolve(pair.teacher, pair.teacher_revision, pair.gguf_file, "teacher")
+        if "local_files_only" in source.kwargs:
+            return None
+        return models.load_tokenizer(pair.teacher, gguf_file=pair.gguf_file, field="teacher")
+    except StudyError:
+        return None
+
+
+def _task(
+    field: str,
+    task: TaskConfig,
+    split: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    most: int = 0,
+) -> Check:
+    """Read the problems of a local task; ask whether a Hub's is there.
+
+    With a tokenizer the first `most` prompts must be short enough. Training leaves long ones out.
+    """
     try:
         if task.path is not None and not _is_local(task.path):
             found = _hub(task.path, task.revision, "dataset", "path")
@@ -162,6 +187,9 @@ def _task(field: str, task: TaskConfig, split: Any) -> Check:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             problems = tasks.load(task, split)
+        if tokenizer is not None:
+            prompts = [problem.prompt for problem in problems[:most]]
+            rollout.prompt_ids(tokenizer, prompts, task.max_prompt_tokens)
     except StudyError as error:
         name, _, _ = str(error).partition(":")
         joint = "__" if name in TaskConfig.model_fields else ": "

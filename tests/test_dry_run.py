@@ -69,6 +69,14 @@ def test_each_thing_that_is_wrong_is_a_line_and_the_exit_code_is_2(call, tmp_pat
     assert out.count("WRONG") == len(err)
 
 
+def test_a_prompt_that_is_graded_must_be_short_enough(call):
+    code, _, err = call("--preset", "tiny", "-p", "benchmarks__1__max_prompt_tokens", "8")
+    assert code == 2 and len(err) == 1
+    assert err[0].startswith(
+        "rockstudy: benchmarks__1__max_prompt_tokens: prompt 0 must have at most 8 tokens"
+    )
+
+
 def test_what_is_asked_wrongly_is_refused_as_in_a_run(call):
     code, out, err = call("--preset", "tiny", "-p", "stage2__stepz", "1")
     assert (code, out, len(err)) == (2, "", 1)

