@@ -16,6 +16,9 @@ PRESET ?= lab
 ARGS ?=
 PYTEST_ARGS ?=
 
+# Two files of tests, or notebooks, at a time, each on one core.
+BESIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 # The first interpreter that runs, is new enough and can make an environment; or make PYTHON=...
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python; do \
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
@@ -31,8 +34,8 @@ study: $(STAMP)  ## run the notebooks in order and write the report (PRESET=lab)
 
 test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either fails
 	@status=0; \
-	$(BIN)/python -m pytest tests/ $(PYTEST_ARGS) || status=$$?; \
-	$(BIN)/python -m pytest --nbval-lax notebooks/ || status=$$?; \
+	$(BESIDE) tests/ $(PYTEST_ARGS) || status=$$?; \
+	$(BESIDE) --nbval-lax notebooks/ || status=$$?; \
 	exit $$status
 
 # What the reference of the lab has more than `make study`: seeds, problems, completions, arms.

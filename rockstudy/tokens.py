@@ -90,7 +90,10 @@ def jaccard(first: Sequence[int] | np.ndarray, second: Sequence[int] | np.ndarra
 
 @dataclass(frozen=True)
 class TokenTable:
-    """A token table on disk: a folder of shards, verified when they are read."""
+    """A token table on disk: a folder of shards, verified when they are read.
+
+    Its hash is of the data alone: a run that was resumed has that of one which was not.
+    """
 
     path: Path
     hash: str
@@ -182,7 +185,8 @@ def token_table(
         ),
         compute,
     )
-    return TokenTable(done.path, done.hash, len(parts))
+    shards = [store.load_manifest(_shard(done.path, i)).sha256 for i in range(len(parts))]
+    return TokenTable(done.path, fingerprint(shards), len(parts))
 
 
 def _shard(folder: Path, number: int) -> Path:
