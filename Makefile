@@ -46,22 +46,22 @@ REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p evaluation__samples 2 \
 # SmolLM2 at a size that two cores finish in about an hour: the preset's own tasks, from local files
 # in this folder, and a student that lacks every fifth layer, which little training recovers.
 SIZES := "max_prompt_tokens":800
-MATH500 := {"name":"math","path":"math500.jsonl","n_train":1,"n_eval":200,$(SIZES)}
-GSM8K := {"name":"math","path":"gsm8k_test.jsonl","n_train":1270,"n_eval":40,$(SIZES)}
-ARITHMETIC := {"name":"arithmetic","n_train":1,"n_eval":60,$(SIZES)}
-IFEVAL := {"name":"ifeval","path":"ifeval.jsonl","n_train":1,"n_eval":60,$(SIZES)}
+MATH500 := {"name":"math","path":"math500.jsonl","n_train":1,"n_eval":150,$(SIZES)}
+GSM8K := {"name":"math","path":"gsm8k_test.jsonl","n_train":1270,"n_eval":30,$(SIZES)}
+ARITHMETIC := {"name":"arithmetic","n_train":1,"n_eval":40,$(SIZES)}
+IFEVAL := {"name":"ifeval","path":"ifeval.jsonl","n_train":1,"n_eval":40,$(SIZES)}
 REFERENCE_smollm2 := -p seeds '[0]' -p pair__drop_every 5 -p train_task '$(GSM8K)' \
 	-p benchmarks '[$(MATH500),$(ARITHMETIC),$(IFEVAL),$(GSM8K)]' \
-	-p stage1__lr 3e-4 -p stage1__steps 150 -p stage1__prompts_per_step 8 \
+	-p stage1__lr 3e-4 -p stage1__steps 80 -p stage1__prompts_per_step 8 \
 	-p stage1__max_new_tokens 96 -p stage1__keep '{"late":1.0}' \
-	-p stage2__lr 1e-4 -p stage2__steps 32 -p stage2__prompts_per_step 4 \
-	-p stage2__rollouts_per_prompt 2 -p stage2__max_new_tokens 96 \
+	-p stage2__lr 1e-4 -p stage2__steps 16 -p stage2__prompts_per_step 4 \
+	-p stage2__rollouts_per_prompt 2 -p stage2__max_new_tokens 64 -p stage2__logging_steps 2 \
 	-p stage2__keep '{"early":0.25,"late":1.0}' -p freeze__extra '[]' \
-	-p evaluation__n_prompts 40 -p evaluation__samples 1 -p evaluation__temperature 0 \
-	-p evaluation__max_new_tokens 96 -p evaluation__batch_size 40 \
-	-p statistics__n_prompts 200 -p statistics__max_new_tokens 96 -p rocks__k 20 \
-	-p knockout__n_prompts 60 -p knockout__samples 1 -p knockout__temperature 0 \
-	-p knockout__max_new_tokens 48 -p screen 20
+	-p evaluation__n_prompts 30 -p evaluation__samples 1 -p evaluation__temperature 0 \
+	-p evaluation__max_new_tokens 64 \
+	-p statistics__n_prompts 150 -p statistics__max_new_tokens 64 -p rocks__k 20 \
+	-p knockout__n_prompts 40 -p knockout__samples 1 -p knockout__temperature 0 \
+	-p knockout__max_new_tokens 48 -p screen 16
 
 reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (lab: an hour and a half)
 	@$(BIN)/rockstudy run --preset $(PRESET) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
