@@ -1,8 +1,9 @@
 """The cached steps of notebook 07: arms of stage 2, what they reach, what they cost.
 
 They build on the scored types of `rockstudy.rock_steps`; what each arm is says `rockstudy.arms`.
-The unit is the training seed: every arm starts from the same stage 1 and is paired with the
-baseline of its seed, so that an interval speaks of other seeds, given these problems.
+Every arm starts from the same stage 1 and is paired with the baseline of its seed. All checkpoints
+answer the same problems with the same random numbers, so what seeds have in common is in the
+problems: intervals resample both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pandas as pd
 
 from rockstudy import arms, distill, inference, processes, store, study, windows
 from rockstudy.arms import Arm
-from rockstudy.config import StudyConfig, fingerprint
+from rockstudy.config import StudyConfig, StudyError, fingerprint
 from rockstudy.distill import TrainResult
 from rockstudy.rock_steps import detected, measured
 from rockstudy.study import OpenRun
@@ -55,6 +56,8 @@ def trained(
 ) -> list[tuple[Arm, int, TrainResult, tuple[str, ...]]]:
     """Train every arm at every seed, and grade them, side by side; each once in a run."""
     jobs, pair = _jobs(run), study.loaded_pair(run.config.pair)
+    if "random-windows" in {arm.name for arm, _, _ in jobs}:
+        _check_match(matched(run))
     study.train_arms(run, jobs if grade else [(arm, seed, ()) for arm, seed, _ in jobs])
     return [
         (arm, seed, arm.train(run.config, Path(run.path), seed, pair), names)
@@ -83,8 +86,8 @@ def accuracy(run: OpenRun) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``arm, seed, step, benchmark, accuracy, n_problems, samples``; step 0 is the end of stage 1,
-        which all arms share.
+        ``arm, seed, step, benchmark, prompt_index, accuracy`` (mean over ``samples``); step 0 is
+        the end of stage 1, which all arms share.
     """
 
     def compute(found: list) -> pd.DataFrame:
@@ -93,13 +96,9 @@ def accuracy(run: OpenRun) -> pd.DataFrame:
             folders = {name: result.checkpoints[name] for name in names}
             rows = study.along_training(run, arm, seed, folders)
             frames.append(rows.assign(arm=arm.name))
-        keys = ["arm", "seed", "step", "benchmark"]
-        grouped = pd.concat(frames).groupby(keys, sort=False)
-        return grouped.agg(
-            accuracy=("correct", "mean"),
-            n_problems=("prompt_index", "nunique"),
-            samples=("sample_index", "nunique"),
-        ).reset_index()
+        keys = ["arm", "seed", "step", "benchmark", "prompt_index"]
+        grouped = pd.concat(frames).groupby(keys, sort=False).correct
+        return grouped.agg(accuracy="mean", samples="size").reset_index()
 
     return _table(run, "arms_accuracy", compute, grade=True)
 
@@ -168,6 +167,17 @@ def matched(run: OpenRun) -> pd.DataFrame:
     ).data
 
 
+def _check_match(match: pd.DataFrame) -> None:
+    """Refuse a control that cannot be one before anything is trained for it."""
+    shares = match.groupby("arm").share.mean()
+    if abs(shares["random"] / shares["rock"] - 1) > arms.MATCH:
+        raise StudyError(
+            "rocks__k: must leave random windows room to match the rocks' own, which take "
+            f"{shares['rock']:.0%} of the positions and the random ones {shares['random']:.0%}; "
+            "raise rocks__tau_post, or leave random-windows out of freeze__arms"
+        )
+
+
 # --- summaries that notebooks show ----------------------------------------------------------------
 
 
@@ -176,37 +186,66 @@ def at_end(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.step == table.step.max()]
 
 
-def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy over seeds with its t interval: ``arm, benchmark, step, value, lo, hi, n``."""
-    rows = []
-    for keys, some in table.groupby(["arm", "benchmark", "step"], sort=False):
-        rows.append(
-            dict(zip(("arm", "benchmark", "step"), keys, strict=True)) | seed_mean(some.accuracy)
-        )
-    return pd.DataFrame(rows)
-
-
-def differences(table: pd.DataFrame, against: str = "baseline") -> pd.DataFrame:
-    """Each arm minus another one (the baseline) at the same seed, averaged over seeds.
+def means(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Mean accuracy over seeds and problems, both resampled.
 
     Returns
     -------
     DataFrame
-        ``arm, benchmark, step``, the mean difference ``value`` with its t interval ``lo, hi``
-        (NaN for one seed), ``unit``, and ``n`` seeds.
+        ``arm, benchmark, step, value, lo, hi`` (NaN for one seed), ``unit, n, seeds``.
     """
-    keys = ["benchmark", "seed", "step"]
-    base = table[table["arm"] == against][[*keys, "accuracy"]]
-    others = table[table["arm"] != against]
-    both = others.merge(base, on=keys, suffixes=("", "_base"), validate="many_to_one")
-    both["accuracy"] -= both.accuracy_base
-    return means(both)
+    rows = []
+    for keys, some in table.groupby(["arm", "benchmark", "step"], sort=False):
+        named = dict(zip(("arm", "benchmark", "step"), keys, strict=True))
+        if some.seed.nunique() == 1:
+            rows.append(named | _one_seed(some.accuracy.mean()))
+        else:
+            rows.append(named | _crossed(inference.crossed_mean(some, "accuracy", rng)))
+    return pd.DataFrame(rows)
 
 
-def seed_mean(values: pd.Series) -> dict[str, Any]:
-    """`inference.seed_mean` as columns: ``value, lo, hi, unit, n``."""
-    estimate = inference.seed_mean(values.to_numpy(), "training seeds")
-    return {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
+def differences(
+    table: pd.DataFrame, rng: np.random.Generator, against: str = "baseline"
+) -> pd.DataFrame:
+    """Final accuracy of each arm minus that of another one, paired by seed and problem.
+
+    Returns
+    -------
+    DataFrame
+        ``arm, benchmark`` and the columns of `changed`.
+    """
+    ends = at_end(table)
+    base = ends[ends["arm"] == against]
+    rows = []
+    for keys, some in ends[ends["arm"] != against].groupby(["arm", "benchmark"], sort=False):
+        same = (base.benchmark == keys[1]) & base.seed.isin(some.seed)
+        named = dict(zip(("arm", "benchmark"), keys, strict=True))
+        rows.append(named | changed(base[same], some, rng))
+    return pd.DataFrame(rows)
+
+
+def changed(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
+    """Mean of after minus before over the same seeds and problems, rows of `accuracy`.
+
+    Returns
+    -------
+    dict
+        ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN): its problems
+        say nothing about what another training would have come to.
+    """
+    if after.seed.nunique() == 1:
+        return _one_seed(after.accuracy.mean() - before.accuracy.mean())
+    return _crossed(inference.crossed_difference(before, after, "accuracy", rng))
+
+
+def _crossed(estimate: inference.Estimate) -> dict[str, Any]:
+    assert isinstance(estimate.n, tuple)
+    return study.shown(estimate) | {"seeds": estimate.n[0]}
+
+
+def _one_seed(value: float) -> dict[str, Any]:
+    none = float("nan")
+    return {"value": value, "lo": none, "hi": none, "unit": "training seeds", "n": 1, "seeds": 1}
 
 
 def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -237,9 +276,9 @@ def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
         frozen = 1 - one.weight / one.n_tokens
         row = {"arm": arm, "frozen": frozen, "projected": one.n_kept / one.n_tokens}
         if arm in step.columns:
-            ratio = seed_mean(step["baseline"] / step[arm])
-            row |= {"seconds_step": step[arm].median(), "speedup": ratio["value"]}
-            row |= {name: ratio[name] for name in ("lo", "hi", "n")}
+            ratio = inference.seed_mean((step["baseline"] / step[arm]).to_numpy(), "steps")
+            row |= {"seconds_step": step[arm].median(), "speedup": ratio.value}
+            row |= {"lo": ratio.lo, "hi": ratio.hi, "n": ratio.n}
         rows.append(row | {"bound": 1 / (1 - head * frozen), "bound_all": 1 / (1 - head)})
     return pd.DataFrame(rows)
 
@@ -251,14 +290,14 @@ def phases(timing: pd.DataFrame) -> pd.DataFrame:
 
 
 def reading(found: pd.DataFrame, benchmark: str) -> str:
-    """What the differences at the end allow to say on a benchmark, and what not."""
+    """What `differences` allow to say on a benchmark, and what not."""
     lines = []
-    for row in at_end(found)[lambda t: t.benchmark == benchmark].itertuples():
+    for row in found[found.benchmark == benchmark].itertuples():
         number = f"{row.arm}: {row.value:+.3f}"
-        if row.n < 2:
+        if row.seeds < 2:
             lines.append(f"{number}, one seed: says nothing about other seeds.")
             continue
-        said = f"{number} [{row.lo:+.3f}, {row.hi:+.3f}] over {row.n} seeds"
+        said = f"{number} [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds"
         if row.lo > 0 or row.hi < 0:
             lines.append(f"{said}: {'better' if row.lo > 0 else 'worse'} than the baseline.")
         else:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from rockstudy import controls, distill, models, selectors
@@ -41,6 +42,7 @@ from rockstudy.weights import (
 from rockstudy.windows import random_window_weights, window_weights
 
 REDETECTIONS = 4  # ours: how often a stage finds its rocks anew
+MATCH = 0.01  # ours: how far the share of random windows may be from that of the rocks' own
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,13 @@ class Material:
         return tuple(sorted(pairs.token_id_control.tolist()))
 
     @property
+    def threshold(self) -> float:
+        """Reverse KL, which every arm trains on, above which a position belongs to a window."""
+        if self.detection.settings.loss == "rkl":
+            return self.detection.tau_post
+        return float(np.quantile(self.tokens.rkl_post, self.detection.settings.tau_post))
+
+    @property
     def next_ranks(self) -> tuple[int, ...]:
         """The types of rank K + 1 to 2 K (the paper's code: 101 to 200)."""
         k, types = self.detection.settings.k, self.detection.types
@@ -113,8 +122,8 @@ class Material:
 def build(name: str, material: Material, config: StudyConfig, seed: int) -> Arm:
     """Return an arm of `config.freeze` at a training seed.
 
-    Windows reach as far as the rocks' context windows, and their threshold is the rocks' own, the
-    quantile of the losses after OPD.
+    Windows reach as far as the rocks' context windows, and their threshold is the rocks' own
+    quantile of the reverse KL after OPD.
 
     Raises
     ------
@@ -122,7 +131,7 @@ def build(name: str, material: Material, config: StudyConfig, seed: int) -> Arm:
         A name that is no arm; a selector that ranks fewer than K types.
     """
     rocks, k = material.rocks, config.rocks.k
-    threshold, width = material.detection.tau_post, config.rocks.window
+    threshold, width = material.threshold, config.rocks.window
     if name == "baseline":
         return BASELINE
     if name == "rock-freeze":
@@ -144,7 +153,10 @@ def build(name: str, material: Material, config: StudyConfig, seed: int) -> Arm:
     if name == "soft":
         return Arm(name, persistence_weights(material.detection.types, rocks, 0.0))
     if name == "redetected":
-        return Arm(name, redetected(k, max(1, config.stage2.steps // REDETECTIONS), 0.0))
+        # the ledger closes a window every logging_steps: a period is made of whole ones
+        logged = config.stage2.logging_steps
+        periods = max(1, round(config.stage2.steps / REDETECTIONS / logged))
+        return Arm(name, redetected(k, periods * logged, 0.0))
     if name == "keep-rocks":
         return Arm(name, token_weights(rocks, 0.0, keep=True))
     how, _, selector = name.partition("-")

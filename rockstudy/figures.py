@@ -544,7 +544,7 @@ def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        ``arm, benchmark, step, value, lo, hi, n``: means over seeds with their intervals.
+        `arm_steps.means`.
     names : dict
         Arms to show, in order, with the role whose colour and marker each has.
     """
@@ -558,19 +558,19 @@ def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> Figure:
         axis.set(title=benchmark, xlabel="optimiser step")
     axes[0].set_ylabel("Pass@1 (mean over seeds)")
     axes[0].legend(frameon=False, fontsize=8)
-    seeds = int(table.n.max())
-    made.supxlabel(f"bands: 95% t interval over {seeds} training seeds", fontsize=8)
+    seeds = int(table.seeds.max())
+    made.supxlabel(f"bands: 95% bootstrap over problems and {seeds} training seeds", fontsize=8)
     made.alt = "Accuracy along training of the baseline and of both frozen regimes."
     return made
 
 
 def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> Figure:
-    """Final accuracy of each arm minus the baseline of its seed, with intervals over seeds.
+    """Final accuracy of each arm minus the baseline of its seed, with intervals.
 
     Parameters
     ----------
     table : DataFrame
-        ``arm, benchmark, value, lo, hi, n``; without an interval where n is 1.
+        `arm_steps.differences`; without an interval for a single seed.
     names : dict
         Role of some arms; the others have the control's.
     """
@@ -581,15 +581,15 @@ def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> Figure:
         rows = table[table.benchmark == benchmark].set_index("arm").reindex(arms)
         for place, (arm, row) in enumerate(rows.iterrows()):
             role = names.get(str(arm), "control")
-            error = [[row.value - row.lo], [row.hi - row.value]] if row.n > 1 else None
+            error = [[row.value - row.lo], [row.hi - row.value]] if row.seeds > 1 else None
             style = {"color": ROLES[role], "marker": MARKERS[role], "capsize": 3}
             axis.errorbar(row.value, place, xerr=error, ls="none", **style)
-        labels = [f"{arm} ({int(n)})" for arm, n in zip(arms, rows.n, strict=True)]
+        labels = [f"{arm} ({int(n)})" for arm, n in zip(arms, rows.seeds, strict=True)]
         axis.set_yticks(range(len(arms)), labels if axis is axes[0] else [""] * len(arms))
         axis.axvline(0, color="black", lw=0.8)
         axis.set(title=benchmark, xlabel="Pass@1 minus baseline", ylim=(len(arms) - 0.5, -0.5))
-    made.supxlabel("95% t intervals over training seeds (their number in brackets)", fontsize=8)
-    made.alt = "Final accuracy of every arm minus the baseline, with intervals over seeds."
+    made.supxlabel("95% bootstrap over problems and training seeds (in brackets)", fontsize=8)
+    made.alt = "Final accuracy of every arm minus the baseline, with intervals."
     return made
 
 
@@ -629,7 +629,7 @@ def lifecycle(
     knockout : DataFrame, optional
         ``benchmark, class, delta``: a row per candidate and benchmark.
     utility : DataFrame, optional
-        ``arm, benchmark, value, lo, hi, n``: final accuracy with its interval over seeds, if any.
+        ``arm, benchmark, value, lo, hi, seeds``: final accuracy with its interval, if any.
     """
     made, axes = figure(13.2, 4.0, 3)
     panels = ((_persisting, persistence), (_knocked_out, knockout), (_trained, utility))
@@ -699,7 +699,7 @@ def _trained(axis: Axes, table: pd.DataFrame) -> None:
         axis.plot([], [], color="black", marker="os^D"[number % 4], ls="", label=benchmark)
     axis.set_yticks(range(len(arms)), arms)
     axis.set_ylim(len(arms) - 0.4, -0.6)
-    axis.set_xlabel(f"Pass@1 at the end (95% over {table.n.max()} seeds)")
+    axis.set_xlabel(f"Pass@1 at the end (95% over problems and {table.seeds.max()} seeds)")
     axis.legend(frameon=False, fontsize=8)
 
 

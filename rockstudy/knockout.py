@@ -11,7 +11,7 @@ p without v, which sums to p(u) / (1 - p(v)). So
 Both sides share their prefix, so that a difference of outcomes comes from what was knocked out and
 not from another sample: its variance is far below that of two independent runs. Greedy decoding is
 the same argument without the probabilities. With top-p or top-k below 1 it does not hold, since the
-kept set changes when a token is banned: then `plan(..., naive=True)` regenerates in full.
+kept set changes when a token is banned: then the mode *naive* regenerates in full.
 
 Two controls run through the same code: a *null* knockout keeps the first v and resamples what comes
 after it with no ban (the difference must centre on 0), a *naive* one regenerates everything.
@@ -141,13 +141,13 @@ def resample(
     """
     if how.top_p < 1 and todo.start.any():
         raise StudyError(
-            f"evaluation__top_p: must be 1 for prefix reuse, which is not exact with truncation; "
+            f"knockout__top_p: must be 1 for prefix reuse, which is not exact with truncation; "
             f"got {how.top_p}; use the mode naive"
         )
     cut = np.unique(rollouts.lengths[~rollouts.stopped])
     if len(cut) and (cut[0], cut[-1]) != (how.max_new_tokens,) * 2:
         raise StudyError(
-            f"evaluation__max_new_tokens: must be the limit of the rollouts, who are cut at "
+            f"knockout__max_new_tokens: must be the limit of the rollouts, which are cut at "
             f"{cut[-1]} tokens; got {how.max_new_tokens}"
         )
     rows, prefixes = [], []

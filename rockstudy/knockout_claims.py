@@ -38,7 +38,7 @@ def of_screen(
     }
     rows = []
     for theirs, ours in benchmarks.items():
-        rows.append(_base(theirs, ours, screen, run.config.knockout.n_prompts))
+        rows.append(_base(theirs, ours, screen))
         rows += _seen(_census(theirs, ours, counted), right[ours])
     rows += _seen(_cross_task(classes), all(right.values()))
     for theirs, ours in benchmarks.items():
@@ -63,13 +63,13 @@ def _seen(rows: list[Row], right: bool) -> list[Row]:
     return [row | {"verdict": "not run", "reason": why} for row in bare]
 
 
-def _base(theirs: str, ours: str, screen: pd.DataFrame, n: int) -> Row:
-    base = screen.base[screen.benchmark == ours].iloc[0]
+def _base(theirs: str, ours: str, screen: pd.DataFrame) -> Row:
+    one = screen[screen.benchmark == ours].iloc[0]
     return verdicts.shown(
         f"census-base-{ours}",
         f"Accuracy of the student after OPD on {ours}, nothing knocked out.",
         f"base-accuracy/{theirs}",
-        {"value": base, "unit": "problems", "n": n},
+        {"value": one.base, "unit": "problems", "n": int(one.n_problems)},
         f"the paper's student answers {theirs}, another benchmark",
     )
 
@@ -227,16 +227,21 @@ def _core(counted: pd.DataFrame, k: int) -> Row:
 
 
 def _null(controls: pd.DataFrame) -> Row:
-    null = knockout_steps.null_summary(controls).set_index("mode").loc["null"]
+    found = knockout_steps.null_summary(controls).set_index("mode")
+    about = ("null-knockout", "Resampling the same suffixes with no ban changes nothing", None)
+    more = {"headline": True, "locator": "ours: a control that the paper does not have"}
+    if "null" not in found.index:
+        return verdicts.not_run(*about, "with top-p below 1 no suffix is resampled alone", **more)
+    null = found.loc["null"]
+    claim, words, number = about
     return verdicts.judged(
-        "null-knockout",
-        "Resampling the same suffixes with no ban changes nothing (mean Delta).",
-        None,
-        {"value": null.delta, "lo": null.lo, "hi": null.hi, "unit": "candidates", "n": int(null.n)},
+        claim,
+        f"{words} (mean Delta of {null.candidates:.0f} candidates).",
+        number,
+        {"value": null.delta, "lo": null.lo, "hi": null.hi, "unit": "problems", "n": int(null.n)},
         verdict="reproduced" if null.lo <= 0 <= null.hi else "differs",
         reason="the interval must hold 0",
-        headline=True,
-        locator="ours: a control that the paper does not have",
+        **more,
     )
 
 
@@ -257,13 +262,14 @@ def of_predictors(table: pd.DataFrame) -> list[Row]:
         number = min(paper.labelled(f"predictor-p/{theirs}").values(), key=lambda one: one.value)
         about = (
             f"predictor-smallest-p-{ours}",
-            f"No property predicts Delta on {ours}: the smallest p-value of the nine.",
+            f"No property predicts Delta on {ours}: the smallest p-value of the nine (Bonferroni).",
             number.id,
         )
         rows.append(
             verdicts.concludes(
                 *about,
                 {"value": found.p.min(), "unit": "candidates", "n": int(found.n.max())},
+                level=census.ALPHA / len(found),
                 headline=True,
             )
         )

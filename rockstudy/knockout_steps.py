@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from rockstudy import categories, census, knockout, store, study, workers
 from rockstudy.backends import Backend
@@ -86,7 +85,8 @@ def _together(
     threshold: ours are those of the rocks.
     """
     keys = ["prompt_index", "sample_index", "position"]
-    high = tokens[(tokens.rkl_post >= made.tau_post) & tokens.token_id.isin(ids)]
+    losses = tokens[f"{made.settings.loss}_post"]
+    high = tokens[(losses >= made.tau_post) & tokens.token_id.isin(ids)]
     centres = made.occurrences[made.occurrences.token_id.isin(ids)]
     pairs = []
     for offset in range(-window, window + 1):
@@ -192,15 +192,22 @@ def screen(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``benchmark, arm, target``; `census.bootstrap`'s ``delta, se, lo, hi, p``; ``base`` (the
-        baseline's accuracy), ``completions`` that changed, ``tokens_generated, tokens_naive``.
+        baseline's accuracy), ``completions`` that changed, ``tokens_generated, tokens_naive,
+        n_problems``.
     """
 
     def compute() -> pd.DataFrame:
         some = _candidates(chosen)
-        found = _sampled(run, [(task, some, "screen", "reuse") for task in run.config.screens])
+        mode: knockout.Mode = "reuse" if _reuses(run) else "naive"
+        found = _sampled(run, [(task, some, "screen", mode) for task in run.config.screens])
         return pd.concat([_deltas(run, *one) for one in found], ignore_index=True)
 
     return _screened(run, "knockout_screen", compute)
+
+
+def _reuses(run: OpenRun) -> bool:
+    """Whether prefixes may be reused: not where top-p cuts the distribution (`knockout`)."""
+    return run.config.knockout.top_p == 1
 
 
 def _deltas(
@@ -223,6 +230,7 @@ def _deltas(
         completions=grouped["size"].to_numpy(),
         tokens_generated=grouped["sum"].to_numpy(),
         tokens_naive=base.n_tokens,
+        n_problems=base.n_prompts,
     )
 
 
@@ -234,7 +242,9 @@ def controls(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `screen` for the first of its benchmarks, with ``mode`` (``null, reuse, naive``).
+        As `screen` for the first of its benchmarks, with ``mode`` (``null, reuse, naive``; naive
+        alone where top-p is below 1) and ``mean_lo, mean_hi``: the interval of the mode's mean
+        ``delta``, problems resampled, since candidates share their baseline.
     """
 
     def compute() -> pd.DataFrame:
@@ -243,29 +253,34 @@ def controls(run: OpenRun, chosen: pd.DataFrame) -> pd.DataFrame:
         places = np.unique(np.linspace(0, len(single) - 1, CONTROLS).round().astype(int))
         some = _candidates(single.iloc[places])
         modes: tuple[knockout.Mode, ...] = ("naive", "null", "reuse")  # the longest first
+        modes = modes if _reuses(run) else modes[:1]
         found = _sampled(run, [(task, some, f"control-{mode}", mode) for mode in modes])
-        frames = [
-            _deltas(run, *one).assign(mode=mode) for one, mode in zip(found, modes, strict=True)
-        ]
+        frames = []
+        for (_, _, changed, base), mode in zip(found, modes, strict=True):
+            delta = knockout.differences(changed, some, base.n_prompts, run.config.knockout.samples)
+            rng = store.rng(run.config.seed, f"bootstrap-{mode}")
+            mean = census.bootstrap(delta.mean(0, keepdims=True), rng).iloc[0]
+            table = _deltas(run, task, some, changed, base)
+            frames.append(table.assign(mode=mode, mean_lo=mean.lo, mean_hi=mean.hi))
         return pd.concat(frames, ignore_index=True)
 
     return _screened(run, "knockout_controls", compute)
 
 
 def null_summary(found: pd.DataFrame) -> pd.DataFrame:
-    """Mean Delta of each mode with its interval over candidates (t), and tokens against naive."""
+    """Mean Delta of each mode with its interval over problems, and tokens against naive."""
     rows = []
     for mode, some in found.groupby("mode", sort=False):
-        half = stats.t.ppf(0.975, max(len(some) - 1, 1)) * stats.sem(some.delta)
         rows.append(
             {
                 "mode": mode,
                 "delta": some.delta.mean(),
-                "lo": some.delta.mean() - half,
-                "hi": some.delta.mean() + half,
+                "lo": some.mean_lo.iloc[0],
+                "hi": some.mean_hi.iloc[0],
                 "mean_se": some.se.mean(),
                 "tokens_vs_naive": some.tokens_generated.sum() / some.tokens_naive.sum(),
-                "n": len(some),
+                "candidates": len(some),
+                "n": some.n_problems.iloc[0],
             }
         )
     return pd.DataFrame(rows)

@@ -411,7 +411,7 @@ def accuracy_table(
     rows = []
     for key, group in outcomes.groupby(list(by), sort=False):
         estimate = inference.cluster_mean(group, "correct", "prompt_index", rng)
-        rows.append(dict(zip(by, key, strict=True)) | _shown(estimate))
+        rows.append(dict(zip(by, key, strict=True)) | shown(estimate))
     return pd.DataFrame(rows)
 
 
@@ -432,7 +432,7 @@ def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
             estimate = inference.paired_difference(
                 before, after, "correct", "prompt_index", rng, unit=unit
             )
-        rows.append({"benchmark": benchmark} | _shown(estimate))
+        rows.append({"benchmark": benchmark} | shown(estimate))
     return pd.DataFrame(rows)
 
 
@@ -490,7 +490,7 @@ def distillation_claims(run: OpenRun, gain: pd.DataFrame) -> list[dict]:
     return [verdicts.sign(*rise, trained.iloc[0].to_dict(), headline=True)]
 
 
-def _shown(estimate: inference.Estimate) -> dict:
+def shown(estimate: inference.Estimate) -> dict:
     """An estimate as columns; of a crossed one ``n`` counts the problems, the unit the seeds."""
     shown = {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
     if isinstance(estimate.n, tuple):

@@ -68,14 +68,15 @@ def knockout(run: OpenRun) -> pd.DataFrame | None:
 
 
 def utility(run: OpenRun) -> pd.DataFrame | None:
-    """Final accuracy of the training arms of notebook 07: ``arm, benchmark, value, lo, hi, n``.
+    """Final accuracy of the training arms of notebook 07: ``arm, benchmark, value, lo, hi, seeds``.
 
-    The interval is Student's over training seeds; NaN with a single one.
+    The interval resamples training seeds and problems; NaN with a single seed.
     """
     table = stored(run, "arms_accuracy")
     if table is None:
         return None
-    return arm_steps.means(arm_steps.at_end(table)).drop(columns="step")
+    rng = store.rng(run.config.seed, "utility")
+    return arm_steps.means(arm_steps.at_end(table), rng).drop(columns="step")
 
 
 def settings(run: OpenRun) -> pd.DataFrame:

@@ -417,7 +417,7 @@ def test_candidates_that_make_no_sense_are_refused(base, banned, message):
 def test_prefix_reuse_is_refused_where_it_is_not_exact(model, base):
     todo = plan(base, [Candidate(2, (2,))], 5)
     how = HOW.model_copy(update={"top_p": 0.9})
-    with pytest.raises(StudyError, match="evaluation__top_p: must be 1 for prefix reuse"):
+    with pytest.raises(StudyError, match="knockout__top_p: must be 1 for prefix reuse"):
         resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, how, 0)
 
 

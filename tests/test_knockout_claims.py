@@ -11,7 +11,7 @@ from rockstudy.categories import visible
 
 TOKENS = [" certain", "-like", " a", " b", " c", " d"]
 RUN = SimpleNamespace(config=SimpleNamespace(
-    rocks=SimpleNamespace(k=2), knockout=SimpleNamespace(n_prompts=100)
+    rocks=SimpleNamespace(k=2)
 ))  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def screen(benchmarks=("maths", "words")) -> pd.DataFrame:
             delta = (0.2 if target == 5 else -0.2) if strong else 0.0
             for arm in ("token", "window"):
                 row = {"benchmark": benchmark, "arm": arm, "target": target, "delta": delta}
-                rows.append(row | {"p": 0.001 if strong else 1.0, "base": 0.6})
+                rows.append(row | {"p": 0.001 if strong else 1.0, "base": 0.6, "n_problems": 90})
     return pd.DataFrame(rows)
 
 
@@ -39,7 +39,7 @@ def candidates() -> pd.DataFrame:
 def controls() -> pd.DataFrame:
     delta = np.array([-0.1, 0.0, 0.1])
     frame = {"mode": "null", "delta": delta, "se": 0.1, "tokens_generated": 1, "tokens_naive": 2}
-    return pd.DataFrame(frame)
+    return pd.DataFrame(frame).assign(n_problems=90, mean_lo=-0.01, mean_hi=0.02)
 
 
 def rows(**changes) -> dict[str, dict]:
@@ -113,7 +113,7 @@ def test_table_1_has_a_row_for_each_predictor_and_its_smallest_p():
         pd.DataFrame({"predictor": names, "r": 0.0, "lo": -0.1, "hi": 0.1, "p": p, "n": 50}).assign(
             benchmark=benchmark
         )
-        for benchmark, p in (("maths", 0.5), ("words", 0.01))
+        for benchmark, p in (("maths", 0.001), ("words", 0.01))
     )
     found = {row["claim"]: row for row in knockout_claims.of_predictors(table)}
     assert len(found) == 20
@@ -122,8 +122,9 @@ def test_table_1_has_a_row_for_each_predictor_and_its_smallest_p():
     }
     assert found["predictor-ccr-words"]["paper"] == -0.047
     assert "the paper: 0.512" in found["predictor-ccr-words"]["statement"]
-    assert found["predictor-smallest-p-maths"]["verdict"] == "reproduced"
-    assert found["predictor-smallest-p-words"]["verdict"] == "differs"
+    assert found["predictor-smallest-p-maths"]["verdict"] == "differs"
+    assert found["predictor-smallest-p-words"]["verdict"] == "reproduced"  # 0.01 of nine
+    assert found["predictor-smallest-p-words"]["reason"].endswith("at 0.0056")
 
 
 def test_a_predictor_that_is_not_defined_is_not_run():
@@ -143,8 +144,16 @@ def test_a_benchmark_where_nothing_is_right_has_no_census_and_no_null():
     assert verdict(named, "census-pillar-words") == verdict(rows(), "census-pillar-words")
 
 
+def test_the_null_is_judged_over_problems_and_is_not_run_where_nothing_is_reused():
+    null = rows()["null-knockout"]
+    assert (null["lo"], null["hi"], null["n"], null["verdict"]) == (-0.01, 0.02, 90, "reproduced")
+    naive = controls().assign(mode="naive")
+    found = knockout_claims.of_screen(RUN, screen(), candidates(), naive)
+    assert found[-1]["claim"] == "null-knockout" and found[-1]["verdict"] == "not run"
+
+
 def test_a_null_without_any_difference_holds():
-    same = controls().assign(delta=0.0)  # as greedy decoding gives it
+    same = controls().assign(delta=0.0, mean_lo=0.0, mean_hi=0.0)  # as greedy decoding gives it
     found = knockout_claims.of_screen(RUN, screen(), candidates(), same)
     null = next(row for row in found if row["claim"] == "null-knockout")
     assert (null["lo"], null["hi"], null["verdict"]) == (0, 0, "reproduced")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rockstudy import models, rollout, store, tokens
+from rockstudy import models, rollout, tokens
 from rockstudy.config import StudyError
 from rockstudy.rollout import Rollouts
 from rockstudy.tokens import TokenSet, token_table, type_table
