@@ -74,6 +74,7 @@ def _table(
     found = trained(run, grade=grade)
     config = run.config.model_dump(mode="json") | settings
     inputs = {f"{arm.name}-s{seed}": result.hash for arm, seed, result, _ in found}
+    inputs |= study.graded_on(run.config) if grade else {}
     path = Path(run.path)
     return processes.cached(
         path, "tables", name, config=config, inputs=inputs, compute=lambda: compute(found)

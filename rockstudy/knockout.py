@@ -264,7 +264,7 @@ def _settings(
     task: TaskConfig, candidates: Sequence[Candidate], how: EvalConfig, seed: int, mode: Mode
 ) -> dict[str, Any]:
     return {
-        "task": task.model_dump(mode="json"),
+        "task": tasks.identity(task),
         "candidates": [[c.arm, c.target, list(c.banned)] for c in candidates],
         "evaluation": how.model_dump(mode="json"),
         "seed": seed,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rockstudy import categories, census, knockout, store, study, workers
+from rockstudy import categories, census, knockout, store, study, tasks, workers
 from rockstudy.backends import Backend
 from rockstudy.config import StudyError, TaskConfig
 from rockstudy.knockout import Candidate
@@ -180,7 +180,7 @@ def _screened(run: OpenRun, name: str, compute: Any) -> pd.DataFrame:
     settings = {
         "screen": run.config.screen,
         "knockout": run.config.knockout.model_dump(mode="json"),
-        "benchmarks": [task.model_dump(mode="json") for task in run.config.screens],
+        "benchmarks": [tasks.identity(task) for task in run.config.screens],
     }
     return cached_table(run, name, settings, compute)
 

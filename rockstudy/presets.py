@@ -144,11 +144,13 @@ PRESETS: dict[str, StudyConfig] = {
         statistics=EvalConfig(n_prompts=500, samples=1, max_new_tokens=384, batch_size=128),
         knockout=EvalConfig(n_prompts=200, samples=4, max_new_tokens=384, batch_size=128),
     ),
-    # Ours: the paper's recipe shortened for one 80 GB GPU and a smaller dense pair.
+    # Ours: the paper's recipe shortened for one 80 GB GPU and a smaller dense pair. Both have the
+    # template that ends a prompt with empty thoughts; after that of Instruct-2507, which has none,
+    # Qwen3-0.6B would think.
     "qwen3": StudyConfig(
         preset="qwen3",
         seeds=(0,),
-        pair=PairConfig(teacher="Qwen/Qwen3-4B-Instruct-2507", student="Qwen/Qwen3-0.6B"),
+        pair=PairConfig(teacher="Qwen/Qwen3-4B", student="Qwen/Qwen3-0.6B"),
         train_task=_hub("nlile/hendrycks-MATH-benchmark", n_eval=500, n_train=10_000),
         benchmarks=_SCREENED,
         stage1=StageConfig(

@@ -277,6 +277,15 @@ class StudyConfig(_Frozen):
             return self.benchmarks[:2]
         return tuple(self.benchmarks[place] for place in self.screened)
 
+    @property
+    def main_benchmark(self) -> str:
+        """Label of what claims on accuracy are about: the trained task if graded, else the first.
+
+        The paper trains on one set of problems and grades on others; it gives MATH-500 first.
+        """
+        labels = [task.label for task in self.benchmarks]
+        return self.train_task.label if self.train_task.label in labels else labels[0]
+
     def stage(self, name: str) -> StageConfig:
         """Return the configuration of ``stage1`` or ``stage2``."""
         if name not in ("stage1", "stage2"):

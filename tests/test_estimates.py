@@ -33,15 +33,21 @@ CONFIGS = {
         tie_word_embeddings=True,
         **QWEN3,
     ),
-    "Qwen/Qwen3-4B-Instruct-2507": Qwen3Config(
-        hidden_size=2560,
-        num_hidden_layers=36,
-        num_attention_heads=32,
-        intermediate_size=9728,
-        max_position_embeddings=262_144,
-        tie_word_embeddings=True,
-        **QWEN3,
-    ),
+    **{
+        name: Qwen3Config(
+            hidden_size=2560,
+            num_hidden_layers=36,
+            num_attention_heads=32,
+            intermediate_size=9728,
+            max_position_embeddings=context,
+            tie_word_embeddings=True,
+            **QWEN3,
+        )
+        for name, context in (
+            ("Qwen/Qwen3-4B", 40_960),
+            ("Qwen/Qwen3-4B-Instruct-2507", 262_144),
+        )
+    },
     "Qwen/Qwen3-30B-A3B-Instruct-2507": Qwen3MoeConfig(
         hidden_size=2048,
         num_hidden_layers=48,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from rockstudy.config import StudyError, TaskConfig
+from rockstudy.files import hash_file
 from rockstudy.tasks import grading
 
 NO_ANSWERS = (
@@ -67,6 +69,13 @@ def load(task: TaskConfig, split: Literal["train", "eval"]) -> list[Problem]:
     from rockstudy.tasks import math
 
     return math.load(task, split)
+
+
+def identity(task: TaskConfig) -> dict[str, Any]:
+    """What a task's problems depend on: its configuration, and the bytes of a file of its own."""
+    found = task.model_dump(mode="json")
+    file = Path(task.path or "").expanduser()
+    return found | ({"sha256": hash_file(file)} if file.is_file() else {})
 
 
 def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:
