@@ -185,7 +185,7 @@ def test_who_died_first_is_told_from_who_lost_it():
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["statistic"], "part: must be one of training, statistics, arms, outcomes; got"),
+        (["statistic"], "part: must be one of data, training, statistics, arms, outcomes; got"),
         (["--preset", "huge"], "preset: must be one of"),
         (["-p", "stage2__lr"], "-p: must be followed by a name and a value"),
         (["-p", "stage2__lr=fast"], "stage2__lr: must be a number"),
