@@ -10,7 +10,7 @@ comes by one of three ways, which all are `store`'s where there is one process:
 
 Whether something has to be computed is the first process's word (`agreed`), so that nobody waits
 for a step that another one skips. What one process has written another reads only once it sees it
-(`written`): between the nodes of a network file system that takes up to half a minute.
+(`written`): between the nodes of a network file system that may take a minute.
 """
 
 from __future__ import annotations
@@ -246,4 +246,4 @@ def _seen(path: Path, look: Callable[[], T | None]) -> T:
                 f"{path}: must be seen by all nodes; {socket.gethostname()} does not see within "
                 f"{SEEN_S} s what another process has written{reason}; run again"
             )
-        time.sleep(SEEN_S / 360)  # ours
+        time.sleep(SEEN_S / 360)  # ours: twice a second
