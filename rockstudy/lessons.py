@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rockstudy import backends, models, processes, rollout, store, tasks
 from rockstudy.backends import Backend
-from rockstudy.config import EvalConfig, StudyConfig, StudyError, fingerprint
+from rockstudy.config import EvalConfig, StudyConfig, StudyError, TaskConfig, fingerprint
 from rockstudy.memory import advised
+from rockstudy.tasks import rows
 
 Row = dict[str, Any]
 
@@ -56,25 +57,60 @@ def lessons(
     StudyError
         Fewer than two distinct problems that are short enough.
     """
-    prompts, order = _prompts(config, stage, seed, tokenizer)
+    prompts, order = _prompts(config, stage, seed, tokenizer, run)
     limit = config.train_task.max_prompt_tokens
     ids = rollout.prompt_ids(tokenizer, prompts, limit)
-    rows: list[Row] = [{"prompt_ids": prompt} for prompt in ids]
+    taught: list[Row] = [{"prompt_ids": prompt} for prompt in ids]
     if config.stage(stage).source == "teacher":
         given = _completions(config, stage, seed, ids, teacher, tokenizer, run)
-        rows = [row | completions for row, completions in zip(rows, given, strict=True)]
-    return [rows[i] for i in order]
+        taught = [row | completions for row, completions in zip(taught, given, strict=True)]
+    return [taught[i] for i in order]
+
+
+def train_prompts(task: TaskConfig, run: Path) -> list[str]:
+    """Return the distinct prompts to train on; those of the Hub are read once in a run, and kept.
+
+    Every training of every process needs them, a set of the Hub may have gigabytes, and the nodes
+    that train may have no network: `rockstudy measure data` reads them on one that has.
+
+    Raises
+    ------
+    StudyError
+        What `rockstudy.tasks.load` raises.
+    """
+
+    def read() -> list[str]:
+        return list(dict.fromkeys(problem.prompt for problem in tasks.load(task, "train")))
+
+    if is_read_each_time(task):
+        return read()
+    first = processes.together().is_main_process
+    return processes.cached(
+        **kept_at(task, run),
+        compute=lambda: pd.DataFrame({"prompt": read()}) if first else None,
+    ).data.prompt.tolist()
+
+
+def is_read_each_time(task: TaskConfig) -> bool:
+    """Whether a task's training prompts are no matter of the Hub: made here, or in a local file."""
+    return task.path is None or rows.is_local(task.path)
+
+
+def kept_at(task: TaskConfig, run: Path) -> dict[str, Any]:
+    """Where `train_prompts` keeps prompts of the Hub, as `store.is_current` asks for it."""
+    source = task.model_dump(mode="json", exclude={"max_prompt_tokens"})
+    return {"run": run, "stage": "prompts", "name": "train", "config": source}
 
 
 def _prompts(
-    config: StudyConfig, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase
+    config: StudyConfig, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase, run: Path
 ) -> tuple[list[str], list[int]]:
     """The stage's prompts, each once, and which of them each place in training takes.
 
     Those that are too long are left out (paper 1: prompts up to 800 tokens).
     """
     task = config.train_task
-    every = list(dict.fromkeys(problem.prompt for problem in tasks.load(task, "train")))
+    every = train_prompts(task, run)
     known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
     if len(known) < 2:
         raise StudyError(

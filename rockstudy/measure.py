@@ -4,13 +4,14 @@ A notebook has one process. `rockstudy measure --processes 8`, or `accelerate la
 measure` on several nodes, calls the same steps as the notebooks do, in the same order, and leaves
 the same artefacts:
 
+    data         training prompts of the Hub, and its benchmarks, which then lie in its cache
     training     stage 1, and the baseline of stage 2 at every seed
     statistics   gradings of the pair and the checkpoints, token tables, gradients, knockouts
     arms         the other arms of stage 2 at their seeds, and the times of their steps
     outcomes     gradings of the arms
 
-Two of them train, which FSDP2 may shard; the others sample and measure with whole models. So a
-large study takes them as four commands.
+Two of them train, which FSDP2 may shard; two sample and measure with whole models. So a large study
+takes them as a command each, and `data` first where only some nodes have a network.
 
 Rows are divided among the processes and do not depend on how many there are, up to the rounding of
 logits in batches of another shape and of gradients that are added in another order.
@@ -24,11 +25,27 @@ from pathlib import Path
 
 import torch
 
-from rockstudy import arm_steps, geometry_steps, knockout_steps, launcher, rock_steps, study
+from rockstudy import (
+    arm_steps,
+    geometry_steps,
+    knockout_steps,
+    launcher,
+    lessons,
+    rock_steps,
+    study,
+    tasks,
+)
 from rockstudy.config import StudyConfig, StudyError, unknown
 from rockstudy.geometry import BUDGET
 from rockstudy.processes import together
 from rockstudy.study import Run
+
+
+def data(run: Run) -> None:
+    """Read what is on the Hub, so that what follows needs no network."""
+    lessons.train_prompts(run.config.train_task, run.path)
+    for task in run.config.benchmarks:
+        tasks.load(task, "eval")
 
 
 def training(run: Run) -> None:
@@ -62,6 +79,7 @@ def outcomes(run: Run) -> None:
 
 
 PARTS: dict[str, Callable[[Run], None]] = {
+    "data": data,
     "training": training,
     "statistics": statistics,
     "arms": arms,

@@ -9,13 +9,18 @@ comes by one of three ways, which all are `store`'s where there is one process:
     once     a folder that all fill, such as a training's or a token table's shards
 
 Whether something has to be computed is the first process's word (`agreed`), so that nobody waits
-for a step that another one skips.
+for a step that another one skips. What one process has written another reads only once it sees it
+(`written`): between the nodes of a network file system that may take a minute.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -28,6 +33,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from rockstudy import store
+from rockstudy.config import StudyError
 from rockstudy.store import Artefact, FolderArtefact
 
 T = TypeVar("T")
@@ -36,6 +42,8 @@ Tool = TypeVar("Tool")
 Compute = Callable[[Path], None]
 # ours: what a process may be behind the others; who dies is seen by the launcher, not by waiting
 WAIT = timedelta(days=2)
+# ours: NFS remembers for up to 60 s (acdirmax) what a folder held, and that a file was not there
+SEEN_S = 180
 
 
 def together() -> PartialState:
@@ -79,14 +87,14 @@ def cached(
     processes = together()
     if processes.num_processes == 1:
         return store.cached(run, stage, name, **place, compute=compute)
-    current = agreed(store.is_current(run, stage, name, **place))
+    current = agreed(processes.is_main_process and store.is_current(run, stage, name, **place))
     if processes.is_main_process:
         made = store.cached(run, stage, name, **place, compute=compute)
     elif not current:
         compute()
     processes.wait_for_everyone()
     if not processes.is_main_process:
-        made = store.cached(run, stage, name, **place, compute=compute)
+        made = written(run, stage, name, **place)
     return made
 
 
@@ -117,15 +125,12 @@ def pieced(
     folder = Path(run) / stage / f"{name}.pieces"
     processes = together()
 
+    def of(piece: Piece) -> dict[str, Any]:
+        return {"config": {**config, "piece": repr(piece)}, "inputs": inputs}
+
     def keep(number: int, piece: Piece, tool: Tool) -> None:
-        store.cached(
-            folder,
-            "",
-            f"{number:05d}",
-            config={**config, "piece": repr(piece)},
-            inputs=inputs,
-            compute=lambda: compute(tool, piece),
-        )
+        name = f"{number:05d}"
+        store.cached(folder, "", name, **of(piece), compute=lambda: compute(tool, piece))
 
     def everything() -> pd.DataFrame | None:
         asked = pieces()
@@ -137,7 +142,7 @@ def pieced(
         processes.wait_for_everyone()
         if not processes.is_main_process:
             return None
-        made = [store.load(folder / f"{number:05d}") for number in range(len(asked))]
+        made = [written(folder, "", f"{i:05d}", **of(piece)).data for i, piece in enumerate(asked)]
         return pd.concat(made, ignore_index=True)
 
     made = cached(run, stage, name, config=config, inputs=inputs, compute=everything)
@@ -151,6 +156,32 @@ def cut(n: int, most: int) -> list[slice]:
     count = min(n, max(-(-n // most), together().num_processes))
     ends = [n * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def written(
+    run: Path,
+    stage: str,
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> Artefact:
+    """Load what another process has written by now; never compute it, for that is done.
+
+    Raises
+    ------
+    StudyError
+        Not seen in time, by the file's name.
+    """
+    path = Path(run) / stage / name
+
+    def load() -> Artefact | None:
+        if not store.is_current(run, stage, name, config=config, inputs=inputs):
+            return None
+        data, manifest = store.load(path), store.load_manifest(path)
+        return Artefact(data, manifest.sha256, manifest, False)
+
+    return _seen(path, load)
 
 
 def once(cached: Callable[[Compute], FolderArtefact], compute: Compute) -> FolderArtefact:
@@ -180,6 +211,39 @@ def once(cached: Callable[[Compute], FolderArtefact], compute: Compute) -> Folde
     while message[1] is None:
         broadcast_object_list(message)
         if message[1] is None:
-            compute(message[0])
+            folder = message[0]
+            _seen(folder, folder.is_dir)
+            compute(folder)
             processes.wait_for_everyone()
-    return message[1]
+    found: FolderArtefact = message[1]
+    if not processes.is_main_process:
+        _seen(found.path, lambda: store.load_manifest(found.path) == found.manifest)
+    return found
+
+
+def _seen(path: Path, look: Callable[[], T | None]) -> T:
+    """Return what `look` finds of a path that is there, once this process's node shows it.
+
+    Until then it finds nothing, or the error of a file that is half new. Listing the folder makes a
+    network file system ask its server again.
+
+    Raises
+    ------
+    StudyError
+        Nothing found within `SEEN_S`.
+    """
+    ends, reason = time.monotonic() + SEEN_S, ""
+    while True:
+        try:
+            with contextlib.suppress(OSError):
+                os.listdir(path.parent)
+            if found := look():
+                return found
+        except (StudyError, OSError) as error:
+            reason = f" ({' '.join(str(error).split())[:160]})"
+        if time.monotonic() > ends:
+            raise StudyError(
+                f"{path}: must be seen by all nodes; {socket.gethostname()} does not see within "
+                f"{SEEN_S} s what another process has written{reason}; run again"
+            )
+        time.sleep(SEEN_S / 360)  # ours: twice a second

@@ -194,19 +194,19 @@ def _run_one(
 
 @contextlib.contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    """Hold a run for this process; two at once would write the same files."""
+    """Hold a run for this process, where that can be; two at once would write the same files."""
     run.mkdir(parents=True, exist_ok=True)
     with (run / ".lock").open("w") as lock:
         try:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: no lock rather than no study
-            pass
-        except OSError:
+        except BlockingIOError:
             raise StudyError(
                 f"run_id: must not be in use; another process is running {run.name!r}"
             ) from None
+        except (ImportError, OSError):  # Windows, file systems without locks: rather than no study
+            pass
         yield
 
 
@@ -257,7 +257,7 @@ def run_command(
 def measure_command(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="Of training, statistics, arms, outcomes; all."),
+        typer.Argument(help="Of data, training, statistics, arms, outcomes; all."),
     ] = None,
     preset: Preset = "lab",
     run_id: NewRunId = None,

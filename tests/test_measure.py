@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import DistributedType, PartialState
 
-from rockstudy import launcher, paths, run, store
+from rockstudy import devices, launcher, paths, run, store
 from rockstudy.config import StudyError
 
 SMALL = {"knockout__n_prompts": 4, "screen": 3, "seeds": "[0]"}
@@ -136,16 +137,36 @@ def test_a_line_says_who_died_and_at_what(tmp_path):
     )
 
 
-def test_each_process_sees_one_device(monkeypatch, tmp_path):
+def test_each_process_sees_all_devices_and_takes_the_one_of_its_number(monkeypatch, tmp_path):
+    """As under `accelerate launch`: LOCAL_RANK must be a device's number in what is visible."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    devices = launcher._devices(3)
-    shown = [launcher._environment(r, 3, devices, tmp_path / "bars") for r in range(3)]
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in shown] == ["4", "5", "6"]
-    assert [one["RANK"] for one in shown] == ["0", "1", "2"]
-    assert len({one["MASTER_PORT"] for one in shown}) == 1
+    launcher._check_devices(3)
+    given = [launcher._environment(r, 3, tmp_path / "bars") for r in range(3)]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in given] == ["4,5,6,7"] * 3
+    assert [one["RANK"] for one in given] == [one["LOCAL_RANK"] for one in given] == ["0", "1", "2"]
+    assert len({one["MASTER_PORT"] for one in given}) == 1
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for one in given:  # accelerate's own choice
+        state = object.__new__(PartialState)
+        state.__dict__ = {"device": None, "distributed_type": DistributedType.MULTI_GPU}
+        state.local_process_index = int(one["LOCAL_RANK"])
+        PartialState.set_device(state)
+        assert state.device == torch.device("cuda", state.local_process_index)  # the barriers' too
+    assert [device.index for device in taken] == [0, 1, 2]
     with pytest.raises(StudyError, match="processes: must be at most the 4 CUDA devices; got 5"):
-        launcher._devices(5)
+        launcher._check_devices(5)
+
+
+def test_half_of_the_devices_can_hold_teachers(monkeypatch, tmp_path):
+    """Two processes on four devices: each has a device for its teacher after those that train."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for rank in range(2):
+        given = launcher._environment(rank, 2, tmp_path / "bars")
+        monkeypatch.setenv("LOCAL_RANK", given["LOCAL_RANK"])
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", given["LOCAL_WORLD_SIZE"])
+        assert devices.places("next").teacher == torch.device("cuda", 2 + rank)
 
 
 def test_who_died_first_is_told_from_who_lost_it():
@@ -164,7 +185,7 @@ def test_who_died_first_is_told_from_who_lost_it():
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["statistic"], "part: must be one of training, statistics, arms, outcomes; got"),
+        (["statistic"], "part: must be one of data, training, statistics, arms, outcomes; got"),
         (["--preset", "huge"], "preset: must be one of"),
         (["-p", "stage2__lr"], "-p: must be followed by a name and a value"),
         (["-p", "stage2__lr=fast"], "stage2__lr: must be a number"),

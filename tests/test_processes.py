@@ -2,13 +2,15 @@
 
 import contextlib
 import itertools
+import threading
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from rockstudy import processes, rollout, store, tasks
-from rockstudy.config import from_parameters
+from rockstudy.config import StudyError, from_parameters
 
 
 def pieces_of(made: list[int], fail_at: int | None = None):
@@ -99,3 +101,87 @@ def test_a_single_piece_is_written_once(tmp_path):
     table(tmp_path, made, n=3)
     assert made == [0]
     assert store.load(tmp_path / "stage" / "name").row.tolist() == [0, 1, 2]
+
+
+class Second:
+    """The second of two processes, whose collectives the test answers for the first."""
+
+    num_processes, process_index, is_main_process = 2, 1, False
+
+    def wait_for_everyone(self) -> None:
+        """The first has come here before."""
+
+
+def write(folder, value: int, config) -> store.Manifest:
+    frame = pd.DataFrame({"row": [value]})
+    return store.save(folder / "stage" / "name", frame, config=config)
+
+
+@pytest.mark.parametrize("before", [None, {"seed": 0}], ids=["nothing there", "an older one"])
+def test_another_node_waits_for_a_table_that_it_does_not_see_yet_and_only_loads(
+    before, tmp_path, monkeypatch
+):
+    """The first process's word is that all is there; a file system shows it to the second later."""
+    monkeypatch.setattr(processes, "together", Second)
+    monkeypatch.setattr(processes, "agreed", lambda value: True)
+    if before is not None:
+        write(tmp_path, 1, before)
+
+    def late() -> None:
+        time.sleep(0.3)
+        write(tmp_path, 2, {"seed": 1})
+
+    writer = threading.Thread(target=late)
+    writer.start()
+    found = processes.cached(
+        tmp_path, "stage", "name", config={"seed": 1}, compute=lambda: pytest.fail("computed")
+    )
+    writer.join()
+    assert found.data.row.tolist() == [2] and not found.fresh
+
+
+def test_what_is_never_seen_is_one_line_that_names_file_and_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "together", Second)
+    monkeypatch.setattr(processes, "agreed", lambda value: True)
+    monkeypatch.setattr(processes, "SEEN_S", 0.1)
+    monkeypatch.setattr(processes.socket, "gethostname", lambda: "node2")
+    line = "name: must be seen by all nodes; node2 does not see within 0.1 s what another"
+    with pytest.raises(StudyError, match=line):
+        processes.cached(tmp_path, "stage", "name", config={}, compute=lambda: pytest.fail("no"))
+    manifest = write(tmp_path, 1, {})
+    (tmp_path / "stage" / manifest.file).write_bytes(b"half of it")
+    with pytest.raises(StudyError, match=r"altered since it was written.*; run again$"):
+        processes.cached(tmp_path, "stage", "name", config={}, compute=lambda: pytest.fail("no"))
+
+
+def test_another_node_waits_for_a_folder_to_fill_and_for_the_filled_one(tmp_path, monkeypatch):
+    """The first process's messages: the folder to fill, and when that is done the finished one."""
+    path, filled = tmp_path / "stage" / "name", []
+    partial = tmp_path / "stage" / "name.partial"
+    manifest = write(tmp_path / "elsewhere", 1, {})
+    said = iter([[partial, None], [partial, store.FolderArtefact(path, "x", manifest, True)]])
+    threads = []
+
+    def hear(message) -> None:
+        message[:] = next(said)
+        made = partial if not threads else path.with_suffix(".json")
+
+        def appear() -> None:
+            time.sleep(0.3)
+            if made is partial:
+                made.mkdir(parents=True)
+            else:
+                made.write_bytes((tmp_path / "elsewhere" / "stage" / "name.json").read_bytes())
+
+        threads.append(threading.Thread(target=appear))
+        threads[-1].start()
+
+    monkeypatch.setattr(processes, "together", Second)
+    monkeypatch.setattr(processes, "broadcast_object_list", hear)
+    found = processes.once(
+        lambda compute: pytest.fail("the first process's"),
+        lambda folder: filled.append(folder.is_dir()),
+    )
+    assert filled == [True] and found.path == path and path.with_suffix(".json").is_file()
+    for thread in threads:
+        thread.join()

@@ -1,5 +1,6 @@
 """Tests of the `rockstudy` command: what it refuses, runs, skips, keeps and prints."""
 
+import errno
 import json
 import os
 import signal
@@ -114,6 +115,17 @@ def test_a_run_in_use_is_refused(home, call):
         code, _, err = call("run", "--preset", "tiny")
     assert code == 2
     assert "must not be in use" in err
+
+
+def test_a_file_system_without_locks_is_no_other_process(home, monkeypatch):
+    import fcntl
+
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with run._locked(paths.run_dir("tiny")):
+        assert (paths.run_dir("tiny") / ".lock").is_file()
 
 
 # Which notebooks, which values.

@@ -55,6 +55,13 @@ def leading(task: TaskConfig, make: Make) -> list[Problem]:
     return _take(made, task, "train", where)
 
 
+def is_local(path: str) -> bool:
+    """Whether a task's path names a file, there or not, and no dataset of the Hub."""
+    given = Path(path).expanduser()
+    named = given.suffix in (".jsonl", ".json", ".parquet")
+    return named or given.exists() or given.is_absolute()
+
+
 def check(place: str, row: Any, columns: Sequence[str]) -> None:
     """Refuse a row that is no object, lacks one of `columns` or has nothing in it."""
     named = " and ".join(columns)
@@ -88,7 +95,7 @@ def _open(task: TaskConfig, split: Split, stream: bool = False) -> tuple[str, It
         if read is None:
             raise StudyError(f"path: must end in .jsonl or .parquet; got {str(path)!r}")
         return str(path), read(path), False
-    if path.suffix in (".jsonl", ".json", ".parquet") or path.is_dir() or path.is_absolute():
+    if is_local(task.path):
         folder = ", a folder" if path.is_dir() else ""
         raise StudyError(f"path: must be an existing file or a Hub id; got {task.path!r}{folder}")
     found = _hub(task, stream)
