@@ -161,7 +161,7 @@ def timed(
     Nothing is kept, and nothing that is cached is used but what the stage starts from.
     """
     job = _job(config, stage, Path(run), seed, "timed", weights, pair)
-    short = {"steps": steps, "logging_steps": 1, "save_steps": steps + 1, "keep": {"late": 1.0}}
+    short = {"steps": steps, "logging_steps": 1, "keep": {}}
     settings = config.stage(stage).model_copy(update=short)
     with _quiet(), tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
         trainer = job.trainer(settings, Path(folder))
@@ -340,7 +340,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         max_grad_norm=settings.max_grad_norm,
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
-        save_strategy="steps",
+        save_strategy="steps" if settings.keep else "no",
         save_steps=settings.save_steps,
         save_total_limit=2,  # of which the older is complete while the newer is written
         max_completion_length=settings.max_new_tokens,

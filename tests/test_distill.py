@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -431,6 +432,25 @@ def test_a_stage_that_is_there_is_read_back_without_training(trained, monkeypatc
     again = distill.train(from_parameters("tiny", **STEPS), "stage2", run=run, seed=0)
     assert again.hash == first.hash
     pd.testing.assert_frame_equal(again.metrics, first.metrics)
+
+
+def test_a_timed_run_keeps_nothing_saves_nothing_and_gives_its_memory_back(trained, monkeypatch):
+    run, first = trained
+    before, made, real = set(run.rglob("*")), [], DistillTrainer.__init__
+
+    def seen(self, *arguments, **named):
+        real(self, *arguments, **named)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(DistillTrainer, "__init__", seen)
+    for name in ("keep", "_save_checkpoint"):
+        monkeypatch.setattr(DistillTrainer, name, lambda *_: pytest.fail("a model was written"))
+    config = from_parameters("tiny", **STEPS)
+    table = distill.timed(config, "stage2", run=run, seed=0, steps=2)
+    assert table.columns.tolist() == first.timing.columns.tolist()
+    assert table.step.tolist() == [1, 2]
+    assert set(run.rglob("*")) == before
+    assert [one() for one in made] == [None]
 
 
 def test_another_weight_function_under_the_same_name_trains_again(trained, tmp_path):
