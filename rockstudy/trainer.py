@@ -13,11 +13,14 @@ Completions enter as the token ids that were sampled: never decoded and tokenise
 that was cut by the token limit gets no end-of-text token. Every override says what it replaces.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import trl
 from accelerate.utils import DistributedType
@@ -200,8 +203,12 @@ class DistillTrainer(trl.DistillationTrainer):
     def _trl_rollouts(
         self, prompts: list[list[int]], seed: int
     ) -> tuple[list[Sequence[int]], list[bool]]:
-        """Rollouts by TRL's own path: vLLM, or a model that is sharded over processes."""
-        with torch.random.fork_rng():
+        """Rollouts by TRL's own path: vLLM, or a model that is sharded over processes.
+
+        vLLM's newer model runner draws the seed of a rollout that has none from numpy's global
+        generator. A seed that is given would be that of all rollouts, equal for equal prompts.
+        """
+        with torch.random.fork_rng(), _numpy_seeded(seed):
             torch.manual_seed(seed)
             completions = self._generate_single_turn(prompts, None, {})
         return completions, [bool(ids) and ids[-1] in self.eos_token_ids for ids in completions]
@@ -383,6 +390,17 @@ class DistillTrainer(trl.DistillationTrainer):
                 f"{self._where()}: the student's weights must be finite; got NaN or infinity; "
                 f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
             )
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator, and put it back."""
+    before = np.random.get_state()  # noqa: NPY002 - the one that vLLM draws from
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def _left_aligned(inputs: Inputs) -> tuple[Tensor, Tensor]:

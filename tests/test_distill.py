@@ -398,6 +398,25 @@ def test_every_prompt_of_a_step_comes_with_all_of_its_rollouts(pair, tmp_path):
     assert len(firsts) == 12
 
 
+def test_the_seed_of_trls_rollouts_is_numpys_as_well_and_the_rest_of_a_run_draws_as_before(
+    pair, rows, tmp_path, monkeypatch
+):
+    """What vLLM draws the noise of a rollout without a seed of its own from."""
+
+    def drawn(self, prompts, images, fields):
+        return [[int(i)] for i in np.random.randint(0, 300, len(prompts))]  # noqa: NPY002
+
+    monkeypatch.setattr(DistillTrainer, "_generate_single_turn", drawn)
+    trainer = _trainer(pair, tmp_path, rows)
+    prompts = [[5]] * 8
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002
+    first, _ = trainer._trl_rollouts(prompts, 2**32 - 1 + 8)  # of the eighth process
+    assert trainer._trl_rollouts(prompts, 2**32 + 7)[0] == first
+    assert trainer._trl_rollouts(prompts, 8)[0] != first
+    assert len({tuple(ids) for ids in first}) > 4  # equal prompts have their own noise
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+
+
 # Whole stages, on the `tiny` preset.
 
 STEPS = {"stage2__steps": 6, "stage2__save_steps": 2, "stage2__logging_steps": 3}
