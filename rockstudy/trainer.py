@@ -26,6 +26,7 @@ import trl
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import RepeatSampler, pad
@@ -73,9 +74,20 @@ class DistillTrainer(trl.DistillationTrainer):
         self.stage, self.stage_name, self.rollout_seed = stage, name, seed
         self.position_weights = weights
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
+        self._keep_float32()
         self._place(teacher_model)
         self.clock = Clock(self.accelerator.device)
         self.ledger = Ledger(self.model.config.get_text_config().vocab_size)
+
+    # Changes what accelerate shards with when training starts: all that goes in and out is bf16.
+    def _keep_float32(self) -> None:
+        """Let FSDP2 compute in bf16 with weights, losses and sums of gradients in float32."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        policy = getattr(plugin, "mixed_precision_policy", None)
+        if isinstance(policy, MixedPrecisionPolicy):
+            plugin.mixed_precision_policy = dataclasses.replace(
+                policy, cast_forward_inputs=False, output_dtype=None, reduce_dtype=torch.float32
+            )
 
     # Replaces a part of DistillationTrainer.__init__: it moves a teacher to the student's device.
     def _place(self, teacher: PreTrainedModel) -> None:
@@ -291,7 +303,7 @@ class DistillTrainer(trl.DistillationTrainer):
             self.stage, h_student, Head.of(student), h_teacher, head_teacher, tokens
         )
         if self._weighs_late:
-            known = torch.zeros_like(w)
+            known = torch.zeros(w.shape, device=w.device)
             known[rows, columns] = losses.detach().float()
             w = self._weighed(inputs, known)
         return losses, rkl, entropy, tokens, w[rows, columns]

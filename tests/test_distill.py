@@ -702,13 +702,19 @@ def test_two_gloo_processes_equal_one(trained, tmp_path):
 SHARDED = """
 import sys
 from pathlib import Path
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from rockstudy import distill
 from rockstudy.config import StudyError, from_parameters
 from rockstudy.processes import together
+from rockstudy.windows import window_weights
 
 start, step_end = PartialState.__init__, distill._Keeper.on_step_end
+arm, weights = "baseline", None
+if sys.argv[2] == "windows":
+    arm, weights = "windows", window_weights(range(200), 0.0, 0.1, 2)
 
 def as_devices(self, *args, **kwargs):  # accelerate shards on devices alone; gloo does as well
     start(self, *args, **kwargs)
@@ -722,13 +728,30 @@ def checked(self, args, state, control, **kwargs):
         whole = sum(parameter.numel() for parameter in model.parameters())
         own = sum(parameter.to_local().numel() for parameter in model.parameters())
         assert own == whole / 2
+    if weights is not None:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        for module in (self.trainer.model, self.trainer.model.get_decoder().layers[0]):
+            assert module._get_fsdp_state()._mp_policy == policy
     step_end(self, args, state, control, **kwargs)
 
 PartialState.__init__, distill._Keeper.on_step_end = as_devices, checked
 together()
-overrides = dict(pair.split("=") for pair in sys.argv[3:])
-distill.train(from_parameters("tiny", **overrides), "stage2", run=Path(sys.argv[1]), seed=0)
+config = from_parameters("tiny", **dict(pair.split("=") for pair in sys.argv[3:]))
+distill.train(config, "stage2", run=Path(sys.argv[1]), seed=0, arm=arm, weights=weights)
 """
+
+
+def _sharded(folder, run, ending, given, precision="no"):
+    """Train with FSDP2 over two gloo processes, as `SHARDED` says."""
+    shipped = yaml.safe_load((paths.REPO / "launch" / "fsdp2.yaml").read_text(encoding="utf-8"))
+    on_cpu = {"num_processes": 2, "use_cpu": True, "mixed_precision": precision}
+    (folder / "fsdp2.yaml").write_text(yaml.safe_dump(shipped | on_cpu))
+    (folder / "script.py").write_text(SHARDED)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command += [str(folder / "fsdp2.yaml"), str(folder / "script.py"), str(run), ending]
+    command += [f"{name}={value}" for name, value in given.items()]
+    environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -740,21 +763,20 @@ def test_student_and_teacher_sharded_over_two_processes_train_as_one_does(tmp_pa
     given = STEPS | {"stage2__temperature": 0, "stage2__lr": 2e-3}
     one, two = tmp_path / "one", tmp_path / "two"
     distill.train(from_parameters("tiny", **given), "stage2", run=one, seed=0)
-    shipped = yaml.safe_load((paths.REPO / "launch" / "fsdp2.yaml").read_text(encoding="utf-8"))
-    on_cpu = {"num_processes": 2, "use_cpu": True, "mixed_precision": "no"}
-    (tmp_path / "fsdp2.yaml").write_text(yaml.safe_dump(shipped | on_cpu))
-    (tmp_path / "script.py").write_text(SHARDED)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    command += [str(tmp_path / name) for name in ("fsdp2.yaml", "script.py", "two")]
-    environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
     for ending in ("fails", "ends"):
-        arguments = [*command, ending, *(f"{name}={value}" for name, value in given.items())]
-        done = subprocess.run(
-            arguments, env=environment, capture_output=True, text=True, check=False
-        )
+        done = _sharded(tmp_path, two, ending, given)
         assert (done.returncode == 0) == (ending == "ends"), done.stderr
         assert bool([*two.rglob("checkpoint-4")]) == (ending == "fails")
     _assert_trained_alike(one, two)
+
+
+@pytest.mark.slow
+def test_a_student_sharded_in_bf16_has_weights_losses_and_gradient_sums_in_float32(tmp_path):
+    """As the shipped configuration has it on devices; windows are made of the losses."""
+    done = _sharded(tmp_path, tmp_path / "run", "windows", STEPS, precision="bf16")
+    assert done.returncode == 0, done.stderr
+    metrics = store.load(tmp_path / "run" / "stage2-windows-s0" / "training" / "metrics")
+    assert metrics.loss.gt(0).all() and metrics.mean_weight.between(0, 1, "neither").all()
 
 
 def _assert_trained_alike(one, two):
