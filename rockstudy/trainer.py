@@ -32,6 +32,7 @@ from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import RepeatSampler, pad
 
 from rockstudy import files, lora, rollout, store
+from rockstudy.colocated import Generation
 from rockstudy.config import StageConfig, StudyError
 from rockstudy.devices import sharded, sharding
 from rockstudy.divergence import Head, token_divergence, token_log_prob
@@ -75,6 +76,8 @@ class DistillTrainer(trl.DistillationTrainer):
         self.position_weights = weights
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
         self._keep_float32()
+        if stage.use_vllm and stage.source == "student":
+            self._take_engine()
         self._place(teacher_model)
         self.clock = Clock(self.accelerator.device)
         self.ledger = Ledger(self.model.config.get_text_config().vocab_size)
@@ -88,6 +91,26 @@ class DistillTrainer(trl.DistillationTrainer):
             plugin.mixed_precision_policy = dataclasses.replace(
                 policy, cast_forward_inputs=False, output_dtype=None, reduce_dtype=torch.float32
             )
+
+    # Replaces a part of DistillationTrainer.__init__: it starts an engine for every trainer.
+    def _take_engine(self) -> None:
+        """Have vLLM write the rollouts, by the engine of this process (`rockstudy.colocated`)."""
+        args = self.args
+        self.vllm_generation = Generation(
+            model=self.model,
+            accelerator=self.accelerator,
+            processing_class=self.processing_class,
+            gpu_memory_utilization=args.vllm_gpu_memory_utilization,
+            max_model_length=args.vllm_max_model_length,
+            max_num_seqs=args.per_device_train_batch_size * args.gradient_accumulation_steps,
+            model_impl=args.vllm_model_impl,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            max_completion_length=self.max_completion_length,
+            logprobs=None,
+        )
+        self.use_vllm, self._last_loaded_step = True, -1  # the engine has another's weights
 
     # Replaces a part of DistillationTrainer.__init__: it moves a teacher to the student's device.
     def _place(self, teacher: PreTrainedModel) -> None:
