@@ -8,12 +8,13 @@ node's devices train and the other half hold one teacher each.
 """
 
 import copy
+import functools
 import os
 from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate.utils import parse_flag_from_env
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
@@ -79,12 +80,17 @@ def sharded(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     weights = {id(p): torch.nn.Parameter(p.detach(), False) for p in model.parameters()}
     copied: Any = copy.deepcopy(model, weights)  # its parameters share the model's memory
     processes = _node_processes()
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
-    names = ("node", "process")
-    mesh = init_device_mesh(device.type, (nodes, processes), mesh_dim_names=names)["process"]
+    mesh = _of_node(device.type, int(os.environ.get("WORLD_SIZE", "1")) // processes, processes)
     for layer in copied.get_decoder().layers:
         fully_shard(layer, mesh=mesh)
     return fully_shard(copied, mesh=mesh, reshard_after_forward=True).eval()
+
+
+@functools.cache  # a mesh makes process groups, which stay
+def _of_node(kind: str, nodes: int, processes: int) -> DeviceMesh:
+    """The processes of this node."""
+    names = ("node", "process")
+    return init_device_mesh(kind, (nodes, processes), mesh_dim_names=names)["process"]
 
 
 def _node_processes() -> int:

@@ -16,6 +16,7 @@ student's rollouts are TRL's own, which draw other random numbers.
 
 import contextlib
 import copy
+import gc
 import math
 import os
 import shutil
@@ -146,6 +147,20 @@ def is_trained(
     return store.is_current(*job.place, **job.identity)
 
 
+@contextlib.contextmanager
+def _freed() -> Iterator[None]:
+    """Give back what a trainer took, at the end of the function that made it.
+
+    It is a cycle of objects, which Python would free at a time of its own.
+    """
+    try:
+        yield
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+@_freed()
 def timed(
     config: StudyConfig,
     stage: str,
@@ -161,7 +176,7 @@ def timed(
     Nothing is kept, and nothing that is cached is used but what the stage starts from.
     """
     job = _job(config, stage, Path(run), seed, "timed", weights, pair)
-    short = {"steps": steps, "logging_steps": 1, "save_steps": steps + 1, "keep": {"late": 1.0}}
+    short = {"steps": steps, "logging_steps": 1, "keep": {}}
     settings = config.stage(stage).model_copy(update=short)
     with _quiet(), tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
         trainer = job.trainer(settings, Path(folder))
@@ -229,6 +244,7 @@ class _Job:
             "weights": describe(self.weights),
         }
 
+    @_freed()
     def fill(self, folder: Path) -> None:
         """Train into a folder that may hold the checkpoints of a killed run."""
         settings, checkpoint = self.config.stage(self.stage), _last_complete(folder)
@@ -340,7 +356,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         max_grad_norm=settings.max_grad_norm,
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
-        save_strategy="steps",
+        save_strategy="steps" if settings.keep else "no",
         save_steps=settings.save_steps,
         save_total_limit=2,  # of which the older is complete while the newer is written
         max_completion_length=settings.max_new_tokens,
@@ -348,7 +364,6 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         top_p=settings.top_p,
         top_k=0 if settings.temperature else 1,  # greedy, where TRL writes the rollouts
         **{_CHECKPOINTING: settings.gradient_checkpointing and not _fsdp_checkpoints()},
-        use_vllm=settings.use_vllm and settings.source == "student",
         vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
         disable_dropout=True,
         ddp_find_unused_parameters=False,

@@ -65,10 +65,11 @@ def _gradients(run: OpenRun, budget: int) -> pd.DataFrame:
         scratch = tempfile.TemporaryDirectory(dir=run.path)
         with scratch as folder, advised("gradients", {"budget": budget}):
             positions, share = _positions(found, Path(folder))
+            student = found.student("post")
             made = geometry.type_gradients(
                 positions,
-                Head.of(found.student("post")),
-                Head.of(found.pair.teacher).to(found.student("post").device),
+                Head.of(student),
+                Head.of(found.pair.teacher).to(student.device),
                 budget,
                 geometry.half_samples(share.n_folds, HALVES, store.rng(run.config.seed, "halves")),
                 share,

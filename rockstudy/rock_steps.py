@@ -7,7 +7,7 @@ is computed once and kept under ``tables/``; a replayed run only reads it.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,25 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
 
 
+class _Students(Mapping[str, PreTrainedModel]):
+    """Checkpoints by name, read from disk when they are asked for and kept by who asked.
+
+    What follows a measurement, such as the training of arms, needs the devices for itself.
+    """
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self.folders = folders
+
+    def __getitem__(self, name: str) -> PreTrainedModel:
+        return models.load_model(str(self.folders[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.folders)
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+
 class Measured:
     """A run's checkpoints, the rollouts of the last one and their token table."""
 
@@ -63,20 +82,21 @@ class Measured:
         if "early" in last.checkpoints:
             self.folders["early"] = last.checkpoints["early"]
         self.hashes = {name: store.hash_folder(folder) for name, folder in self.folders.items()}
-        self._models: dict[str, PreTrainedModel] = {}
         self.rollouts, _ = self.sampled("post")
         self.table = self.token_table("post", list(self.folders))
         self.tokens = self.table.read()
 
     def student(self, name: str) -> PreTrainedModel:
-        """A checkpoint: ``pre`` (end of stage 1), ``early`` or ``post`` (stage 2)."""
-        if name not in self._models:
-            self._models[name] = models.load_model(str(self.folders[name]))
-        return self._models[name]
+        """Load a checkpoint: ``pre`` (end of stage 1), ``early`` or ``post`` (stage 2)."""
+        return _Students(self.folders)[name]
+
+    def encoder(self) -> PreTrainedModel | None:
+        """The student that encodes contexts, where the study's encoder needs one."""
+        return None if self.config.rocks.encoder == "bag" else self.student("post")
 
     def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[backends.Backend]:
         """What samples from a checkpoint, by the backend that `how` asks for."""
-        return study.checkpoint(self.config, self.folders[name], how, lambda: self.student(name))
+        return study.checkpoint(self.config, self.folders[name], how)
 
     def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:
         """Graded completions of a checkpoint, and their hash."""
@@ -101,7 +121,7 @@ class Measured:
                 name,
                 rows,
                 self.pair.teacher,
-                {one: self.student(one) for one in checkpoints},
+                _Students({one: self.folders[one] for one in checkpoints}),
                 inputs=inputs | {one: self.hashes[one] for one in checkpoints},
             )
 
@@ -122,7 +142,7 @@ def detected(config: StudyConfig, path: Path) -> rocks.Detection:
         "detected",
         config,
         path,
-        lambda: rocks.detect(found.tokens, found.rollouts, config.rocks, found.student("post")),
+        lambda: rocks.detect(found.tokens, found.rollouts, config.rocks, found.encoder()),
     )
 
 
@@ -190,7 +210,7 @@ def thresholds(run: OpenRun) -> pd.DataFrame:
             "prompts": found.rollouts.n_prompts,
             "completions": len(found.rollouts),
             "tokens": len(found.tokens),
-            "vocabulary": found.student("post").config.vocab_size,
+            "vocabulary": found.pair.teacher.config.vocab_size,
             "tau_pre": made.tau_pre,
             "tau_post": made.tau_post,
             "persistent": len(made.occurrences),
@@ -232,9 +252,7 @@ def stability(run: OpenRun, draws: int) -> pd.DataFrame:
 
     def compute() -> pd.DataFrame:
         found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
-        features = rocks.encode(
-            found.rollouts, made.occurrences, run.config.rocks, found.student("post")
-        )
+        features = rocks.encode(found.rollouts, made.occurrences, run.config.rocks, found.encoder())
         n = found.tokens.prompt_index.nunique()
         sizes = sorted({max(1, min(n - 1, round(share * n))) for share in SHARES})
         each = rocks.stability(

@@ -316,13 +316,12 @@ def checkpoint(
     config: StudyConfig,
     folder: Path,
     how: EvalConfig,
-    load: Callable[[], PreTrainedModel] | None = None,
 ) -> AbstractContextManager[backends.Backend]:
-    """What samples from a checkpoint (`backends.opened`); `load` gives a model that is kept."""
+    """What samples from a checkpoint (`backends.opened`)."""
     return backends.opened(
         how,
         str(folder),
-        load or (lambda: models.load_model(str(folder))),
+        lambda: models.load_model(str(folder)),
         max_prompt_tokens=max(task.max_prompt_tokens for task in config.benchmarks),
         resting=_loaded(config.pair),
     )

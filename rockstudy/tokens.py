@@ -140,7 +140,8 @@ def token_table(
     rollouts
         The trajectories.
     teacher, checkpoints
-        Models over one vocabulary; the names become parts of column names.
+        Models over one vocabulary; the names become parts of column names. Checkpoints are looked
+        up where something is computed: a mapping may load them then.
     inputs
         Hashes of the rollouts and of every model: what the table depends on.
     batch_tokens
@@ -154,7 +155,10 @@ def token_table(
         No completion tokens, checkpoints of another vocabulary, values that are not finite, a shard
         that is missing or damaged.
     """
-    _check(rollouts, teacher, checkpoints)
+    if rollouts.n_tokens == 0:
+        raise StudyError("rollouts: must hold at least one completion token; got none")
+    if not checkpoints:
+        raise StudyError("checkpoints: must name at least one model; got none")
     order = np.lexsort((np.arange(len(rollouts)), rollouts.lengths))
     order = order[rollouts.lengths[order] > 0]
     parts = _split(rollouts.lengths[order], shard_tokens)
@@ -163,6 +167,8 @@ def token_table(
     _name_damage(path, len(parts))
 
     def compute(folder: Path) -> None:
+        students = dict(checkpoints)
+        _check_vocabulary(teacher, students)
         some = processes.mine(list(enumerate(parts)))
         n_tokens = sum(int(rollouts.lengths[order[part]].sum()) for _, part in some)
         with progress.bar(n_tokens, "token table", "token") as bar:
@@ -174,7 +180,7 @@ def token_table(
                     _shard(folder, number).name,
                     config={"rows": rows.tolist()},
                     compute=lambda rows=rows: _shard_frame(
-                        rollouts, rows, teacher, checkpoints, batch_tokens
+                        rollouts, rows, teacher, students, batch_tokens
                     ),
                 )
                 bar.update(int(rollouts.lengths[rows].sum()))
@@ -201,13 +207,7 @@ def _name_damage(path: Path, n_shards: int) -> None:
             store.load(_shard(path, number))
 
 
-def _check(
-    rollouts: Rollouts, teacher: PreTrainedModel, checkpoints: Mapping[str, PreTrainedModel]
-) -> None:
-    if rollouts.n_tokens == 0:
-        raise StudyError("rollouts: must hold at least one completion token; got none")
-    if not checkpoints:
-        raise StudyError("checkpoints: must name at least one model; got none")
+def _check_vocabulary(teacher: PreTrainedModel, checkpoints: Mapping[str, PreTrainedModel]) -> None:
     size = teacher.config.vocab_size
     for name, model in checkpoints.items():
         if model.config.vocab_size != size:

@@ -13,21 +13,26 @@ Completions enter as the token ids that were sampled: never decoded and tokenise
 that was cut by the token limit gets no end-of-text token. Every override says what it replaces.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import trl
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import RepeatSampler, pad
 
 from rockstudy import files, lora, rollout, store
+from rockstudy.colocated import Generation
 from rockstudy.config import StageConfig, StudyError
 from rockstudy.devices import sharded, sharding
 from rockstudy.divergence import Head, token_divergence, token_log_prob
@@ -70,9 +75,42 @@ class DistillTrainer(trl.DistillationTrainer):
         self.stage, self.stage_name, self.rollout_seed = stage, name, seed
         self.position_weights = weights
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
+        self._keep_float32()
+        if stage.use_vllm and stage.source == "student":
+            self._take_engine()
         self._place(teacher_model)
         self.clock = Clock(self.accelerator.device)
         self.ledger = Ledger(self.model.config.get_text_config().vocab_size)
+
+    # Changes what accelerate shards with when training starts: all that goes in and out is bf16.
+    def _keep_float32(self) -> None:
+        """Let FSDP2 compute in bf16 with weights, losses and sums of gradients in float32."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        policy = getattr(plugin, "mixed_precision_policy", None)
+        if isinstance(policy, MixedPrecisionPolicy):
+            plugin.mixed_precision_policy = dataclasses.replace(
+                policy, cast_forward_inputs=False, output_dtype=None, reduce_dtype=torch.float32
+            )
+
+    # Replaces a part of DistillationTrainer.__init__: it starts an engine for every trainer.
+    def _take_engine(self) -> None:
+        """Have vLLM write the rollouts, by the engine of this process (`rockstudy.colocated`)."""
+        args = self.args
+        self.vllm_generation = Generation(
+            model=self.model,
+            accelerator=self.accelerator,
+            processing_class=self.processing_class,
+            gpu_memory_utilization=args.vllm_gpu_memory_utilization,
+            max_model_length=args.vllm_max_model_length,
+            max_num_seqs=args.per_device_train_batch_size * args.gradient_accumulation_steps,
+            model_impl=args.vllm_model_impl,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            max_completion_length=self.max_completion_length,
+            logprobs=None,
+        )
+        self.use_vllm, self._last_loaded_step = True, -1  # the engine has another's weights
 
     # Replaces a part of DistillationTrainer.__init__: it moves a teacher to the student's device.
     def _place(self, teacher: PreTrainedModel) -> None:
@@ -200,8 +238,12 @@ class DistillTrainer(trl.DistillationTrainer):
     def _trl_rollouts(
         self, prompts: list[list[int]], seed: int
     ) -> tuple[list[Sequence[int]], list[bool]]:
-        """Rollouts by TRL's own path: vLLM, or a model that is sharded over processes."""
-        with torch.random.fork_rng():
+        """Rollouts by TRL's own path: vLLM, or a model that is sharded over processes.
+
+        vLLM's newer model runner draws the seed of a rollout that has none from numpy's global
+        generator. A seed that is given would be that of all rollouts, equal for equal prompts.
+        """
+        with torch.random.fork_rng(), _numpy_seeded(seed):
             torch.manual_seed(seed)
             completions = self._generate_single_turn(prompts, None, {})
         return completions, [bool(ids) and ids[-1] in self.eos_token_ids for ids in completions]
@@ -284,7 +326,7 @@ class DistillTrainer(trl.DistillationTrainer):
             self.stage, h_student, Head.of(student), h_teacher, head_teacher, tokens
         )
         if self._weighs_late:
-            known = torch.zeros_like(w)
+            known = torch.zeros(w.shape, device=w.device)
             known[rows, columns] = losses.detach().float()
             w = self._weighed(inputs, known)
         return losses, rkl, entropy, tokens, w[rows, columns]
@@ -383,6 +425,17 @@ class DistillTrainer(trl.DistillationTrainer):
                 f"{self._where()}: the student's weights must be finite; got NaN or infinity; "
                 f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
             )
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator, and put it back."""
+    before = np.random.get_state()  # noqa: NPY002 - the one that vLLM draws from
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def _left_aligned(inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -167,6 +167,7 @@ def _alone() -> Iterator[None]:
     before = dict(os.environ)
     for name in LAUNCHED:
         os.environ.pop(name, None)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # inside, it would end our process group
     if torch.cuda.is_available():
         shown = [d for d in before.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
         place = torch.cuda.current_device()

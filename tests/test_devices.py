@@ -26,6 +26,17 @@ def test_by_default_both_models_lie_together_and_under_fsdp_on_the_cpu(monkeypat
     assert devices.places("next") == (cpu, torch.device("cuda:7"))  # a teacher that stays whole
 
 
+def test_the_teachers_of_all_trainings_of_a_process_are_sharded_over_one_mesh(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        devices, "init_device_mesh", lambda *a, **_: made.append(a) or {"process": object()}
+    )
+    devices._of_node.cache_clear()
+    assert devices._of_node("cuda", 2, 8) is devices._of_node("cuda", 2, 8)
+    devices._of_node.cache_clear()
+    assert made == [("cuda", (2, 8))]
+
+
 def test_what_is_loaded_on_the_cpu_to_be_sharded_has_the_type_of_the_devices(monkeypatch):
     pair = from_parameters("tiny").pair
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -397,6 +398,25 @@ def test_every_prompt_of_a_step_comes_with_all_of_its_rollouts(pair, tmp_path):
     assert len(firsts) == 12
 
 
+def test_the_seed_of_trls_rollouts_is_numpys_as_well_and_the_rest_of_a_run_draws_as_before(
+    pair, rows, tmp_path, monkeypatch
+):
+    """What vLLM draws the noise of a rollout without a seed of its own from."""
+
+    def drawn(self, prompts, images, fields):
+        return [[int(i)] for i in np.random.randint(0, 300, len(prompts))]  # noqa: NPY002
+
+    monkeypatch.setattr(DistillTrainer, "_generate_single_turn", drawn)
+    trainer = _trainer(pair, tmp_path, rows)
+    prompts = [[5]] * 8
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002
+    first, _ = trainer._trl_rollouts(prompts, 2**32 - 1 + 8)  # of the eighth process
+    assert trainer._trl_rollouts(prompts, 2**32 + 7)[0] == first
+    assert trainer._trl_rollouts(prompts, 8)[0] != first
+    assert len({tuple(ids) for ids in first}) > 4  # equal prompts have their own noise
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+
+
 # Whole stages, on the `tiny` preset.
 
 STEPS = {"stage2__steps": 6, "stage2__save_steps": 2, "stage2__logging_steps": 3}
@@ -431,6 +451,25 @@ def test_a_stage_that_is_there_is_read_back_without_training(trained, monkeypatc
     again = distill.train(from_parameters("tiny", **STEPS), "stage2", run=run, seed=0)
     assert again.hash == first.hash
     pd.testing.assert_frame_equal(again.metrics, first.metrics)
+
+
+def test_a_timed_run_keeps_nothing_saves_nothing_and_gives_its_memory_back(trained, monkeypatch):
+    run, first = trained
+    before, made, real = set(run.rglob("*")), [], DistillTrainer.__init__
+
+    def seen(self, *arguments, **named):
+        real(self, *arguments, **named)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(DistillTrainer, "__init__", seen)
+    for name in ("keep", "_save_checkpoint"):
+        monkeypatch.setattr(DistillTrainer, name, lambda *_: pytest.fail("a model was written"))
+    config = from_parameters("tiny", **STEPS)
+    table = distill.timed(config, "stage2", run=run, seed=0, steps=2)
+    assert table.columns.tolist() == first.timing.columns.tolist()
+    assert table.step.tolist() == [1, 2]
+    assert set(run.rglob("*")) == before
+    assert [one() for one in made] == [None]
 
 
 def test_another_weight_function_under_the_same_name_trains_again(trained, tmp_path):
@@ -663,13 +702,19 @@ def test_two_gloo_processes_equal_one(trained, tmp_path):
 SHARDED = """
 import sys
 from pathlib import Path
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from rockstudy import distill
 from rockstudy.config import StudyError, from_parameters
 from rockstudy.processes import together
+from rockstudy.windows import window_weights
 
 start, step_end = PartialState.__init__, distill._Keeper.on_step_end
+arm, weights = "baseline", None
+if sys.argv[2] == "windows":
+    arm, weights = "windows", window_weights(range(200), 0.0, 0.1, 2)
 
 def as_devices(self, *args, **kwargs):  # accelerate shards on devices alone; gloo does as well
     start(self, *args, **kwargs)
@@ -683,13 +728,30 @@ def checked(self, args, state, control, **kwargs):
         whole = sum(parameter.numel() for parameter in model.parameters())
         own = sum(parameter.to_local().numel() for parameter in model.parameters())
         assert own == whole / 2
+    if weights is not None:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        for module in (self.trainer.model, self.trainer.model.get_decoder().layers[0]):
+            assert module._get_fsdp_state()._mp_policy == policy
     step_end(self, args, state, control, **kwargs)
 
 PartialState.__init__, distill._Keeper.on_step_end = as_devices, checked
 together()
-overrides = dict(pair.split("=") for pair in sys.argv[3:])
-distill.train(from_parameters("tiny", **overrides), "stage2", run=Path(sys.argv[1]), seed=0)
+config = from_parameters("tiny", **dict(pair.split("=") for pair in sys.argv[3:]))
+distill.train(config, "stage2", run=Path(sys.argv[1]), seed=0, arm=arm, weights=weights)
 """
+
+
+def _sharded(folder, run, ending, given, precision="no"):
+    """Train with FSDP2 over two gloo processes, as `SHARDED` says."""
+    shipped = yaml.safe_load((paths.REPO / "launch" / "fsdp2.yaml").read_text(encoding="utf-8"))
+    on_cpu = {"num_processes": 2, "use_cpu": True, "mixed_precision": precision}
+    (folder / "fsdp2.yaml").write_text(yaml.safe_dump(shipped | on_cpu))
+    (folder / "script.py").write_text(SHARDED)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command += [str(folder / "fsdp2.yaml"), str(folder / "script.py"), str(run), ending]
+    command += [f"{name}={value}" for name, value in given.items()]
+    environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -701,21 +763,20 @@ def test_student_and_teacher_sharded_over_two_processes_train_as_one_does(tmp_pa
     given = STEPS | {"stage2__temperature": 0, "stage2__lr": 2e-3}
     one, two = tmp_path / "one", tmp_path / "two"
     distill.train(from_parameters("tiny", **given), "stage2", run=one, seed=0)
-    shipped = yaml.safe_load((paths.REPO / "launch" / "fsdp2.yaml").read_text(encoding="utf-8"))
-    on_cpu = {"num_processes": 2, "use_cpu": True, "mixed_precision": "no"}
-    (tmp_path / "fsdp2.yaml").write_text(yaml.safe_dump(shipped | on_cpu))
-    (tmp_path / "script.py").write_text(SHARDED)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    command += [str(tmp_path / name) for name in ("fsdp2.yaml", "script.py", "two")]
-    environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
     for ending in ("fails", "ends"):
-        arguments = [*command, ending, *(f"{name}={value}" for name, value in given.items())]
-        done = subprocess.run(
-            arguments, env=environment, capture_output=True, text=True, check=False
-        )
+        done = _sharded(tmp_path, two, ending, given)
         assert (done.returncode == 0) == (ending == "ends"), done.stderr
         assert bool([*two.rglob("checkpoint-4")]) == (ending == "fails")
     _assert_trained_alike(one, two)
+
+
+@pytest.mark.slow
+def test_a_student_sharded_in_bf16_has_weights_losses_and_gradient_sums_in_float32(tmp_path):
+    """As the shipped configuration has it on devices; windows are made of the losses."""
+    done = _sharded(tmp_path, tmp_path / "run", "windows", STEPS, precision="bf16")
+    assert done.returncode == 0, done.stderr
+    metrics = store.load(tmp_path / "run" / "stage2-windows-s0" / "training" / "metrics")
+    assert metrics.loss.gt(0).all() and metrics.mean_weight.between(0, 1, "neither").all()
 
 
 def _assert_trained_alike(one, two):

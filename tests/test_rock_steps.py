@@ -1,9 +1,12 @@
-"""The steps of notebooks 02 and 03 that need no model: verdicts, cut-offs, HTML, categories."""
+"""The steps of notebooks 02 and 03: what is loaded, verdicts, cut-offs, HTML, categories."""
+
+import gc
+import weakref
 
 import pandas as pd
 import pytest
 
-from rockstudy import rock_steps, store
+from rockstudy import models, rock_steps, store, study
 from rockstudy.config import from_parameters
 from rockstudy.report import Run
 
@@ -63,3 +66,29 @@ def test_a_replayed_run_reads_tables_and_loads_no_model(tmp_path, monkeypatch):
     store.save(tmp_path / "tables" / "rock_types", types, config={})
     replayed = Run(from_parameters("tiny"), tmp_path, replay=True)
     pd.testing.assert_frame_equal(rock_steps.types(replayed), types)
+
+
+def test_a_measurement_that_is_there_loads_no_checkpoint_and_a_new_one_keeps_none(
+    tmp_path, monkeypatch
+):
+    """The arms train with the devices for themselves."""
+    config, loaded = from_parameters("tiny"), []
+    real = models.load_model
+
+    def seen(*arguments, **named):
+        model = real(*arguments, **named)
+        loaded.append(weakref.ref(model))
+        return model
+
+    study.loaded_pair(config.pair)
+    study.train_seeds(study.Run(config, tmp_path), config.seeds[:1])
+    monkeypatch.setattr(models, "load_model", seen)
+    first = rock_steps.Measured(config, tmp_path)
+    gc.collect()
+    assert len(loaded) >= len(first.folders) and not any(one() for one in loaded)
+    loaded.clear()
+    again = rock_steps.Measured(config, tmp_path)
+    assert again.table.hash == first.table.hash and not loaded
+    encoded = from_parameters("tiny", rocks__encoder="hidden")
+    assert len(rock_steps.detected(encoded, tmp_path).types)
+    assert len(loaded) == 1

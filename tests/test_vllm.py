@@ -112,6 +112,30 @@ def prompts_of(n, vocab, seed=0):
     return [rng.integers(3, vocab, k).tolist() for k in rng.integers(1, 30, n)]
 
 
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_trainings_share_an_engine_and_another_one_follows_them_in_the_process(model, tmp_path):
+    """Before the engines of the other tests, which take what a device has left."""
+    from rockstudy import colocated, distill
+    from rockstudy.config import from_parameters
+
+    small = {"steps": 2, "prompts_per_step": 2, "max_new_tokens": 16}
+    given = {f"{s}__{name}": value for s in ("stage1", "stage2") for name, value in small.items()}
+    config = from_parameters("lab", **given, stage2__use_vllm=True)
+    how = {"run": tmp_path, "seed": 0}
+    first = distill.train(config, "stage2", arm="one", **how)
+    again = distill.train(config, "stage2", arm="two", **how)
+    assert first.metrics.n_tokens.tolist() == again.metrics.n_tokens.tolist()  # the same rollouts
+    other = distill.train(config, "stage2", run=tmp_path, seed=1)
+    assert other.hash != first.hash
+    assert len(colocated._ENGINES) == 1 and gc.get_freeze_count() == 0
+    with serve(model, tmp_path / "m", HOW) as backend:
+        backend.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys()
+    distill.train(config, "stage2", arm="three", **how)  # the backend left the engine alone
+
+
 def test_greedy_completions_are_those_of_transformers(large, served_large, tiny_tokenizer):
     prompts = prompts_of(32, 320)
     how = {"temperature": 0, "max_new_tokens": 48, "batch_size": 8, "seed": 0}
