@@ -63,7 +63,7 @@ REFERENCE_smollm2 := -p seeds '[0]' -p pair__drop_every 5 -p train_task '$(GSM8K
 	-p knockout__n_prompts 40 -p knockout__samples 1 -p knockout__temperature 0 \
 	-p knockout__max_new_tokens 48 -p screen 16
 
-reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (lab: an hour and a half)
+reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (about an hour)
 	@$(BIN)/rockstudy run --preset $(PRESET) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
 	@rm -rf data/reference/$(PRESET)
 	@mkdir -p data/reference/$(PRESET)
