@@ -39,7 +39,7 @@ from rockstudy.config import StageConfig, StudyConfig
 from rockstudy.devices import places
 from rockstudy.files import read_tensors
 from rockstudy.lessons import lessons
-from rockstudy.processes import once, together
+from rockstudy.processes import agreed, once, together
 from rockstudy.trainer import LEDGER, DistillTrainer
 from rockstudy.weights import WeightFunction, describe
 
@@ -247,7 +247,8 @@ class _Job:
     @_freed()
     def fill(self, folder: Path) -> None:
         """Train into a folder that may hold the checkpoints of a killed run."""
-        settings, checkpoint = self.config.stage(self.stage), _last_complete(folder)
+        settings = self.config.stage(self.stage)
+        checkpoint = agreed(_last_complete(folder))  # nodes may see different ones
         if settings.report_to == "tensorboard":
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.parent / "tensorboard")
         shown = progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step")
