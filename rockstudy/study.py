@@ -389,12 +389,15 @@ def _sizes(run: OpenRun) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def problems(run: OpenRun, benchmark: int = 0) -> pd.DataFrame:
-    """The evaluation problems of a benchmark as a frame: ``family, prompt, answer``."""
-    loaded = tasks.load(run.config.benchmarks[benchmark], "eval")
-    return pd.DataFrame(
-        [{"family": p.family, "prompt": p.prompt, "answer": p.answer} for p in loaded]
-    )
+def problems(run: OpenRun) -> pd.DataFrame:
+    """The evaluation problems of the first benchmark as a frame: ``family, prompt, answer``."""
+    columns = ["family", "prompt", "answer"]
+
+    def compute() -> pd.DataFrame:
+        loaded = tasks.load(run.config.benchmarks[0], "eval")
+        return pd.DataFrame([{name: getattr(p, name) for name in columns} for p in loaded])
+
+    return _table(run, "problems", graded_on(run.config), compute)
 
 
 def _table(
