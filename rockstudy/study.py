@@ -70,6 +70,8 @@ def pair_accuracy(run: OpenRun) -> pd.DataFrame:
     DataFrame
         `rollout.evaluate`'s columns, ``text`` included, and ``model`` (teacher or student).
     """
+    if run.replay:
+        return _read(run, "pair_accuracy")
     roles = ("teacher", "student")
     return _table(
         run,
