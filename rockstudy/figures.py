@@ -699,7 +699,7 @@ def _trained(axis: Axes, table: pd.DataFrame) -> None:
         axis.plot([], [], color="black", marker="os^D"[number % 4], ls="", label=benchmark)
     axis.set_yticks(range(len(arms)), arms)
     axis.set_ylim(len(arms) - 0.4, -0.6)
-    axis.set_xlabel(f"Pass@1 at the end (95% over problems and {table.seeds.max()} seeds)")
+    axis.set_xlabel(f"Pass@1 at the end (95%; {table.seeds.max()} seeds)")
     axis.legend(frameon=False, fontsize=8)
 
 
