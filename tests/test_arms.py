@@ -254,3 +254,18 @@ def test_what_was_not_trained_is_not_run_and_says_why(costs):
     assert rows["gain-rock-freeze"]["verdict"] == "reproduced"
     assert rows["random-windows-match"]["verdict"] == "reproduced"
     assert arm_claims.rows(table, *given, "another", rng()) == []
+
+
+def test_windows_have_their_threshold_in_the_loss_that_is_trained(material):
+    """Where rocks are found by the one-sample estimate, its own threshold is another quantity."""
+    settings = RockConfig(k=3, loss="log_ratio", tau_post=0.75)
+    other = Detection(material.detection.types, pd.DataFrame(), 0.3, -0.1, settings)
+    found = arms.Material(other, material.tokens, (7, 8))
+    assert found.threshold == pytest.approx(np.quantile(material.tokens.rkl_post, 0.75))
+    assert material.threshold == 0.4  # the detection's own, which is of the reverse KL
+
+
+def test_a_control_that_cannot_match_is_refused():
+    arm_steps._check_match(MATCH)
+    with pytest.raises(StudyError, match=r"rocks__k: must leave .* take 66% .* random ones 34%"):
+        arm_steps._check_match(MATCH.assign(share=[0.66, 0.34]))
