@@ -31,7 +31,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = 49_152  # its vocabulary
 END, PAD = 1, 0  # token ids of the random models
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PRELOADED = ["trl", "rockstudy.distill", "rockstudy.knockout", "rockstudy.contexts"]
+PRELOADED = [
+    "trl",
+    "rockstudy.training.stages",
+    "rockstudy.knockout.prefix_reuse",
+    "rockstudy.rocks.contexts",
+]
 Job = dict[str, Any]
 
 

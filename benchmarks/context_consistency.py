@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from common import Job, Turns, measure, rounded
 
-from rockstudy import contexts
-from rockstudy.rollout import Rollouts
+from rockstudy.rocks import contexts
+from rockstudy.sampling.rollout import Rollouts
 
 TYPES, LENGTH = 4_500, 1_000
 SIZE = {"radius": 4, "gamma": 0.5}

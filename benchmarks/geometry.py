@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from common import SMOLLM2, Job, Turns, measure, rounded
 
-from rockstudy.divergence import Head
-from rockstudy.geometry import Positions, type_gradients
+from rockstudy.gradients.type_gradients import Positions, type_gradients
+from rockstudy.models.divergence import Head
 
 BUDGET = 256 * 2**20
 QWEN3 = 151_936

@@ -25,7 +25,7 @@ from common import DEVICE, measure, rounded
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from rockstudy.figures import ROLES
+from rockstudy.figure_style import ROLES
 
 SCRIPTS = ("opd_step", "token_table", "rollouts", "knockout", "geometry", "context_consistency")
 ROLE = ("rock", "teacher", "control", "random")  # colours and markers: ours comes first

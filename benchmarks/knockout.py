@@ -30,9 +30,13 @@ import pandas as pd
 import torch
 from common import DEVICE, END, SMOLLM2, Job, Side, Turns, measure, rounded, writer
 
-from rockstudy import knockout, models, paths, rollout, store
-from rockstudy.config import EvalConfig, PairConfig, TaskConfig
-from rockstudy.knockout import Candidate
+from rockstudy import paths
+from rockstudy.config.fields import EvalConfig, PairConfig, TaskConfig
+from rockstudy.knockout import prefix_reuse
+from rockstudy.knockout.prefix_reuse import Candidate
+from rockstudy.models import loading
+from rockstudy.sampling import rollout
+from rockstudy.store import cache
 
 GROUPS = 10  # ours: deciles of the candidates by occurrences
 MODES = ("reuse", "naive")
@@ -50,7 +54,7 @@ def work(job: Job, turns: Turns) -> None:
 
 def _lab(job: Job, turns: Turns) -> None:
     """Knock out and grade; the outcomes and the baseline's counts come with the report."""
-    pair = models.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
+    pair = loading.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
     student = pair.student.to(DEVICE)
     task = TaskConfig(name="lab_math", n_train=1, n_eval=job["problems"], max_prompt_tokens=256)
     how = _how(job)
@@ -62,7 +66,7 @@ def _lab(job: Job, turns: Turns) -> None:
 
     def once() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as run:
-            table = knockout.outcomes(
+            table = prefix_reuse.outcomes(
                 Path(run), job["way"], student, pair.tokenizer, task, base, few, how, 1,
                 inputs={}, mode=job["way"],
             )  # fmt: skip
@@ -82,10 +86,10 @@ def _random(job: Job, turns: Turns) -> None:
     )  # fmt: skip
     ids = 1 + np.geomspace(2, 1_024, job["candidates"]).round().astype(int)  # id 2 has rank 1
     candidates = [Candidate(int(token), (int(token),)) for token in ids]
-    todo = knockout.plan(base, candidates, job["vocab"], job["way"])
+    todo = prefix_reuse.plan(base, candidates, job["vocab"], job["way"])
 
     def once() -> dict[str, Any]:
-        made = knockout.resample(model, tokenizer, base, candidates, todo, how, 1)
+        made = prefix_reuse.resample(model, tokenizer, base, candidates, todo, how, 1)
         return {"tokens": sum(map(len, made)) - int(todo.start.sum())}
 
     turns.run(once)
@@ -162,7 +166,7 @@ def compared(reuse: Side, naive: Side) -> dict[str, float]:
 def screened(most: int) -> list[Candidate]:
     """The token-level candidates of the lab's committed screen, the first ones by rank."""
     tables = paths.data_dir() / "reference" / "lab" / "tables"
-    table = store.load(tables / "knockout_candidates")
+    table = cache.load(tables / "knockout_candidates")
     single = table[table["arm"] == "token"].nsmallest(most, "rank")
     return [Candidate(int(token), (int(token),)) for token in single.target]
 
@@ -195,7 +199,7 @@ def by_candidate(
 ) -> None:
     """Print tokens and Delta of the candidates that both modes ran over."""
     sides = (reuse, naive)
-    delta = [knockout.differences(t, few, given.problems, given.samples).mean(1) for t in sides]
+    delta = [prefix_reuse.differences(t, few, given.problems, given.samples).mean(1) for t in sides]
     new, whole = (tokens(table, few) for table in sides)
     print(f"\n{'occurrences':>14}{'tokens / naive':>18}{'Delta reuse':>14}{'Delta naive':>14}")
     for i, candidate in enumerate(few):
@@ -208,7 +212,7 @@ def variances(
 ) -> dict[str, float]:
     """Variance of Delta over problems, reuse over naive: at equal tokens, and at equal rollouts."""
     paired, unpaired = (
-        knockout.differences(table, few, given.problems, given.samples).var(1, ddof=1).mean()
+        prefix_reuse.differences(table, few, given.problems, given.samples).var(1, ddof=1).mean()
         for table in (reuse, naive)
     )
     share = reuse.n_new_tokens.sum() / naive.n_new_tokens.sum()

@@ -38,8 +38,9 @@ from common import (
 )
 from transformers import PrinterCallback, TrainerCallback
 
-from rockstudy import distill
-from rockstudy.config import StageConfig
+from rockstudy.config.fields import StageConfig
+from rockstudy.training import stages
+from rockstudy.training.trainer import DistillTrainer
 
 LAB = ROOT / "data" / "lab" / "student" / "config.json"
 FROZEN = 0.3
@@ -142,11 +143,11 @@ def _by_trainer(job: Job, student: Any, teacher: Any, rows: list, turns: Turns) 
             "model": student,
             "teacher_model": teacher,
             "processing_class": random_tokenizer(job["vocab"]),
-            "args": distill._arguments(stage, Path(folder), 64),
+            "args": stages._arguments(stage, Path(folder), 64),
         }
         if job["way"] == "ours":
             given = [{"prompt_ids": row["prompt_ids"]} for row in rows] if rollout else rows
-            trainer = distill.DistillTrainer(
+            trainer = DistillTrainer(
                 stage=stage,
                 name="stage2",
                 seed=0,

@@ -38,8 +38,10 @@ from common import (
 )
 from transformers import GenerationConfig
 
-from rockstudy import models, rollout, tasks
-from rockstudy.config import PairConfig, TaskConfig
+from rockstudy import tasks
+from rockstudy.config.fields import PairConfig, TaskConfig
+from rockstudy.models import loading
+from rockstudy.sampling import rollout
 
 WAYS = ("ours", "generate", "static", *(["continuous"] if DEVICE == "cuda" else []))
 LARGE = {"model": "random", "hidden": 192, "vocab": SMOLLM2}
@@ -72,7 +74,7 @@ def _random(job: Job) -> tuple:
 
 
 def _lab(job: Job) -> tuple:
-    pair = models.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
+    pair = loading.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
     task = TaskConfig(name="lab_math", n_train=1, n_eval=job["rows"], max_prompt_tokens=256)
     texts = [problem.prompt for problem in tasks.load(task, "eval")]
     return pair.student.to(DEVICE), pair.tokenizer, rollout.prompt_ids(pair.tokenizer, texts, 256)

@@ -21,10 +21,13 @@ import numpy as np
 import torch
 from common import DEVICE, SMOLLM2, Job, Turns, faster, measure, random_model, rounded
 
-from rockstudy import models, rollout, tasks, tokens
-from rockstudy.config import PairConfig, TaskConfig
-from rockstudy.divergence import Head
-from rockstudy.rollout import Rollouts, completion_states
+from rockstudy import tasks
+from rockstudy.config.fields import PairConfig, TaskConfig
+from rockstudy.models import loading
+from rockstudy.models.divergence import Head
+from rockstudy.rocks import token_table
+from rockstudy.sampling import rollout
+from rockstudy.sampling.rollout import Rollouts, completion_states
 
 BODY = {"hidden": 576, "layers": 30, "heads": 9, "kv_heads": 3}  # SmolLM2-135M
 SMALL = {"hidden": 96, "layers": 4, "heads": 3, "kv_heads": 3, "vocab": SMOLLM2, "rows": 8}
@@ -63,7 +66,7 @@ def _table(job: Job, turns: Turns) -> None:
 
     def once() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            tokens.token_table(Path(folder), "x", rows, teacher, {"post": student}, inputs={})
+            token_table.token_table(Path(folder), "x", rows, teacher, {"post": student}, inputs={})
         return {"tokens": rows.n_tokens}
 
     turns.run(once)
@@ -77,7 +80,7 @@ def _bare(job: Job, turns: Turns) -> None:
     widths = rows.lengths[order] + 24
 
     def once() -> dict[str, Any]:
-        for batch in tokens._batches(widths, tokens.BATCH_TOKENS):
+        for batch in token_table._batches(widths, token_table.BATCH_TOKENS):
             for model in pair:
                 states = completion_states(model, rows, order[batch])
                 weight = Head.of(model).weight
@@ -90,7 +93,7 @@ def _bare(job: Job, turns: Turns) -> None:
 
 def _lab(n: int) -> tuple[Any, list[list[int]]]:
     """The lab's pair, and the ids of its first problems."""
-    pair = models.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
+    pair = loading.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"))
     task = TaskConfig(name="lab_math", n_train=1, n_eval=n, max_prompt_tokens=256)
     prompts = [p.prompt for p in tasks.load(task, "eval")]
     return pair, rollout.prompt_ids(pair.tokenizer, prompts, 256)
@@ -107,7 +110,7 @@ def _prompts(job: Job, turns: Turns) -> None:
         )
         both = {"pre": student, "post": student}
         with tempfile.TemporaryDirectory() as folder:
-            tokens.token_table(Path(folder), "x", rows, teacher, both, inputs={})
+            token_table.token_table(Path(folder), "x", rows, teacher, both, inputs={})
         return {"tokens": rows.n_tokens}
 
     turns.run(once)

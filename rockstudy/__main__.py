@@ -1,5 +1,5 @@
 """`python -m rockstudy` is the `rockstudy` command, for launchers that start modules."""
 
-from rockstudy.run import main
+from rockstudy.cli.main import main
 
 main()

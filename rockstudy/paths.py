@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from rockstudy.config import StudyError
+from rockstudy.errors import StudyError
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 REPO = Path(__file__).resolve().parent.parent  # the clone: installations are editable
@@ -64,3 +64,9 @@ def notebooks_dir() -> Path:
 def _own_or_shipped(name: str) -> Path:
     own = home() / name
     return own if own.is_dir() else REPO / name
+
+
+def notebook_order(name: str) -> tuple[float, str]:
+    """Return what notebooks are sorted by: their leading number, those without one last."""
+    number = re.match(r"\d+", name)
+    return (float(number[0]) if number else float("inf"), name)

@@ -3,7 +3,7 @@
 In a terminal or a notebook a bar is a tqdm bar. Under `rockstudy run` the work happens in a kernel
 whose output nobody sees until the notebook is done: there the environment variable
 ``ROCKSTUDY_PROGRESS`` names a file, and a bar appends its state to it as JSON lines, which the
-`rockstudy run` process reads and draws (`drawn`). So do bars in `rockstudy.workers`.
+`rockstudy run` process reads and draws (`drawn`). So do bars in `rockstudy.parallel.cpu_pool`.
 """
 
 import contextlib

@@ -11,8 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rockstudy import parameters, paths, report, run, scaffold, stamps, store
-from rockstudy.config import PRESETS
+from rockstudy import paths
+from rockstudy.claims import records, verdicts
+from rockstudy.cli import main, scaffold, stamps
+from rockstudy.config.presets import PRESETS
+from rockstudy.report import notebook_file
+from rockstudy.store import cache
 
 pytestmark = pytest.mark.slow
 
@@ -29,24 +33,24 @@ def study(tmp_path_factory):
         patch.setattr(stamps, "code_hash", lambda: "the same, whoever edits the package now")
         fork = scaffold.write("fresh", home, preset="tiny", run_id="tiny")
         notebooks = [*NUMBERED, fork]
-        page = run.run_study(notebooks, preset="tiny", run_id="tiny")
+        page = main.run_study(notebooks, preset="tiny", run_id="tiny")
         yield home / "runs" / "tiny", page, notebooks
 
 
 def tables(folder) -> dict[str, pd.DataFrame]:
-    found = stamps.manifests(folder)
-    return {n: store.load(folder / n) for n, m in found.items() if m.file.endswith(".parquet")}
+    found = cache.manifests(folder)
+    return {n: cache.load(folder / n) for n, m in found.items() if m.file.endswith(".parquet")}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_records_its_claims(study, name):
     folder, _, _ = study
-    executed = parameters.read(folder / "notebooks" / f"{name}.ipynb")
+    executed = notebook_file.read(folder / "notebooks" / f"{name}.ipynb")
     assert executed.metadata.papermill.exception is None
-    claims = store.load(folder / "claims" / name)
-    assert tuple(claims.columns) == report.CLAIM_COLUMNS
+    claims = cache.load(folder / "claims" / name)
+    assert tuple(claims.columns) == records.CLAIM_COLUMNS
     assert set(claims.preset) <= {"tiny"}
-    assert set(claims.verdict) <= set(report.VERDICTS)
+    assert set(claims.verdict) <= set(verdicts.VERDICTS)
     assert (claims.reason != "").all()
     measured = claims[claims.verdict != "not run"]
     assert np.isfinite(measured.value).all()
@@ -57,7 +61,7 @@ def test_a_notebook_runs_and_records_its_claims(study, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_figures_module_returns_is_shown_as_an_image(study, name):
     folder, _, _ = study
-    for cell in parameters.read(folder / "notebooks" / f"{name}.ipynb").cells:
+    for cell in notebook_file.read(folder / "notebooks" / f"{name}.ipynb").cells:
         if cell.cell_type == "code" and cell.source.strip().splitlines()[-1].startswith("figures."):
             assert any("image/png" in output.get("data", {}) for output in cell.outputs), (
                 cell.source
@@ -89,7 +93,7 @@ def test_a_second_run_executes_nothing(study):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        assert run.run_study(notebooks, preset="tiny", run_id="tiny") == page
+        assert main.run_study(notebooks, preset="tiny", run_id="tiny") == page
     assert said.getvalue().splitlines() == [f"{name}: unchanged" for name in NAMES]
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert {path for path in after if after[path] != before.get(path)} <= {folder / ".lock"}
@@ -99,7 +103,7 @@ def test_a_second_run_executes_nothing(study):
 def test_training_recorded_finite_losses_and_a_divergence_for_each_token_type(study):
     folder, _, _ = study
     metrics, types = (
-        store.load(folder / "tables" / f"stage2_{n}") for n in ("metrics", "type_losses")
+        cache.load(folder / "tables" / f"stage2_{n}") for n in ("metrics", "type_losses")
     )
     assert np.isfinite(metrics.loss).all()
     assert (metrics.rkl >= 0).all()
@@ -112,7 +116,7 @@ def test_training_recorded_finite_losses_and_a_divergence_for_each_token_type(st
 def test_rock_tables_agree_with_each_other(study):
     folder, _, _ = study
     types, outputs, sets = (
-        store.load(folder / "tables" / n) for n in ("rock_types", "rock_outputs", "token_sets")
+        cache.load(folder / "tables" / n) for n in ("rock_types", "rock_outputs", "token_sets")
     )
     assert (types.n_rock <= types.n_persistent).all()
     assert types["count"].sum() == outputs.n_tokens.sum()
@@ -130,7 +134,7 @@ def test_rock_tables_agree_with_each_other(study):
 def test_gradient_tables_speak_of_the_same_types(study):
     folder, _, _ = study
     types, losses, groups, norms = (
-        store.load(folder / "tables" / n)
+        cache.load(folder / "tables" / n)
         for n in ("gradients", "gradient_losses", "gradient_groups", "gradient_norms")
     )
     assert types.token_id.tolist() == losses.token_id.tolist()
@@ -143,7 +147,7 @@ def test_gradient_tables_speak_of_the_same_types(study):
 def test_the_screen_has_every_candidate_on_every_benchmark_and_arm(study):
     folder, _, _ = study
     screen, candidates, controls = (
-        store.load(folder / "tables" / f"knockout_{n}")
+        cache.load(folder / "tables" / f"knockout_{n}")
         for n in ("screen", "candidates", "controls")
     )
     n = candidates.target.nunique()

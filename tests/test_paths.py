@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rockstudy import paths
-from rockstudy.config import StudyError
+from rockstudy.errors import StudyError
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,15 @@ import re
 
 import pytest
 
-from rockstudy import paths, run
+from rockstudy import paths
+from rockstudy.cli import main
 
 README = paths.REPO / "README.md"
 
 
 def test_the_table_of_claims_is_that_of_the_reference(capsys):
     with pytest.raises(SystemExit):
-        run.main(["claims", "--reference", "lab", "--markdown"])
+        main.main(["claims", "--reference", "lab", "--markdown"])
     printed = capsys.readouterr().out.strip()
     block = re.search(r"<!-- claims: lab -->\n(.*?)<!-- end -->", README.read_text(), re.DOTALL)
     assert block is not None and block[1].strip() == printed

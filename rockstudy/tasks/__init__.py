@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rockstudy.config import StudyError, TaskConfig
-from rockstudy.files import hash_file
+from rockstudy.config.fields import TaskConfig
+from rockstudy.errors import StudyError
+from rockstudy.store.files import hash_file
 from rockstudy.tasks import grading
 
 NO_ANSWERS = (
@@ -45,13 +46,13 @@ def load(task: TaskConfig, split: Literal["train", "eval"]) -> list[Problem]:
     """
     n = task.n_train if split == "train" else task.n_eval
     if task.name == "lab_math":
-        from rockstudy.tasks import lab_math
+        from rockstudy.tasks.lab import maths
 
-        return lab_math.load(split, n)
+        return maths.load(split, n)
     if task.name == "lab_instruct":
-        from rockstudy.tasks import lab_instruct
+        from rockstudy.tasks.lab import instructions
 
-        return lab_instruct.load(split, n)
+        return instructions.load(split, n)
     if task.name == "arithmetic":
         from rockstudy.tasks import arithmetic
 
@@ -97,7 +98,7 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
 
         return np.array(ifeval.follows(problems, texts), dtype=bool)
     if task.name == "lab_instruct":
-        from rockstudy.tasks.lab_instruct import follows
+        from rockstudy.tasks.lab.instructions import follows
 
         return np.array([follows(t, p.kwargs) for p, t in pairs], dtype=bool)
     if task.name in ("lab_math", "arithmetic"):

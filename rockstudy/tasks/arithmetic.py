@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from rockstudy.tasks import Problem
-from rockstudy.tasks.lab_math import NAMES, THINGS, split_of
+from rockstudy.tasks.lab.maths import NAMES, THINGS, split_of
 
 EXAMPLE = (
     "Question: Sam has 5 pens and buys 2 more. How many pens does Sam have?\n"

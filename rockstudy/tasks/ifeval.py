@@ -24,7 +24,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from rockstudy.config import StudyError, TaskConfig, unknown
+from rockstudy.config.fields import TaskConfig
+from rockstudy.config.overrides import unknown
+from rockstudy.errors import StudyError
 from rockstudy.tasks import Problem, rows
 
 COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")

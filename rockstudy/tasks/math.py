@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from rockstudy.config import TaskConfig
+from rockstudy.config.fields import TaskConfig
 from rockstudy.tasks import Problem, rows
 
 # ours: the box is what `grading` looks for

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rockstudy.config import StudyError, TaskConfig
+from rockstudy.config.fields import TaskConfig
+from rockstudy.errors import StudyError
 from rockstudy.tasks import Problem, rows
 
 

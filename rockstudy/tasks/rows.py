@@ -16,7 +16,8 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rockstudy.config import StudyError, TaskConfig
+from rockstudy.config.fields import TaskConfig
+from rockstudy.errors import StudyError
 from rockstudy.tasks import Problem
 
 Split = Literal["train", "eval"]

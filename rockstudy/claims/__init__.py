@@ -1,0 +1,1 @@
+"""The paper's numbers, the rules of verdicts, and their record."""

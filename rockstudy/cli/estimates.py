@@ -1,0 +1,302 @@
+"""Memory and time of a study's stages on CUDA devices, from the models' dimensions alone.
+
+What a process holds while it trains, P being the student's parameters and S the processes that
+FSDP2 shards them over (AdamW in float32 under bf16 mixed precision):
+
+    4 P / S weights + 4 P / S gradients + 8 P / S moments + the bf16 copies that are multiplied with
+    + activations of a micro-batch + the head: two logits tiles, its gradient, its gathered weights
+    + the teacher, 2 bytes a parameter: whole, or in shards over a node, or elsewhere
+    + what rollouts take
+
+With adapters, P is theirs in gradients and moments. Several processes load the models on the CPU.
+
+Times are FLOPs over `TRAINING` of the device's peak. Decoding reads the weights and the cache of
+keys and values once for each new token, and takes whichever is longer, that or its FLOPs.
+
+Every completion is taken at its token limit, so these are upper bounds where completions stop; they
+leave out the allocator's fragments and what CUDA itself holds. How well a real device does is not
+known here: the shares below are ours, and nothing here has been measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rockstudy.cli.dimensions import Dimensions
+from rockstudy.config.fields import EvalConfig, StageConfig, StudyConfig
+
+TRAINING = 0.4  # ours: share of peak FLOPs in training and in scoring given tokens
+READING = 0.5  # ours: share of peak bandwidth in decoding
+TILE = (4096, 32_768)  # divergence._CUDA_TILE
+ENGINE_SHARE = 0.9  # vllm_backend.SHARE: of the free memory
+VLLM_SHARE = 0.3  # TRL's vllm_gpu_memory_utilization, colocated
+NODE = 8  # ours: devices of a node, over which the teacher is sharded
+TABLE_BYTES = 40  # ours: of the token table for each completion token
+
+
+@dataclass(frozen=True)
+class Device:
+    """A CUDA device: bytes of memory, dense bf16 FLOPs and bytes read in a second."""
+
+    name: str
+    memory: float
+    flops: float
+    bandwidth: float
+
+
+DEVICES = (  # facts: NVIDIA's data sheets, SXM versions
+    Device("H200", 141e9, 989e12, 4.8e12),
+    Device("H100", 80e9, 989e12, 3.35e12),
+    Device("A100", 80e9, 312e12, 2.04e12),
+)
+STATED = DEVICES[1]
+
+
+class ModelPair(NamedTuple):
+    """Dimensions of the two models."""
+
+    student: Dimensions
+    teacher: Dimensions
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One stage: bytes of one process by what holds them, and hours of all processes together.
+
+    ``host`` is True where the bytes are of a node's own memory, for all its processes.
+    """
+
+    stage: str
+    parts: dict[str, float]
+    hours: float
+    host: bool = False
+
+    @property
+    def memory(self) -> float:
+        """All of the bytes."""
+        return sum(self.parts.values())
+
+
+def training_state(
+    student: Dimensions, shards: int = 1, lora_rank: int | None = None
+) -> dict[str, float]:
+    """Bytes of weights, gradients and AdamW's two moments, float32 over shards; bf16 copies.
+
+    One process keeps a bf16 copy of all that is multiplied with. Adapters come beside the weights,
+    and gradients and moments are theirs alone.
+    """
+    adapters = 0 if lora_rank is None else student.adapters(lora_rank)
+    whole = student.parameters + adapters
+    trained = adapters or whole
+    working = student.parameters if shards == 1 else _gathered(student)
+    return {
+        "weights": 4 * whole / shards,
+        "gradients": 4 * trained / shards,
+        "moments": 8 * trained / shards,
+        "bf16": 2 * (working + adapters),
+    }
+
+
+def teacher_bytes(teacher: Dimensions, shards: int) -> float:
+    """Bytes of the teacher in bf16 on one of its devices; 0 shards are a device of its own."""
+    if shards == 0:
+        return 0.0
+    return 2 * teacher.parameters / shards + (2 * _gathered(teacher) if shards > 1 else 0)
+
+
+def _gathered(model: Dimensions) -> int:
+    """Parameters that FSDP2 gathers: those of no layer, of the layer at work and of the next."""
+    return model.parameters - model.layers * model.layer + 2 * model.layer
+
+
+def head_bytes(student: Dimensions, positions: int, shards: int = 1) -> float:
+    """Bytes of the projection: two tiles, the float32 gradients of head and states, the whole head.
+
+    FSDP2's shards of the head are gathered in float32; in one process it is there already.
+    """
+    tiles = 2 * 4 * min(positions, TILE[0]) * min(student.vocab, TILE[1])
+    states = 4 * positions * student.hidden
+    return tiles + states + 4 * student.head * (1 if shards == 1 else 2)
+
+
+def training(
+    name: str,
+    settings: StageConfig,
+    pair: ModelPair,
+    *,
+    max_prompt_tokens: int,
+    processes: int = 1,
+    teacher_shards: int = 1,
+    device: Device = STATED,
+) -> Estimate:
+    """Estimate one training of a stage; its rollouts too where the student writes them.
+
+    Parameters
+    ----------
+    max_prompt_tokens
+        Of the training task: a rollout has as many tokens, and ``max_new_tokens``.
+    processes
+        FSDP2 shards the student over all of them.
+    teacher_shards
+        As in `teacher_bytes`.
+
+    Raises
+    ------
+    StudyError
+        Rollouts that do not divide evenly over the processes.
+    """
+    student, teacher = pair.student, pair.teacher
+    micro, _ = settings.batches(processes)
+    length = max_prompt_tokens + settings.max_new_tokens
+    rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
+    checkpointing = settings.gradient_checkpointing
+    parts = training_state(student, processes, settings.lora_rank) | {
+        "activations": student.activations(micro * length, checkpointing),
+        "head": head_bytes(student, micro * settings.max_new_tokens, processes),
+        "teacher": teacher_bytes(teacher, teacher_shards),
+    }
+    if processes == 1:
+        parts["loaded"] = 2 * student.parameters  # the pair's own student, where others start
+    tokens = rollouts * length
+    flops = student.training_flops(tokens, length, checkpointing)
+    flops += teacher.forward_flops(tokens, length)
+    seconds = flops / (processes * device.flops * TRAINING)
+    if settings.source == "student":
+        local, new = rollouts // processes, settings.max_new_tokens
+        vllm = VLLM_SHARE * device.memory
+        parts["rollouts"] = vllm if settings.use_vllm else student.cache(local, length)
+        seconds += decoding(student, local, max_prompt_tokens, new, device)
+    return Estimate(name, parts, settings.steps * seconds / 3600)
+
+
+def decoding(model: Dimensions, rows: int, prompt: int, new: int, device: Device = STATED) -> float:
+    """Seconds in which one device continues rows of `prompt` tokens by `new` tokens each."""
+    read = 2 * model.parameters + model.cache(rows, prompt + new // 2)
+    flops = model.forward_flops(rows, 2 * prompt + new)  # which sees prompt + new / 2 on average
+    return new * max(read / (device.bandwidth * READING), flops / (device.flops * TRAINING))
+
+
+def sampling(
+    name: str,
+    how: EvalConfig,
+    model: Dimensions,
+    prompts: int,
+    *,
+    max_prompt_tokens: int,
+    beside: float = 0.0,
+    processes: int = 1,
+    device: Device = STATED,
+) -> Estimate:
+    """Estimate completions by processes with a device each, `beside` being what that holds anyway.
+
+    vLLM takes as many rows at a time as its share of the free memory has room for; what lay on the
+    device waits in the machine's memory.
+    """
+    if how.backend == "vllm":
+        beside = 0.0
+    completions = -(-prompts // processes) * how.samples
+    length = max_prompt_tokens + how.max_new_tokens
+    weights, row = 2 * model.parameters, model.cache(1, length)
+    room = ENGINE_SHARE * (device.memory - beside) - weights
+    most = how.batch_size if how.backend == "transformers" else max(1, int(room // row))
+    rows = min(most, completions)
+    seconds = decoding(model, rows, max_prompt_tokens, how.max_new_tokens, device)
+    parts = {"weights": weights, "rollouts": rows * row, "beside": beside}
+    if how.backend == "vllm":
+        parts["left free"] = (1 - ENGINE_SHARE) * max(0.0, device.memory - beside)
+    return Estimate(name, parts, completions / rows * seconds / 3600)
+
+
+def stages(
+    config: StudyConfig, pair: ModelPair, processes: int = 1, device: Device = STATED
+) -> list[Estimate]:
+    """Estimate every stage of a study, in the order in which they run.
+
+    All of it is on all processes (`rockstudy.cli.measure`).
+    """
+    student, teacher = (2 * model.parameters for model in (pair.student, pair.teacher))
+    task, stage1, alone = config.train_task, config.stage1, processes == 1
+    elsewhere = config.pair.teacher_device == "next"
+    common = {"max_prompt_tokens": task.max_prompt_tokens, "device": device}
+    common |= {"processes": processes}
+    made = [_loading(student, teacher, processes, elsewhere)]
+    if stage1.source == "teacher":
+        how = config.evaluation.model_copy(
+            update={
+                "samples": stage1.rollouts_per_prompt,
+                "max_new_tokens": stage1.max_new_tokens,
+                "backend": "vllm" if stage1.use_vllm else "transformers",
+            }
+        )
+        prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)
+        beside = 3 * student if alone and not elsewhere else 0
+        name = "teacher's completions"
+        made.append(sampling(name, how, pair.teacher, prompts, beside=beside, **common))
+    common |= {"teacher_shards": 0 if elsewhere else min(processes, NODE)}
+    for name in ("stage1", "stage2"):
+        made.append(training(name, config.stage(name), pair, **common))
+    n = sum(min(task.n_eval, config.evaluation.n_prompts) for task in config.benchmarks)
+    longest = max(task.max_prompt_tokens for task in config.benchmarks)
+    beside = student if elsewhere else student + teacher
+    notebook = common | {"max_prompt_tokens": longest, "beside": beside}
+    del notebook["teacher_shards"]
+    name = "evaluation of a checkpoint"
+    made.append(sampling(name, config.evaluation, pair.student, n, **notebook))
+    made.append(_statistics(config.statistics, pair, notebook))
+    name, how = "knockout before candidates", config.knockout
+    made.append(sampling(name, how, pair.student, how.n_prompts, **notebook))
+    return made
+
+
+def _loading(student: float, teacher: float, processes: int, elsewhere: bool) -> Estimate:
+    """The pair, and the float32 student that is trained; on the CPU where FSDP2 shards them."""
+    parts = {"teacher": teacher, "student": student, "float32 student": 2 * student}
+    if elsewhere:
+        del parts["teacher"]
+    if processes == 1:
+        return Estimate("loading", parts, 0.0)
+    on_node = min(processes, NODE)
+    whole = {name: on_node * size for name, size in parts.items()}
+    return Estimate("loading, host memory of a node", whole, 0.0, host=True)
+
+
+def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> Estimate:
+    """Completions, then one pass of the teacher and of the student before and after OPD."""
+    device = notebook["device"]
+    made = sampling("statistics", how, pair.student, how.n_prompts, **notebook)
+    length = notebook["max_prompt_tokens"] + how.max_new_tokens
+    tokens = how.n_prompts * how.samples * length / notebook["processes"]
+    flops = sum(model.forward_flops(tokens, length) for model in pair) + (
+        pair.student.forward_flops(tokens, length)
+    )
+    checkpoints = {"checkpoints": 4 * pair.student.parameters, "pair": notebook["beside"]}
+    parts = max(made.parts, checkpoints, key=lambda held: sum(held.values()))  # in turn
+    return Estimate(made.stage, parts, made.hours + flops / (device.flops * TRAINING) / 3600)
+
+
+def trainings(config: StudyConfig) -> int:
+    """How often stage 2 is trained: every arm at its seeds (`arms.plan`)."""
+    few = min(config.freeze.extra_seeds, len(config.seeds))
+    return len(config.freeze.arms) * len(config.seeds) + len(config.freeze.extra) * few
+
+
+def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
+    """Bytes that a run leaves or needs for a while, by what they are.
+
+    Named checkpoints are float32; resume checkpoints hold AdamW's moments too (of adapters alone
+    where these are trained: less than what is said here), and a third one is written before the
+    oldest of two goes. Token ids take 4 bytes.
+    """
+    kept = len(config.stage1.keep) + trainings(config) * len(config.stage2.keep)
+    how, first = config.evaluation, config.stage1
+    graded = sum(min(task.n_eval, how.n_prompts) for task in config.benchmarks) * how.samples
+    answers = first.steps * first.prompts_per_step * first.rollouts_per_prompt
+    tokens = graded * how.max_new_tokens * (kept + 2) + answers * first.max_new_tokens
+    measured = config.statistics.n_prompts * config.statistics.samples
+    return {
+        "checkpoints": 4 * student.parameters * kept,
+        "resuming": 3 * 12 * student.parameters,
+        "token ids": 4 * tokens,
+        "token table": TABLE_BYTES * measured * config.statistics.max_new_tokens,
+    }

@@ -1,0 +1,160 @@
+"""Executing one notebook through papermill, in the interpreter that is running, with progress.
+
+What papermill leaves open is closed here. It looks a kernel up by name among the machine's
+kernelspecs: ours is this very interpreter and sees the same package. It reports only a cell that
+raises: ours also names the cell after a dead kernel or a time-out, and keeps what had been done.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from rockstudy.progress import drawn
+from rockstudy.report.notebook_file import read
+
+
+class NotebookError(RuntimeError):
+    """A notebook that did not run to its end: one line with its name, the cell and the cause."""
+
+
+def execute(
+    notebook: Path, output: Path, values: Mapping[str, Any], *, timeout: float | None = None
+) -> float:
+    """Execute a notebook with these parameter values and return the seconds that it took.
+
+    While it runs the output is ``<name>.partial.ipynb``; it gets its name when it is complete, and
+    is kept as ``<name>.failed.ipynb`` when it is not, with what its kernel wrote to stderr, which
+    no cell shows, in ``<name>.failed.log``.
+
+    Parameters
+    ----------
+    notebook, output
+        The source, and where the executed copy goes.
+    values
+        Parameters; unknown names are not checked here (see `parameters.assign`).
+    timeout
+        Seconds that one cell may take; no limit by default.
+
+    Raises
+    ------
+    NotebookError
+        A cell raised, took too long, or its kernel died.
+    """
+    partial, failed = (output.with_suffix(f".{word}.ipynb") for word in ("partial", "failed"))
+    failed_log = failed.with_suffix(".log")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    failed_log.unlink(missing_ok=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
+        try:
+            _papermill(notebook, partial, values, timeout, Path(scratch))
+        except BaseException as error:
+            output.unlink(missing_ok=True)  # an earlier one would pass for this one
+            if partial.exists():
+                os.replace(partial, failed)
+            if said := (Path(scratch) / "stderr").read_bytes():
+                failed_log.write_bytes(said)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise NotebookError(_one_line(notebook.stem, failed, error)) from error
+    failed.unlink(missing_ok=True)
+    os.replace(partial, output)
+    return time.monotonic() - started
+
+
+def _papermill(
+    notebook: Path,
+    output: Path,
+    values: Mapping[str, Any],
+    timeout: float | None,
+    scratch: Path,
+) -> None:
+    with (scratch / "stderr").open("wb") as stderr, drawn(scratch / "progress"):
+        import papermill  # a second to import, and only needed once something must run
+
+        environment = {"ROCKSTUDY_PROGRESS": str(scratch / "progress")}
+        bar: Any = {"desc": notebook.stem, "dynamic_ncols": True}
+        papermill.execute_notebook(
+            _no_fields(notebook),
+            _no_fields(output),
+            parameters=dict(values),
+            kernel_name="python3",
+            language="python",
+            progress_bar=bar,
+            start_timeout=120,
+            execution_timeout=timeout,
+            kernel_manager_class=_kernel_manager(environment, stderr),
+        )
+
+
+def _no_fields(path: Path) -> str:
+    """A path that papermill's ``str.format`` gives back unchanged."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
+    """A kernel manager class whose kernel is this very interpreter, whatever kernelspecs exist."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    package = str(Path(__file__).parents[2])
+    python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    settings = {"PYTHONPATH": python_path, **environment}
+    spec = KernelSpec(
+        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        display_name="Python 3",
+        language="python",
+        env={name: value.replace("$", "$$") for name, value in settings.items()},
+        metadata={"supported_encryption": ["curve"]},
+    )
+
+    class InterpreterKernelManager(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return spec
+
+        def __init__(self, **settings: Any) -> None:
+            # encrypted: others on this machine can reach the kernel's TCP ports
+            super().__init__(transport_encryption="auto", **settings)
+
+        async def start_kernel(self, **settings: Any) -> None:
+            await super().start_kernel(stderr=stderr, **settings)
+
+    return InterpreterKernelManager
+
+
+def _one_line(name: str, kept: Path, error: BaseException) -> str:
+    """What happened, where: from papermill's error, or from the notebook that it left behind."""
+    cell = _last_started(kept)
+    where = f"{name}, cell [{cell}]" if cell else name
+    return f"{where}: {_cause(error)} (kept: {kept})"
+
+
+def _cause(error: BaseException) -> str:
+    kind = type(error).__name__
+    if kind == "PapermillExecutionError":
+        raised, message = error.ename, _first_line(error.evalue)  # pyright: ignore
+        ours = raised == "StudyError" and message
+        return message if ours else f"{raised}: {message}".rstrip(": ")
+    if kind == "DeadKernelError":
+        return "the kernel died; the usual cause is too little memory"
+    if kind == "CellTimeoutError":
+        return "the cell took longer than --timeout allows"
+    return f"{kind}: {_first_line(str(error))}".rstrip(": ")
+
+
+def _first_line(text: str | None) -> str:
+    return next((line.strip() for line in (text or "").splitlines() if line.strip()), "")
+
+
+def _last_started(kept: Path) -> int | None:
+    """The number that Jupyter shows at the last code cell that began; None where none did."""
+    if not kept.exists():
+        return None
+    code = [c for c in read(kept).cells if c.cell_type == "code" and c.source.strip()]
+    began = [bool(c.metadata.get("papermill", {}).get("start_time")) for c in code]
+    return max((number for number, yes in enumerate(began, start=1) if yes), default=None)

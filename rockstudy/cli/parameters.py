@@ -1,0 +1,169 @@
+"""The parameters of notebooks: what a ``parameters`` cell declares, and values checked against it.
+
+papermill casts values by trial and only warns of unknown names. Here a value takes the type of the
+default in the notebook's cell, and everything that is wrong is an error before anything runs.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rockstudy.config.fields import StudyConfig
+from rockstudy.config.overrides import from_parameters, unknown
+from rockstudy.config.presets import PRESETS
+from rockstudy.errors import StudyError
+from rockstudy.report import notebook_file
+
+RESERVED = {"preset": "--preset", "run_id": "--run-id", "seed": "--seed"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A name of a notebook's ``parameters`` cell, its default, and the type that a value takes."""
+
+    name: str
+    default: Any
+    kind: type | None
+
+
+def parameters(notebook: Path) -> dict[str, Parameter]:
+    """Return the parameters of a notebook, from its one cell with the tag ``parameters``."""
+    cells = [
+        c for c in notebook_file.read(notebook).cells if "parameters" in c.metadata.get("tags", [])
+    ]
+    if len(cells) != 1:
+        raise StudyError(
+            f"notebook {notebook.stem}: must have one cell tagged 'parameters'; got {len(cells)}"
+        )
+    try:
+        statements = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise StudyError(
+            f"notebook {notebook.stem}: its parameters cell must be Python; got {error.msg}"
+        ) from None
+    found = [_parameter(statement) for statement in statements]
+    return {parameter.name: parameter for parameter in found if parameter is not None}
+
+
+def _parameter(statement: ast.stmt) -> Parameter | None:
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target, annotation = statement.targets[0], ""
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        target, annotation = statement.target, ast.unparse(statement.annotation)
+    else:
+        return None
+    if not isinstance(target, ast.Name) or statement.value is None:
+        return None
+    try:
+        default = ast.literal_eval(statement.value)
+    except ValueError:
+        default = None
+    named = {"int": int, "float": float, "str": str, "bool": bool}
+    kind = named.get(annotation.replace("| None", "").strip())
+    return Parameter(target.id, default, kind or (type(default) if default is not None else None))
+
+
+def cast(parameter: Parameter, text: str) -> Any:
+    """Return what ``text`` says, as the type of the parameter's default.
+
+    Raises
+    ------
+    StudyError
+        Where the text does not read as that type.
+    """
+    if parameter.kind is str:
+        return text
+    value = literal(text)
+    if parameter.kind is None or (value is None and parameter.default is None):
+        return value
+    if parameter.kind is float and type(value) is int:
+        value = float(value)
+    if parameter.kind in (list, tuple) and isinstance(value, list | tuple):
+        value = parameter.kind(value)
+    if type(value) is not parameter.kind or value in (float("inf"), float("-inf")):
+        raise StudyError(
+            f"-p {parameter.name}: must be {_article(parameter.kind)} like the default "
+            f"{parameter.default!r}; got {text!r}"
+        )
+    return value
+
+
+def literal(text: str) -> Any:
+    """Python's or JSON's reading of a value, else the text itself."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _article(kind: type) -> str:
+    name = {"int": "integer", "str": "text"}.get(kind.__name__, kind.__name__)
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def assign(
+    notebooks: Sequence[Path],
+    *,
+    preset: str,
+    run_id: str,
+    seed: int,
+    given: Sequence[tuple[str, str]] = (),
+) -> dict[Path, dict[str, Any]]:
+    """Return the values that each notebook gets; everything that is wrong with them is raised here.
+
+    A name goes to each notebook that has it in its parameters cell. The name of a configuration
+    field (``stage2__steps``) goes into the parameter ``overrides`` of the notebooks that have one.
+
+    Parameters
+    ----------
+    notebooks
+        Files, each with a parameters cell.
+    preset, run_id, seed
+        The parameters that every notebook has.
+    given
+        Names and values as typed.
+
+    Raises
+    ------
+    StudyError
+        Unknown preset or name, or a value of another type than the default's.
+    """
+    if run_id == "reference":
+        raise StudyError("run_id: must not be 'reference', which is read and never written")
+    known = {notebook: parameters(notebook) for notebook in notebooks}
+    common = {"preset": preset, "run_id": run_id, "seed": seed}
+    values = {
+        notebook: {name: value for name, value in common.items() if name in names}
+        for notebook, names in known.items()
+    }
+    for name, text in given:
+        _check_name(name, known)
+        for notebook, names in known.items():
+            if name in names:
+                values[notebook][name] = cast(names[name], text)
+            elif "overrides" in names and _is_field(name):
+                values[notebook].setdefault("overrides", {})[name] = literal(text)
+    for value in values.values() if preset in PRESETS else [{}]:
+        from_parameters(preset, seed, **value.get("overrides", {}))
+    return values
+
+
+def _is_field(name: str) -> bool:
+    return "__" in name or name in StudyConfig.model_fields
+
+
+def _check_name(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> None:
+    if name in RESERVED:
+        raise StudyError(f"-p {name}: must be given as {RESERVED[name]}")
+    legal = {n for names in known.values() for n in names} - set(RESERVED) - {"overrides"}
+    nested = any("overrides" in names for names in known.values())
+    if name not in legal and not (nested and _is_field(name)):
+        field = ["a field of the configuration such as stage2__steps"] if nested else []
+        listed = [*sorted(legal), *field] or ["(none in these notebooks)"]
+        line = unknown(f"-p {name}", name, listed)
+        raise StudyError(line if legal else line.replace("one of ", "", 1))

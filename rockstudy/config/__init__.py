@@ -1,0 +1,1 @@
+"""The fields of a study, its presets, and new values for them."""

@@ -1,0 +1,23 @@
+"""What notebooks show beside figures: tables as HTML, numbers as text."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+class Html(str):
+    """Text that a notebook shows as HTML."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def whole(table: pd.DataFrame) -> Html:
+    """Return a table of texts as HTML, none of them cut off."""
+    with pd.option_context("display.max_colwidth", None):
+        return Html(table.to_html(index=False))
+
+
+def number(value: float | None) -> str:
+    """Return a number with three significant digits; a dash where there is none."""
+    return "–" if value is None or pd.isna(value) else f"{value:.3g}"

@@ -1,0 +1,57 @@
+"""Figures: a frame in, a `matplotlib` figure out; nothing is measured here.
+
+One seaborn style; a colour and a marker belong to a role (`ROLES`) in every figure.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import seaborn as sns
+from matplotlib import figure as mpl
+
+ROLES = {
+    "teacher": "#3b4cc0",
+    "student": "#e07b39",
+    "rock": "#b40426",
+    "high-KL": "#7b3294",
+    "random": "#7f7f7f",
+    "control": "#2a9d5c",
+}
+MARKERS = dict(zip(ROLES, "osDX^v", strict=True))
+
+
+class Figure(mpl.Figure):
+    """A figure that notebooks show as a sharp PNG with its alternative text."""
+
+    alt = "figure"
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=144, metadata={"Software": None})
+        width, height = (round(inches * 72) for inches in self.get_size_inches())
+        data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt, "width": width, "height": height}}
+
+
+def figure(width: float = 6.4, height: float = 3.6, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """Return an empty figure in the study's style and its axes, shape (columns,)."""
+    with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.9):
+        made = Figure(figsize=(width, height), layout="constrained")
+        axes = made.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        sns.despine(ax=axis)
+    return made, axes
+
+
+def role_of(model: str) -> str:
+    """Return the role whose colour a model's name takes."""
+    return "teacher" if model.startswith("teacher") else "student"
+
+
+def role_of_arm(arm: str) -> str:
+    """Return the role whose colour a training arm takes."""
+    name = arm.lower()
+    return "random" if "random" in name else "rock" if "rock" in name else "student"

@@ -1,0 +1,1 @@
+"""Gradients of token types, and whether their losses persist (notebook 04)."""

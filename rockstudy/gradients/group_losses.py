@@ -1,0 +1,309 @@
+"""Whether groups of token types keep their loss along training (paper 2.6, figure 3).
+
+The groups of the paper, and a fourth:
+
+    rock      the rock tokens
+    high-KL   as many types with the highest mean reverse KL at the early checkpoint that occur at
+              least twice and are no rocks
+    random    twice as many of the other types, drawn at random
+    control   as many other types as there are rocks, matched to them by frequency (ours)
+
+A group that is chosen for its high loss early falls by selection alone: part of what made it high
+was noise, which is not there again late (regression to the mean). `split_sample` removes it: the
+group is chosen on one half of the prompts and measured, early and late, on the other half.
+
+Intervals of medians resample prompts: the medians are over fixed types, whose means move with the
+prompts that they were measured on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rockstudy import intervals
+from rockstudy.errors import StudyError
+from rockstudy.rocks.controls import assign
+
+GROUPS = ("rock", "high-KL", "random", "control")
+LEAST = 2  # paper 2.6: occurrences of a high-KL type
+_BOOT = 2_000  # ours: prompts are few hundred; end points to about 2% of the width
+
+
+@dataclass(frozen=True)
+class PromptSums:
+    """Sums of losses by prompt and token type, from which any resampling of prompts is a product.
+
+    Attributes
+    ----------
+    ids
+        Observed token types, int (T,).
+    counts
+        Occurrences, float64 (P, T).
+    losses
+        Sums of the loss in nats by checkpoint, float64 (P, T) each.
+    """
+
+    ids: np.ndarray
+    counts: np.ndarray
+    losses: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, tokens: pd.DataFrame, columns: Mapping[str, str]) -> PromptSums:
+        """Add up the token table; `columns` names the loss column of each checkpoint."""
+        ids, types = np.unique(tokens.token_id.to_numpy(), return_inverse=True)
+        prompts, rows = np.unique(tokens.prompt_index.to_numpy(), return_inverse=True)
+        shape = (len(prompts), len(ids))
+        cell = rows * len(ids) + types
+
+        def summed(values: np.ndarray | None) -> np.ndarray:
+            return np.bincount(cell, values, shape[0] * shape[1]).reshape(shape).astype(np.float64)
+
+        losses = {name: summed(tokens[c].to_numpy(np.float64)) for name, c in columns.items()}
+        return cls(ids, summed(None), losses)
+
+    def means(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Mean loss of every type under prompt weights (B, P): (B, T), NaN where there is none."""
+        counts = weights @ self.counts
+        with np.errstate(invalid="ignore"):
+            return {name: (weights @ loss) / counts for name, loss in self.losses.items()}
+
+    def table(self, prompts: np.ndarray | None = None) -> pd.DataFrame:
+        """Count and means of every type over all or some prompts, by checkpoint."""
+        weights = np.ones(len(self.counts)) if prompts is None else np.zeros(len(self.counts))
+        if prompts is not None:
+            weights[prompts] = 1
+        found = {name: mean[0] for name, mean in self.means(weights[None]).items()}
+        count = (weights @ self.counts).astype(np.int64)
+        return pd.DataFrame({"token_id": self.ids, "count": count, **found})
+
+
+def high_loss(types: pd.DataFrame, column: str, rocks: Sequence[int], k: int) -> np.ndarray:
+    """The `k` types with the highest mean that occur at least twice and are no rocks."""
+    able = types[(types["count"] >= LEAST) & ~types.token_id.isin(list(rocks))]
+    return able.nlargest(k, column).token_id.to_numpy()
+
+
+def groups(
+    types: pd.DataFrame, column: str, rocks: Sequence[int], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Token ids of the four groups, no type in two of them.
+
+    Parameters
+    ----------
+    types
+        ``token_id, count`` and the mean loss in `column`.
+    rocks
+        Ids of the rocks; K of them.
+    rng
+        Draws the random others.
+
+    Raises
+    ------
+    StudyError
+        A group that comes out empty; rocks that were not observed.
+    """
+    k = len(rocks)
+    chosen = {"rock": np.asarray(sorted(rocks)), "high-KL": high_loss(types, column, rocks, k)}
+    matched = assign(types, list(rocks), exclude=chosen["high-KL"])
+    controls = matched.pairs.token_id_control.to_numpy()
+    taken = np.concatenate([*chosen.values(), controls])
+    others = types.token_id[~types.token_id.isin(taken)].to_numpy()
+    chosen["random"] = rng.choice(others, min(2 * k, len(others)), replace=False)  # paper: 100, 200
+    chosen["control"] = controls
+    for name, ids in chosen.items():
+        if len(ids) == 0:
+            raise StudyError(
+                f"group {name}: must have at least one of {len(types)} types; got none; lower "
+                f"rocks__k (now {k})"
+            )
+    return chosen
+
+
+def medians(
+    sums: PromptSums, chosen: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> pd.DataFrame:
+    """Median over a group's types of the mean loss early, late, and late minus early.
+
+    Returns
+    -------
+    DataFrame
+        A row per group: ``group, n`` (types), and for ``early, late, change``: value, ``_lo`` and
+        ``_hi`` (95%, prompts resampled); ``wilcoxon_p``, two-sided, of the types' changes.
+    """
+    weights = rng.multinomial(
+        len(sums.counts), np.full(len(sums.counts), 1 / len(sums.counts)), size=_BOOT
+    )
+    weights = np.vstack([np.ones(len(sums.counts)), weights])
+    means = sums.means(weights)
+    means["change"] = means["late"] - means["early"]
+    rows = []
+    for name, ids in chosen.items():
+        places = sums.ids.searchsorted(ids)
+        row: dict[str, object] = {"group": name, "n": len(ids)}
+        for what in ("early", "late", "change"):
+            value, *drawn = np.nanmedian(means[what][:, places], axis=1)
+            lo, hi = np.nanquantile(drawn, [0.025, 0.975])
+            row |= {what: value, f"{what}_lo": lo, f"{what}_hi": hi}
+        rows.append(row | {"wilcoxon_p": _wilcoxon(means["change"][0, places])})
+    return pd.DataFrame(rows)
+
+
+def _wilcoxon(changes: np.ndarray) -> float:
+    changes = changes[np.isfinite(changes)]
+    return float(stats.wilcoxon(changes).pvalue) if np.any(changes) else float("nan")
+
+
+def split_sample(
+    sums: PromptSums, rocks: Sequence[int], k: int, draws: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Change of the high-KL group, chosen and measured on the same prompts or on different ones.
+
+    Every draw cuts the prompts in two halves at random. The group is chosen by the early mean on
+    the first half, then its early and late medians are taken on that half (``same``) and on the
+    other one (``other``). The rocks are measured on both halves too.
+
+    Returns
+    -------
+    DataFrame
+        A row per draw, group (``high-KL, rock``) and half (``same, other``): ``early, late,
+        change`` (medians over types that occur there) and ``n``.
+    """
+    n = len(sums.counts)
+    if n < 4:
+        raise StudyError(f"prompts: must be at least 4 to be cut in two halves; got {n}")
+    rows = []
+    for draw in range(draws):
+        order = rng.permutation(n)
+        halves = {"same": sums.table(order[: n // 2]), "other": sums.table(order[n // 2 :])}
+        picked = high_loss(halves["same"].dropna(subset=["early"]), "early", rocks, k)
+        for half, table in halves.items():
+            for group, ids in (("high-KL", picked), ("rock", rocks)):
+                seen = table[table.token_id.isin(list(ids)) & (table["count"] > 0)]
+                row = {"draw": draw, "group": group, "half": half, "n": len(seen)}
+                change = (seen.late - seen.early).median()
+                both = {"early": seen.early.median(), "late": seen.late.median()}
+                rows.append(row | both | {"change": change})
+    return pd.DataFrame(rows)
+
+
+def split_summary(draws: pd.DataFrame) -> pd.DataFrame:
+    """Mean over draws and their 95% range: ``group, half, early, late, change, change_lo/hi``."""
+    grouped = draws.groupby(["group", "half"], sort=False)
+    table = grouped[["early", "late", "change"]].mean()
+    spread = grouped.change.quantile([0.025, 0.975]).unstack()
+    table["change_lo"], table["change_hi"] = spread[0.025], spread[0.975]
+    return table.assign(n=grouped.n.median()).reset_index()
+
+
+def rank_biserial(
+    first: np.ndarray, second: np.ndarray, rng: np.random.Generator, n_boot: int = _BOOT
+) -> intervals.Estimate:
+    """P(first > second) minus P(first < second) for one value drawn from each.
+
+    The effect size of the Mann-Whitney test, 2 U / (n m) - 1. The interval resamples the values of
+    both samples (token types).
+
+    Raises
+    ------
+    StudyError
+        A sample of fewer than 2 finite values.
+    """
+    a, b = (np.asarray(v)[np.isfinite(v)] for v in (first, second))
+    if min(len(a), len(b)) < 2:
+        raise StudyError(f"rank_biserial: must have 2 values on each side; got {len(a)}, {len(b)}")
+    signs = np.sign(a[:, None] - b)  # (n, m)
+    w_a, w_b = (rng.multinomial(len(v), np.full(len(v), 1 / len(v)), n_boot) for v in (a, b))
+    drawn = np.einsum("bn,bn->b", w_a, w_b @ signs.T) / signs.size
+    lo, hi = np.quantile(drawn, [0.025, 0.975])
+    return intervals.Estimate(
+        float(signs.mean()), float(lo), float(hi), "token types", len(a) + len(b), n_boot
+    )
+
+
+def effects(
+    values: Mapping[str, np.ndarray], rng: np.random.Generator, of: str = "rock"
+) -> pd.DataFrame:
+    """Compare one group with each other one.
+
+    Returns
+    -------
+    DataFrame
+        ``group`` (the other), ``rank_biserial, lo, hi, mann_whitney_p`` (two-sided), ``n``.
+    """
+    rows = []
+    for name, other in values.items():
+        if name == of:
+            continue
+        effect = rank_biserial(values[of], other, rng)
+        finite = [v[np.isfinite(v)] for v in (values[of], other)]
+        p = float(stats.mannwhitneyu(*finite).pvalue)
+        row = {"group": name, "rank_biserial": effect.value, "lo": effect.lo, "hi": effect.hi}
+        rows.append(row | {"mann_whitney_p": p, "n": effect.n})
+    return pd.DataFrame(rows)
+
+
+def half_sample_medians(
+    types: pd.DataFrame,
+    replicates: Mapping[str, np.ndarray],
+    chosen: Mapping[str, np.ndarray],
+    columns: Sequence[str],
+) -> pd.DataFrame:
+    """Medians over a group's types of gradient statistics, errors from half-samples of prompts.
+
+    Parameters
+    ----------
+    types, replicates
+        `geometry.TypeGradients`, the replicates on random halves of the folds, (R, types).
+    chosen
+        Token ids by group.
+    columns
+        Statistics.
+
+    Returns
+    -------
+    DataFrame
+        A row per group and column: ``group, statistic, median, lo, hi, n`` (types). The interval is
+        the median plus and minus 1.96 standard errors; NaN with fewer than two replicates.
+
+    Notes
+    -----
+    The spread of the replicates is that of halves, which for independent prompts is the standard
+    error of the whole (delete-half jackknife, Shao and Wu 1989). Norms of halves are larger on
+    average, since less noise cancels: so the interval is centred on the whole.
+    """
+    rows = []
+    for name, ids in chosen.items():
+        places = types.token_id.searchsorted(ids)
+        for column in columns:
+            median = float(np.nanmedian(types[column].to_numpy()[places]))
+            halves = _median_rows(replicates[column][:, places])
+            half = 1.96 * np.std(halves) if len(halves) > 1 else np.nan
+            row = {"group": name, "statistic": column, "median": median}
+            rows.append(row | {"lo": median - half, "hi": median + half, "n": len(ids)})
+    return pd.DataFrame(rows)
+
+
+def _median_rows(values: np.ndarray) -> np.ndarray:
+    """Median of each row over what is there; rows with nothing are left out."""
+    return np.nanmedian(values[~np.isnan(values).all(1)], axis=1)
+
+
+def along_training(types: pd.DataFrame, chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Mean reverse KL of each group along stage 2, occurrences pooled: ``group, step, rkl, count``.
+
+    Parameters
+    ----------
+    types
+        The per-type accumulators of training: ``step, token_id, count, rkl_sum``, seeds pooled.
+    """
+    frames = []
+    for name, ids in chosen.items():
+        mine = types[types.token_id.isin(list(ids))]
+        sums = mine.groupby("step", as_index=False)[["count", "rkl_sum"]].sum()
+        frames.append(sums.assign(group=name, rkl=sums.rkl_sum / sums["count"]))
+    return pd.concat(frames, ignore_index=True)[["group", "step", "rkl", "count"]]

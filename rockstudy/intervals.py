@@ -1,0 +1,332 @@
+r"""Estimates with intervals that resample the unit that was sampled.
+
+Prompts (or training seeds) were drawn at random; rollouts of one prompt and tokens of one rollout
+were not drawn independently of each other. So rollouts are averaged within their prompt first, and
+the percentile bootstrap resamples whole prompts,
+
+    value* = sum_c w_c s_c / sum_c w_c n_c,   w ~ Multinomial(U, 1/U),
+
+with s_c and n_c the sum and the count of unit c. Differences are paired: both sides of a unit move
+together. Two crossed factors (training seeds x problems) are resampled independently of each other.
+Weights are drawn in chunks, so memory does not grow with the number of bootstrap samples.
+
+How these can mislead: with fewer than about ten units a percentile interval is too narrow; with
+three training seeds the seed part of an interval is hardly estimated at all, so n is always said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rockstudy.errors import StudyError
+
+LEVEL = 0.95  # ours: the level of every interval
+N_BOOT = 10_000  # ours: Monte Carlo error of an end point about 1% of the interval's width
+_CHUNK_CELLS = 4_000_000  # ours: weights held at once, about 32 MB
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval, the unit that was resampled and how many there were.
+
+    ``n`` is one count, or one per factor where ``unit`` names several ("seeds x problems").
+    """
+
+    value: float
+    lo: float
+    hi: float
+    unit: str
+    n: int | tuple[int, ...]
+    n_boot: int
+
+    def __str__(self) -> str:
+        counts = (self.n,) if isinstance(self.n, int) else self.n
+        units = " x ".join(f"{n} {u}" for n, u in zip(counts, self.unit.split(" x "), strict=True))
+        interval = f"[{self.lo:.3g}, {self.hi:.3g}]"
+        return f"{self.value:.3g} {interval} ({LEVEL:.0%} bootstrap over {units})"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.lo > 0 or self.hi < 0
+
+
+def cluster_mean(
+    frame: pd.DataFrame,
+    value: str,
+    cluster: str | Sequence[str],
+    rng: np.random.Generator,
+    *,
+    n_boot: int = N_BOOT,
+    unit: str = "problems",
+) -> Estimate:
+    """Mean of a column over rows, with whole clusters resampled.
+
+    Parameters
+    ----------
+    frame
+        One row per observation.
+    value
+        Column to average; booleans count as 0 and 1.
+    cluster
+        Column or columns that identify the unit of resampling.
+    rng
+        Source of the bootstrap weights; nothing else is drawn from.
+    n_boot, unit
+        Number of bootstrap samples, and the unit's name for readers.
+
+    Raises
+    ------
+    StudyError
+        No rows, a missing column, a missing or infinite value, or a single cluster.
+
+    Notes
+    -----
+    Every row counts the same, so a prompt with more rollouts weighs more. With equal counts this is
+    also the mean of cluster means.
+    """
+    grouped: Any = _values(frame, value, _columns(cluster)).groupby(_columns(cluster))["_value"]
+    sums, counts = grouped.sum().to_numpy(), grouped.size().to_numpy(np.float64)
+    _check_units(len(sums), unit)
+    samples = resample(lambda w: (w @ sums) / (w @ counts), len(sums), rng, n_boot)
+    return _estimate(sums.sum() / counts.sum(), samples, unit, len(sums), n_boot)
+
+
+def cluster_ratio(
+    frame: pd.DataFrame,
+    numerator: str,
+    denominator: str,
+    cluster: str | Sequence[str],
+    rng: np.random.Generator,
+    *,
+    n_boot: int = N_BOOT,
+    unit: str = "problems",
+) -> Estimate:
+    """Sum of one column over the sum of another, with whole clusters resampled.
+
+    Raises
+    ------
+    StudyError
+        As `cluster_mean`, and where the denominator adds up to 0.
+    """
+    keys = _columns(cluster)
+    both = [_values(frame, name, keys).groupby(keys)["_value"] for name in (numerator, denominator)]
+    above, below = (grouped.sum().to_numpy() for grouped in both)
+    _check_units(len(below), unit)
+    if below.sum() == 0:
+        raise StudyError(f"{denominator}: must not add up to 0")
+    samples = resample(lambda w: (w @ above) / (w @ below), len(below), rng, n_boot)
+    return _estimate(above.sum() / below.sum(), samples, unit, len(below), n_boot)
+
+
+def cluster_median(
+    frame: pd.DataFrame,
+    value: str,
+    cluster: str | Sequence[str],
+    rng: np.random.Generator,
+    *,
+    n_boot: int = N_BOOT,
+    unit: str = "problems",
+) -> Estimate:
+    """Median over clusters of the mean within a cluster, by scipy's percentile bootstrap.
+
+    Raises
+    ------
+    StudyError
+        As `cluster_mean`.
+    """
+    means = _means(frame, value, _columns(cluster)).to_numpy()
+    _check_units(len(means), unit)
+    samples = stats.bootstrap(
+        (means,), np.median, n_resamples=n_boot, method="percentile", rng=rng, batch=500
+    ).bootstrap_distribution
+    return _estimate(float(np.median(means)), samples, unit, len(means), n_boot)
+
+
+def paired_difference(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    value: str,
+    cluster: str | Sequence[str],
+    rng: np.random.Generator,
+    *,
+    n_boot: int = N_BOOT,
+    unit: str = "problems",
+) -> Estimate:
+    """Mean over units of after minus before, rows averaged within a unit on each side first.
+
+    Raises
+    ------
+    StudyError
+        As `cluster_mean`, and where the two frames do not hold the same units.
+    """
+    difference = _difference(before, after, value, _columns(cluster)).to_numpy()
+    _check_units(len(difference), unit)
+    n = len(difference)
+    samples = resample(lambda w: (w @ difference) / n, n, rng, n_boot)
+    return _estimate(difference.mean(), samples, unit, n, n_boot)
+
+
+def crossed_mean(
+    frame: pd.DataFrame,
+    value: str,
+    rng: np.random.Generator,
+    *,
+    factors: tuple[str, str] = ("seed", "prompt_index"),
+    n_boot: int = N_BOOT,
+    unit: str = "seeds x problems",
+) -> Estimate:
+    """Mean over a complete seeds x problems grid, both factors resampled independently.
+
+    Rows of one cell are averaged first, so every cell counts the same.
+
+    Raises
+    ------
+    StudyError
+        As `cluster_mean`, and where a seed lacks a problem that another has.
+    """
+    return _crossed(_means(frame, value, list(factors)), rng, n_boot, unit)
+
+
+def crossed_difference(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    value: str,
+    rng: np.random.Generator,
+    *,
+    factors: tuple[str, str] = ("seed", "prompt_index"),
+    n_boot: int = N_BOOT,
+    unit: str = "seeds x problems",
+) -> Estimate:
+    """Mean of after minus before over seeds x problems, paired in every cell.
+
+    ``before`` may lack the seed column: one evaluation of a model that all seeds start from, paired
+    with each of them.
+
+    Raises
+    ------
+    StudyError
+        As `crossed_mean`, and where the two frames do not hold the same cells.
+    """
+    seed, problem = factors
+    if seed not in before.columns:
+        shared = _values(before, value, [problem])
+        before = shared.merge(after[[seed]].drop_duplicates(), how="cross")
+    return _crossed(_difference(before, after, value, list(factors)), rng, n_boot, unit)
+
+
+def _crossed(cells: pd.Series, rng: np.random.Generator, n_boot: int, unit: str) -> Estimate:
+    grid = cells.unstack().to_numpy()  # (seeds, problems)
+    if np.isnan(grid).any():
+        raise StudyError(f"{unit}: must form a complete grid; {np.isnan(grid).sum()} cells missing")
+    n_rows, n_columns = grid.shape
+    _check_units(n_rows, unit)
+    _check_units(n_columns, unit)
+
+    def mean(w: np.ndarray) -> np.ndarray:
+        seeds = _weights(n_rows, rng, len(w))
+        return np.einsum("bs,bs->b", seeds, w @ grid.T) / grid.size
+
+    samples = resample(mean, n_columns, rng, n_boot)
+    return _estimate(grid.mean(), samples, unit, (n_rows, n_columns), n_boot)
+
+
+def seed_mean(values: np.ndarray, unit: str = "seeds") -> Estimate:
+    """Mean over a handful of independent values with Student's t interval.
+
+    For training seeds: with three to five of them a bootstrap interval is far too narrow. A single
+    value has no interval (NaN). ``n_boot`` is 0.
+    """
+    n = len(values)
+    lo, hi = float("nan"), float("nan")
+    if n > 1:
+        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+        lo, hi = float(values.mean() - half), float(values.mean() + half)
+    return Estimate(float(values.mean()), lo, hi, unit, n, 0)
+
+
+def resample(
+    statistic: Callable[[np.ndarray], np.ndarray], n: int, rng: np.random.Generator, n_boot: int
+) -> np.ndarray:
+    """Apply a statistic of the weights (b, n) to `n_boot` bootstrap draws, in chunks."""
+    if n_boot < 1:
+        raise StudyError(f"n_boot: must be at least 1; got {n_boot}")
+    step = max(1, _CHUNK_CELLS // n)
+    sizes = [min(step, n_boot - start) for start in range(0, n_boot, step)]
+    return np.concatenate([statistic(_weights(n, rng, size)) for size in sizes])
+
+
+def _weights(n: int, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Multinomial counts (size, n), by counting draws: half the time of `Generator.multinomial`."""
+    drawn = rng.integers(n, size=(size, n), dtype=np.int64)
+    drawn += n * np.arange(size)[:, None]
+    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def _estimate(
+    value: float, samples: np.ndarray, unit: str, n: int | tuple[int, ...], n_boot: int
+) -> Estimate:
+    lo, hi = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(value), float(lo), float(hi), unit, n, n_boot)
+
+
+def _difference(
+    before: pd.DataFrame, after: pd.DataFrame, value: str, cluster: list[str]
+) -> pd.Series:
+    """After minus before for each unit; both must hold the same units."""
+    old, new = _means(before, value, cluster), _means(after, value, cluster)
+    if not old.index.equals(new.index):
+        unpaired = old.index.symmetric_difference(new.index)
+        raise StudyError(
+            f"{' x '.join(cluster)}: before and after must hold the same units;"
+            f" {len(unpaired)} are on one side only, such as {unpaired[0]}"
+        )
+    return new - old
+
+
+def _means(frame: pd.DataFrame, value: str, cluster: list[str]) -> pd.Series:
+    """Mean over the rows of each unit."""
+    grouped: Any = _values(frame, value, cluster).groupby(cluster)["_value"]
+    return grouped.mean()
+
+
+def _values(frame: pd.DataFrame, value: str, cluster: list[str]) -> pd.DataFrame:
+    """The cluster columns and the value as float64, checked."""
+    missing = [name for name in (value, *cluster) if name not in frame.columns]
+    if missing:
+        raise StudyError(
+            f"columns: must hold {missing[0]}; got {', '.join(map(str, frame.columns))}"
+        )
+    if frame.empty:
+        raise StudyError(f"{value}: must have at least one row; got none")
+    numbers = frame[value].to_numpy(dtype=np.float64, na_value=np.nan)
+    if not np.isfinite(numbers).all() or frame[cluster].isna().to_numpy().any():
+        bad = int((~np.isfinite(numbers)).sum())
+        raise StudyError(f"{value}: must be finite in every row of a unit; {bad} rows are not")
+    return frame[cluster].assign(
+        _value=numbers, **({value: numbers} if value not in cluster else {})
+    )
+
+
+def _columns(cluster: str | Sequence[str]) -> list[str]:
+    return [cluster] if isinstance(cluster, str) else list(cluster)
+
+
+def _check_units(n: int, unit: str) -> None:
+    if n < 2:
+        raise StudyError(f"{unit}: an interval needs at least 2 units to resample; got {n}")
+
+
+def as_columns(estimate: Estimate) -> dict:
+    """An estimate as columns; of a crossed one ``n`` counts the problems, the unit the seeds."""
+    shown = {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
+    if isinstance(estimate.n, tuple):
+        seeds, problems = estimate.n
+        shown |= {"n": problems, "unit": f"problems x {seeds} seeds"}
+    return shown

@@ -1,0 +1,207 @@
+"""From differences per problem to a census of pillars and stumbling blocks (paper 3, appendix D).
+
+For a candidate v on a benchmark, Delta(v) = accuracy without v minus accuracy with it, the mean
+over problems of the paired difference. A candidate is a
+
+    Strong Pillar            min over arms (token, window) of Delta <= -0.01, and a paired bootstrap
+                             over problems rejects Delta = 0 for the arm that has the minimum
+    Strong Stumbling Block   the mirror image
+    Neutral                  otherwise
+
+How this can mislead. With 200 candidates and alpha = 0.05 about 10 false rejections are expected
+where nothing has an effect: `multiplicity` says which survive. Taking the better of two arms raises
+the rate further. A null result has a size: `detectable` is the smallest Delta that this many
+problems and rollouts would find, and `reliability` how much of the spread of Delta over candidates
+is not noise, which bounds every correlation with Delta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from rockstudy.errors import StudyError
+from rockstudy.intervals import LEVEL, N_BOOT, resample
+
+LEAST = 0.01  # paper 3: a Strong effect is at least a percentage point
+ALPHA = 0.05  # paper 3
+POWER = 0.8  # ours: the usual convention
+CLASSES = ("Strong Pillar", "Neutral", "Strong Stumbling Block")
+
+
+def bootstrap(delta: np.ndarray, rng: np.random.Generator, n_boot: int = N_BOOT) -> pd.DataFrame:
+    """Delta of every candidate with its interval and p-value, problems resampled, paired.
+
+    Parameters
+    ----------
+    delta
+        Differences float64 (candidates, problems), rollouts averaged within a problem.
+
+    Returns
+    -------
+    DataFrame
+        A row per candidate: ``delta, se, lo, hi, p``. The p-value is two-sided,
+        2 min(#(Delta* <= 0) + 1, #(Delta* >= 0) + 1) / (n_boot + 1), at most 1; a candidate that
+        changes nothing has p = 1.
+
+    Raises
+    ------
+    StudyError
+        Fewer than 2 problems, or differences that are not finite.
+    """
+    n_problems = delta.shape[1]
+    if n_problems < 2 or not np.isfinite(delta).all():
+        raise StudyError(
+            f"delta: must be finite over at least 2 problems; got {delta.shape[1]} problems, "
+            f"{int((~np.isfinite(delta)).sum())} values not finite"
+        )
+    drawn = resample(lambda w: (w @ delta.T) / n_problems, n_problems, rng, n_boot)  # (B, C)
+    drawn = np.round(drawn, 12)  # so that sums that cancel are 0
+    low, high = (drawn <= 0).sum(0) + 1, (drawn >= 0).sum(0) + 1
+    lo, hi = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return pd.DataFrame(
+        {
+            "delta": delta.mean(1),
+            "se": delta.std(1, ddof=1) / np.sqrt(n_problems),
+            "lo": lo,
+            "hi": hi,
+            "p": np.minimum(2 * np.minimum(low, high) / (n_boot + 1), 1.0),
+        }
+    )
+
+
+def census(arms: pd.DataFrame, alpha: float = ALPHA, least: float = LEAST) -> pd.DataFrame:
+    """Classify every candidate on every benchmark.
+
+    Parameters
+    ----------
+    arms
+        ``benchmark, target, arm, delta, p``: a row per candidate, benchmark and kind of knockout.
+
+    Returns
+    -------
+    DataFrame
+        ``benchmark, target, class``, and ``delta, p, arm`` of the arm that decided it; of a neutral
+        one, of the arm with the largest |Delta|.
+    """
+    rows = []
+    for (benchmark, target), group in arms.groupby(["benchmark", "target"], sort=False):
+        lowest, highest = group.loc[group.delta.idxmin()], group.loc[group.delta.idxmax()]
+        pillar = lowest.delta <= -least and lowest.p < alpha
+        stumbling = highest.delta >= least and highest.p < alpha
+        if pillar:
+            kind, arm = CLASSES[0], lowest
+        elif stumbling:
+            kind, arm = CLASSES[2], highest
+        else:
+            kind, arm = CLASSES[1], group.loc[group.delta.abs().idxmax()]
+        row = {"benchmark": benchmark, "target": target, "class": kind}
+        rows.append(row | {"delta": arm.delta, "p": arm.p, "arm": arm["arm"]})
+    return pd.DataFrame(rows)
+
+
+def multiplicity(p: Sequence[float] | np.ndarray, alpha: float = ALPHA) -> pd.DataFrame:
+    """Rejections that are left after correction: ``method, level, rejected, smallest``.
+
+    Bonferroni and Benjamini-Hochberg through statsmodels, at `alpha` and at q = 0.20 (paper
+    appendix D); ``expected_false`` is alpha times the number of tests, were nothing to have an
+    effect; ``smallest`` the smallest adjusted p-value.
+    """
+    p = np.asarray(p, np.float64)
+    rows = [
+        {
+            "method": "none",
+            "level": alpha,
+            "rejected": int((p < alpha).sum()),
+            "smallest": float(p.min()),
+        }
+    ]
+    for method, level in (("bonferroni", alpha), ("fdr_bh", alpha), ("fdr_bh", 0.20)):
+        rejected, adjusted, *_ = multipletests(p, level, method)
+        row = {"method": method, "level": level, "rejected": int(rejected.sum())}
+        rows.append(row | {"smallest": float(adjusted.min())})
+    return pd.DataFrame(rows).assign(expected_false=alpha * len(p), tests=len(p))
+
+
+def sign_test(classes: Sequence[str]) -> dict[str, float]:
+    """Two-sided exact binomial test of pillars against stumbling blocks; p = 1 without either."""
+    counts = [sum(c == CLASSES[i] for c in classes) for i in (0, 2)]
+    n = sum(counts)
+    p = float(stats.binomtest(counts[0], n).pvalue) if n else 1.0
+    return {"pillars": counts[0], "stumbling": counts[1], "p": p}
+
+
+def agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """Candidates by class on the first and on the second benchmark: ``first, second, count``."""
+    wide = table.pivot(index="target", columns="benchmark", values="class")
+    first, second = list(dict.fromkeys(table.benchmark))[:2]
+    counts = wide.groupby([first, second]).size()
+    rows = [(a, b, int(counts.get((a, b), 0))) for a in CLASSES for b in CLASSES]
+    return pd.DataFrame(rows, columns=["first", "second", "count"])
+
+
+def predictors(
+    table: pd.DataFrame, names: Sequence[str], rng: np.random.Generator, n_boot: int = 2_000
+) -> pd.DataFrame:
+    """Correlation of Delta with properties of token types.
+
+    Parameters
+    ----------
+    table
+        ``delta`` and the properties, a row per candidate.
+
+    Returns
+    -------
+    DataFrame
+        ``predictor, r, p, lo, hi`` (Pearson, Fisher's interval), ``rho, rho_p, rho_lo, rho_hi``
+        (Spearman, candidates resampled), ``n``. NaN where a property or Delta is constant.
+    """
+    rows = []
+    for name in names:
+        some = table[["delta", name]].dropna()
+        row: dict[str, object] = {"predictor": name, "n": len(some)}
+        if len(some) < 4 or some.nunique().min() < 2:
+            numbers = ("r", "p", "lo", "hi", "rho", "rho_p", "rho_lo", "rho_hi")
+            rows.append(row | dict.fromkeys(numbers, np.nan))
+            continue
+        x, y = some[name].to_numpy(np.float64), some.delta.to_numpy(np.float64)
+        pearson = stats.pearsonr(x, y)
+        interval = pearson.confidence_interval(LEVEL)
+        spearman = stats.spearmanr(x, y)
+        drawn = _spearman_draws(x, y, rng, n_boot)
+        lo, hi = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        row |= {"r": pearson.statistic, "p": pearson.pvalue, "lo": interval.low}
+        row |= {"hi": interval.high, "rho": spearman.statistic, "rho_p": spearman.pvalue}
+        rows.append(row | {"rho_lo": lo, "rho_hi": hi})
+    return pd.DataFrame(rows)
+
+
+def _spearman_draws(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, n_boot: int
+) -> np.ndarray:
+    """Spearman's rho of resampled pairs, ranks anew in every draw."""
+    draws = rng.integers(len(x), size=(n_boot, len(x)))
+    a, b = (stats.rankdata(v[draws], axis=1) for v in (x, y))
+    a, b = (r - r.mean(1, keepdims=True) for r in (a, b))
+    norm = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(1) / norm
+
+
+def detectable(se: np.ndarray, alpha: float = ALPHA, power: float = POWER) -> np.ndarray:
+    """Smallest |Delta| that a two-sided test finds with this power: (z_alpha/2 + z_power) SE."""
+    return (stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * np.asarray(se)
+
+
+def reliability(delta: np.ndarray, se: np.ndarray) -> float:
+    """Share of the spread of Delta over candidates that is not sampling noise, from 0 to 1.
+
+    1 - mean(SE^2) / var(Delta), cut off at 0. The correlation of Delta with anything is at most its
+    square root (attenuation): with reliability 0.04 a perfect predictor would show r = 0.2.
+    """
+    spread = float(np.var(delta, ddof=1))
+    return max(0.0, 1 - float(np.mean(np.square(se))) / spread) if spread > 0 else 0.0

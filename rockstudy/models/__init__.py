@@ -1,0 +1,1 @@
+"""Teacher and student: where they come from, and what is read from them."""

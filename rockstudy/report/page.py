@@ -1,0 +1,292 @@
+"""Executed notebooks as one HTML page that needs nothing else: no network, no file.
+
+Everything in a notebook's output is untrusted, token text above all. HTML is cleaned against a list
+of allowed tags, text is escaped, characters that reorder text are spelled out, and the page's
+content security policy forbids every script but the one that sorts the claims, by its hash.
+Formulas become MathML, which browsers draw without a library; one that does not parse stays LaTeX.
+"""
+
+import base64
+import copy
+import hashlib
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import bleach
+import jinja2
+import latex2mathml.converter
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from pygments.formatters import HtmlFormatter
+
+from rockstudy import display
+from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.report import listing
+
+REORDERING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
+SPELLED = {code: f"[U+{code:04X}]" for code in REORDERING}
+IMAGE_TYPES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
+
+TAGS = frozenset(
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 "
+    "h6 hr i img input kbd li ol p pre s small span strong sub summary sup table tbody td tfoot th "
+    "thead tr u ul".split()
+)
+
+CELLS = """
+{%- extends 'classic/base.html.j2' -%}
+{% block codecell %}<div class="cell">{{ super() }}</div>{% endblock %}
+{% block input_group %}{{ super() }}{% endblock %}
+{% block input %}<details class="code"><summary>code</summary>
+{{ cell.source | highlight_code(metadata=cell.metadata) }}</details>{% endblock %}
+{% block markdowncell %}<div class="prose">{{ cell.source | safe_markdown }}</div>{% endblock %}
+{% block rawcell %}{% endblock %}
+{% block unknowncell %}{% endblock %}
+{% block data_html %}<div class="wide">{{ output.data['text/html'] | safe_html }}</div>
+{% endblock %}
+{% block data_markdown %}<div class="prose">{{ output.data['text/markdown'] | safe_markdown }}</div>
+{% endblock %}
+{% block data_latex %}<pre>{{ output.data['text/latex'] | e }}</pre>{% endblock %}
+{% block data_javascript %}{% endblock %}
+{% block data_widget_view %}{% endblock %}
+{% block data_svg %}<img src="data:image/svg+xml;base64,
+{{- output.data['image/svg+xml'] | text_base64 | escape_html }}" alt="{{ cell.metadata.alt | e }}">
+{% endblock %}
+{% block stream_stderr %}<details class="code"><summary>messages</summary>
+<pre>{{ output.text | ansi2html }}</pre></details>{% endblock %}
+{% block footer %}{% endblock %}
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One notebook on the page: anchor, title, HTML, its headings with their anchors, its question.
+
+    ``figure`` is the HTML of its first figure, if there is one.
+    """
+
+    anchor: str
+    title: str
+    html: str
+    headings: tuple[tuple[str, str], ...]
+    question: str = ""
+    figure: str = ""
+
+
+def clean(text: str) -> str:
+    """Return HTML with the allowed tags and attributes only; the rest is dropped or escaped."""
+    soup = BeautifulSoup(text, "html.parser")
+    for element in soup(["script", "style", "template", "noscript", "iframe", "object"]):
+        element.decompose()
+    for image in soup("img"):
+        if not _allowed("img", "src", str(image.get("src", ""))):
+            image.decompose()
+    return bleach.clean(str(soup), tags=TAGS, attributes=_allowed, protocols={"https", "http"})
+
+
+def _allowed(tag: str, name: str, value: str) -> bool:
+    if tag == "img" and name == "src":
+        return re.match(r"data:image/(png|jpeg);base64,", value) is not None
+    names = {"a": {"href"}, "img": {"alt"}, "input": {"type", "checked", "disabled"}}
+    cells = {"colspan", "rowspan", "scope"} if tag in ("td", "th") else set()
+    return name in {"class", "title"} | cells | names.get(tag, set())
+
+
+def mathml(latex: str, *, block: bool) -> str:
+    """Return a formula as MathML, with its source for those who copy it, else as LaTeX source."""
+    source = html.escape(latex.strip())
+    try:
+        drawn = latex2mathml.converter.convert(latex, display="block" if block else "inline")
+    except Exception:  # whatever its parser trips over, the formula stays readable
+        return f'<code class="math">{source}</code>'
+    return f'<span class="math" title="{source}">{drawn}</span>'
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown to HTML, with formulas set aside so that cleaning does not see their MathML."""
+
+    def __init__(self) -> None:
+        super().__init__(escape=False, exclude_anchor_links=True)
+        self.formulas: list[str] = []
+
+    def block_math(self, body: str) -> str:
+        return self._aside(body, block=True)
+
+    def inline_math(self, body: str) -> str:
+        return self._aside(body, block=False)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self._aside(rf"\begin{{{name}}}{body}\end{{{name}}}", block=True)
+
+    def _aside(self, latex: str, *, block: bool) -> str:
+        self.formulas.append(mathml(latex, block=block))
+        return f"\ue000{len(self.formulas) - 1}\ue001"  # private-use characters, removed from input
+
+
+def markdown(source: str) -> str:
+    """Return Markdown with formulas as clean HTML."""
+    renderer = _Renderer()
+    source = source.translate({0xE000: None, 0xE001: None})
+    cleaned = clean(MarkdownWithMath(renderer=renderer).render(source))
+    return re.sub("\ue000(\\d+)\ue001", lambda found: renderer.formulas[int(found[1])], cleaned)
+
+
+@cache
+def _exporter() -> HTMLExporter:
+    exporter = HTMLExporter(
+        template_name="basic",
+        raw_template=CELLS,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    exporter.register_filter("safe_html", clean)
+    exporter.register_filter("safe_markdown", markdown)
+    return exporter
+
+
+def section(notebook: nbformat.NotebookNode, name: str) -> Section:
+    """Return an executed notebook as a section of the page.
+
+    Parameters
+    ----------
+    notebook
+        Left as it is.
+    name
+        The notebook's, from which its anchors are made.
+    """
+    described = copy.deepcopy(notebook)
+    for cell, alt in zip(described.cells, alternatives(notebook), strict=True):
+        cell.metadata["alt"] = alt
+    converted, _ = _exporter().from_notebook_node(described)
+    soup = BeautifulSoup(converted, "html.parser")
+    for cell in soup.select('[id^="cell-id="]'):  # the same in every fork
+        del cell["id"]
+    title, headings = name, []
+    for number, heading in enumerate(soup(re.compile("^h[1-5]$"))):
+        level, text = int(heading.name[1]), heading.get_text().strip()
+        heading.name = f"h{level + 1}"
+        heading["id"] = f"{name}--{number}"
+        if level == 1 and title == name:
+            title = text
+            heading.decompose()
+        elif level <= 2:
+            headings.append((heading["id"], text))
+            if text == "Provenance":
+                _fold(heading)
+    image = soup.find("img")
+    figure = str(image) if image else ""
+    return Section(name, title, str(soup), tuple(headings), _question(soup), figure)
+
+
+def _question(soup: BeautifulSoup) -> str:
+    """The first paragraph below the heading Question."""
+    heading = soup.find(re.compile("^h[2-6]$"), string="Question")
+    paragraph = heading.find_next("p") if heading else None
+    return paragraph.get_text().strip() if paragraph else ""
+
+
+def _fold(heading: Tag) -> None:
+    """Fold the tables between a heading and the next text: the same in every notebook of a run."""
+    cell = heading.find_parent(class_="prose")
+    while (cell := cell and cell.find_next_sibling()) and "cell" in cell.get("class", []):
+        for table in cell.select(".wide"):
+            details, summary = Tag(name="details"), Tag(name="summary")
+            summary.string = "artefacts"
+            table.wrap(details)
+            details.insert(0, summary)
+
+
+def alternatives(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return for each cell the text that stands for its figures where they cannot be seen.
+
+    It is the cell's ``alt`` metadata, else the last sentence-like line of text above the cell.
+    """
+    texts, above = [], "Figure"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            lines = [line.strip("#*_> ").strip() for line in cell.source.splitlines()]
+            above = next((line for line in reversed(lines) if line), above)
+        texts.append(str(cell.metadata.get("alt") or f"Figure: {above}"))
+    return texts
+
+
+def images(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
+    """Return the figures in a notebook's outputs in order, each as (suffix, data as stored)."""
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            kind = next((kind for kind in IMAGE_TYPES if kind in data), None)
+            if kind:
+                found.append((IMAGE_TYPES[kind], data[kind]))
+    return found
+
+
+def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
+    """Return the whole page.
+
+    Parameters
+    ----------
+    title
+        Of the page.
+    sections
+        One for each notebook.
+    **values
+        What else the template ``report.html`` shows; text in them is escaped.
+    """
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"key": _key, "rank": VERDICTS.index, "strip": _strip}
+    environment.filters |= {"number": display.number, "sample": listing.sample}
+    template = environment.from_string((here / "report.html").read_text())
+    script = (here / "report.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    whole = template.render(
+        title=title,
+        sections=sections,
+        anchors={section.anchor for section in sections},
+        style=(here / "report.css").read_text() + _highlighting(),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        **values,
+    )
+    return whole.translate(SPELLED)
+
+
+def _key(value: float) -> str:
+    """A number as the script sorts it; empty where there is none."""
+    return "" if value != value else repr(float(value))
+
+
+def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
+    """Where interval, value and the paper's number lie between the outermost two, in percent."""
+    ends = [row[name] for name in ("lo", "hi", "value", "paper")]
+    if any(end != end for end in ends) or min(ends) == max(ends):
+        return None
+    least, span = min(ends), max(ends) - min(ends)
+    lo, hi, value, theirs = (round(4 + 92 * (end - least) / span, 2) for end in ends)
+    return {"lo": lo, "width": round(max(hi - lo, 0.5), 2), "value": value, "paper": theirs}
+
+
+def _highlighting() -> str:
+    light = HtmlFormatter(style="default").get_style_defs(".highlight")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+
+
+def number(value: Any) -> str:
+    """A number for reading: at most four significant digits; a dash where there is none."""
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, Mapping | str):
+        return str(value)
+    return f"{value:.4g}"

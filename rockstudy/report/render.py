@@ -1,0 +1,114 @@
+"""What a run found: opening it from a notebook, its claims table, its provenance, its HTML report.
+
+A notebook opens its run by `open_run`. The run id ``reference`` stands for the tables that are
+committed under ``data/reference/<preset>/``: read, never written, so that a fresh clone can step
+through every notebook. `rockstudy run` always passes a run of its own.
+"""
+
+import base64
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from nbformat import NotebookNode
+
+from rockstudy.claims import records
+from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.errors import StudyError
+from rockstudy.report import listing, page
+from rockstudy.report.notebook_file import read
+from rockstudy.runs import Run, provenance
+from rockstudy.store import cache
+
+OVERVIEW = "09_report"  # its first figure stands above the claims
+
+
+def _facts(
+    run: Path, table: pd.DataFrame, notebooks: Mapping[str, NotebookNode]
+) -> list[tuple[str, str]]:
+    """What the report says on top: which run, which code, where, how long."""
+    versions: dict[str, set[str]] = {}
+    for manifest in cache.manifests(run).values():
+        for name, version in manifest.versions.items():
+            versions.setdefault(name, set()).add(str(version))
+    named = [f"{name} {' and '.join(sorted(found))}" for name, found in sorted(versions.items())]
+    seconds = table.seconds.astype(float).sum()
+    took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    return [
+        ("run", run.name),
+        ("parameters", _given(notebooks)),
+        ("artefacts", f"{len(table)}, computed in {took}"),
+        ("code", ", ".join(sorted(set(table.code))) or "–"),
+        ("device", ", ".join(sorted(set(table.device.dropna().astype(str)))) or "–"),
+        ("versions", ", ".join(named) or "–"),
+    ]
+
+
+def _given(notebooks: Mapping[str, NotebookNode]) -> str:
+    """The values that the notebooks ran with, all of them where they differ."""
+    seen: dict[str, None] = {}
+    for notebook in notebooks.values():
+        values = dict(notebook.metadata.get("papermill", {}).get("parameters", {}))
+        values |= values.pop("overrides", {})
+        values.pop("run_id", None)
+        seen |= dict.fromkeys(f"{name} {value}" for name, value in values.items())
+    return ", ".join(seen) or "–"
+
+
+def executed(run: Path) -> list[Path]:
+    """Return the notebooks of a run that were executed to their end, in their order."""
+    unfinished = (".partial.ipynb", ".failed.ipynb")
+    found = sorted((run / "notebooks").glob("*.ipynb"))
+    return [path for path in found if not path.name.endswith(unfinished)]
+
+
+def render(run: Path | Run) -> Path:
+    """Write the report of a run, one HTML file that needs nothing else, and return its path.
+
+    The figures are written as files as well, under ``figures/``. Nothing in the report depends on
+    when it was made.
+
+    Raises
+    ------
+    StudyError
+        A run without an executed notebook.
+    """
+    folder = Path(run)
+    notebooks = {path.stem: read(path) for path in executed(folder)}
+    if not notebooks:
+        raise StudyError(f"run: must have executed notebooks; got {folder.name!r}, which has none")
+    for name, notebook in notebooks.items():
+        _write_figures(folder / "figures", name, page.images(notebook))
+    table = provenance(folder)
+    shown = table.assign(seconds=[page.number(s) for s in table.seconds]).astype(object)
+    found = records.read_claims(folder)
+    html = page.page(
+        title=f"rockstudy: {folder.name}",
+        sections=[page.section(notebook, name) for name, notebook in notebooks.items()],
+        facts=_facts(folder, table, notebooks),
+        failures=[
+            f"{path.name.removesuffix('.failed.ipynb')} did not run to its end: see {path.name}"
+            for path in sorted((folder / "notebooks").glob("*.failed.ipynb"))
+        ],
+        claims=found.to_dict("records"),
+        overview=OVERVIEW,
+        summary=listing.summary(found),
+        verdicts=[(name, int((found.verdict == name).sum())) for name in VERDICTS],
+        provenance_columns=list(shown.columns),
+        provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
+    )
+    target = folder / "report.html"
+    temporary = target.with_suffix(".html.tmp")
+    temporary.write_text(html, encoding="utf-8")
+    os.replace(temporary, target)
+    return target
+
+
+def _write_figures(folder: Path, name: str, images: list[tuple[str, str]]) -> None:
+    for stale in folder.glob(f"{name}-[0-9]*.*"):
+        stale.unlink()
+    for number, (suffix, data) in enumerate(images, start=1):
+        folder.mkdir(exist_ok=True)
+        content = data.encode() if suffix == "svg" else base64.b64decode(data)
+        (folder / f"{name}-{number}.{suffix}").write_bytes(content)

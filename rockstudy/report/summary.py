@@ -1,0 +1,103 @@
+"""What notebook 09 reads of a finished run: the life of rock tokens, and settings side by side.
+
+Nothing is computed that an earlier notebook computes, and nothing is stored. A table that is not
+there, because its notebook was not run, is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from rockstudy.claims import paper
+from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.config.fields import StudyConfig
+from rockstudy.gradients import group_losses
+from rockstudy.gradients import steps as gradients_steps
+from rockstudy.knockout import steps as knockout_steps
+from rockstudy.runs import Run
+from rockstudy.selective import steps as selective_steps
+from rockstudy.store import cache
+from rockstudy.store.seeds import generator
+
+SETTINGS: dict[str, Callable[[StudyConfig], Any]] = {  # id of the paper's number, and ours
+    "stage1-answers": lambda c: c.stage1.steps * c.stage1.prompts_per_step,
+    "stage1-temperature": lambda c: c.stage1.temperature,
+    "stage1-top-p": lambda c: c.stage1.top_p,
+    "stage1-max-new-tokens": lambda c: c.stage1.max_new_tokens,
+    "stage1-lr": lambda c: c.stage1.lr,
+    "stage1-batch": lambda c: c.stage1.prompts_per_step * c.stage1.rollouts_per_prompt,
+    "stage2-prompts": lambda c: c.stage2.steps * c.stage2.prompts_per_step,
+    "stage2-rollouts": lambda c: c.stage2.rollouts_per_prompt,
+    "stage2-temperature": lambda c: c.stage2.temperature,
+    "stage2-top-p": lambda c: c.stage2.top_p,
+    "stage2-max-new-tokens": lambda c: c.stage2.max_new_tokens,
+    "stage2-lr": lambda c: c.stage2.lr,
+    "stage2-clip": lambda c: c.stage2.max_grad_norm,
+    "stage2-batch": lambda c: c.stage2.prompts_per_step,
+    "evaluation-runs": lambda c: c.evaluation.samples,
+    "prompts": lambda c: c.statistics.n_prompts,
+    "cutoff": lambda c: c.rocks.k,
+    "screened": lambda c: c.screen,
+    "math-problems": lambda c: c.knockout.n_prompts,
+}
+
+
+def stored(run: Run, name: str) -> pd.DataFrame | None:
+    """A table that an earlier notebook left in the run, or None where it was not run."""
+    path = run.path / "tables" / name
+    return cache.load(path) if path.with_suffix(".json").is_file() else None
+
+
+def persistence(run: Run) -> pd.DataFrame | None:
+    """Mean reverse KL of the groups of notebook 04 along stage 2: ``group, seed, step, rkl``.
+
+    On the rollouts that the student trains on; occurrences of a logging window pooled.
+    """
+    types, chosen = stored(run, "stage2_type_losses"), stored(run, "gradient_groups")
+    if types is None or chosen is None:
+        return None
+    ids = gradients_steps.ids_of(chosen)
+    frames = [
+        group_losses.along_training(of, ids).assign(seed=seed) for seed, of in types.groupby("seed")
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def knockout(run: Run) -> pd.DataFrame | None:
+    """Candidates of notebook 05 by class on each benchmark (`knockout_steps.classes`)."""
+    screen = stored(run, "knockout_screen")
+    return None if screen is None else knockout_steps.classes(screen)
+
+
+def utility(run: Run) -> pd.DataFrame | None:
+    """Final accuracy of the training arms of notebook 07: ``arm, benchmark, value, lo, hi, seeds``.
+
+    The interval resamples training seeds and problems; NaN with a single seed.
+    """
+    table = stored(run, "arms_accuracy")
+    if table is None:
+        return None
+    rng = generator(run.config.seed, "utility")
+    return selective_steps.means(selective_steps.at_end(table), rng).drop(columns="step")
+
+
+def settings(run: Run) -> pd.DataFrame:
+    """The paper's settings beside this run's: ``setting, unit, paper, here``."""
+    rows = []
+    for name, ours in SETTINGS.items():
+        theirs = paper.number(name)
+        stage = f"{name.split('-')[0].replace('stage', 'stage ')}: " * name.startswith("stage")
+        row = {"setting": f"{stage}{theirs.what}", "unit": theirs.unit}
+        numbers = {"paper": f"{theirs.value:,g}", "here": f"{ours(run.config):,g}"}
+        rows.append(row | numbers)
+    return pd.DataFrame(rows)
+
+
+def verdicts_by_notebook(claims: pd.DataFrame) -> pd.DataFrame:
+    """How many claims of each notebook have each verdict, and all of them together."""
+    counts = pd.crosstab(claims.notebook, claims.verdict).reindex(columns=VERDICTS, fill_value=0)
+    counts.columns.name = None
+    return pd.concat([counts, counts.sum().to_frame("all").T]).astype(int)

@@ -1,0 +1,154 @@
+r"""What kind of token a type is, decided by rule from its spelling and its position.
+
+The paper describes its rocks by four clusters, LaTeX and maths delimiters, markdown and whitespace
+structure, sentence-initial discourse markers and digits, and its controls as mid-clause content
+words and single-letter variables (arXiv 2605.09253, section 2). It gives no rule; this is ours. The
+first line that holds decides:
+
+1. other: nothing at all, a broken byte (U+FFFD), a control character, a special token ``<...>``
+2. latex: contains one of ``$ \ { } ^ _ &``, or is the bare name of a command (see below)
+3. structure: contains a newline or is blank, contains ``**`` or three backticks, is a heading
+   mark, a rule or a backtick, or is ``-``, ``*`` or a bullet that mostly starts a line
+4. digit: decimal digits only
+5. marker: a word of `MARKERS` that mostly starts a sentence
+6. letter: a single letter that has a case; ``a`` and ``I`` too, which may be English words
+7. word: letters only; a single letter of a script without case is a word
+8. punctuation: punctuation and operators only
+9. other: what is left, such as ``(x`` or ``'s``
+
+Only spaces around the spelling are ignored. Tokenizers split ``\frac`` into ``\`` and ``frac``, so
+a name of `COMMANDS` without a leading space is latex: in running text its first letter would follow
+a space. Names that are also words or pieces of words (``text``, ``left``, ``times``) stay words.
+
+How this can mislead: a type is not an occurrence. ``$`` before a price is latex, a letter may be
+the last piece of a word, and a type that starts half of its sentences is a marker in the rest too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from rockstudy.errors import StudyError
+from rockstudy.models.token_texts import _is_broken, _is_sign
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+CATEGORIES = {  # in the order of tables
+    "latex": "LaTeX and maths delimiters, such as $, \\boxed or }{",
+    "structure": "markdown and whitespace structure, such as ** or a blank line",
+    "marker": "discourse markers that start a sentence, such as So or Wait",
+    "digit": "digits",
+    "punctuation": "punctuation and operators",
+    "letter": "single letters, mostly variables",
+    "word": "words and pieces of words",
+    "other": "mixed spellings, special tokens and broken bytes",
+}
+MARKERS = frozenset(
+    "So Let We But Now Wait Then Since This "  # paper 2
+    # ours: of the same kind
+    "First Next Therefore Thus Hence However Also Finally Alternatively Because Given Here Hmm "
+    "Okay Similarly Note".split()
+)
+COMMANDS = frozenset(  # ours: frequent in worked solutions, and neither a word nor a piece of one,
+    # but for `boxed`, which holds the answer
+    "frac dfrac tfrac sqrt boxed cdot cdots ldots bmod pmod gcd lcm leq geq neq infty qquad "
+    "mathbb mathrm mathbf mathcal operatorname pmatrix bmatrix".split()
+)
+MOSTLY = 0.5  # ours: share of a type's occurrences
+
+_SPECIAL = re.compile(r"<[^<>\s]*[A-Za-z][^<>\s]*>")
+_LATEX = re.compile(r"[$\\{}^_&]")
+_MARKDOWN = re.compile(r"\*\*|```|^(?:#+|-{3,}|`)$")
+_START = re.compile(r"""\A\Z|\n\s*\Z|[.!?:][\s"'\u201d\u2019)\]}*$]*\Z""")
+
+
+def categorize(texts: Sequence[str], initial_share: ArrayLike) -> list[str]:
+    """Category of each token type, a key of `CATEGORIES`, by the rules of this module.
+
+    Parameters
+    ----------
+    texts
+        Decoded texts (U,), as from `token_texts`.
+    initial_share
+        Share (U,) of a type's occurrences for which `starts_sentence` holds, or NaN where it is
+        not known. It separates markers from words and bullets from signs: from `MOSTLY` on they
+        are markers and bullets. NaN leaves that to the capital letter (``So``) and to the space
+        after a bullet (``- ``).
+
+    Raises
+    ------
+    StudyError
+        Another number of shares than of texts, or a share outside [0, 1].
+    """
+    shares = np.asarray(initial_share, dtype=np.float64)
+    if shares.shape != (len(texts),):
+        raise StudyError(
+            f"initial_share: must hold one share for each of {len(texts)} texts; got {shares.shape}"
+        )
+    if ((shares < 0) | (shares > 1)).any():
+        bad = shares[(shares < 0) | (shares > 1)][0]
+        raise StudyError(f"initial_share: must lie between 0 and 1 or be NaN; got {bad:g}")
+    return [_category(text, share) for text, share in zip(texts, shares, strict=True)]
+
+
+def starts_sentence(previous_texts: Iterable[str]) -> np.ndarray:
+    r"""Whether an occurrence starts a line or a sentence, from the text of the token before it.
+
+    It does at the start (an empty text), after a newline that only blanks follow, and after one of
+    ``. ! ? :`` that only blanks, closing quotes and brackets, ``*`` or ``$`` follow, as in
+    ``:**``, ``.\n\n`` or ``.$``.
+
+    Parameters
+    ----------
+    previous_texts
+        Text before each occurrence (N,), "" for none. One token is enough; given more of the text,
+        the rule sees the full stop before a separate ``**`` as well.
+
+    Returns
+    -------
+    np.ndarray
+        Booleans (N,).
+
+    Notes
+    -----
+    A point inside a number or an abbreviation counts as an end, so a digit after ``.`` looks
+    initial. Opening markup hides a start: after ``**`` alone nothing is.
+    """
+    # few distinct texts among many occurrences: the rule runs once for each of them
+    codes, distinct = pd.factorize(np.array(list(previous_texts), dtype=object))
+    return np.array([_START.search(text) is not None for text in distinct], dtype=bool)[codes]
+
+
+def _category(text: str, share: float) -> str:
+    word = text.strip()
+    if not text or _SPECIAL.fullmatch(word) or any(map(_is_broken, text)):
+        return "other"
+    if _LATEX.search(word) or text in COMMANDS:
+        return "latex"
+    if not word or "\n" in text or _MARKDOWN.search(word) or _is_bullet(text, share):
+        return "structure"
+    if word.isdecimal():
+        return "digit"
+    if word.isalpha():
+        return _alphabetic(word, share)
+    return "punctuation" if all(map(_is_sign, word)) else "other"
+
+
+def _alphabetic(word: str, share: float) -> str:
+    if word[0].upper() + word[1:] in MARKERS and _mostly(share, unknown=word[0].isupper()):
+        return "marker"
+    return "letter" if len(word) == 1 and word.lower() != word.upper() else "word"
+
+
+def _is_bullet(text: str, share: float) -> bool:
+    return text.strip() in {"-", "*", "•"} and _mostly(share, unknown=text.endswith(" "))
+
+
+def _mostly(share: float, *, unknown: bool) -> bool:
+    return unknown if np.isnan(share) else bool(share >= MOSTLY)

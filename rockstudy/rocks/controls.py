@@ -1,0 +1,245 @@
+r"""Controls: as many other token types as there are rocks, and about as frequent.
+
+Knocking out or reweighting rocks does more than the same to rare words because rocks are frequent,
+so every comparison needs types that are not rocks but occur as often. Rocks and controls are paired
+one to one with the smallest total
+
+    sum_i | log count(control_i) - log count(rock_i) |,
+
+an assignment problem (arXiv 2605.09253, section 2). On one axis many pairings share that total: for
+rocks 10, 100 and controls 1, 5 both do. Of these we take the one in the order of frequency, whose
+worst pair is the least bad; the paper does not say.
+
+The paper does not report how good its match is. Where the rocks are the most frequent types there
+is nothing left that occurs as often, the controls are all rarer, and a difference between rocks and
+controls is a difference of frequency. `match` refuses such a pool; `assign` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from rockstudy.config.overrides import unknown
+from rockstudy.errors import StudyError
+from rockstudy.intervals import N_BOOT, paired_difference
+from rockstudy.rocks.categories import CATEGORIES
+
+TOLERANCE = 2.0  # ours: a factor between the frequencies of rocks and of controls
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Rocks with their controls, one row of ``pairs`` each, in the order the rocks came in.
+
+    Columns: ``token_id_rock, token_id_control, count_rock, count_control`` and ``log_ratio``, the
+    logarithm of control over rock.
+    """
+
+    pairs: pd.DataFrame
+
+    @property
+    def total_ratio(self) -> float:
+        """Occurrences of all controls over those of all rocks."""
+        control, rock = (self.pairs[f"count_{side}"].to_numpy() for side in ("control", "rock"))
+        return float(control.sum() / rock.sum())
+
+    @property
+    def median_ratio(self) -> float:
+        """Factor, at least 1, between the two counts of the median pair."""
+        return float(np.exp(self.pairs["log_ratio"].abs().median()))
+
+    @property
+    def worst_ratio(self) -> float:
+        """Factor, at least 1, between the two counts of the worst pair."""
+        return float(np.exp(self.pairs["log_ratio"].abs().max()))
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.pairs)} pairs: the controls occur {self.total_ratio:.3g} times as often as"
+            f" the rocks; the median pair differs by a factor of {self.median_ratio:.3g},"
+            f" the worst by {self.worst_ratio:.3g}"
+        )
+
+
+def assign(types: pd.DataFrame, rock_ids: Sequence[int], *, exclude: Iterable[int] = ()) -> Matched:
+    """Pair each rock with a control by frequency, however bad the best match is.
+
+    Parameters
+    ----------
+    types
+        One row per observed token type: ``token_id`` and ``count``, its number of occurrences.
+    rock_ids
+        Token ids of the rocks; all must be observed.
+    exclude
+        Token ids that may not serve as controls, such as special tokens.
+
+    Raises
+    ------
+    StudyError
+        A missing column, a repeated or unobserved id, a count below 1, no rocks, or fewer
+        candidates than rocks, which leaves no match to show.
+
+    Notes
+    -----
+    Types of equal count are interchangeable; which of them become controls depends on nothing but
+    the counts and the ids, not on the order of the rows.
+    """
+    rocks, pool = _split(types, rock_ids, exclude)
+    log_rock, log_pool = np.log(rocks["count"].to_numpy()), np.log(pool["count"].to_numpy())
+    _, chosen = linear_sum_assignment(np.abs(log_rock[:, None] - log_pool))
+    controls = pool.iloc[np.sort(chosen)]  # the pool is in the order of frequency
+    rank = np.argsort(np.argsort(log_rock, kind="stable"))
+    controls = controls.iloc[rank]
+    pairs = pd.DataFrame(
+        {
+            "token_id_rock": rocks["token_id"].to_numpy(),
+            "token_id_control": controls["token_id"].to_numpy(),
+            "count_rock": rocks["count"].to_numpy(),
+            "count_control": controls["count"].to_numpy(),
+        }
+    )
+    return Matched(pairs.assign(log_ratio=np.log(pairs["count_control"] / pairs["count_rock"])))
+
+
+def match(
+    types: pd.DataFrame,
+    rock_ids: Sequence[int],
+    *,
+    exclude: Iterable[int] = (),
+    tolerance: float = TOLERANCE,
+) -> Matched:
+    """Pair each rock with a control by frequency, or refuse where the pool cannot give a match.
+
+    Parameters
+    ----------
+    types, rock_ids, exclude
+        As for `assign`.
+    tolerance
+        Largest factor between the frequencies, both of all rocks and all controls together and of
+        the median pair. Single pairs may differ by more.
+
+    Raises
+    ------
+    StudyError
+        As `assign`, and where either factor exceeds ``tolerance``: one line with the figures.
+    """
+    matched = assign(types, rock_ids, exclude=exclude)
+    total = max(matched.total_ratio, 1 / matched.total_ratio)
+    if total > tolerance or matched.median_ratio > tolerance:
+        far = int((matched.pairs["log_ratio"].abs() > np.log(tolerance)).sum())
+        raise StudyError(
+            f"controls: must match the rocks' frequency within a factor of {tolerance:g};"
+            f" {far} do not, of {matched}; take fewer rocks or a larger corpus"
+        )
+    return matched
+
+
+def enrichment(
+    categories_rock: Sequence[str],
+    categories_control: Sequence[str],
+    rng: np.random.Generator,
+    n_boot: int = N_BOOT,
+) -> pd.DataFrame:
+    """Share of each category among the rocks and among their controls, with the difference.
+
+    Parameters
+    ----------
+    categories_rock, categories_control
+        Keys of `rockstudy.rocks.categories.CATEGORIES` (K,), rock i paired with control i.
+    rng
+        Source of the bootstrap weights.
+    n_boot
+        Number of bootstrap samples.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per category that occurs on either side, in the order of `CATEGORIES`:
+        ``category, share_rock, share_control, difference, lo, hi, n, unit``. The interval of rocks
+        minus controls resamples matched pairs; ``n`` is their number.
+
+    Raises
+    ------
+    StudyError
+        Sides of different length, fewer than two pairs, or an unknown category.
+
+    Notes
+    -----
+    The pairs are those of one corpus: the interval says how much the difference rests on single
+    types, not how it would vary over corpora. Categories add up to one, so their rows are not
+    independent findings.
+    """
+    rock, control = np.asarray(categories_rock, str), np.asarray(categories_control, str)
+    if rock.shape != control.shape:
+        raise StudyError(
+            f"categories: must be as many for rocks as for controls; got {len(rock)} and"
+            f" {len(control)}"
+        )
+    present = set(rock.tolist()) | set(control.tolist())
+    for name in sorted(present - set(CATEGORIES)):
+        raise StudyError(unknown("category", name, CATEGORIES))
+    rows = [
+        _enriched(name, rock == name, control == name, rng, n_boot)
+        for name in CATEGORIES
+        if name in present
+    ]
+    return pd.DataFrame(rows)
+
+
+def _enriched(
+    name: str, rock: np.ndarray, control: np.ndarray, rng: np.random.Generator, n_boot: int
+) -> dict[str, Any]:
+    before, after = (
+        pd.DataFrame({"pair": np.arange(len(side)), "share": side}) for side in (control, rock)
+    )
+    estimate = paired_difference(
+        before, after, "share", "pair", rng, n_boot=n_boot, unit="matched pairs"
+    )
+    return {
+        "category": name,
+        "share_rock": rock.mean(),
+        "share_control": control.mean(),
+        "difference": estimate.value,
+        "lo": estimate.lo,
+        "hi": estimate.hi,
+        "n": estimate.n,
+        "unit": estimate.unit,
+    }
+
+
+def _split(
+    types: pd.DataFrame, rock_ids: Sequence[int], exclude: Iterable[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rocks in their own order, and the candidates by count and id; both are checked."""
+    _check_types(types)
+    ids = [int(token) for token in rock_ids]
+    counts = types.set_index("token_id")["count"]
+    absent = [token for token in ids if token not in counts.index]
+    if not ids or len(set(ids)) < len(ids) or absent:
+        what = f"{len(absent)} unobserved, such as {absent[0]}" if absent else f"{len(ids)} ids"
+        raise StudyError(f"rock_ids: must be distinct ids of observed token types; got {what}")
+    pool = types.loc[~types["token_id"].isin([*ids, *exclude]), ["token_id", "count"]]
+    if len(pool) < len(ids):
+        raise StudyError(
+            f"controls: must have at least as many candidates as rocks; got {len(pool)} candidates"
+            f" for {len(ids)} rocks; take fewer rocks or a larger corpus"
+        )
+    return counts.loc[ids].reset_index(), pool.sort_values(["count", "token_id"])
+
+
+def _check_types(types: pd.DataFrame) -> None:
+    missing = [name for name in ("token_id", "count") if name not in types.columns]
+    if missing:
+        raise StudyError(
+            f"types: must hold {missing[0]}; got {', '.join(map(str, types.columns)) or 'none'}"
+        )
+    if types["token_id"].duplicated().any():
+        raise StudyError("types: must hold each token_id once; some are repeated")
+    if not (types["count"].to_numpy() >= 1).all():
+        raise StudyError(f"count: must be at least 1 for each type; got {types['count'].min()}")

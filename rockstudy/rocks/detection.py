@@ -1,0 +1,397 @@
+"""Rock tokens: frequent token types whose loss stays high in contexts that are alike (paper 2).
+
+For a token type v with occurrences i, losses l_i after on-policy distillation ("post"):
+
+    score      R(v) = mean l_i * Freq(v) = sum_i l_i          its share of sum R is its coverage
+    O_PH(v)    occurrences with l_pre >= tau_pre and l_post >= tau_post      persistent, high loss
+    rho(o)     share of the other members of O_PH(v) whose context is similar to that of o, >= gamma
+    CCR(v)     |{o in O_PH(v): rho(o) >= eta}| / Freq(v)
+    score_ctx  R_ctx(v) = R(v) * CCR(v)
+
+The paper states neither the thresholds nor the window w nor the similarity. Ours, and why
+(`rockstudy.config.fields.RockConfig` has the values; `sensitivity` says how much hangs on them):
+
+- tau is a *quantile* of each stage's losses: losses shrink along training, so that one number in
+  nats would mean another share of the positions before than after. The top tenth: the loss is so
+  unevenly spread that positions in the upper fifth can still be at a hundredth of its mean;
+- contexts are compared by the bag of token ids around the position: no model decides what is alike,
+  and gamma reads as the share of the window's tokens that two windows have in common;
+- eta asks for company, not for uniformity: a type may have several kinds of context, and an
+  occurrence counts when a tenth of its fellows look like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from rockstudy import progress
+from rockstudy.config.fields import RockConfig
+from rockstudy.errors import StudyError
+from rockstudy.rocks import contexts
+from rockstudy.rocks.token_table import TokenSet, type_table
+from rockstudy.sampling.rollout import Rollouts
+
+STABLE = 0.70  # paper 2: the average Jaccard index that its K = 100 still has
+Features = Any  # csr matrix or dense array, a row per persistent occurrence
+_ROWS = 32  # ours: rollouts in one forward of the encoder `hidden`
+
+
+class NothingPersists(StudyError):
+    """Thresholds that no occurrence is above."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Scored types, and the persistent high-loss occurrences behind them.
+
+    Attributes
+    ----------
+    types
+        Type table with ``score, coverage`` (share of the corpus loss), ``n_persistent, n_rock, ccr,
+        score_ctx, rank`` (1 is the first by the settings' selector).
+    occurrences
+        Keys of the persistent occurrences with ``rho`` (NaN without another one of the type) and
+        ``rock``.
+    tau_pre, tau_post
+        The thresholds in nats.
+    settings
+        What they were found with.
+    """
+
+    types: pd.DataFrame
+    occurrences: pd.DataFrame
+    tau_pre: float
+    tau_post: float
+    settings: RockConfig
+
+    def rocks(self, k: int | None = None) -> TokenSet:
+        """The first `k` types by rank (the settings' k when None).
+
+        Raises
+        ------
+        StudyError
+            More than there are types with a positive score.
+        """
+        k, selector = k or self.settings.k, self.settings.selector
+        able = int((self.types[selector] > 0).sum())
+        if k > able:
+            raise StudyError(
+                f"rocks__k: must be at most {able}, the number of types with a positive "
+                f"{selector}; got {k}"
+            )
+        ids = self.types.nsmallest(k, "rank").token_id
+        found = self.settings.model_dump(mode="json") | {"k": k}
+        return TokenSet.of("rocks", ids.to_numpy(), **found)
+
+
+def detect(
+    tokens: pd.DataFrame,
+    rollouts: Rollouts,
+    settings: RockConfig,
+    model: PreTrainedModel | None = None,
+) -> Detection:
+    """Find persistent occurrences, compare their contexts, score and rank every type.
+
+    Parameters
+    ----------
+    tokens
+        Token table with ``<loss>_pre`` and ``<loss>_post``.
+    rollouts
+        The trajectories it was computed from.
+    model
+        The student whose embeddings or states encode contexts; not needed for the encoder ``bag``.
+
+    Raises
+    ------
+    StudyError
+        Losses that are not finite; no occurrence that is persistent.
+    """
+    persistent, tau_pre, tau_post = persistence(tokens, settings)
+    chosen = tokens.loc[persistent, ["prompt_index", "sample_index", "position", "token_id"]]
+    features = encode(rollouts, chosen, settings, model)
+    rho = contexts.consistency(features, chosen.token_id.to_numpy(), settings.gamma)
+    occurrences = chosen.reset_index(drop=True).assign(rho=rho, rock=rho >= settings.eta)
+    return Detection(
+        _score(tokens, occurrences, settings), occurrences, tau_pre, tau_post, settings
+    )
+
+
+def persistence(tokens: pd.DataFrame, settings: RockConfig) -> tuple[np.ndarray, float, float]:
+    """Where the loss is high before and after, bool (N,), and the two thresholds in nats."""
+    pre, post = (_losses(tokens, f"{settings.loss}_{stage}") for stage in ("pre", "post"))
+    tau_pre, tau_post = (
+        float(np.quantile(pre, settings.tau_pre)),
+        float(np.quantile(post, settings.tau_post)),
+    )
+    found = (pre >= tau_pre) & (post >= tau_post)
+    if not found.any():
+        raise NothingPersists(
+            f"rocks__tau_pre, rocks__tau_post: must leave at least one occurrence; none has a loss "
+            f">= {tau_pre:.3g} nats before and >= {tau_post:.3g} after"
+        )
+    return found, tau_pre, tau_post
+
+
+def _losses(tokens: pd.DataFrame, column: str) -> np.ndarray:
+    losses = tokens[column].to_numpy(np.float64)
+    if not np.isfinite(losses).all():
+        bad = int((~np.isfinite(losses)).sum())
+        raise StudyError(f"{column}: must be finite at every position; {bad} are not")
+    return losses
+
+
+def encode(
+    rollouts: Rollouts,
+    occurrences: pd.DataFrame,
+    settings: RockConfig,
+    model: PreTrainedModel | None = None,
+) -> Features:
+    """Encode the context of every occurrence by the settings' encoder."""
+    rows, columns = _places(rollouts, occurrences)
+    if settings.encoder == "bag":
+        return contexts.bag_of_ids(rollouts, rows, columns, settings.window)
+    if model is None:
+        raise StudyError(f"rocks__encoder: {settings.encoder!r} needs the student; got none")
+    if settings.encoder == "embedding":
+        table = model.get_input_embeddings().weight.detach().float().cpu().numpy()
+        return contexts.mean_embedding(rollouts, rows, columns, settings.window, table)
+    return contexts.hidden_states(rollouts, rows, columns, model, _ROWS)
+
+
+def _places(rollouts: Rollouts, occurrences: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of occurrences in the rollouts."""
+    keys = pd.MultiIndex.from_arrays([rollouts.prompt_index, rollouts.sample_index])
+    wanted = pd.MultiIndex.from_arrays([occurrences.prompt_index, occurrences.sample_index])
+    return keys.get_indexer(wanted), occurrences.position.to_numpy(np.int64)
+
+
+def _score(tokens: pd.DataFrame, occurrences: pd.DataFrame, settings: RockConfig) -> pd.DataFrame:
+    """The type table with scores and ranks; `occurrences` has ``token_id`` and ``rock``."""
+    means = [c for c in tokens.columns if c.startswith(("rkl_", "fkl_", "log_ratio_", "entropy_"))]
+    types = type_table(tokens, means)
+    types["score"] = types[f"{settings.loss}_post_mean"] * types["count"]
+    types["coverage"] = types.score / types.score.sum()
+    places = types.token_id.searchsorted(occurrences.token_id.to_numpy())
+    types["n_persistent"] = np.bincount(places, minlength=len(types))
+    types["n_rock"] = np.bincount(places[occurrences.rock.to_numpy()], minlength=len(types))
+    types["ccr"] = types.n_rock / types["count"]
+    types["score_ctx"] = types.score * types.ccr
+    order = np.lexsort((types.token_id, -types["count"], -types[settings.selector]))
+    types["rank"] = np.empty(len(types), np.int64)
+    types.loc[order, "rank"] = np.arange(1, len(types) + 1)
+    return types
+
+
+# --- the cut-off ----------------------------------------------------------------------------------
+
+
+def coverage_curve(types: pd.DataFrame) -> pd.DataFrame:
+    """Share of the corpus loss that the first K types by rank carry: ``k, coverage``."""
+    ranked = types.sort_values("rank")
+    return pd.DataFrame({"k": ranked["rank"], "coverage": ranked.coverage.cumsum()}).reset_index(
+        drop=True
+    )
+
+
+def stability(
+    tokens: pd.DataFrame,
+    detection: Detection,
+    features: Features,
+    sizes: Sequence[int],
+    ks: Sequence[int],
+    draws: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Jaccard index of the top K of sub-corpora of n prompts with that of the whole corpus.
+
+    Every draw takes n prompts without replacement and scores their occurrences anew, context
+    consistency included. The thresholds stay those of the whole corpus, in nats.
+
+    Parameters
+    ----------
+    tokens, detection
+        The token table, and what `detect` made of it.
+    features
+        `encode` of ``detection.occurrences``.
+    sizes, ks
+        Numbers of prompts and cut-offs.
+    draws
+        Sub-corpora for each size.
+
+    Returns
+    -------
+    DataFrame
+        A row per size, draw and cut-off: ``n, draw, k, jaccard``.
+
+    Raises
+    ------
+    StudyError
+        A size that is not below the number of prompts, or a cut-off above the number of types.
+
+    Notes
+    -----
+    Sub-corpora of more than half of the prompts share most of them: their index says less about
+    another corpus than that of small ones.
+    """
+    prompts = tokens.prompt_index.unique()
+    _check_sizes(sizes, len(prompts), ks, len(detection.types))
+    whole = [_top(detection.types, detection.settings.selector, k) for k in ks]
+    rows = []
+    with progress.bar(len(sizes) * draws, "stability", "draw") as bar:
+        for n in sizes:
+            for draw in range(draws):
+                kept = rng.choice(prompts, n, replace=False)
+                types = _sub_corpus(tokens, detection, features, kept)
+                for k, expected in zip(ks, whole, strict=True):
+                    top = _top(types, detection.settings.selector, k)
+                    both = len(np.intersect1d(expected, top, assume_unique=True))
+                    union = len(expected) + len(top) - both
+                    rows.append((n, draw, k, both / union if union else np.nan))
+                bar.update(1)
+    return pd.DataFrame(rows, columns=["n", "draw", "k", "jaccard"])
+
+
+def _sub_corpus(
+    tokens: pd.DataFrame, detection: Detection, features: Features, prompts: np.ndarray
+) -> pd.DataFrame:
+    settings, found = detection.settings, detection.occurrences
+    kept = np.flatnonzero(found.prompt_index.isin(prompts).to_numpy())
+    ids = found.token_id.to_numpy()[kept]
+    rho = contexts.consistency(features[kept], ids, settings.gamma)
+    loss = f"{settings.loss}_post"
+    some = tokens.loc[tokens.prompt_index.isin(prompts), ["prompt_index", "token_id", loss]]
+    return _score(some, pd.DataFrame({"token_id": ids, "rock": rho >= settings.eta}), settings)
+
+
+def _top(types: pd.DataFrame, selector: str, k: int) -> np.ndarray:
+    """Ids of the first k types; fewer where fewer have a positive score."""
+    able = types[types[selector] > 0]
+    return able.nsmallest(k, "rank").token_id.to_numpy()
+
+
+def _check_sizes(sizes: Sequence[int], n_prompts: int, ks: Sequence[int], n_types: int) -> None:
+    for field, values, most in (("sizes", sizes, n_prompts - 1), ("ks", ks, n_types)):
+        wrong = [v for v in values if not 1 <= v <= most]
+        if wrong or not len(values):
+            raise StudyError(f"{field}: must be from 1 to {most}; got {wrong or 'none'}")
+
+
+def stability_table(draws: pd.DataFrame) -> pd.DataFrame:
+    """Mean Jaccard index and its 2.5% to 97.5% range over draws: ``n, k, jaccard, lo, hi``."""
+    grouped: Any = draws.groupby(["n", "k"], as_index=False).jaccard
+    table = grouped.mean()
+    spread = draws.groupby(["n", "k"]).jaccard.quantile([0.025, 0.975]).unstack()
+    return table.assign(lo=spread[0.025].to_numpy(), hi=spread[0.975].to_numpy())
+
+
+def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None, str]:
+    """Propose a cut-off from stability and coverage together.
+
+    Among the K whose Jaccard index, averaged over the sizes, is at least 0.70 (paper 2), take the
+    knee of the coverage curve: the K where coverage lies highest above the straight line from 0 to
+    all types. Beyond the knee a further type adds less than an average one.
+
+    Returns
+    -------
+    tuple
+        K, or None where no K is stable, and a sentence that says why.
+    """
+    mean = stable.groupby("k", as_index=False).jaccard.mean()
+    able = mean[mean.jaccard >= STABLE].merge(coverage, on="k")
+    if able.empty:
+        best = mean.loc[mean.jaccard.idxmax()]
+        return None, (
+            f"no K has an average Jaccard index of {STABLE}; the highest is {best.jaccard:.2f} "
+            f"at K = {best.k:.0f}"
+        )
+    above = able.coverage - able.k / len(coverage)
+    row = able.loc[above.idxmax()]
+    return int(row.k), (
+        f"K = {row.k:.0f}: average Jaccard index {row.jaccard:.2f} and coverage "
+        f"{row.coverage:.0%}, the knee of the coverage curve among the stable K"
+    )
+
+
+# --- density and sensitivity ----------------------------------------------------------------------
+
+
+def density(tokens: pd.DataFrame, rocks: TokenSet, occurrences: pd.DataFrame) -> pd.DataFrame:
+    """Share of each output's tokens that are rock tokens, by both definitions.
+
+    Returns
+    -------
+    DataFrame
+        A row per rollout: ``prompt_index, sample_index, n_tokens``, ``types`` (tokens whose type is
+        in the set) and ``occurrences`` (rock occurrences of those types), both shares.
+    """
+    keys = ["prompt_index", "sample_index"]
+    frame = tokens[keys].assign(types=rocks.mask(tokens.token_id.to_numpy()))
+    found = occurrences[occurrences.rock & rocks.mask(occurrences.token_id.to_numpy())]
+    frame["occurrences"] = pd.MultiIndex.from_frame(tokens[[*keys, "position"]]).isin(
+        pd.MultiIndex.from_frame(found[[*keys, "position"]])
+    )
+    grouped = frame.groupby(keys, as_index=False)
+    return grouped.agg(
+        n_tokens=("types", "size"), types=("types", "mean"), occurrences=("occurrences", "mean")
+    )
+
+
+def sensitivity(
+    tokens: pd.DataFrame,
+    rollouts: Rollouts,
+    settings: RockConfig,
+    grid: Mapping[str, Sequence[Any]],
+    model: PreTrainedModel | None = None,
+) -> pd.DataFrame:
+    """Change one setting at a time: how far the top K moves, how many rocks are left.
+
+    Parameters
+    ----------
+    grid
+        Values by setting; the name ``tau`` moves both thresholds.
+
+    Returns
+    -------
+    DataFrame
+        ``setting, value, default`` (whether it is the default), ``jaccard`` with the default's top
+        K, ``n_rocks`` (types with a positive score, at most K), ``n_types`` (all of them),
+        ``n_persistent, n_rock`` (occurrences).
+    """
+    base = detect(tokens, rollouts, settings, model)
+    wanted = _top(base.types, settings.selector, settings.k)
+    rows = []
+    steps = [(name, value) for name, values in grid.items() for value in values]
+    with progress.bar(len(steps), "sensitivity", "setting") as bar:
+        for name, value in steps:
+            fields = ("tau_pre", "tau_post") if name == "tau" else (name,)
+            changed = settings.model_copy(update=dict.fromkeys(fields, value))
+            row = {"setting": name, "value": str(value), "default": changed == settings}
+            try:
+                found = base if row["default"] else detect(tokens, rollouts, changed, model)
+                rows.append(row | _compared(found, wanted))
+            except NothingPersists:
+                rows.append(row | _NO_ROCKS)
+            bar.update(1)
+    return pd.DataFrame(rows)
+
+
+_NO_ROCKS = {"jaccard": 0.0, "n_rocks": 0, "n_types": 0, "n_persistent": 0, "n_rock": 0}
+
+
+def _compared(found: Detection, wanted: np.ndarray) -> dict[str, Any]:
+    """What a setting finds, and the overlap of its top K with the default's."""
+    top = _top(found.types, found.settings.selector, found.settings.k)
+    union = len(np.union1d(wanted, top))
+    return {
+        "jaccard": len(np.intersect1d(wanted, top)) / union if union else np.nan,
+        "n_rocks": len(top),
+        "n_types": int((found.types[found.settings.selector] > 0).sum()),
+        "n_persistent": len(found.occurrences),
+        "n_rock": int(found.occurrences.rock.sum()),
+    }

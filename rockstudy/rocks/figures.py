@@ -1,0 +1,176 @@
+"""Figures of notebooks 02 and 03."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.ticker import NullFormatter
+
+from rockstudy import figure_style
+
+
+def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> figure_style.Figure:
+    """Mean reverse KL of every type against its frequency (figure 2a).
+
+    The line is the mean over types in a bin of log frequency, the band their 10th to 90th
+    percentile. Types are the unit: every one counts once.
+
+    Parameters
+    ----------
+    types : DataFrame
+        ``token_id, count, rkl_post_mean``.
+    rocks : sequence of int
+        Ids of the rock tokens.
+    """
+    made, (axis,) = figure_style.figure(6.4, 4.2)
+    x, y = np.log10(types["count"]), types.rkl_post_mean.clip(lower=1e-4)
+    chosen = types.token_id.isin(list(rocks))
+    axis.scatter(x[~chosen], y[~chosen], s=9, color=figure_style.ROLES["random"], alpha=0.45, lw=0)
+    edges = np.linspace(0, x.max() + 1e-9, 11)
+    grouped = y.groupby(np.digitize(x, edges))  # bins 1 to 10
+    places = [(edges[i - 1] + edges[i]) / 2 for i in grouped.groups]
+    axis.plot(places, grouped.mean(), color="black", lw=1.6, label="mean over types in a bin")
+    band = (grouped.quantile(0.1), grouped.quantile(0.9))
+    axis.fill_between(
+        places, *band, color="black", alpha=0.10, lw=0, label="10th to 90th percentile"
+    )
+    axis.scatter(
+        x[chosen],
+        y[chosen],
+        s=26,
+        color=figure_style.ROLES["rock"],
+        marker=figure_style.MARKERS["rock"],
+        label=f"rock tokens ({chosen.sum()})",
+    )
+    axis.set(
+        xlabel="log10 of occurrences", ylabel="mean reverse KL after OPD (nats, at least 1e-4)"
+    )
+    axis.set_yscale("log")
+    axis.legend(frameon=False, fontsize=8)
+    made.alt = "Mean reverse KL of each token type against the logarithm of its frequency."
+    return made
+
+
+def rock_density(outputs: pd.DataFrame) -> figure_style.Figure:
+    """Share of each output's tokens that are rock tokens, by both definitions (figure 2b)."""
+    made, axes = figure_style.figure(8.4, 3.2, 2)
+    titles = {"types": "tokens of a rock type", "occurrences": "rock occurrences"}
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        median = outputs[name].median()
+        axis.hist(outputs[name], bins=30, color=figure_style.ROLES["rock"], alpha=0.75)
+        axis.axvline(median, color="black", ls="--", lw=1.2)
+        axis.set(title=f"{title}: median {median:.1%}", xlabel="share of an output's tokens")
+        axis.set_xlim(0, outputs.types.max() * 1.02)
+    axes[0].set_ylabel(f"outputs (n = {len(outputs)})")
+    made.alt = "Histograms of the density of rock tokens per output, with medians."
+    return made
+
+
+def rock_cutoff(coverage: pd.DataFrame, stable: pd.DataFrame, k: int) -> figure_style.Figure:
+    """Coverage and average Jaccard index against K (figure 2c), and by sub-corpus (figure 2d).
+
+    Parameters
+    ----------
+    coverage : DataFrame
+        ``k, coverage``.
+    stable : DataFrame
+        ``n, k, jaccard, lo, hi``: mean and 95% range over sub-corpora of n prompts.
+    k : int
+        The cut-off in use.
+    """
+    made, (left, right) = figure_style.figure(10.0, 3.8, 2)
+    mean = stable.groupby("k").jaccard.mean()
+    left.plot(
+        coverage.k,
+        coverage.coverage,
+        color=figure_style.ROLES["rock"],
+        lw=2,
+        label="coverage of the loss",
+    )
+    left.plot(
+        mean.index,
+        mean,
+        color=figure_style.ROLES["teacher"],
+        marker="o",
+        ms=3,
+        label="mean Jaccard",
+    )
+    left.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank", ylabel="share, or index")
+    left.axvline(k, color="black", lw=1, ls=":")
+    left.legend(frameon=False, fontsize=8, loc="lower right")
+    colours = sns.color_palette("viridis", stable.n.nunique())
+    for (n, rows), colour in zip(stable.groupby("n"), colours, strict=True):
+        right.plot(rows.k, rows.jaccard, color=colour, lw=1.3, label=f"n = {n}")
+        right.fill_between(rows.k, rows.lo, rows.hi, color=colour, alpha=0.15, lw=0)
+    right.plot(mean.index, mean, color="black", lw=2, label="average")
+    right.axvline(k, color="black", lw=1, ls=":")
+    right.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank")
+    right.xaxis.set_minor_formatter(NullFormatter())  # its labels overlap
+    right.set_ylabel("Jaccard index with all prompts")
+    right.legend(frameon=False, fontsize=8, ncols=2, title="prompts (band: 95% of draws)")
+    made.alt = "Coverage of the loss and Jaccard index of the top K against K."
+    return made
+
+
+def rock_sensitivity(sweep: pd.DataFrame) -> figure_style.Figure:
+    """How far the top K moves when one setting changes: Jaccard index with the default's.
+
+    Parameters
+    ----------
+    sweep : DataFrame
+        ``setting, value, default, jaccard, n_rocks``.
+    """
+    names = list(dict.fromkeys(sweep.setting))
+    made, (axis,) = figure_style.figure(6.6, 0.17 * (len(sweep) + len(names)) + 0.8)
+    place, ticks, labels = 0.0, [], []
+    axis.grid(visible=False, axis="y")
+    for name in names:
+        for row in sweep[sweep.setting == name].itertuples():
+            colour = figure_style.ROLES["random"] if row.default else figure_style.ROLES["rock"]
+            axis.barh(place, row.jaccard, color=colour, alpha=0.85, height=0.8)
+            axis.text(row.jaccard + 0.01, place, f"{row.n_types} types", va="center", fontsize=6)
+            ticks.append(place)
+            labels.append(f"{name} = {row.value}")
+            place += 1
+        place += 0.6
+    axis.set_yticks(ticks, labels, fontsize=7)
+    axis.margins(y=0.01)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1.15), xlabel="Jaccard index with the top K of the defaults (grey)")
+    made.alt = "Jaccard index of the rock set with that of the defaults, one setting changed."
+    return made
+
+
+def category_shares(shares: pd.DataFrame) -> figure_style.Figure:
+    """Share of each category in each set of types, stacked.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        Sets in rows, categories in columns; rows add up to 1.
+    """
+    made, (axis,) = figure_style.figure(8.4, 0.42 * len(shares) + 1.1)
+    left = np.zeros(len(shares))
+    for name, colour in zip(shares, sns.color_palette("Set2", shares.shape[1]), strict=True):
+        axis.barh(shares.index, shares[name], left=left, color=colour, label=name)
+        left += shares[name].to_numpy()
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1), xlabel="share of the types of a set")
+    axis.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+    made.alt = "Shares of token categories in the rocks and in comparison sets."
+    return made
+
+
+def set_overlap(overlap: pd.DataFrame) -> figure_style.Figure:
+    """Jaccard index of every pair of token sets, as a heat map."""
+    made, (axis,) = figure_style.figure(6.6, 5.2)
+    sns.heatmap(
+        overlap, ax=axis, vmin=0, vmax=1, cmap="rocket_r", annot=True, fmt=".2f",
+        annot_kws={"size": 8}, cbar_kws={"label": "Jaccard index"},
+    )  # fmt: skip
+    axis.set_xticks(axis.get_xticks(), overlap.columns, rotation=40, ha="right")
+    made.alt = "Jaccard index between the rocks and the sets of comparison selectors."
+    return made

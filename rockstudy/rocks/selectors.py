@@ -1,0 +1,112 @@
+"""Other answers to "which tokens matter": each gives a `TokenSet` that can stand for the rocks.
+
+A selector ranks the observed token types by one number from the type table or the token table and
+takes the first K:
+
+    forking          share of its occurrences among the fifth of all positions with the highest
+                     student entropy, times their number: how many of them it holds (Wang et al.,
+                     arXiv 2506.01939, choose positions; a type-level set is ours)
+    tip              mean of student entropy x reverse KL (after TIP, arXiv 2604.14084)
+    entropy_teacher  mean entropy of the teacher
+    rkl              mean reverse KL after training: the rare types that are hard where they occur
+    frequency        occurrences
+    random           types drawn at random, each as frequent as a rock: matched controls
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from rockstudy.config.overrides import unknown
+from rockstudy.errors import StudyError
+from rockstudy.rocks.token_table import TokenSet
+
+FORKING = 0.2  # arXiv 2506.01939: the 20% of positions with the highest entropy
+LEAST = 2  # paper 2.6: rare high-KL types have at least 2 occurrences
+
+
+def forking(tokens: pd.DataFrame) -> pd.Series:
+    """How many of the positions with the highest student entropy each type holds."""
+    high = tokens.entropy_post >= tokens.entropy_post.quantile(1 - FORKING)
+    return high.groupby(tokens.token_id).sum()
+
+
+def tip(tokens: pd.DataFrame) -> pd.Series:
+    """Mean of student entropy times reverse KL."""
+    return _means(tokens, tokens.entropy_post.astype(np.float64) * tokens.rkl_post)
+
+
+def entropy_teacher(tokens: pd.DataFrame) -> pd.Series:
+    """Mean entropy of the teacher."""
+    return _means(tokens, tokens.entropy_teacher)
+
+
+def rkl(tokens: pd.DataFrame) -> pd.Series:
+    """Mean reverse KL after training."""
+    return _means(tokens, tokens.rkl_post)
+
+
+def frequency(tokens: pd.DataFrame) -> pd.Series:
+    """Occurrences."""
+    return tokens.groupby("token_id").size()
+
+
+def _means(tokens: pd.DataFrame, values: pd.Series) -> pd.Series:
+    """Mean of each type with at least `LEAST` occurrences."""
+    grouped = values.astype(np.float64).groupby(tokens.token_id)
+    return grouped.mean()[grouped.size() >= LEAST]
+
+
+SELECTORS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "forking": forking,
+    "tip": tip,
+    "entropy_teacher": entropy_teacher,
+    "rkl": rkl,
+    "frequency": frequency,
+}
+
+
+def scores(tokens: pd.DataFrame, selector: str) -> pd.Series:
+    """The number that a selector ranks token types by, indexed by ``token_id``.
+
+    Parameters
+    ----------
+    tokens
+        Token table with ``token_id, rkl_post, entropy_post, entropy_teacher``.
+    selector
+        One of `SELECTORS`.
+
+    Raises
+    ------
+    StudyError
+        An unknown selector.
+    """
+    if selector not in SELECTORS:
+        raise StudyError(unknown("selector", selector, SELECTORS))
+    return SELECTORS[selector](tokens)
+
+
+def select(tokens: pd.DataFrame, selector: str, k: int) -> TokenSet:
+    """The first `k` types of a selector, ties by the smaller id.
+
+    Raises
+    ------
+    StudyError
+        An unknown selector, or `k` above the number of types that it ranks.
+    """
+    ranked = scores(tokens, selector).sort_index().sort_values(ascending=False, kind="stable")
+    if not 1 <= k <= len(ranked):
+        raise StudyError(
+            f"k: must be from 1 to {len(ranked)}, the types ranked by {selector}; got {k}"
+        )
+    return TokenSet.of(selector, ranked.index[:k].to_numpy(), selector=selector, k=k)
+
+
+def overlap(sets: list[TokenSet]) -> pd.DataFrame:
+    """Jaccard index of every pair of sets: a symmetric frame by their names."""
+    names = [one.name for one in sets]
+    values = [[one.jaccard(other) for other in sets] for one in sets]
+    return pd.DataFrame(values, index=names, columns=names)

@@ -1,0 +1,345 @@
+"""From rollouts to the token table, and from the token table to the type table.
+
+The token table has a row per completion position. The teacher and every named checkpoint of the
+student read the *same* trajectories (paper 2: those of the post-OPD student), in one pass each:
+
+    prompt_index i32, sample_index i16, position i32, token_id i32
+    rkl_<name>, fkl_<name>, log_ratio_<name>, entropy_<name>   float32, nats, for every checkpoint
+    entropy_teacher float32, nats; rank_teacher i32            0: the teacher's most likely token
+
+It is written in shards, each complete or not there, so that a killed pass goes on from the last one
+and memory grows with a shard, never with the corpus. The type table has a row per token type; its
+sums over occurrences are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from rockstudy import progress
+from rockstudy.errors import StudyError
+from rockstudy.models.divergence import Head, States, token_statistics
+from rockstudy.parallel import distributed
+from rockstudy.sampling.rollout import Rollouts, completion_states
+from rockstudy.store import cache
+from rockstudy.store.fingerprints import fingerprint
+
+BATCH_TOKENS = (
+    8_192  # ours: prompt and completion tokens in one forward; 19 MB of states at H = 576
+)
+SHARD_TOKENS = 65_536  # ours: completion tokens in a shard, about 3 MB on disk
+KEYS = ("prompt_index", "sample_index", "position", "token_id")
+STATISTICS = ("rkl", "fkl", "log_ratio", "entropy")
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """A set of token types with what selected it: rocks, or a selector's answer to them.
+
+    Attributes
+    ----------
+    name
+        For tables and figures.
+    ids
+        Token ids, sorted and unique.
+    selector
+        What ranked the types, with its parameters, as plain values.
+    """
+
+    name: str
+    ids: tuple[int, ...]
+    selector: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse ids that are not sorted and unique."""
+        if list(self.ids) != sorted(set(self.ids)):
+            raise ValueError("ids: must be sorted and unique")
+
+    @classmethod
+    def of(cls, name: str, ids: Sequence[int] | np.ndarray, **selector: Any) -> TokenSet:
+        """Make a set from ids in any order."""
+        return cls(name, tuple(sorted({int(i) for i in ids})), selector)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the ids or the selector."""
+        return fingerprint({"ids": list(self.ids), "selector": dict(self.selector)})
+
+    def jaccard(self, other: TokenSet) -> float:
+        """Share of the ids of either set that are in both; NaN where both are empty."""
+        return jaccard(self.ids, other.ids)
+
+    def mask(self, token_ids: np.ndarray) -> np.ndarray:
+        """Where token ids of any shape are in the set, bool."""
+        return np.isin(token_ids, self.ids)
+
+
+def jaccard(first: Sequence[int] | np.ndarray, second: Sequence[int] | np.ndarray) -> float:
+    """Size of the intersection over size of the union; NaN where both are empty."""
+    a, b = set(map(int, first)), set(map(int, second))
+    return len(a & b) / len(a | b) if a or b else float("nan")
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """A token table on disk: a folder of shards, verified when they are read.
+
+    Its hash is of the data alone: a run that was resumed has that of one which was not.
+    """
+
+    path: Path
+    hash: str
+    n_shards: int
+
+    def shards(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """Read one shard after the other, all columns or some.
+
+        Raises
+        ------
+        StudyError
+            A shard that is missing, truncated or altered, by its name.
+        """
+        for number in range(self.n_shards):
+            frame = cache.load(_shard(self.path, number))
+            yield frame if columns is None else frame[list(columns)]
+
+    def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read the whole table, or the keys and some columns, sorted by the keys."""
+        wanted = None if columns is None else list(dict.fromkeys([*KEYS, *columns]))
+        frame = pd.concat(self.shards(wanted), ignore_index=True)
+        return frame.sort_values(list(KEYS[:3]), kind="stable", ignore_index=True)
+
+
+def token_table(
+    run: Path,
+    name: str,
+    rollouts: Rollouts,
+    teacher: PreTrainedModel,
+    checkpoints: Mapping[str, PreTrainedModel],
+    *,
+    inputs: Mapping[str, str],
+    batch_tokens: int = BATCH_TOKENS,
+    shard_tokens: int = SHARD_TOKENS,
+) -> TokenTable:
+    """Compute the token table of rollouts, or read it back when the run holds it.
+
+    Several processes compute a shard each in turn; the table is the same.
+
+    Parameters
+    ----------
+    run, name
+        The table is the folder ``<run>/tokens/<name>``.
+    rollouts
+        The trajectories.
+    teacher, checkpoints
+        Models over one vocabulary; the names become parts of column names. Checkpoints are looked
+        up where something is computed: a mapping may load them then.
+    inputs
+        Hashes of the rollouts and of every model: what the table depends on.
+    batch_tokens
+        Tokens in one forward, padding included; a longer rollout goes alone.
+    shard_tokens
+        Completion tokens in one shard.
+
+    Raises
+    ------
+    StudyError
+        No completion tokens, checkpoints of another vocabulary, values that are not finite, a shard
+        that is missing or damaged.
+    """
+    if rollouts.n_tokens == 0:
+        raise StudyError("rollouts: must hold at least one completion token; got none")
+    if not checkpoints:
+        raise StudyError("checkpoints: must name at least one model; got none")
+    order = np.lexsort((np.arange(len(rollouts)), rollouts.lengths))
+    order = order[rollouts.lengths[order] > 0]
+    parts = _split(rollouts.lengths[order], shard_tokens)
+    config = {"checkpoints": list(checkpoints), "shards": len(parts), "shard_tokens": shard_tokens}
+    path = Path(run) / "tokens" / name
+    _name_damage(path, len(parts))
+
+    def compute(folder: Path) -> None:
+        students = dict(checkpoints)
+        _check_vocabulary(teacher, students)
+        some = distributed.mine(list(enumerate(parts)))
+        n_tokens = sum(int(rollouts.lengths[order[part]].sum()) for _, part in some)
+        with progress.bar(n_tokens, "token table", "token") as bar:
+            for number, part in some:
+                rows = order[part]
+                cache.cached(
+                    folder,
+                    "",
+                    _shard(folder, number).name,
+                    config={"rows": rows.tolist()},
+                    compute=lambda rows=rows: _shard_frame(
+                        rollouts, rows, teacher, students, batch_tokens
+                    ),
+                )
+                bar.update(int(rollouts.lengths[rows].sum()))
+
+    done = distributed.once(
+        lambda fill: cache.cached_folder(
+            run, "tokens", name, config=config, inputs=inputs, compute=fill
+        ),
+        compute,
+    )
+    shards = [cache.load_manifest(_shard(done.path, i)).sha256 for i in range(len(parts))]
+    return TokenTable(done.path, fingerprint(shards), len(parts))
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}"
+
+
+def _name_damage(path: Path, n_shards: int) -> None:
+    """Read every shard of a complete table, so that an error names the file that is damaged."""
+    if path.with_name(path.name + ".json").is_file() and path.is_dir():
+        manifest = cache.load_manifest(path)
+        for number in range(manifest.config["shards"]):
+            cache.load(_shard(path, number))
+
+
+def _check_vocabulary(teacher: PreTrainedModel, checkpoints: Mapping[str, PreTrainedModel]) -> None:
+    size = teacher.config.vocab_size
+    for name, model in checkpoints.items():
+        if model.config.vocab_size != size:
+            raise StudyError(
+                f"checkpoint {name}: must share the teacher's vocabulary of {size} ids; "
+                f"it has {model.config.vocab_size}"
+            )
+
+
+def _split(lengths: np.ndarray, budget: int) -> list[slice]:
+    """Cut rows, in their order, into runs of at most `budget` tokens, at least one row each."""
+    cuts, total = [0], 0
+    for i, length in enumerate(lengths.tolist()):
+        if i > cuts[-1] and total + length > budget:
+            cuts.append(i)
+            total = 0
+        total += length
+    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(lengths)], strict=True)]
+
+
+def _shard_frame(
+    rollouts: Rollouts,
+    rows: np.ndarray,
+    teacher: PreTrainedModel,
+    checkpoints: Mapping[str, PreTrainedModel],
+    batch_tokens: int,
+) -> pd.DataFrame:
+    """The rows of the token table for some rollouts, sorted by the keys."""
+    widths = np.array([len(rollouts.prompt_ids[rollouts.prompt_index[r]]) for r in rows])
+    widths += rollouts.lengths[rows]
+    by_width = np.argsort(widths, kind="stable")
+    frames = []
+    for batch in _batches(widths[by_width], batch_tokens):
+        chosen = rows[by_width[batch]]
+        frames.append(_batch_frame(rollouts, chosen, teacher, checkpoints))
+    frame = pd.concat(frames, ignore_index=True)
+    frame = frame.sort_values(list(KEYS[:3]), kind="stable", ignore_index=True)
+    _check_finite(frame)
+    return frame
+
+
+def _batches(widths: np.ndarray, budget: int) -> Iterator[slice]:
+    """Cut rows sorted by width into batches whose padded size is at most `budget`."""
+    start = 0
+    for i in range(1, len(widths) + 1):
+        if i == len(widths) or (i + 1 - start) * widths[i] > budget:
+            yield slice(start, i)
+            start = i
+
+
+def _batch_frame(
+    rollouts: Rollouts,
+    rows: np.ndarray,
+    teacher: PreTrainedModel,
+    checkpoints: Mapping[str, PreTrainedModel],
+) -> pd.DataFrame:
+    mask = rollouts.mask[rows]
+    ids = rollouts.completion_ids[rows][mask]
+    states = [_states(model, rollouts, rows) for model in (teacher, *checkpoints.values())]
+    targets = torch.from_numpy(ids).long().to(teacher.device)
+    found = token_statistics(states[0], states[1:], targets)
+    columns: dict[str, Any] = {
+        "prompt_index": np.repeat(rollouts.prompt_index[rows], mask.sum(1)),
+        "sample_index": np.repeat(rollouts.sample_index[rows], mask.sum(1)),
+        "position": np.nonzero(mask)[1].astype(np.int32),
+        "token_id": ids,
+    }
+    for name, one in zip(checkpoints, found.students, strict=True):
+        columns |= {f"{s}_{name}": getattr(one, s).cpu().numpy() for s in STATISTICS}
+    for name in ("entropy_teacher", "rank_teacher"):
+        columns[name] = getattr(found, name).cpu().numpy()
+    return pd.DataFrame(columns)
+
+
+def _states(model: PreTrainedModel, rollouts: Rollouts, rows: np.ndarray) -> States:
+    return States(completion_states(model, rollouts, rows), Head.of(model))
+
+
+def _check_finite(frame: pd.DataFrame) -> None:
+    for name in frame.columns[len(KEYS) :]:
+        bad = ~np.isfinite(frame[name].to_numpy())
+        if bad.any():
+            row = frame.loc[bad.argmax(), list(KEYS)]
+            raise StudyError(
+                f"{name}: must be finite at every position; {int(bad.sum())} are not, the first at "
+                f"prompt {row.prompt_index}, sample {row.sample_index}, position {row.position}"
+            )
+
+
+# --- the type table -------------------------------------------------------------------------------
+
+
+def type_table(tokens: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Means of columns over the occurrences of every token type.
+
+    Parameters
+    ----------
+    tokens
+        Token table: ``prompt_index, token_id`` and `columns`.
+    columns
+        Columns to average, nats.
+
+    Returns
+    -------
+    DataFrame
+        A row per observed type, by id: ``token_id, count, n_prompts``, and for every column
+        ``<column>_mean`` and ``<column>_se``, its standard error clustered by prompt: NaN where one
+        prompt has all occurrences.
+
+    Notes
+    -----
+    With s_c the sum and n_c the number of occurrences in prompt c, the mean is sum s / sum n and
+    its variance the ratio estimator's, G / (G - 1) sum_c (s_c - mean n_c)^2 / (sum n)^2 over the G
+    prompts that have the type.
+    """
+    if tokens.empty:
+        raise StudyError("tokens: must hold at least one position; got none")
+    ids, types = np.unique(tokens.token_id.to_numpy(), return_inverse=True)
+    cells, cell = np.unique(
+        np.stack([types, tokens.prompt_index.to_numpy()]), axis=1, return_inverse=True
+    )
+    owner, n_cell = cells[0], np.bincount(cell.ravel()).astype(np.float64)
+    count, groups = np.bincount(types), np.bincount(owner)
+    table: dict[str, np.ndarray] = {"token_id": ids, "count": count, "n_prompts": groups}
+    for column in columns:
+        sums = np.bincount(cell.ravel(), weights=tokens[column].to_numpy(np.float64))
+        mean = np.bincount(owner, weights=sums) / count
+        residual = np.bincount(owner, weights=(sums - mean[owner] * n_cell) ** 2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variance = np.where(groups > 1, groups / (groups - 1) * residual, np.nan)
+        table |= {f"{column}_mean": mean, f"{column}_se": np.sqrt(variance) / count}
+    return pd.DataFrame(table)

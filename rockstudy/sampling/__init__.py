@@ -1,0 +1,1 @@
+"""Rollouts, who writes them, and their grading."""

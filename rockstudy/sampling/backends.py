@@ -1,0 +1,197 @@
+"""Who writes the completions: transformers models through `decoding`, or vLLM.
+
+A `Backend` continues rows of token ids, each with a limit, banned tokens and random numbers of its
+own; `rollout.generate` and `knockout.resample` make the rows. With the same rows both backends
+follow the same distribution, and the same greedy completions, but not the same draws: transformers
+models invert the cumulative distribution with the row's uniform numbers, vLLM adds noise from a
+generator that the row's seed starts. In both a row is independent of the rows beside it, up to
+floating point in the logits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from rockstudy.config.fields import EvalConfig
+from rockstudy.errors import StudyError
+from rockstudy.models import loading
+from rockstudy.sampling.decoding import Chooser, decode
+from rockstudy.store.seeds import generator
+
+
+@dataclass(frozen=True)
+class Row:
+    """A completion to write.
+
+    Attributes
+    ----------
+    ids
+        Token ids to continue: a prompt, and in a knockout what is kept of its completion.
+    limit
+        Most tokens to write, at least 1.
+    stream
+        Seed, stage and unit (`store.rng`) that its random numbers come from.
+    banned
+        Token ids whose logit is minus infinity at every step.
+    """
+
+    ids: Sequence[int]
+    limit: int
+    stream: tuple[int, str, int]
+    banned: tuple[int, ...] = ()
+
+
+class Backend(ABC):
+    """What continues rows of token ids.
+
+    Attributes
+    ----------
+    config, generation_config
+        The model's, as transformers reads them: size of the vocabulary, context, end of text.
+    """
+
+    config: Any
+    generation_config: Any
+
+    @abstractmethod
+    def complete(
+        self,
+        rows: Sequence[Row],
+        choose: Chooser,
+        ends: Sequence[int],
+        left: Callable[[Row], Any],
+    ) -> list[np.ndarray]:
+        """Write the completions: an int32 array of new token ids for every row.
+
+        A row ends with its first token in `ends`, which it keeps, or at its limit, and then nothing
+        is appended. `left` is called with each row that is done.
+
+        Raises
+        ------
+        StudyError
+            Logits that are not finite, where the backend sees them.
+        """
+
+
+class TransformersBackend(Backend):
+    """A transformers model, decoded in batches of rows of about the same length."""
+
+    def __init__(self, model: PreTrainedModel, batch_size: int) -> None:
+        self.model, self.batch_size = model, batch_size
+        self.config = model.config
+        self.generation_config = getattr(model, "generation_config", None)
+
+    def complete(
+        self,
+        rows: Sequence[Row],
+        choose: Chooser,
+        ends: Sequence[int],
+        left: Callable[[Row], Any],
+    ) -> list[np.ndarray]:
+        """Write the completions; rows are sorted by length, and then by limit."""
+        order = sorted(range(len(rows)), key=lambda r: (len(rows[r].ids), rows[r].limit, r))
+        done: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows)
+        stop = torch.tensor(ends, device=self.model.device)
+        with loading.evaluating(self.model):
+            for first in range(0, len(order), self.batch_size):
+                places = order[first : first + self.batch_size]
+                batch = [rows[r] for r in places]
+                limits = np.array([row.limit for row in batch])
+                uniforms = _uniforms(batch, int(limits.max()), choose)
+                prompts = [list(row.ids) for row in batch]
+                banned = _banned(batch)
+                for i, ids in decode(self.model, prompts, uniforms, choose, stop, limits, banned):
+                    done[places[i]] = ids
+                    left(batch[i])
+        return done
+
+
+def _uniforms(rows: Sequence[Row], n: int, choose: Chooser) -> np.ndarray:
+    """Uniform numbers float64 (B, n), a stream per row; zeros when greedy."""
+    if choose.temperature == 0:
+        return np.zeros((len(rows), n))
+    return np.stack([generator(*row.stream).random(n) for row in rows])
+
+
+def _banned(rows: Sequence[Row]) -> np.ndarray | None:
+    """Banned ids int64 (B, n), filled up with -1; None where no row has any."""
+    width = max(len(row.banned) for row in rows)
+    if width == 0:
+        return None
+    banned = np.full((len(rows), width), -1, np.int64)
+    for place, row in enumerate(rows):
+        banned[place, : len(row.banned)] = row.banned
+    return banned
+
+
+def of(model: PreTrainedModel | Backend, batch_size: int) -> Backend:
+    """The backend of a transformers model; a backend is its own."""
+    return model if isinstance(model, Backend) else TransformersBackend(model, batch_size)
+
+
+@contextmanager
+def opened(
+    how: EvalConfig,
+    name: str,
+    load: Callable[[], PreTrainedModel],
+    *,
+    max_prompt_tokens: int,
+    revision: str | None = None,
+    gguf_file: str | None = None,
+    dtype: loading.DType = "auto",
+    field: str = "model",
+    resting: Sequence[PreTrainedModel] = (),
+) -> Iterator[Backend]:
+    """Give the backend that `how` asks for; a vLLM engine and its memory are gone at the end.
+
+    Parameters
+    ----------
+    how
+        Backend, batch size and limit.
+    name, revision, gguf_file, dtype, field
+        The model, as in `models.load_model`; only vLLM reads them.
+    load
+        Gives the transformers model; only that backend calls it.
+    max_prompt_tokens
+        Tokens of the longest prompt, for which vLLM makes room.
+    resting
+        Models that lie in the machine's memory while a vLLM engine has the device.
+
+    Raises
+    ------
+    StudyError
+        vLLM is not installed, or cannot read such a model.
+    """
+    if how.backend == "transformers":
+        yield TransformersBackend(load(), how.batch_size)
+        return
+    try:
+        from rockstudy.sampling.vllm_backend import VllmBackend
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("vllm"):
+            raise
+        raise StudyError(
+            "backend: vllm is not installed; install the extra rockstudy[vllm], or take the "
+            "backend transformers"
+        ) from None
+    served = VllmBackend(
+        name,
+        max_prompt_tokens + how.max_new_tokens,
+        revision=revision,
+        gguf_file=gguf_file,
+        dtype=dtype,
+        field=field,
+        resting=resting,
+    )
+    try:
+        yield served
+    finally:
+        served.close()

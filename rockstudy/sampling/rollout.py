@@ -1,0 +1,425 @@
+r"""Sampling completions, and the one place that fixes which column is which token.
+
+The uniform numbers that draw the tokens of a rollout come from (seed, prompt, sample) alone. So the
+same seed gives the same completion whatever the batch size or the rows beside it (up to floating
+point in the logits), and torch's generators are never touched. `decoding` has the inner loop.
+
+Alignment, everywhere in rockstudy: column t of anything derived from `Rollouts` concerns the
+prediction of ``completion_ids[:, t]``, made from the prompt and ``completion_ids[:, :t]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rockstudy import progress, tasks
+from rockstudy.config.fields import EvalConfig, TaskConfig
+from rockstudy.errors import StudyError
+from rockstudy.models import loading
+from rockstudy.parallel import distributed
+from rockstudy.sampling import backends
+from rockstudy.sampling.backends import Backend, Row
+from rockstudy.sampling.decoding import Chooser
+from rockstudy.store import cache
+
+PART = 512  # ours: prompts that are sampled between two looks at the disk
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Completions with the prompts they continue.
+
+    Attributes
+    ----------
+    prompt_ids
+        One int64 array of token ids per prompt; ``prompt_index`` points into it.
+    completion_ids
+        int32 (R, T), padded on the right. A sampled end-of-text token is part of the completion.
+    mask
+        bool (R, T), True on the tokens of the completion.
+    prompt_index, sample_index
+        int32 (R,) and int16 (R,).
+    stopped
+        bool (R,): the row ended with an end-of-text token. A row cut by the token limit is False
+        and holds no such token.
+    correct
+        bool (R,) where graded, else None.
+    """
+
+    prompt_ids: list[np.ndarray]
+    completion_ids: np.ndarray
+    mask: np.ndarray
+    prompt_index: np.ndarray
+    sample_index: np.ndarray
+    stopped: np.ndarray
+    correct: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse wrong shapes, dtypes and masks."""
+        rows = self.completion_ids.shape[0]
+        for name, dtype, ndim in _FIELDS:
+            value = getattr(self, name)
+            if value is None:
+                if name == "correct":
+                    continue
+                raise ValueError(f"{name}: must be an array; got None")
+            if value.dtype != dtype or value.ndim != ndim or len(value) != rows:
+                raise ValueError(
+                    f"{name}: must be {dtype} with {ndim} axes and {rows} rows; "
+                    f"got {value.dtype} {value.shape}"
+                )
+        if self.mask.shape != self.completion_ids.shape:
+            raise ValueError(f"mask: must be {self.completion_ids.shape}; got {self.mask.shape}")
+        if any(ids.dtype != np.int64 or ids.ndim != 1 for ids in self.prompt_ids):
+            raise ValueError("prompt_ids: must be one int64 array per prompt")
+        if rows and not 0 <= self.prompt_index.min() <= self.prompt_index.max() < self.n_prompts:
+            raise ValueError(f"prompt_index: must be in [0, {self.n_prompts})")
+        if (self.mask[:, 1:] & ~self.mask[:, :-1]).any():
+            raise ValueError("mask: must be True up to the end of a row and False after it")
+
+    def __len__(self) -> int:
+        return len(self.completion_ids)
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of prompts."""
+        return len(self.prompt_ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each completion, int64 (R,)."""
+        return self.mask.sum(1)
+
+    @property
+    def n_tokens(self) -> int:
+        """Completion tokens in all."""
+        return int(self.mask.sum())
+
+    def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Decode completions without special tokens: to grade and to read, never to train on."""
+        rows = [ids[m].tolist() for ids, m in zip(self.completion_ids, self.mask, strict=True)]
+        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def graded(self, correct: np.ndarray) -> Rollouts:
+        """Return the same rollouts with `correct`."""
+        return replace(self, correct=np.asarray(correct, dtype=bool))
+
+    def to_frame(self, first: int = 0) -> pd.DataFrame:
+        """Return a row per rollout, token ids as lists without padding.
+
+        `first` is the place of the first prompt in a longer list.
+        """
+        rows = zip(self.completion_ids, self.mask, strict=True)
+        frame = pd.DataFrame(
+            {
+                "prompt_index": self.prompt_index + np.int32(first),
+                "sample_index": self.sample_index,
+                "prompt_ids": [self.prompt_ids[i] for i in self.prompt_index],
+                "completion_ids": [ids[m] for ids, m in rows],
+                "stopped": self.stopped,
+            }
+        )
+        return frame if self.correct is None else frame.assign(correct=self.correct)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Rollouts:
+        """Rebuild rollouts from `to_frame`; a prompt without a rollout comes back empty."""
+        if frame.empty:
+            raise StudyError("rollouts: must have at least one row; got none")
+        prompts = [np.empty(0, np.int64)] * (int(frame["prompt_index"].to_numpy().max()) + 1)
+        for i, ids in zip(frame["prompt_index"], frame["prompt_ids"], strict=True):
+            prompts[i] = np.asarray(ids, np.int64)
+        completion_ids, mask = _pad([np.asarray(ids, np.int32) for ids in frame["completion_ids"]])
+        return cls(
+            prompts,
+            completion_ids,
+            mask,
+            frame["prompt_index"].to_numpy(np.int32),
+            frame["sample_index"].to_numpy(np.int16),
+            frame["stopped"].to_numpy(bool),
+            frame["correct"].to_numpy(bool) if "correct" in frame else None,
+        )
+
+    def save(self, path: Path, *, config: Any, inputs: Mapping[str, str], **about: Any) -> Any:
+        """Write parquet and manifest through `store.save`, and return the manifest."""
+        return cache.save(path, self.to_frame(), config=config, inputs=dict(inputs), **about)
+
+    @classmethod
+    def load(cls, path: Path) -> Rollouts:
+        """Read what `save` wrote; a damaged file is a StudyError."""
+        return cls.from_frame(cache.load(path))
+
+
+_FIELDS = (
+    ("completion_ids", np.int32, 2),
+    ("mask", np.bool_, 2),
+    ("prompt_index", np.int32, 1),
+    ("sample_index", np.int16, 1),
+    ("stopped", np.bool_, 1),
+    ("correct", np.bool_, 1),
+)
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_prompt_tokens: int,
+    enable_thinking: bool = False,
+) -> list[list[int]]:
+    """Put each prompt through the chat template, generation prompt included.
+
+    Raises
+    ------
+    StudyError
+        No prompts, no chat template, or a prompt longer than `max_prompt_tokens` or than the
+        tokenizer's own limit.
+    """
+    if not prompts:
+        raise StudyError("prompts: must hold at least one prompt; got none")
+    if not tokenizer.chat_template:
+        raise StudyError("tokenizer: must have a chat template; it has none")
+    limit = min(max_prompt_tokens, tokenizer.model_max_length)
+    ids = []
+    for i, prompt in enumerate(prompts):
+        ids.append(_templated(tokenizer, prompt, enable_thinking))
+        if len(ids[-1]) > limit:
+            raise StudyError(
+                f"max_prompt_tokens: prompt {i} must have at most {limit} tokens with its chat "
+                f"template; it has {len(ids[-1])}"
+            )
+    return ids
+
+
+def fitting(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_prompt_tokens: int
+) -> list[str]:
+    """Return the prompts that `prompt_ids` would take.
+
+    Only those are tokenised whose bytes leave it open: a token has at least one byte.
+    """
+    room = min(max_prompt_tokens, tokenizer.model_max_length)
+    around = len(_templated(tokenizer, "", False))
+    return [
+        prompt
+        for prompt in prompts
+        if around + len(prompt.encode()) <= room
+        or len(_templated(tokenizer, prompt, False)) <= room
+    ]
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, prompt: str, enable_thinking: bool) -> list[int]:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        add_generation_prompt=True,
+        return_dict=False,
+        enable_thinking=enable_thinking,
+    )
+
+
+def eos_ids(model: PreTrainedModel | Backend, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a completion: the model's generation config and the tokenizer's."""
+    config = getattr(model, "generation_config", None)
+    ids = getattr(config, "eos_token_id", None)
+    of_model: list[Any] = ids if isinstance(ids, list) else [ids]
+    of_tokenizer: Any = tokenizer.eos_token_id
+    return sorted({i for i in [*of_model, of_tokenizer] if i is not None})
+
+
+def generate(
+    model: PreTrainedModel | Backend,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    first: int = 0,
+    desc: str | None = "rollouts",
+) -> Rollouts:
+    """Sample `samples` completions of every prompt.
+
+    Rows come back by prompt, then sample. With ``temperature=0`` decoding is greedy. `top_k` (0:
+    off) and then `top_p` cut the distribution after the temperature, as in transformers. A row ends
+    at an end-of-text token, which it keeps, or at `max_new_tokens`, and then nothing is appended.
+
+    `first` is the place of the first prompt in a longer list: a process that has prompts 8 to 15 of
+    a step gives 8, and samples what one process would have sampled. ``desc=None`` draws no bar.
+
+    Raises
+    ------
+    StudyError
+        No prompts, an empty prompt, a prompt that with its completion does not fit the context, or
+        logits that are not finite.
+    """
+    _check_lengths(model, prompt_ids, max_new_tokens)
+    places = [(p, s) for p in range(len(prompt_ids)) for s in range(samples)]
+    # ours: sample_index is an int16, so prompt and sample make one unit without collisions
+    rows = [
+        Row(prompt_ids[p], max_new_tokens, (seed, "rollout", ((first + p) << 15) + s))
+        for p, s in places
+    ]
+    ends = eos_ids(model, tokenizer)
+    with nullcontext() if desc is None else progress.bar(len(rows), desc, "rollout") as bar:
+        done = backends.of(model, batch_size).complete(
+            rows,
+            Chooser(temperature, top_p, top_k),
+            ends,
+            lambda _: bar.update(1) if bar is not None else None,
+        )
+    completion_ids, mask = _pad(done)
+    return Rollouts(
+        [np.asarray(ids, np.int64) for ids in prompt_ids],
+        completion_ids,
+        mask,
+        np.array([p for p, _ in places], np.int32),
+        np.array([s for _, s in places], np.int16),
+        np.array([ids[-1] in ends for ids in done], bool),
+    )
+
+
+def answer(
+    model: PreTrainedModel | Backend,
+    tokenizer: PreTrainedTokenizerBase,
+    task: TaskConfig,
+    eval: EvalConfig,
+    seed: int,
+    part: slice = slice(None),
+) -> tuple[Rollouts, list[str]]:
+    """Sample and grade the evaluation prompts of a task; return the rollouts and their texts.
+
+    A `part` of the prompts has the completions that it has among all of them.
+    """
+    problems = tasks.load(task, "eval")[: eval.n_prompts][part]
+    rollouts = generate(
+        model,
+        tokenizer,
+        prompt_ids(tokenizer, [p.prompt for p in problems], task.max_prompt_tokens),
+        samples=eval.samples,
+        temperature=eval.temperature,
+        top_p=eval.top_p,
+        max_new_tokens=eval.max_new_tokens,
+        batch_size=eval.batch_size,
+        seed=seed,
+        first=part.start or 0,
+        desc=f"answer {task.label}",
+    )
+    texts = rollouts.texts(tokenizer)
+    asked = [problems[i] for i in rollouts.prompt_index]
+    return rollouts.graded(tasks.grade(task, asked, texts)), texts
+
+
+def parts(task: TaskConfig, eval: EvalConfig) -> list[slice]:
+    """Cut the evaluation prompts of a task into parts to sample and to keep one by one."""
+    return distributed.cut(len(tasks.load(task, "eval")[: eval.n_prompts]), PART)
+
+
+def evaluate(
+    model: PreTrainedModel | Backend,
+    tokenizer: PreTrainedTokenizerBase,
+    task: TaskConfig,
+    eval: EvalConfig,
+    seed: int,
+    part: slice = slice(None),
+) -> pd.DataFrame:
+    """Sample and grade the evaluation prompts of a task, or some: one row per completion.
+
+    Returns
+    -------
+    DataFrame
+        ``benchmark, prompt_index, sample_index, correct, stopped, n_new_tokens, family, text``. The
+        mean of `correct` is Pass@1 averaged over `eval.samples` runs; its interval resamples
+        problems (`inference.cluster_mean`), never rows.
+    """
+    rollouts, texts = answer(model, tokenizer, task, eval, seed, part)
+    first = part.start or 0
+    problems = tasks.load(task, "eval")[first:]
+    return pd.DataFrame(
+        {
+            "benchmark": task.label,
+            "prompt_index": rollouts.prompt_index + np.int32(first),
+            "sample_index": rollouts.sample_index,
+            "correct": rollouts.correct,
+            "stopped": rollouts.stopped,
+            "n_new_tokens": rollouts.lengths.astype(np.int32),
+            "family": [problems[i].family for i in rollouts.prompt_index],
+            "text": texts,
+        }
+    )
+
+
+def completion_states(
+    model: PreTrainedModel, rollouts: Rollouts, rows: Sequence[int] | np.ndarray
+) -> torch.Tensor:
+    """Last hidden states from which the completions of some rows are predicted.
+
+    One forward without logits. Row after row, position after position: state i of a row of n tokens
+    has read the prompt and the tokens before token i, so that n states come from a row.
+
+    Returns
+    -------
+    Tensor
+        (N, H) on the model's device and in its type, N being the completion tokens of the rows.
+
+    Raises
+    ------
+    StudyError
+        A prompt without tokens, from which nothing predicts the first token.
+    """
+    prompts = [rollouts.prompt_ids[rollouts.prompt_index[row]] for row in rows]
+    _check_prompts(prompts)
+    completions = [rollouts.completion_ids[row][rollouts.mask[row]] for row in rows]
+    read = [np.concatenate([p, c[:-1]]) for p, c in zip(prompts, completions, strict=True)]
+    ids, mask = _pad(read)
+    columns = np.arange(ids.shape[1])
+    starts = np.array([len(prompt) - 1 for prompt in prompts])
+    predicts = torch.from_numpy(mask & (columns >= starts[:, None])).to(model.device)
+    with loading.evaluating(model):
+        states = model.get_decoder()(
+            input_ids=torch.from_numpy(ids).long().to(model.device),
+            attention_mask=torch.from_numpy(mask).long().to(model.device),
+            use_cache=False,
+        ).last_hidden_state
+    return states[predicts]
+
+
+def _check_lengths(
+    model: PreTrainedModel | Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
+    if not prompts:
+        raise StudyError("prompt_ids: must hold at least one prompt; got none")
+    _check_prompts(prompts)
+    context = getattr(model.config, "max_position_embeddings", None)
+    i = max(range(len(prompts)), key=lambda i: len(prompts[i]))
+    if context is not None and len(prompts[i]) + max_new_tokens > context:
+        raise StudyError(
+            f"max_new_tokens: must fit the model's context of {context} tokens after the prompt; "
+            f"prompt {i} has {len(prompts[i])} tokens and max_new_tokens is {max_new_tokens}"
+        )
+
+
+def _check_prompts(prompts: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> None:
+    for i, ids in enumerate(prompts):
+        if len(ids) == 0:
+            raise StudyError(f"prompt_ids: prompt {i} must have at least one token; it has none")
+
+
+def _pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Pad on the right with 0: ids int32 (R, T) and mask bool (R, T)."""
+    lengths = np.array([len(ids) for ids in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int32)
+    ids[mask] = np.concatenate(rows)
+    return ids, mask

@@ -1,0 +1,214 @@
+"""Completions through a vLLM engine, for models and token counts that need one.
+
+Importing this module imports vLLM. What is asked of it, and why in this way:
+
+- Tokens go in and come out as ids, and the engine has no tokenizer: nothing is tokenised twice.
+- A banned token has the logit bias minus infinity, which makes its logit minus infinity before any
+  truncation. Both of vLLM's model runners apply it, each at its own place in the engine; a custom
+  logits processor would have to be written once for each.
+- A request has a seed of its own, so that its noise depends on nothing else.
+- End-of-text tokens are stop tokens of the request alone; the model's own are ignored, so that what
+  ends a completion is the same in both backends.
+
+The engine runs in a process of its own, starts at the first rows and ends with `close`, which gives
+all its memory back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
+
+from rockstudy.errors import StudyError
+from rockstudy.models import loading
+from rockstudy.models.sources import readable, resolve
+from rockstudy.parallel import placement
+from rockstudy.sampling.backends import Backend, Row
+from rockstudy.sampling.decoding import Chooser
+from rockstudy.store.seeds import torch_seed
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # a study tells nobody what it runs
+
+
+SHARE = 0.9  # ours: of the device's free memory that the engine takes
+CPU_CACHE = 2**30  # ours: bytes of keys and values on a CPU
+# torchrun's and accelerate's names for the processes that they start
+LAUNCHED = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_USE_AGENT_STORE",
+)
+MOST_BANNED = 1024  # vllm/v1/worker/gpu/sample/logit_bias.py: MAX_NUM_LOGIT_BIAS_TOKENS
+
+
+class VllmBackend(Backend):
+    """A model that vLLM reads by its Hub id or from its folder, and rows up to `longest` tokens."""
+
+    def __init__(
+        self,
+        name: str,
+        longest: int,
+        *,
+        revision: str | None = None,
+        gguf_file: str | None = None,
+        dtype: loading.DType = "auto",
+        field: str = "model",
+        resting: Sequence[PreTrainedModel] = (),
+    ) -> None:
+        source = resolve(name, revision, gguf_file, field)
+        if name.startswith("tiny:") or "gguf_file" in source.kwargs:
+            raise StudyError(
+                f"{field}: must be a Hub id or a folder with safetensors for the backend vllm; "
+                f"got {name!r}; take the backend transformers"
+            )
+        with readable(source, "a model's configuration"):
+            self.config = AutoConfig.from_pretrained(
+                source.where, trust_remote_code=False, **source.kwargs
+            )
+            try:
+                self.generation_config = GenerationConfig.from_pretrained(
+                    source.where, **source.kwargs
+                )
+            except OSError:  # there need not be one
+                self.generation_config = GenerationConfig.from_model_config(self.config)
+        self._source, self._device = source, placement.default_device()
+        self._resting = [(model, model.device) for model in resting]
+        kind = loading.default_dtype(self._device) if dtype == "auto" else getattr(torch, dtype)
+        context = getattr(self.config, "max_position_embeddings", None) or longest
+        self._settings: dict[str, Any] = {
+            "model": source.where,
+            "revision": source.kwargs.get("revision"),
+            "dtype": str(kind).removeprefix("torch."),
+            "max_model_len": min(longest, context),
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",  # sampling is what the rows say
+            "trust_remote_code": False,
+        }
+        self._llm: LLM | None = None
+
+    def complete(
+        self,
+        rows: Sequence[Row],
+        choose: Chooser,
+        ends: Sequence[int],
+        left: Callable[[Row], Any],
+    ) -> list[np.ndarray]:
+        """Write the completions, all rows in one queue.
+
+        Raises
+        ------
+        StudyError
+            More than `MOST_BANNED` banned tokens in a row.
+        """
+        done: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows)
+        if not rows:
+            return done
+        llm = self._started()
+        try:
+            names = llm.enqueue(
+                [TokensPrompt(prompt_token_ids=list(map(int, row.ids))) for row in rows],
+                [_parameters(row, choose, ends) for row in rows],
+                use_tqdm=False,
+            )
+            first = int(names[0].split("-")[0])  # requests are numbered, with or without a suffix
+            while llm.llm_engine.has_unfinished_requests():
+                for made in llm.llm_engine.step():
+                    if made.finished:
+                        i = int(made.request_id) - first
+                        done[i] = np.array(made.outputs[0].token_ids, np.int32)
+                        left(rows[i])
+        except BaseException:
+            self.close()  # what is still queued would come out among the next rows
+            raise
+        for row, ids in zip(rows, done, strict=True):
+            if not 0 < len(ids) <= row.limit or np.isin(ids, row.banned).any():
+                raise RuntimeError(f"vLLM broke a row's limit or ban: {row.limit}, {row.banned}")
+        return done
+
+    def close(self) -> None:
+        """End the engine and its process, if there is one."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+            for model, device in self._resting:
+                _move(model, device)
+
+    def _started(self) -> LLM:
+        if self._llm is None:
+            for model, _ in self._resting:
+                _move(model, torch.device("cpu"))
+            with readable(self._source, "a model for vLLM"), _alone():
+                self._llm = LLM(**self._settings, **_of_device(self._device))
+        return self._llm
+
+
+def _move(model: PreTrainedModel, device: torch.device) -> None:
+    model.to(device)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Start an engine's process as if it were the only one, on the device of this process.
+
+    What a launcher says of its processes would make the engines look for each other, and each of
+    them would take the first device.
+    """
+    before = dict(os.environ)
+    for name in LAUNCHED:
+        os.environ.pop(name, None)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # inside, it would end our process group
+    if torch.cuda.is_available():
+        shown = [d for d in before.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+        place = torch.cuda.current_device()
+        os.environ["CUDA_VISIBLE_DEVICES"] = shown[place] if shown else str(place)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _of_device(device: torch.device) -> dict[str, Any]:
+    """What the engine may take, and what it must leave on a CPU.
+
+    There compiling is not worth its time, and a prompt that is read in parts stops an engine whose
+    requests have seeds: vLLM then turns a generator back, which a CPU's cannot do.
+    """
+    if device.type != "cuda":
+        whole = {"enforce_eager": True, "enable_chunked_prefill": False}
+        return {"kv_cache_memory_bytes": CPU_CACHE, **whole}
+    torch.cuda.empty_cache()  # what torch holds in reserve counts as taken
+    free, total = torch.cuda.mem_get_info(device)
+    return {"gpu_memory_utilization": SHARE * free / total}
+
+
+def _parameters(row: Row, choose: Chooser, ends: Sequence[int]) -> SamplingParams:
+    if len(row.banned) > MOST_BANNED:
+        raise StudyError(
+            f"banned: must be at most {MOST_BANNED} tokens with the backend vllm; "
+            f"got {len(row.banned)}"
+        )
+    return SamplingParams(
+        temperature=choose.temperature,
+        top_p=choose.top_p,
+        top_k=choose.top_k,
+        seed=torch_seed(*row.stream),
+        max_tokens=row.limit,
+        stop_token_ids=list(ends),
+        ignore_eos=True,
+        detokenize=False,
+        logit_bias={i: float("-inf") for i in row.banned} or None,
+    )

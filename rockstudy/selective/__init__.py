@@ -1,0 +1,1 @@
+"""Training without the loss at some positions (notebook 07)."""

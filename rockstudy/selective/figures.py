@@ -1,0 +1,101 @@
+"""Figures of notebook 07."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from rockstudy import figure_style
+from rockstudy.training import figures as training_figures
+
+
+def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> figure_style.Figure:
+    """Accuracy of each regime along training, a panel for each benchmark (figure 5).
+
+    Parameters
+    ----------
+    table : DataFrame
+        `arm_steps.means`.
+    names : dict
+        Arms to show, in order, with the role whose colour and marker each has.
+    """
+    benchmarks = list(dict.fromkeys(table.benchmark))
+    made, axes = figure_style.figure(4.4 * len(benchmarks) + 0.6, 3.6, len(benchmarks))
+    for axis, benchmark in zip(axes, benchmarks, strict=True):
+        for arm, role in names.items():
+            rows = table[(table["arm"] == arm) & (table.benchmark == benchmark)].sort_values("step")
+            axis.fill_between(
+                rows.step, rows.lo, rows.hi, color=figure_style.ROLES[role], alpha=0.15, lw=0
+            )
+            axis.plot(
+                rows.step,
+                rows.value,
+                color=figure_style.ROLES[role],
+                marker=figure_style.MARKERS[role],
+                label=arm,
+            )
+        axis.set(title=benchmark, xlabel="optimiser step")
+    axes[0].set_ylabel("Pass@1 (mean over seeds)")
+    axes[0].legend(frameon=False, fontsize=8)
+    seeds = int(table.seeds.max())
+    made.supxlabel(f"bands: 95% bootstrap over problems and {seeds} training seeds", fontsize=8)
+    made.alt = "Accuracy along training of the baseline and of both frozen regimes."
+    return made
+
+
+def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> figure_style.Figure:
+    """Final accuracy of each arm minus the baseline of its seed, with intervals.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `arm_steps.differences`; without an interval for a single seed.
+    names : dict
+        Role of some arms; the others have the control's.
+    """
+    benchmarks = list(dict.fromkeys(table.benchmark))
+    arms = list(dict.fromkeys(table["arm"]))
+    made, axes = figure_style.figure(
+        3.6 * len(benchmarks) + 1.6, 0.34 * len(arms) + 1.4, len(benchmarks)
+    )
+    for axis, benchmark in zip(axes, benchmarks, strict=True):
+        rows = table[table.benchmark == benchmark].set_index("arm").reindex(arms)
+        for place, (arm, row) in enumerate(rows.iterrows()):
+            role = names.get(str(arm), "control")
+            error = [[row.value - row.lo], [row.hi - row.value]] if row.seeds > 1 else None
+            style = {
+                "color": figure_style.ROLES[role],
+                "marker": figure_style.MARKERS[role],
+                "capsize": 3,
+            }
+            axis.errorbar(row.value, place, xerr=error, ls="none", **style)
+        labels = [f"{arm} ({int(n)})" for arm, n in zip(arms, rows.seeds, strict=True)]
+        axis.set_yticks(range(len(arms)), labels if axis is axes[0] else [""] * len(arms))
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set(title=benchmark, xlabel="Pass@1 minus baseline", ylim=(len(arms) - 0.5, -0.5))
+    made.supxlabel("95% bootstrap over problems and training seeds (in brackets)", fontsize=8)
+    made.alt = "Final accuracy of every arm minus the baseline, with intervals."
+    return made
+
+
+def arm_phases(table: pd.DataFrame) -> figure_style.Figure:
+    """Where the time of a step goes in each arm.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Arms in rows; ``seconds_<phase>`` for each of `PHASES`.
+    """
+    made, (axis,) = figure_style.figure(7.2, 0.32 * len(table) + 1.4)
+    left = np.zeros(len(table))
+    shades = sns.color_palette("flare", len(training_figures.PHASES))
+    for phase, shade in zip(training_figures.PHASES, shades, strict=True):
+        seconds = table[f"seconds_{phase}"].to_numpy()
+        axis.barh(range(len(table)), seconds, left=left, color=shade, label=phase, height=0.7)
+        left += seconds
+    axis.set_yticks(range(len(table)), list(table.index))
+    axis.set(xlabel="seconds per step (median over logging windows)", ylim=(len(table) - 0.5, -0.5))
+    axis.legend(frameon=False, fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    made.alt = "Median seconds of each phase of a training step, for each arm."
+    return made

@@ -1,0 +1,315 @@
+"""The cached steps of notebook 07: arms of stage 2, what they reach, what they cost.
+
+They build on the scored types of `rocks.steps`; what each arm is says `rockstudy.selective.arms`.
+Every arm starts from the same stage 1 and is paired with the baseline of its seed. All checkpoints
+answer the same problems with the same random numbers, so what seeds have in common is in the
+problems: intervals resample both.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rockstudy import intervals
+from rockstudy.config.fields import StudyConfig
+from rockstudy.errors import StudyError
+from rockstudy.parallel import distributed
+from rockstudy.rocks.steps import detected, measured
+from rockstudy.runs import Run
+from rockstudy.sampling import evaluation
+from rockstudy.selective import arms, windows
+from rockstudy.store import cache
+from rockstudy.store.fingerprints import fingerprint
+from rockstudy.training import stages
+from rockstudy.training import steps as training_steps
+from rockstudy.training.arm import Arm
+from rockstudy.training.stages import TrainResult
+
+TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, types do
+ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on the lab
+
+
+def material(config: StudyConfig, path: Path) -> arms.Material:
+    """What the arms are made from, measured on the baseline of the first seed."""
+    found = measured(config, path)
+    return arms.Material(
+        detected(config, path), found.tokens, tuple(map(int, found.tokenizer.all_special_ids))
+    )
+
+
+def planned(run: Run) -> pd.DataFrame:
+    """Every arm, its number of training seeds, and how often it is graded."""
+    rows = pd.DataFrame(arms.plan(run.config), columns=["arm", "seed", "along"])
+    counted = rows.groupby("arm", sort=False).agg(seeds=("seed", "size"), along=("along", "first"))
+    counted["graded"] = np.where(counted.along, len(run.config.stage2.keep), 1)
+    return counted.drop(columns="along").reset_index()
+
+
+def _jobs(run: Run) -> list[tuple[Arm, int, tuple[str, ...]]]:
+    made = material(run.config, Path(run.path))
+    every = tuple(run.config.stage2.keep)
+    return [
+        (arms.build(name, made, run.config, seed), seed, every if along else ("late",))
+        for name, seed, along in arms.plan(run.config)
+    ]
+
+
+def trained(run: Run, *, grade: bool = True) -> list[tuple[Arm, int, TrainResult, tuple[str, ...]]]:
+    """Train every arm at every seed, and grade them, side by side; each once in a run."""
+    jobs, pair = _jobs(run), evaluation.loaded_pair(run.config.pair)
+    if "random-windows" in {arm.name for arm, _, _ in jobs}:
+        _check_match(matched(run))
+    training_steps.train_arms(run, jobs if grade else [(arm, seed, ()) for arm, seed, _ in jobs])
+    return [
+        (arm, seed, arm.train(run.config, Path(run.path), seed, pair), names)
+        for arm, seed, names in jobs
+    ]
+
+
+def _table(
+    run: Run, name: str, compute: Any, *, grade: bool = False, **settings: Any
+) -> pd.DataFrame:
+    """A table over all arms, computed from `trained`, that depends on `settings` as well."""
+    if run.replay:
+        return cache.load(run.path / "tables" / name)
+    found = trained(run, grade=grade)
+    config = run.config.model_dump(mode="json") | settings
+    inputs = {f"{arm.name}-s{seed}": result.hash for arm, seed, result, _ in found}
+    inputs |= evaluation.graded_on(run.config) if grade else {}
+    path = Path(run.path)
+    return distributed.cached(
+        path, "tables", name, config=config, inputs=inputs, compute=lambda: compute(found)
+    ).data
+
+
+def accuracy(run: Run) -> pd.DataFrame:
+    """Accuracy of every arm and seed along training, on held-out problems.
+
+    Returns
+    -------
+    DataFrame
+        ``arm, seed, step, benchmark, prompt_index, accuracy`` (mean over ``samples``); step 0 is
+        the end of stage 1, which all arms share.
+    """
+
+    def compute(found: list) -> pd.DataFrame:
+        frames = []
+        for arm, seed, result, names in found:
+            folders = {name: result.checkpoints[name] for name in names}
+            rows = training_steps.along_training(run, arm, seed, folders)
+            frames.append(rows.assign(arm=arm.name))
+        keys = ["arm", "seed", "step", "benchmark", "prompt_index"]
+        grouped = pd.concat(frames).groupby(keys, sort=False).correct
+        return grouped.agg(accuracy="mean", samples="size").reset_index()
+
+    return _table(run, "arms_accuracy", compute, grade=True)
+
+
+def metrics(run: Run) -> pd.DataFrame:
+    """What training logged of every arm and seed: `distill.TrainResult.metrics`, ``arm, seed``."""
+    return _table(run, "arms_metrics", lambda found: _stacked(found, "metrics"))
+
+
+def timing(run: Run) -> pd.DataFrame:
+    """Seconds of single steps of the arms in `TIMED`, taken in turns with nothing beside them.
+
+    The trainings themselves run side by side and say little about time. A round trains the first
+    steps of each arm, with the same prompts; the first step of each is left out.
+
+    Returns
+    -------
+    DataFrame
+        `distill.TrainResult.timing`'s columns, and ``arm, round``.
+    """
+    names = [name for name in TIMED if name in (*run.config.freeze.arms, *run.config.freeze.extra)]
+
+    def compute(found: list) -> pd.DataFrame:
+        config, path = run.config, Path(run.path)
+        pair, made = evaluation.loaded_pair(config.pair), material(config, path)
+        frames = []
+        for number, name in itertools.product(range(ROUNDS), names):
+            arm = arms.build(name, made, config, number)
+            how = {"run": path, "seed": number, "steps": STEPS, "weights": arm.weights}
+            rows = stages.timed(arm.configured(config), "stage2", pair=pair, **how)
+            frames.append(rows[rows.step > 1].assign(arm=name, round=number))
+        return pd.concat(frames, ignore_index=True)
+
+    return _table(run, "arms_timing", compute, timed=names, rounds=ROUNDS, steps=STEPS)
+
+
+def _stacked(found: list, table: str) -> pd.DataFrame:
+    return pd.concat(
+        [getattr(r, table).assign(arm=arm.name, seed=seed) for arm, seed, r, _ in found],
+        ignore_index=True,
+    )
+
+
+def matched(run: Run) -> pd.DataFrame:
+    """`windows.match` of the random windows on the rollouts of the statistics, a draw a seed."""
+    if run.replay:
+        return cache.load(run.path / "tables" / "arms_match")
+    config, path = run.config, Path(run.path)
+    made, found = material(config, path), measured(config, path)
+    drawn = [arms.build("random-windows", made, config, seed).weights for seed in config.seeds]
+
+    def compute() -> pd.DataFrame:
+        rollouts = found.rollouts
+        losses = np.zeros(rollouts.mask.shape)
+        losses[rollouts.mask] = found.tokens.rkl_post
+        counts = made.detection.types.set_index("token_id")["count"]
+        ids, frames = rollouts.completion_ids, []
+        for how in drawn:
+            table = windows.match(ids, rollouts.mask, losses, counts, how)
+            frames.append(table.assign(seed=how.seed))
+        return pd.concat(frames, ignore_index=True)
+
+    inputs = {"tokens": found.table.hash, "windows": fingerprint([vars(how) for how in drawn])}
+    return distributed.cached(
+        path, "tables", "arms_match", config={}, inputs=inputs, compute=compute
+    ).data
+
+
+def _check_match(match: pd.DataFrame) -> None:
+    """Refuse a control that cannot be one before anything is trained for it."""
+    shares = match.groupby("arm").share.mean()
+    if abs(shares["random"] / shares["rock"] - 1) > arms.MATCH:
+        raise StudyError(
+            "rocks__k: must leave random windows room to match the rocks' own, which take "
+            f"{shares['rock']:.0%} of the positions and the random ones {shares['random']:.0%}; "
+            "raise rocks__tau_post, or leave random-windows out of freeze__arms"
+        )
+
+
+# --- summaries that notebooks show ----------------------------------------------------------------
+
+
+def at_end(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `accuracy` at the end of training."""
+    return table[table.step == table.step.max()]
+
+
+def means(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Mean accuracy over seeds and problems, both resampled.
+
+    Returns
+    -------
+    DataFrame
+        ``arm, benchmark, step, value, lo, hi`` (NaN for one seed), ``unit, n, seeds``.
+    """
+    rows = []
+    for keys, some in table.groupby(["arm", "benchmark", "step"], sort=False):
+        named = dict(zip(("arm", "benchmark", "step"), keys, strict=True))
+        if some.seed.nunique() == 1:
+            rows.append(named | _one_seed(some.accuracy.mean()))
+        else:
+            rows.append(named | _crossed(intervals.crossed_mean(some, "accuracy", rng)))
+    return pd.DataFrame(rows)
+
+
+def differences(
+    table: pd.DataFrame, rng: np.random.Generator, against: str = "baseline"
+) -> pd.DataFrame:
+    """Final accuracy of each arm minus that of another one, paired by seed and problem.
+
+    Returns
+    -------
+    DataFrame
+        ``arm, benchmark`` and the columns of `changed`.
+    """
+    ends = at_end(table)
+    base = ends[ends["arm"] == against]
+    rows = []
+    for keys, some in ends[ends["arm"] != against].groupby(["arm", "benchmark"], sort=False):
+        same = (base.benchmark == keys[1]) & base.seed.isin(some.seed)
+        named = dict(zip(("arm", "benchmark"), keys, strict=True))
+        rows.append(named | changed(base[same], some, rng))
+    return pd.DataFrame(rows)
+
+
+def changed(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
+    """Mean of after minus before over the same seeds and problems, rows of `accuracy`.
+
+    Returns
+    -------
+    dict
+        ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN): its problems
+        say nothing about what another training would have come to.
+    """
+    if after.seed.nunique() == 1:
+        return _one_seed(after.accuracy.mean() - before.accuracy.mean())
+    return _crossed(intervals.crossed_difference(before, after, "accuracy", rng))
+
+
+def _crossed(estimate: intervals.Estimate) -> dict[str, Any]:
+    assert isinstance(estimate.n, tuple)
+    return intervals.as_columns(estimate) | {"seeds": estimate.n[0]}
+
+
+def _one_seed(value: float) -> dict[str, Any]:
+    none = float("nan")
+    return {"value": value, "lo": none, "hi": none, "unit": "training seeds", "n": 1, "seeds": 1}
+
+
+def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """What each arm leaves out, and what that saves.
+
+    Parameters
+    ----------
+    timing, metrics
+        As the functions of these names return them.
+
+    Returns
+    -------
+    DataFrame
+        ``arm, frozen`` (1 - mean weight over all tokens), ``projected`` (share of positions that
+        reach the heads); of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
+        hi, n`` (seconds of a baseline step over those of the same step of the arm, mean over
+        ``n`` pairs with a t interval); ``bound`` (Amdahl: the baseline's step without the share
+        ``frozen`` of its heads and their backward pass, whoever skips the positions) and
+        ``bound_all`` (without any heads at all).
+    """
+    weighted = metrics.assign(weight=metrics.mean_weight * metrics.n_tokens)
+    sums = weighted.groupby("arm", sort=False)[["weight", "n_kept", "n_tokens"]].sum()
+    step = timing.pivot(index=["round", "step"], columns="arm", values="seconds_step")
+    base = timing[timing["arm"] == "baseline"]
+    head = base.seconds_head.sum() / base.seconds_step.sum()
+    rows = []
+    for arm, one in sums.iterrows():
+        frozen = 1 - one.weight / one.n_tokens
+        row = {"arm": arm, "frozen": frozen, "projected": one.n_kept / one.n_tokens}
+        if arm in step.columns:
+            ratio = intervals.seed_mean((step["baseline"] / step[arm]).to_numpy(), "steps")
+            row |= {"seconds_step": step[arm].median(), "speedup": ratio.value}
+            row |= {"lo": ratio.lo, "hi": ratio.hi, "n": ratio.n}
+        rows.append(row | {"bound": 1 / (1 - head * frozen), "bound_all": 1 / (1 - head)})
+    return pd.DataFrame(rows)
+
+
+def phases(timing: pd.DataFrame) -> pd.DataFrame:
+    """Median seconds of a step by phase and arm: a frame, arms in rows."""
+    columns = [c for c in timing.columns if c.startswith("seconds_")]
+    return timing.groupby("arm", sort=False)[columns].median()
+
+
+def reading(found: pd.DataFrame, benchmark: str) -> str:
+    """What `differences` allow to say on a benchmark, and what not."""
+    lines = []
+    for row in found[found.benchmark == benchmark].itertuples():
+        number = f"{row.arm}: {row.value:+.3f}"
+        if row.seeds < 2:
+            lines.append(f"{number}, one seed: says nothing about other seeds.")
+            continue
+        said = f"{number} [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds"
+        if row.lo > 0 or row.hi < 0:
+            lines.append(f"{said}: {'better' if row.lo > 0 else 'worse'} than the baseline.")
+        else:
+            lines.append(
+                f"{said}: no difference shown; differences inside the interval, up to "
+                f"{max(abs(row.lo), abs(row.hi)):.3f}, cannot be excluded."
+            )
+    return "\n".join(lines)

@@ -1,0 +1,279 @@
+"""Windows around rock tokens, and random windows that match them (paper 5).
+
+A window is the contiguous run of positions around a rock occurrence at which the current loss stays
+at or above a threshold, at most ``width`` positions each side; where the rock's own loss is below
+it, the window is the rock alone. The paper gives neither threshold nor width: ours.
+
+**Matched random windows** are the control that Rock-Freeze needs: as many positions frozen, in runs
+as long, around tokens as frequent, that are not rocks. In every batch the rocks' own windows are
+found first; runs of their lengths are then laid around occurrences of the control types (matched to
+the rocks by frequency, `rocks.controls`) in random order until as many positions are covered,
+never on a position of a rock's window. Where the controls do not suffice, other tokens follow. The
+paper's code takes ranks 101 to 200 of the same score instead, which are several times rarer.
+
+Losses must be known at every position, so windows save no computation of losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from rockstudy.errors import StudyError
+from rockstudy.store.seeds import generator
+from rockstudy.training.position_weights import Batch, Level, legal_ids, legal_level, level, lowered
+
+
+@dataclass(frozen=True)
+class WindowWeights:
+    """One weight on a set of tokens and their windows, 1 elsewhere."""
+
+    ids: tuple[int, ...]
+    value: Level
+    threshold: float
+    width: int
+    needs_losses: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
+        """Return the level of ``value`` on the tokens and their windows, else 1, float (R, T)."""
+        ids, mask, loss = _arrays(batch, losses)
+        chosen = windows(np.isin(ids, self.ids) & mask, (loss >= self.threshold) & mask, self.width)
+        return _weights(batch, chosen, self.value)
+
+
+@dataclass(frozen=True)
+class RandomWindows:
+    """One weight on random windows that match those of a set of tokens, 1 elsewhere."""
+
+    ids: tuple[int, ...]
+    controls: tuple[int, ...]
+    value: Level
+    threshold: float
+    width: int
+    seed: int
+    needs_losses: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
+        """Return the level of ``value`` on the random windows, else 1, float (R, T)."""
+        ids, mask, loss = _arrays(batch, losses)
+        rocks = np.isin(ids, self.ids) & mask
+        chosen = windows(rocks, (loss >= self.threshold) & mask, self.width)
+        rng = generator(self.seed, "random-windows", (batch.step << 16) + batch.part)
+        random = random_windows(rocks, chosen, np.isin(ids, self.controls) & mask, mask, rng)
+        return _weights(batch, random, self.value)
+
+
+def window_weights(
+    ids: Collection[int], value: Level, threshold: float, width: int
+) -> WindowWeights:
+    """Weigh by ``value`` the predictions of some tokens and their windows.
+
+    Parameters
+    ----------
+    ids
+        Token ids.
+    value
+        The paper's lambda, or a `weights.Ramp` of it.
+    threshold
+        Least loss in nats inside a window.
+    width
+        Most positions on each side of a token.
+
+    Raises
+    ------
+    StudyError
+        No ids, a width below 1, a threshold or value that is negative or not finite.
+    """
+    return WindowWeights(legal_ids(ids), legal_level(value), *_legal(threshold, width))
+
+
+def random_window_weights(
+    ids: Collection[int],
+    controls: Collection[int],
+    value: Level,
+    threshold: float,
+    width: int,
+    seed: int,
+) -> RandomWindows:
+    """Weigh by ``value`` random windows that match those of `ids`, drawn anew for each seed.
+
+    Raises
+    ------
+    StudyError
+        As `window_weights`, and a control that is one of the ids.
+    """
+    rocks, others = legal_ids(ids), legal_ids(controls)
+    if common := sorted(set(rocks) & set(others)):
+        raise StudyError(f"weights: controls must not be among the ids; got {common[0]} in both")
+    return RandomWindows(rocks, others, legal_level(value), *_legal(threshold, width), seed)
+
+
+def windows(centres: np.ndarray, high: np.ndarray, width: int) -> np.ndarray:
+    """The centres and the runs of high positions around those that are high, bool (R, T).
+
+    Parameters
+    ----------
+    centres, high
+        bool (R, T).
+    width
+        Most positions on each side.
+    """
+    left = right = centres & high
+    covered = centres.copy()
+    for _ in range(width):
+        left, right = _moved(left, -1) & high, _moved(right, 1) & high
+        covered |= left | right
+    return covered
+
+
+def random_windows(
+    rocks: np.ndarray,
+    frozen: np.ndarray,
+    controls: np.ndarray,
+    mask: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """As many positions as are frozen, in runs of the same lengths, elsewhere; bool (R, T).
+
+    Parameters
+    ----------
+    rocks, frozen
+        bool (R, T): the rock occurrences, and they with their windows.
+    controls
+        bool (R, T): occurrences of the control types, laid around first.
+    mask
+        bool (R, T): completion tokens.
+    rng
+        Order of the centres, and which run is laid around which.
+
+    Returns
+    -------
+    ndarray
+        Disjoint from ``frozen``, inside ``mask``, with its number of positions; fewer only where
+        less than that is left.
+    """
+    free = mask & ~frozen
+    wanted = min(int(frozen.sum()), int(free.sum()))
+    chosen = np.zeros(mask.size, bool)
+    if wanted:
+        order = (controls & free, ~controls & free)
+        centres = [rng.permutation(np.flatnonzero(some)) for some in order]
+        length, offset = _runs(frozen, rocks)
+        rank = _first_cover(np.concatenate(centres), length, offset, mask.shape, rng)
+        rank[~free.ravel()] = np.iinfo(np.int64).max
+        chosen[np.argsort(rank, kind="stable")[:wanted]] = True
+    return chosen.reshape(mask.shape)
+
+
+def _first_cover(
+    centres: np.ndarray,
+    length: np.ndarray,
+    offset: np.ndarray,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """For each position the place of the first window that covers it, nearer ones first, (R T,)."""
+    drawn = rng.integers(len(length), size=len(centres))
+    length, offset, longest = length[drawn], offset[drawn], int(length.max())
+    rank = np.full(shape[0] * shape[1], np.iinfo(np.int64).max)
+    column = centres % shape[1]
+    for d in range(longest):
+        away = d - offset
+        inside = (d < length) & (column + away >= 0) & (column + away < shape[1])
+        place = np.flatnonzero(inside) * longest + np.abs(away[inside])
+        np.minimum.at(rank, centres[inside] + away[inside], place)
+    return rank
+
+
+def _runs(frozen: np.ndarray, rocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Length of every run of frozen positions, and how far its first rock is from its start."""
+    edge = np.diff(np.pad(frozen, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = (edge == 1).nonzero()
+    _, ends = (edge == -1).nonzero()
+    flat = rows * frozen.shape[1] + starts
+    centres = np.flatnonzero(rocks)
+    return ends - starts, centres[np.searchsorted(centres, flat)] - flat
+
+
+def match(
+    ids: np.ndarray, mask: np.ndarray, losses: np.ndarray, counts: pd.Series, how: RandomWindows
+) -> pd.DataFrame:
+    """How well the random windows of a corpus match those of the rocks.
+
+    Parameters
+    ----------
+    ids, mask, losses
+        int, bool and float (R, T): completions and the loss at each position, in nats.
+    counts
+        Occurrences of each token type, by id.
+    how
+        The random windows; what they match has the same fields.
+
+    Returns
+    -------
+    DataFrame
+        A row for ``rock`` and one for ``random``: ``arm, share`` (of all positions), ``runs,
+        length_mean, length_p90`` (positions), ``log10_count`` (mean over the frozen tokens of log10
+        of the type's occurrences), ``ks_length`` (Kolmogorov-Smirnov distance of the lengths to the
+        rocks'), ``control_share`` (of the frozen positions, those on a rock or control type).
+    """
+    rocks = np.isin(ids, how.ids) & mask
+    frozen = windows(rocks, (losses >= how.threshold) & mask, how.width)
+    controls = np.isin(ids, how.controls) & mask
+    rng = generator(how.seed, "random-windows-match")
+    random = random_windows(rocks, frozen, controls, mask, rng)
+    log_count = np.log10(counts.reindex(ids[mask]).to_numpy())
+    lengths = {name: _runs(some, some)[0] for name, some in (("rock", frozen), ("random", random))}
+    rows = []
+    for name, some, types in (("rock", frozen, rocks), ("random", random, controls)):
+        rows.append(
+            {
+                "arm": name,
+                "share": some.sum() / mask.sum(),
+                "runs": len(lengths[name]),
+                "length_mean": lengths[name].mean(),
+                "length_p90": np.quantile(lengths[name], 0.9),
+                "log10_count": log_count[some[mask]].mean(),
+                "ks_length": stats.ks_2samp(lengths["rock"], lengths[name]).statistic,
+                "control_share": types[some].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _moved(x: np.ndarray, by: int) -> np.ndarray:
+    """Move every row one position to the right (1) or to the left (-1), False coming in."""
+    out = np.zeros_like(x)
+    if by > 0:
+        out[:, 1:] = x[:, :-1]
+    else:
+        out[:, :-1] = x[:, 1:]
+    return out
+
+
+def _arrays(batch: Batch, losses: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if losses is None:
+        raise StudyError("weights: windows need the losses of the batch; got none")
+    return tuple(x.detach().cpu().numpy() for x in (batch.completion_ids, batch.mask, losses))
+
+
+def _weights(batch: Batch, chosen: np.ndarray, value: Level) -> Tensor:
+    on_device = torch.from_numpy(chosen).to(batch.mask.device)
+    return lowered(on_device, level(value, batch.step))
+
+
+def _legal(threshold: float, width: int) -> tuple[float, int]:
+    if not 0 <= threshold < float("inf"):
+        raise StudyError(
+            f"weights: threshold must be finite and not negative, in nats; got {threshold!r}"
+        )
+    if width < 1:
+        raise StudyError(f"weights: width must be at least 1; got {width}")
+    return float(threshold), int(width)

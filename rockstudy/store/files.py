@@ -1,0 +1,163 @@
+"""Files written whole or not at all, in the two formats of the study: parquet and safetensors.
+
+The same frame gives the same bytes (no time stamps, one writer version). No pickle: a column of
+Python objects is refused unless Arrow holds it as text or as lists.
+"""
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rockstudy.errors import StudyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def named(path: Path, suffix: str) -> Path:
+    """Append a suffix (names may hold dots)."""
+    return path.with_name(path.name + suffix)
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turn what a full or closed disk raises into one line; other errors are not about ``file``."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors reports it
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number not in _DISK:
+            raise
+        raise StudyError(f"{file}: cannot be written, {os.strerror(number)}") from None
+
+
+@contextlib.contextmanager
+def temporary(file: Path) -> Iterator[Path]:
+    """Yield a hidden name beside ``file`` to write to; whatever is left there is removed."""
+    _sweep(file)
+    waiting = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        yield waiting
+    finally:
+        waiting.unlink(missing_ok=True)
+
+
+def sync(file: Path) -> None:
+    """Wait until a file's bytes are on the disk, so that no rename can overtake them."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON under a temporary name and rename it."""
+    with temporary(file) as waiting:
+        dump_json(waiting, value)
+        waiting.replace(file)
+
+
+def dump_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON in place and wait for the disk."""
+    text = json.dumps(value, indent=1, sort_keys=True)
+    file.write_text(text + "\n", encoding="utf-8")
+    sync(file)
+
+
+def write_frame(frame: pd.DataFrame, file: Path, name: str) -> None:
+    """Write a frame as parquet; ``name`` is what errors call it.
+
+    Raises
+    ------
+    StudyError
+        An index that would be lost, or a column that would not come back as it was.
+    """
+    if not frame.index.equals(pd.RangeIndex(len(frame))):
+        raise StudyError(f"{name}: the index must be 0 to {len(frame) - 1}; got another one")
+    columns = list(frame.columns)
+    if len(set(columns)) < len(columns) or not all(isinstance(c, str) for c in columns):
+        raise StudyError(f"{name}: column names must be distinct text; got {columns}")
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError) as error:
+        raise StudyError(f"{name}: {' '.join(str(error).split())}") from None
+    for field in table.schema:
+        if not _comes_back(field.type, frame[field.name].dtype == object):
+            legal = "numbers, booleans, text or dates of one type, or lists of them"
+            raise StudyError(f"{name}: column {field.name} must hold {legal}; got {field.type}")
+    pq.write_table(table, file, compression="zstd")
+
+
+def _comes_back(kind: pa.DataType, is_object: bool) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _comes_back(kind.value_type, False)
+    if pa.types.is_dictionary(kind):  # an empty table would lose its categories
+        return False
+    if is_object:  # Python numbers, dates or booleans with gaps would return as another type
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
+
+
+def read_frame(file: Path) -> pd.DataFrame:
+    """Read what `write_frame` wrote; lists come back as arrays."""
+    return pq.read_table(file).to_pandas()
+
+
+def write_tensors(tensors: "dict[str, Tensor]", file: Path) -> None:
+    """Write tensors as safetensors, each with its own storage."""
+    from safetensors.torch import save  # torch takes seconds to import
+
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    file.write_bytes(save(whole))
+
+
+def read_tensors(file: Path) -> "dict[str, Tensor]":
+    """Read what `write_tensors` wrote, on the CPU."""
+    from safetensors.torch import load_file
+
+    return load_file(file)
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path) -> str:
+    """SHA-256 over the sorted relative names and the bytes of all files below a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sweep(file: Path) -> None:
+    """Remove the temporary files of killed processes."""
+    for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):
+        pid = left.name.split(".")[-2]
+        if pid.isdecimal() and not _alive(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True

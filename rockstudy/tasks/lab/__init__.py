@@ -1,0 +1,1 @@
+"""The lab's own problems, and how its models were made."""

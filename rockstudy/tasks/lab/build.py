@@ -1,0 +1,198 @@
+"""Build the lab's tokenizer, teacher and student from a recorded configuration and seed.
+
+``rockstudy lab build`` writes ``data/lab/{tokenizer,teacher,student}``. The teacher learns the
+teacher's register; the student, a smaller model, learns the same problems with other habits
+(`rockstudy.tasks.lab.register.STUDENT`). Training is transformers' own `Trainer`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from rockstudy.tasks.lab import instructions, maths
+from rockstudy.tasks.lab.register import STUDENT, TEACHER, Habits, write
+
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "vocab_size": 1280,
+    "tokenizer_samples": 20_000,
+    "instruct_share": 0.35,
+    "teacher": {
+        "hidden_size": 160,
+        "num_hidden_layers": 4,
+        "intermediate_size": 448,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 5,
+        "examples": 115_200,
+        "batch_size": 32,
+        "lr": 3e-3,
+    },
+    "student": {
+        "hidden_size": 96,
+        "num_hidden_layers": 3,
+        "intermediate_size": 256,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "examples": 96_000,
+        "batch_size": 32,
+        "lr": 4e-3,
+    },
+}
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Words with one leading space, single digits, runs of symbols with the line breaks after them.
+PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def corpus(habits: Habits, instruct_share: float, seed: int) -> Iterator[tuple[str, str]]:
+    """Endless (prompt, solution) pairs of the training split in one register."""
+    rng = random.Random(seed)
+    kinds = sorted(instructions.KINDS)
+    for draft in maths.drafts("train", rng):
+        if rng.random() < instruct_share:
+            item = instructions.instruct(draft, rng.choice(kinds), rng)
+            yield item.problem.prompt, instructions.solution(item, habits, rng)
+        else:
+            yield draft.question, write(draft, habits, rng)
+
+
+def build_tokenizer(config: dict[str, Any]) -> PreTrainedTokenizerFast:
+    """Train the byte-level BPE tokenizer on both registers."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config["vocab_size"],
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    half = config["tokenizer_samples"] // 2
+    texts = (
+        part
+        for habits in (TEACHER, STUDENT)
+        for pair in islice(corpus(habits, config["instruct_share"], config["seed"]), half)
+        for part in (*pair, "user\n", "assistant\n")
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> Dataset:
+    """Tokenise pairs; labels cover the completion and its end token only."""
+    messages = [[{"role": "user", "content": prompt}] for prompt, _ in pairs]
+    prompts = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    prompt_ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    ends = tokenizer([text + tokenizer.eos_token for _, text in pairs], add_special_tokens=False)
+    rows = [
+        {"input_ids": p + c, "labels": [-100] * len(p) + c}
+        for p, c in zip(prompt_ids, ends["input_ids"], strict=True)
+    ]
+    return Dataset.from_list(rows)
+
+
+def build_model(
+    spec: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int
+) -> Qwen3ForCausalLM:
+    """A randomly initialised Qwen3 model with tied embeddings."""
+    set_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=spec["hidden_size"],
+        num_hidden_layers=spec["num_hidden_layers"],
+        intermediate_size=spec["intermediate_size"],
+        num_attention_heads=spec["num_attention_heads"],
+        num_key_value_heads=spec["num_key_value_heads"],
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def train(
+    model: Qwen3ForCausalLM, data: Dataset, tokenizer: Any, spec: dict, out: Path, seed: int
+) -> None:
+    """Fit a model to its corpus: every example once, one cosine schedule."""
+    args = TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=spec["batch_size"],
+        num_train_epochs=1,
+        learning_rate=spec["lr"],
+        lr_scheduler_type="cosine",
+        warmup_steps=100,
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        train_sampling_strategy="group_by_length",
+        logging_steps=50,
+        save_strategy="no",
+        report_to="none",
+        seed=seed,
+        bf16=torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    Trainer(
+        model, args, data_collator=collator, train_dataset=data, processing_class=tokenizer
+    ).train()
+
+
+def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path) -> None:
+    """Train one model of the pair and save it in bf16."""
+    spec, seed = config[role], config["seed"]
+    model = build_model(spec, tokenizer, seed)
+    pairs = list(islice(corpus(habits, config["instruct_share"], seed + 1), spec["examples"]))
+    train(model, encode(tokenizer, pairs), tokenizer, spec, out / ".work", seed)
+    model.to(torch.bfloat16).save_pretrained(out / role)
+
+
+def build(
+    out: Path, config_path: Path | None = None, roles: tuple[str, ...] = ("teacher", "student")
+) -> None:
+    """Build the lab into `out` from a configuration file (the shipped one when None)."""
+    config = json.loads(config_path.read_text()) if config_path else CONFIG
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(config)
+    tokenizer.save_pretrained(out / "tokenizer")
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for role in roles:
+        build_one(role, TEACHER if role == "teacher" else STUDENT, tokenizer, config, out)

@@ -1,0 +1,159 @@
+"""Lab instructions: the lab's maths problems under checkable instructions.
+
+The second benchmark, in the spirit of IFEval: a completion counts when it **follows the
+instruction**, whatever its answer. Ten kinds (`KINDS`); each has a sentence, a checker and a way
+for the lab's writers to obey.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from rockstudy.tasks import Problem
+from rockstudy.tasks.lab.maths import Draft, answer_of, distinct
+from rockstudy.tasks.lab.register import Habits, Style, style_of, write
+
+PHRASES = ("That is all.", "Thank you.", "I hope this helps.", "Done.")
+WORDS = ("exactly", "simply", "clearly", "carefully")
+
+
+def _before_answer(text: str) -> str:
+    return text.split("\\boxed", 1)[0]
+
+
+def _n_bullets(text: str) -> int:
+    return len(re.findall(r"^\s*[-*] ", text, flags=re.M))
+
+
+def _answer_is_bold(text: str) -> bool:
+    return re.search(r"\*\*[^*\n]*\\boxed\{[^*\n]*\*\*", text) is not None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of instruction: its sentence, its checker, and the style that obeys it."""
+
+    sentence: str
+    check: Callable[[str, dict], bool]
+    style: Callable[[Style, dict], Style] = lambda style, kwargs: style
+    edit: Callable[[str, dict], str] = lambda text, kwargs: text
+
+
+def _lead_and_close(text: str, kwargs: dict) -> str:
+    return f"We work {kwargs['word']}.\n{text}\nWe checked it {kwargs['word']}."
+
+
+KINDS: dict[str, Kind] = {
+    "no_digits": Kind(
+        "Use no digits before the final answer.",
+        lambda t, k: "\\boxed" in t and not re.search(r"\d", _before_answer(t)),
+        lambda s, k: replace(s, layout="prose", words_only=True),
+    ),
+    "bullets": Kind(
+        "Use exactly {n} bullet points.",
+        lambda t, k: _n_bullets(t) == int(k["n"]),
+        lambda s, k: replace(s, layout="bullets", bullets=int(k["n"])),
+    ),
+    "lowercase": Kind(
+        "Use lower case only.",
+        lambda t, k: bool(t.strip()) and t == t.lower(),
+        edit=lambda t, k: t.lower(),
+    ),
+    "end_phrase": Kind(
+        'End with "{phrase}"',
+        lambda t, k: t.rstrip().endswith(k["phrase"]),
+        edit=lambda t, k: f"{t}\n\n{k['phrase']}",
+    ),
+    "heading": Kind(
+        "Start with a heading.",
+        lambda t, k: re.match(r"#{1,6} \S", t) is not None,
+        edit=lambda t, k: t if t.startswith("#") else f"## Solution\n\n{t}",
+    ),
+    "no_dollars": Kind(
+        "Use no dollar signs.",
+        lambda t, k: bool(t.strip()) and "$" not in t,
+        lambda s, k: replace(s, dollars=False),
+    ),
+    "bold_answer": Kind(
+        "Put the final answer in bold.",
+        lambda t, k: _answer_is_bold(t),
+        lambda s, k: replace(s, bold_answer=True),
+    ),
+    "keyword": Kind(
+        'Use the word "{word}" at least twice.',
+        lambda t, k: len(re.findall(rf"\b{re.escape(k['word'])}\b", t.lower())) >= 2,
+        edit=_lead_and_close,
+    ),
+    "no_commas": Kind(
+        "Use no commas.",
+        lambda t, k: bool(t.strip()) and "," not in t,
+        edit=lambda t, k: t.replace(",", ""),
+    ),
+    "one_paragraph": Kind(
+        "Write one paragraph without blank lines.",
+        lambda t, k: bool(t.strip()) and "\n\n" not in t.strip(),
+        lambda s, k: replace(s, layout="prose"),
+        lambda t, k: t.replace("\n", " "),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Instructed:
+    """A draft under one instruction."""
+
+    draft: Draft
+    kind: str
+    kwargs: dict
+
+    @property
+    def problem(self) -> Problem:
+        """The instructed draft as a `Problem`; `kwargs` carries the kind and its arguments."""
+        prompt = f"{self.draft.question} {KINDS[self.kind].sentence.format(**self.kwargs)}"
+        key = f"{self.kind}:{self.draft.key}"
+        answer = answer_of(self.draft)[0]
+        return Problem(prompt, answer, self.kind, key, {"kind": self.kind, **self.kwargs})
+
+
+def instruct(draft: Draft, kind: str, rng: random.Random) -> Instructed:
+    """Put a draft under an instruction, drawing the instruction's arguments."""
+    kwargs: dict = {}
+    if kind == "bullets":
+        kwargs["n"] = max(2, len(answer_of(draft)[1]) + rng.choice((-1, 0, 1)))
+    elif kind == "end_phrase":
+        kwargs["phrase"] = rng.choice(PHRASES)
+    elif kind == "keyword":
+        kwargs["word"] = rng.choice(WORDS)
+    return Instructed(draft, kind, kwargs)
+
+
+def solution(item: Instructed, habits: Habits, rng: random.Random) -> str:
+    """A solution that obeys the instruction (with probability `habits.obeys`)."""
+    style = style_of(item.draft, habits, rng)
+    if rng.random() >= habits.obeys:
+        return write(item.draft, habits, rng, style)
+    kind = KINDS[item.kind]
+    return kind.edit(write(item.draft, habits, rng, kind.style(style, item.kwargs)), item.kwargs)
+
+
+def follows(text: str, kwargs: dict) -> bool:
+    """Whether a completion follows its instruction; `kwargs` as in `Problem.kwargs`."""
+    return KINDS[kwargs["kind"]].check(text, kwargs)
+
+
+def load(split: str, n: int, seed: int = 0) -> list[Problem]:
+    """`n` instructed problems of a split, kinds in turn, the same for the same seed."""
+    kinds = sorted(KINDS)
+    items = distinct(split, n, seed + 1)
+    return [
+        instruct(
+            d,
+            kinds[(i + i // len(kinds)) % len(kinds)],
+            random.Random(zlib.crc32(f"{seed}{i}{d.key}".encode())),
+        ).problem
+        for i, d in enumerate(items)
+    ]

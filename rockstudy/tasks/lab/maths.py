@@ -1,0 +1,438 @@
+r"""Lab maths: procedural problems with worked solutions that end in ``\boxed{...}``.
+
+Ten families of problems (`FAMILIES`). A family draws parameters, words a question and works the
+steps through a `Scratch`, the one place where arithmetic happens and where a slip can be made.
+`rockstudy.tasks.lab.register` then writes the steps down in some register.
+
+Training and evaluation problems are disjoint by construction: a problem's `key` (family and
+parameters, without its wording) is hashed, and one key in four belongs to the evaluation split.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from rockstudy.tasks import Problem
+
+NAMES = (
+    "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan "
+    "Cleo Yara Emil Kate Noah Ruth "
+    "Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas Marta "
+    "Nils Olga Peter Quinn Robin Sofia "
+    "Tariq Ursula Victor Wendy Xavier"
+).split()
+OPENERS = (
+    "Compute;Find;Work out;Determine;Please find;Tell me;Calculate;Can you find;"
+    "Help me find;I need;Evaluate;Give me"
+).split(";")
+THINGS = (
+    "apples coins books cards pens shells stamps beads cups keys nuts pears buttons "
+    "marbles tickets pebbles ribbons "
+    "candles lemons feathers magnets plates rulers stickers"
+).split()
+EVAL_SHARE = 4  # one key in four is held out; ours: leaves every family enough of both
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of working: a digit-free reason, an equation, and the slip made in it if any.
+
+    `why` holds the reason's wordings, separated by ``|``; the register picks one.
+    """
+
+    why: str
+    lhs: str
+    result: str
+    slip: str | None = None  # a wrong result written first and then corrected
+
+
+@dataclass
+class Scratch:
+    """Does the arithmetic of a solution, making at most one slip at step `slip_at`.
+
+    With ``corrects`` the slip is noticed at once (the step remembers it and the right value is
+    carried on); without it the wrong value is carried to the end.
+    """
+
+    rng: random.Random
+    slip_at: int | None = None
+    corrects: bool = True
+    steps: list[Step] = field(default_factory=list)
+
+    def line(self, why: str, lhs: str, value: int, show: str = "{}") -> int:
+        """Write ``lhs = show(value)`` and return the value that the working goes on with."""
+        slip = None
+        if self.slip_at == len(self.steps):
+            wrong = max(0, value + self.rng.choice((-2, -1, 1, 2, 10)))
+            wrong = wrong if wrong != value else value + 1
+            if self.corrects:
+                slip = show.format(wrong)
+            else:
+                value = wrong
+        self.steps.append(Step(why, lhs, show.format(value), slip))
+        return value
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A drawn problem: its wording, who or what opens it (a latent style feature), its working."""
+
+    family: str
+    params: tuple[int | str, ...]
+    question: str
+    voice: str
+    work: Callable[[Scratch], str]
+
+    @property
+    def key(self) -> str:
+        """Family and parameters: what the train/eval split is decided on."""
+        return f"{self.family}:{','.join(map(str, self.params))}"
+
+
+def _ask(rng: random.Random, rest: str) -> tuple[str, str]:
+    opener = rng.choice(OPENERS)
+    return f"{opener} {rest}.", opener
+
+
+def chain(rng: random.Random) -> Draft:
+    """Gains, losses and a multiplication in a story of two to four sentences."""
+    name, thing = rng.choice(NAMES), rng.choice(THINGS)
+    start = rng.randint(3, 12)
+    moves, value = [], start
+    for _ in range(rng.randint(2, 3)):
+        kind = rng.choice("+-*" if value <= 12 else "+-")
+        n = rng.randint(2, {"+": 9, "-": min(9, value), "*": 3}[kind])
+        value = value + n if kind == "+" else value - n if kind == "-" else value * n
+        moves.append((kind, n))
+        if value < 2:
+            break
+    told = {"+": "finds {} more", "-": "gives away {}", "*": "then makes it {} times as many"}
+    story = ", ".join(told[k].format(n) for k, n in moves)
+    question = f"{name} has {start} {thing}, {story}. How many {thing} does {name} have now?"
+
+    def work(s: Scratch) -> str:
+        x = start
+        for kind, n in moves:
+            if kind == "+":
+                x = s.line(
+                    f"add the new {thing}|put the found {thing} on top|"
+                    f"count the extra {thing} as well",
+                    f"{x} + {n}",
+                    x + n,
+                )
+            elif kind == "-":
+                x = s.line(
+                    f"take away the {thing} given|remove the gift from the pile|"
+                    "subtract what was given",
+                    f"{x} - {n}",
+                    max(0, x - n),
+                )
+            else:
+                x = s.line(
+                    f"multiply the {thing}|scale the number up|repeat the pile of {thing}",
+                    rf"{x} \cdot {n}",
+                    x * n,
+                )
+        return str(x)
+
+    return Draft("chain", (start, *(f"{k}{n}" for k, n in moves)), question, name, work)
+
+
+def linear(rng: random.Random) -> Draft:
+    """Solve ``ax + b = c``."""
+    a, x, b = rng.randint(2, 9), rng.randint(1, 9), rng.randint(1, 9)
+    c = a * x + b
+    question, voice = _ask(rng, f"$x$ such that ${a}x + {b} = {c}$")
+
+    def work(s: Scratch) -> str:
+        d = s.line(
+            "subtract the constant from both sides|move the constant to the right|"
+            "isolate the term with the unknown",
+            f"{a}x = {c} - {b}",
+            c - b,
+        )
+        return str(
+            s.line(
+                "divide by the coefficient|undo the multiplication|scale the equation down",
+                rf"x = \frac{{{d}}}{{{a}}}",
+                round(d / a),
+            )
+        )
+
+    return Draft("linear", (a, b, c), question, voice, work)
+
+
+def gcd(rng: random.Random) -> Draft:
+    """Greatest common divisor by Euclid's algorithm, and a sum."""
+    g, p, q, k = rng.randint(2, 6), rng.randint(2, 6), rng.randint(2, 6), rng.randint(1, 9)
+    a, b = max(p, q) * g, min(p, q) * g
+    a = a + b if a == b else a
+    question, voice = _ask(rng, rf"$\gcd({a}, {b}) + {k}$")
+
+    def work(s: Scratch) -> str:
+        x, y = a, b
+        while y and len(s.steps) < 5:
+            r = s.line(
+                "divide and keep the remainder|replace the larger number|"
+                "apply the algorithm of Euclid once",
+                rf"{x} \bmod {y}",
+                x % y,
+            )
+            x, y = y, r
+        why = "add the last number|complete the sum"
+        return str(s.line(why, f"{x} + {k}", x + k))
+
+    return Draft("gcd", (a, b, k), question, voice, work)
+
+
+def lcm(rng: random.Random) -> Draft:
+    """Least common multiple through the product and the greatest common divisor."""
+    a, b, k = rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 9)
+    a = a + 1 if a == b else a
+    a, b = max(a, b), min(a, b)
+    question, voice = _ask(rng, f"the least common multiple of ${a}$ and ${b}$, plus ${k}$")
+
+    def work(s: Scratch) -> str:
+        g = s.line(
+            "find the common divisor|look for shared factors|work out the greatest common factor",
+            rf"\gcd({a}, {b})",
+            math.gcd(a, b),
+        )
+        m = s.line(
+            "multiply the two numbers|form the product|take one number times the other",
+            rf"{a} \cdot {b}",
+            a * b,
+        )
+        g = max(g, 1)
+        why = "divide by the common divisor|cancel what was counted twice|drop the shared factors"
+        m = s.line(why, rf"\frac{{{m}}}{{{g}}}", m // g)
+        return str(s.line("add the last number|complete the sum", f"{m} + {k}", m + k))
+
+    return Draft("lcm", (a, b, k), question, voice, work)
+
+
+def percent(rng: random.Random) -> Draft:
+    """A discount in per cent."""
+    name, thing = rng.choice(NAMES), rng.choice(THINGS)
+    p, n, k = rng.choice((10, 20, 25, 50)), rng.randint(1, 5) * 20, rng.randint(1, 20)
+    question = (
+        f"{name} sells {p}\\% of {n} {thing} and then {k} more. How many {thing} did {name} sell?"
+    )
+
+    def work(s: Scratch) -> str:
+        q = s.line(
+            "take the share|turn the percentage into a number|compute the given part",
+            rf"\frac{{{p}}}{{100}} \cdot {n}",
+            p * n // 100,
+        )
+        return str(
+            s.line(
+                f"add the other {thing}|include the later sale|sum both sales of {thing}",
+                f"{q} + {k}",
+                q + k,
+            )
+        )
+
+    return Draft("percent", (p, n, k), question, name, work)
+
+
+def fraction(rng: random.Random) -> Draft:
+    """Sum of two fractions, reduced."""
+    b, d = rng.randint(2, 6), rng.randint(2, 6)
+    a, c = rng.randint(1, b), rng.randint(1, d)
+    question, voice = _ask(rng, rf"$\frac{{{a}}}{{{b}}} + \frac{{{c}}}{{{d}}}$")
+
+    def work(s: Scratch) -> str:
+        low = s.line(
+            "find the common denominator|choose a shared bottom|multiply the denominators",
+            rf"{b} \cdot {d}",
+            b * d,
+        )
+        low = max(low, 1)
+        left = s.line(
+            "rewrite the first numerator|expand the left fraction|adjust the first top",
+            rf"{a} \cdot {d}",
+            a * d,
+        )
+        right = s.line(
+            "rewrite the second numerator|expand the right fraction|adjust the second top",
+            rf"{c} \cdot {b}",
+            c * b,
+        )
+        top = s.line(
+            "add the numerators|combine both tops|sum the expanded parts",
+            f"{left} + {right}",
+            left + right,
+        )
+        g = math.gcd(top, low)
+        return rf"\frac{{{top // g}}}{{{low // g}}}" if low != g else str(top // g)
+
+    return Draft("fraction", (a, b, c, d), question, voice, work)
+
+
+def sequence(rng: random.Random) -> Draft:
+    """A term of an arithmetic sequence."""
+    a, d, n = rng.randint(1, 9), rng.randint(2, 9), rng.randint(3, 10)
+    question, voice = _ask(rng, f"term number {n} of ${a}, {a + d}, {a + 2 * d}, \\ldots$")
+
+    def work(s: Scratch) -> str:
+        k = s.line(
+            "count the steps between the terms|see how many gaps there are|"
+            "use one less than the position",
+            f"{n} - 1",
+            n - 1,
+        )
+        m = s.line(
+            "multiply by the common difference|find the total growth|take that many equal jumps",
+            rf"{k} \cdot {d}",
+            k * d,
+        )
+        return str(
+            s.line(
+                "add the first term|begin at the start value|shift by the initial term",
+                f"{a} + {m}",
+                a + m,
+            )
+        )
+
+    return Draft("sequence", (a, d, n), question, voice, work)
+
+
+def area(rng: random.Random) -> Draft:
+    """A rectangle with a smaller rectangle cut out."""
+    a, b = rng.randint(3, 9), rng.randint(3, 9)
+    c, d = rng.randint(1, 3), rng.randint(1, 3)
+    name = rng.choice(NAMES)
+    question = f"{name} cuts a {c} by {d} piece from a {a} by {b} sheet. What area is left?"
+
+    def work(s: Scratch) -> str:
+        big = s.line(
+            "find the area of the sheet|measure the whole rectangle|multiply the outer sides",
+            rf"{a} \cdot {b}",
+            a * b,
+        )
+        small = s.line(
+            "find the area of the piece|measure the small rectangle|multiply the inner sides",
+            rf"{c} \cdot {d}",
+            c * d,
+        )
+        return str(
+            s.line(
+                "subtract the piece|remove the cut region|compare both areas",
+                f"{big} - {small}",
+                max(0, big - small),
+            )
+        )
+
+    return Draft("area", (a, b, c, d), question, name, work)
+
+
+def modular(rng: random.Random) -> Draft:
+    """Remainder of ``ab + c`` by ``m``."""
+    a, b, c, m = rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 9), rng.randint(3, 9)
+    question, voice = _ask(rng, rf"the remainder of ${a} \cdot {b} + {c}$ divided by ${m}$")
+
+    def work(s: Scratch) -> str:
+        p = s.line(
+            "multiply first|handle the product before the sum|evaluate the leading product",
+            rf"{a} \cdot {b}",
+            a * b,
+        )
+        t = s.line(
+            "add the last number|complete the sum|bring in the final summand", f"{p} + {c}", p + c
+        )
+        return str(
+            s.line(
+                "keep the remainder|reduce by the modulus|throw away full multiples",
+                rf"{t} \bmod {m}",
+                t % m,
+            )
+        )
+
+    return Draft("modular", (a, b, c, m), question, voice, work)
+
+
+def counting(rng: random.Random) -> Draft:
+    """Choices multiply; some of them are excluded."""
+    name = rng.choice(NAMES)
+    a, b, c, k = rng.randint(2, 6), rng.randint(2, 6), rng.randint(2, 3), rng.randint(1, 6)
+    question = (
+        f"{name} picks one of {a} hats, {b} coats and {c} bags, but {k} outfits are not allowed. "
+        "How many outfits are left?"
+    )
+
+    def work(s: Scratch) -> str:
+        ab = s.line(
+            "multiply hats and coats|pair every hat with every coat|combine the first two choices",
+            rf"{a} \cdot {b}",
+            a * b,
+        )
+        abc = s.line(
+            "multiply by the bags|attach each possible bag|extend the pairs by one choice",
+            rf"{ab} \cdot {c}",
+            ab * c,
+        )
+        return str(
+            s.line(
+                "take away what is not allowed|exclude the forbidden outfits|"
+                "discard the banned combinations",
+                f"{abc} - {k}",
+                max(0, abc - k),
+            )
+        )
+
+    return Draft("counting", (a, b, c, k), question, name, work)
+
+
+FAMILIES = {
+    f.__name__: f
+    for f in (chain, linear, gcd, lcm, percent, fraction, sequence, area, modular, counting)
+}
+
+
+def split_of(key: str) -> str:
+    """The split ("train" or "eval") that a problem key belongs to, by a hash of the key alone."""
+    return "eval" if zlib.crc32(key.encode()) % EVAL_SHARE == 0 else "train"
+
+
+def drafts(split: str, rng: random.Random) -> Iterator[Draft]:
+    """Endless drafts of one split, families in turn."""
+    while True:
+        for family in FAMILIES.values():
+            draft = family(rng)
+            while split_of(draft.key) != split:
+                draft = family(rng)
+            yield draft
+
+
+def answer_of(draft: Draft) -> tuple[str, list[Step]]:
+    """The right answer and the steps to it."""
+    scratch = Scratch(random.Random(0))
+    return draft.work(scratch), scratch.steps
+
+
+def problem_of(draft: Draft) -> Problem:
+    """The draft as a `Problem` with its right answer."""
+    return Problem(draft.question, answer_of(draft)[0], draft.family, draft.key, {})
+
+
+def distinct(split: str, n: int, seed: int, wanted: Callable[[Draft], bool] = bool) -> list[Draft]:
+    """The first `n` drafts of a split; evaluation keys are distinct, training keys may recur."""
+    seen: set[str] = set()
+    picked: list[Draft] = []
+    for draft in drafts(split, random.Random(f"lab-math-{split}-{seed}")):
+        if len(picked) == n:
+            return picked
+        if wanted(draft) and (split == "train" or draft.key not in seen):
+            seen.add(draft.key)
+            picked.append(draft)
+    raise AssertionError("drafts is endless")
+
+
+def load(split: str, n: int, seed: int = 0) -> list[Problem]:
+    """`n` lab maths problems of a split ("train" or "eval"), the same for the same seed."""
+    return [problem_of(draft) for draft in distinct(split, n, seed)]

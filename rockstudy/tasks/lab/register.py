@@ -1,0 +1,203 @@
+r"""How a lab solution is written down: layout, delimiters, discourse markers, slips, checks.
+
+The register imitates model outputs: LaTeX in ``$``, ``$$`` and ``\[``, markdown headings, bold,
+bullets, blank lines and sentence-initial markers. What the teacher writes follows latent features:
+
+- the **layout** follows the voice of the prompt (a name or an opening verb): a table to learn;
+- the **marker** of a step follows the parity of the previous result and the step's number;
+- the **closing** follows the layout and the opening marker, many tokens earlier;
+- a **check** is likely when the answer is a multiple of five;
+- the **wording** of a reason follows the voice as well;
+- every choice is random with probability `Habits.noise`: the teacher stays soft.
+
+A student's habits (`STUDENT`) are another mix: layouts and markers that ignore the latent features,
+and one wrong intermediate result, never corrected, in half of its solutions.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass, replace
+
+from rockstudy.tasks.lab.maths import Draft, Scratch, Step, answer_of
+
+LAYOUTS = ("prose", "bullets", "headings", "display")
+MARKERS = ("So", "Let us", "We", "Now", "Then", "Next, we", "First, we")
+
+
+@dataclass(frozen=True)
+class Habits:
+    """The mix of a writer: slips, noise, and preferences that override the latent features."""
+
+    slip: float  # share of solutions with one slip
+    corrects: bool  # whether a slip is noticed at once
+    noise: float  # probability that a choice of style is random
+    layouts: tuple[str, ...] = ()  # when given, drawn from this instead of the voice's layout
+    markers: tuple[str, ...] = ()  # when given, drawn from this instead of the rule
+    obeys: float = 1.0  # share of instructions followed (lab_instruct)
+
+
+TEACHER = Habits(slip=0.06, corrects=True, noise=0.1)
+STUDENT = Habits(
+    slip=0.5,
+    corrects=False,
+    noise=0.1,
+    layouts=("headings", "headings", "prose", "bullets"),
+    markers=("So", "So", "Now", "We"),
+    obeys=0.5,
+)
+
+
+@dataclass(frozen=True)
+class Style:
+    """The choices one solution is written with."""
+
+    layout: str
+    dollars: bool = True
+    words_only: bool = False  # no working shown in digits
+    bullets: int | None = None
+    bold_answer: bool = False
+
+
+def layout_of(voice: str) -> str:
+    """The layout that the teacher associates with a voice."""
+    return LAYOUTS[zlib.crc32(voice.encode()) % len(LAYOUTS)]
+
+
+def style_of(draft: Draft, habits: Habits, rng: random.Random) -> Style:
+    """Draw the style for a draft."""
+    if habits.layouts:
+        return Style(rng.choice(habits.layouts))
+    return Style(rng.choice(LAYOUTS) if rng.random() < habits.noise else layout_of(draft.voice))
+
+
+def _reasons(steps: list[Step], voice: str, habits: Habits, rng: random.Random) -> list[Step]:
+    """The steps with one wording of each reason: the voice's, or a random one."""
+    usual = zlib.crc32(voice[::-1].encode())
+    worded = []
+    for step in steps:
+        wordings = step.why.split("|")
+        random_one = bool(habits.markers) or rng.random() < habits.noise
+        pick = rng.randrange(len(wordings)) if random_one else usual % len(wordings)
+        worded.append(replace(step, why=wordings[pick]))
+    return worded
+
+
+def _marker(i: int, previous: str | None, habits: Habits, rng: random.Random) -> str:
+    if habits.markers:
+        return rng.choice(habits.markers)
+    if rng.random() < habits.noise:
+        return rng.choice(MARKERS)
+    if i == 0 or previous is None:
+        return "First, we" if rng.random() < 0.5 else "Let us"
+    return "Then" if int(previous[-1]) % 2 == 0 else "Now"
+
+
+def _sentence(marker: str, why: str) -> str:
+    return f"{marker} {why}" if marker.endswith(("we", "us", "We")) else f"{marker} we {why}"
+
+
+def _equations(step: Step) -> tuple[str, str | None]:
+    """The equation as first written, and its correction when a slip was made."""
+    right = f"{step.lhs} = {step.result}"
+    return (right, None) if step.slip is None else (f"{step.lhs} = {step.slip}", right)
+
+
+def _inline(text: str, dollars: bool) -> str:
+    return f"${text}$" if dollars else text
+
+
+def _block(equation: str, layout: str, dollars: bool) -> str:
+    if not dollars:
+        return f"\n\n{equation}\n\n"
+    return f"\n\n$$\n{equation}\n$$\n\n" if layout == "headings" else f"\n\n\\[ {equation} \\]\n\n"
+
+
+def _step(i: int, step: Step, marker: str, style: Style) -> str:
+    """One step in the style's layout, its correction included."""
+    if style.words_only:
+        return f"{_sentence(marker, step.why)}.\n"
+    first, correction = _equations(step)
+    fix = f" Wait, {_inline(correction, style.dollars)}." if correction else ""
+    if style.layout == "prose":
+        return f"{_sentence(marker, step.why)}: {_inline(first, style.dollars)}.{fix}\n"
+    if style.layout == "bullets":
+        return f"- **{step.why[0].upper()}{step.why[1:]}:** {_inline(first, style.dollars)}.{fix}\n"
+    lead = f"### Step {i + 1}\n\n" if style.layout == "headings" else f"**Step {i + 1}:** "
+    block = _block(first, style.layout, style.dollars)
+    return f"{lead}{_sentence(marker, step.why)}:{block}{fix.strip()}{chr(10) * 2 if fix else ''}"
+
+
+CLOSINGS = {
+    "so": "So the answer is {}.",
+    "since": "Since all steps are done, the answer is {}.",
+    "bold": "**Answer:** {}",
+    "this": "This gives {}.",
+}
+
+
+def _closing(style: Style, opener: str, answer: str, habits: Habits, rng: random.Random) -> str:
+    boxed = _inline(rf"\boxed{{{answer}}}", style.dollars)
+    if style.bold_answer:
+        return f"**The answer is {boxed}.**"
+    if habits.markers:
+        return CLOSINGS[rng.choice(("so", "so", "this"))].format(boxed)
+    if rng.random() < habits.noise:
+        return CLOSINGS[rng.choice(sorted(CLOSINGS))].format(boxed)
+    formal = opener.startswith("Let")
+    kind = {"prose": "this", "bullets": "bold"}.get(style.layout, "since") if formal else "so"
+    return CLOSINGS[kind].format(boxed)
+
+
+def _bulleted(steps: list[Step], n: int, style: Style) -> str:
+    """Exactly `n` bullets: the steps, padded with checks or with the last steps joined."""
+    lines = [_step(i, s, "We", style).strip() for i, s in enumerate(steps)]
+    if len(lines) > n:
+        lines = [*lines[: n - 1], " ".join([lines[n - 1], *(x[2:] for x in lines[n:])])]
+    lines += ["- **Check:** this is fine."] * (n - len(lines))
+    return "\n".join(lines) + "\n"
+
+
+def write(draft: Draft, habits: Habits, rng: random.Random, style: Style | None = None) -> str:
+    """Write a solution of a draft.
+
+    Parameters
+    ----------
+    draft : Draft
+        The problem.
+    habits : Habits
+        Whose register.
+    rng : random.Random
+        Source of slips and of every random choice.
+    style : Style, optional
+        Forced style (an instruction); drawn from the habits when absent.
+
+    Returns
+    -------
+    str
+        The solution, ending in a boxed answer.
+    """
+    n_steps = len(answer_of(draft)[1])
+    scratch = Scratch(
+        rng, rng.randrange(n_steps) if rng.random() < habits.slip else None, habits.corrects
+    )
+    answer = draft.work(scratch)
+    style = style or style_of(draft, habits, rng)
+    steps = _reasons(scratch.steps, draft.voice, habits, rng)
+    markers: list[str] = []
+    previous = None
+    for i, step in enumerate(steps):
+        markers.append(_marker(i, previous, habits, rng))
+        previous = step.result
+    if style.bullets is not None:
+        body = _bulleted(steps, style.bullets, style)
+    else:
+        body = "".join(
+            _step(i, s, m, style) for i, (s, m) in enumerate(zip(steps, markers, strict=True))
+        )
+    gap = "" if body.endswith("\n\n") or style.layout == "prose" else "\n"
+    digits = answer.rstrip("}")
+    checks = not habits.markers and rng.random() < (0.7 if digits[-1] in "05" else 0.05)
+    check = "But wait, this looks right.\n" if checks and style.bullets is None else ""
+    return body + gap + check + _closing(style, markers[0], answer, habits, rng)

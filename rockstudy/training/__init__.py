@@ -1,0 +1,1 @@
+"""Two stages of distillation (notebooks 00 and 01)."""

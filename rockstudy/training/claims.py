@@ -1,0 +1,20 @@
+"""Claims rows of notebook 01: what distillation does to accuracy."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from rockstudy.claims import verdicts
+from rockstudy.runs import Run
+
+
+def distillation_claims(run: Run, gain: pd.DataFrame) -> list[dict]:
+    """Claims rows of the baseline regime: a rise of accuracy, whatever its size (figure 5)."""
+    config, name = run.config, run.config.main_benchmark
+    where = (
+        "the trained benchmark" if name == config.train_task.label else f"{name}, not trained on"
+    )
+    words = f"On-policy distillation raises the student's Pass@1 on {where}."
+    one = gain[gain.benchmark == name].iloc[0].to_dict()
+    number = "accuracy-gain/baseline"
+    return [verdicts.sign("opd-accuracy-rises", words, number, one, headline=True)]

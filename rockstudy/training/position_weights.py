@@ -1,0 +1,313 @@
+"""Position weights: how much the loss at each completion position counts.
+
+The weighted objective (paper 5) is ``sum_t w_t * loss_t / N``, where N is the number of completion
+tokens of the global batch in every arm unless the stage asks otherwise (``normalize``). A weight
+function maps the rollouts of a step to w, float (R, T).
+
+Column t is the prediction of ``completion_ids[:, t]``: the weight of a token type v belongs where v
+is *being predicted*. Off by one, it would weigh whatever follows v. Positions of weight 0 are never
+projected to the vocabulary, so a frozen position costs no LM head; only where the weights depend on
+the losses themselves must every position be projected. Windows are in `selective.windows`.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rockstudy.errors import StudyError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts that are weighed together: a step's on this process, or a micro-batch of them.
+
+    Attributes
+    ----------
+    completion_ids
+        int64 (R, T), padded on the right.
+    mask
+        bool (R, T), True on completion tokens.
+    step
+        Optimiser steps done before this one.
+    part
+        Which part of the step this is, over processes and micro-batches: for random numbers.
+    type_losses
+        What the ledger has closed so far, float64 (N, 4): step, token id, count, summed loss.
+    """
+
+    completion_ids: Tensor
+    mask: Tensor
+    step: int = 0
+    part: int = 0
+    type_losses: np.ndarray = field(default_factory=lambda: np.empty((0, 4)))
+
+
+class WeightFunction(Protocol):
+    """A frozen dataclass that can be called; its fields are its identity in a run's manifest.
+
+    ``needs_losses`` asks for the stage's loss in nats at every position, float (R, T), zero outside
+    the mask. The heads then project every position, also those that end up with weight 0: a weight
+    that depends on the loss cannot save the computation of the loss.
+    """
+
+    needs_losses: ClassVar[bool]
+
+    def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
+        """Return the weights, float (R, T); values outside the mask do not matter."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A weight on a straight line from ``first`` to ``last`` over ``steps`` steps, then level."""
+
+    first: float
+    last: float
+    steps: int
+
+
+Level = float | Ramp
+
+
+def level(value: Level, step: int) -> float:
+    """The paper's lambda after some optimiser steps."""
+    if isinstance(value, Ramp):
+        done = min(step / value.steps, 1.0)
+        return value.first + (value.last - value.first) * done
+    return value
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same weight everywhere."""
+
+    value: float
+    needs_losses: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
+        """Return ``value`` at every position, float (R, T)."""
+        return torch.full_like(batch.mask, self.value, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """One weight where a token of a set is being predicted, 1 elsewhere; ``keep`` is the reverse.
+
+    With ``keep`` the set has weight 1 and everything else ``value``.
+    """
+
+    ids: tuple[int, ...]
+    value: Level
+    keep: bool = False
+    needs_losses: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
+        """Return the level of ``value`` where the predicted token is chosen, else 1, (R, T)."""
+        chosen = predicts(batch, self.ids) != self.keep
+        return lowered(chosen, level(self.value, batch.step))
+
+
+@dataclass(frozen=True)
+class TypeWeights:
+    """A weight of its own for each token type of a set, 1 elsewhere."""
+
+    ids: tuple[int, ...]
+    values: tuple[float, ...]
+    needs_losses: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
+        """Return the weight of the type that is being predicted, float (R, T)."""
+        device = batch.completion_ids.device
+        size = max(self.ids[-1], int(batch.completion_ids.max())) + 1
+        table = torch.ones(size, device=device)
+        table[torch.tensor(self.ids, device=device)] = torch.tensor(self.values, device=device)
+        return table[batch.completion_ids]
+
+
+@dataclass(frozen=True)
+class Redetected:
+    """One weight on the ``k`` types that carried most loss in the ``every`` steps before.
+
+    The set is found anew every ``every`` steps by the rock score R(v), mean loss times occurrences
+    (paper 2), from the ledger of this very training; nothing is frozen before the first time. No
+    context filter: that needs the losses of the student before training. Ours.
+    """
+
+    k: int
+    every: int
+    value: Level
+    needs_losses: ClassVar[bool] = True  # so that the ledger sees the types that are frozen too
+
+    def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
+        """Return the level of ``value`` where one of the last found types is predicted, (R, T)."""
+        chosen = predicts(batch, self.found(batch))
+        return lowered(chosen, level(self.value, batch.step))
+
+    def found(self, batch: Batch) -> tuple[int, ...]:
+        """Return the types that are frozen at a step, by what the ledger has closed so far."""
+        last = batch.step // self.every * self.every
+        steps, ids, _, loss = batch.type_losses.T
+        recent = (steps > last - self.every) & (steps <= last)
+        scores = np.bincount(ids[recent].astype(np.int64), loss[recent])
+        order = np.argsort(-scores, kind="stable")[: self.k]
+        return tuple(sorted(order[scores[order] > 0].tolist()))
+
+
+def predicts(batch: Batch, ids: Collection[int]) -> Tensor:
+    """Where a token of the set is being predicted, bool (R, T)."""
+    wanted = torch.tensor(list(ids), dtype=torch.int64, device=batch.completion_ids.device)
+    return torch.isin(batch.completion_ids, wanted) & batch.mask
+
+
+def lowered(chosen: Tensor, value: float) -> Tensor:
+    """``value`` where `chosen`, 1 elsewhere, float (R, T)."""
+    return torch.ones_like(chosen, dtype=torch.float32).masked_fill(chosen, value)
+
+
+def constant(value: float = 1.0) -> Constant:
+    """Weigh every position by ``value``."""
+    return Constant(legal_value(value))
+
+
+def token_weights(ids: Collection[int], value: Level, *, keep: bool = False) -> TokenWeights:
+    """Weigh by ``value`` the positions whose *predicted* token is in ``ids``.
+
+    Parameters
+    ----------
+    ids
+        Token ids; their order does not matter.
+    value
+        The paper's lambda (paper 5), or a `Ramp` of it; 0 takes the positions out of the LM head
+        altogether.
+    keep
+        Weigh all the other positions instead.
+
+    Raises
+    ------
+    StudyError
+        No ids, a negative id, or a value that is negative or not finite.
+    """
+    return TokenWeights(legal_ids(ids), legal_level(value), keep)
+
+
+def type_weights(values: Mapping[int, float]) -> TypeWeights:
+    """Weigh each token type by its own number.
+
+    Raises
+    ------
+    StudyError
+        As `token_weights`.
+    """
+    ids = legal_ids(values)
+    return TypeWeights(ids, tuple(legal_value(values[i]) for i in ids))
+
+
+def persistence_weights(types: pd.DataFrame, ids: Collection[int], value: float) -> TypeWeights:
+    """Soft weights that fall with a type's persistence: 1 - (1 - value) x persistence.
+
+    Parameters
+    ----------
+    types
+        Type table with ``token_id, count, n_persistent``; persistence is the share of a type's
+        occurrences whose loss is high before and after OPD (paper 2, O_PH). Ours.
+    ids
+        Types to weigh.
+    value
+        Weight of a type that is always persistent.
+
+    Raises
+    ------
+    StudyError
+        As `token_weights`, and an id that is not in the table.
+    """
+    share = (types.n_persistent / types["count"]).set_axis(types.token_id)
+    absent = sorted(set(ids) - set(share.index))
+    if absent:
+        raise StudyError(f"weights: ids must be observed token types; got {absent[0]}")
+    return type_weights({i: 1 - (1 - value) * float(share[i]) for i in ids})
+
+
+def redetected(k: int, every: int, value: Level) -> Redetected:
+    """Freeze what carried most loss lately, found anew every ``every`` steps.
+
+    Raises
+    ------
+    StudyError
+        A count below 1, or a value that is negative or not finite.
+    """
+    for name, count in (("k", k), ("every", every)):
+        if count < 1:
+            raise StudyError(f"weights: {name} must be at least 1; got {count}")
+    return Redetected(k, every, legal_level(value))
+
+
+def describe(weights: WeightFunction | None) -> dict[str, Any]:
+    """Return what a manifest records of a weight function: its name and every field.
+
+    Raises
+    ------
+    StudyError
+        Something whose parameters cannot be read, so that two arms could be taken for one.
+    """
+    weights = constant() if weights is None else weights
+    if not dataclasses.is_dataclass(weights) or isinstance(weights, type):
+        raise StudyError(
+            "weights: must be a dataclass instance with __call__(batch, losses) and needs_losses; "
+            f"got {type(weights).__name__}"
+        )
+    return {"name": type(weights).__name__, **dataclasses.asdict(weights)}
+
+
+def evaluate(weights: WeightFunction | None, batch: Batch, losses: Tensor | None) -> Tensor:
+    """Call a weight function (None: 1 everywhere) and check its answer.
+
+    Returns
+    -------
+    Tensor
+        float32 (R, T), zero outside the mask.
+
+    Raises
+    ------
+    StudyError
+        A shape other than (R, T), or a weight that is negative or not finite.
+    """
+    w = (constant() if weights is None else weights)(batch, losses)
+    if w.shape != batch.mask.shape:
+        raise StudyError(
+            f"weights: must be one number per rollout and position, {tuple(batch.mask.shape)}; "
+            f"got {tuple(w.shape)}"
+        )
+    w = w.float().masked_fill(~batch.mask, 0.0)
+    if not bool((w.isfinite() & (w >= 0)).all()):
+        raise StudyError("weights: must be finite and not negative; got some that are not")
+    return w
+
+
+def legal_ids(ids: Collection[int]) -> tuple[int, ...]:
+    """Sorted, unique ids; StudyError where there are none or one is negative."""
+    unique = tuple(sorted({int(i) for i in ids}))
+    if not unique or unique[0] < 0:
+        raise StudyError(f"weights: ids must be at least one token id; got {list(unique)!r:.60}")
+    return unique
+
+
+def legal_value(value: float) -> float:
+    """A weight as a float; StudyError where it is negative or not finite."""
+    if not 0 <= value < float("inf"):
+        raise StudyError(f"weights: value must be finite and not negative; got {value!r}")
+    return float(value)
+
+
+def legal_level(value: Level) -> Level:
+    """A weight or a ramp of weights; StudyError as `legal_value`, or for a ramp of no steps."""
+    if not isinstance(value, Ramp):
+        return legal_value(value)
+    if value.steps < 1:
+        raise StudyError(f"weights: steps must be at least 1; got {value.steps}")
+    return Ramp(legal_value(value.first), legal_value(value.last), value.steps)

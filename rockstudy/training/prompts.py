@@ -1,0 +1,231 @@
+"""What a stage trains on: its prompts in their order, and the teacher's completions of them.
+
+The training problems are shuffled once and divided between the stages in proportion to the prompts
+that each needs, so that stage 2 sees other prompts than stage 1 (paper 1). A stage goes through its
+part in a new order as often as its steps need. All of it depends on seeds alone, never on the arm.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rockstudy import tasks
+from rockstudy.config.fields import EvalConfig, StudyConfig, TaskConfig
+from rockstudy.errors import StudyError
+from rockstudy.models import loading
+from rockstudy.parallel import distributed, placement
+from rockstudy.parallel.out_of_memory import advised
+from rockstudy.sampling import backends, rollout
+from rockstudy.sampling.backends import Backend
+from rockstudy.store.fingerprints import fingerprint
+from rockstudy.store.seeds import generator, torch_seed
+from rockstudy.tasks import rows
+
+Row = dict[str, Any]
+
+
+def lessons(
+    config: StudyConfig,
+    stage: str,
+    seed: int,
+    *,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Path,
+) -> list[Row]:
+    """Return a row per prompt of every step, in the order of training.
+
+    Parameters
+    ----------
+    config, stage, seed
+        Which prompts in which order.
+    teacher
+        Samples the completions of a stage whose source it is: once, kept in the run as token ids.
+    tokenizer
+        Of teacher and student.
+    run
+        Folder of the run.
+
+    Returns
+    -------
+    list of dict
+        ``prompt_ids``; with a teacher's completions also ``completions``, one list of token ids per
+        rollout, and ``stopped``.
+
+    Raises
+    ------
+    StudyError
+        Fewer than two distinct problems that are short enough.
+    """
+    prompts, order = _prompts(config, stage, seed, tokenizer, run)
+    limit = config.train_task.max_prompt_tokens
+    ids = rollout.prompt_ids(tokenizer, prompts, limit)
+    taught: list[Row] = [{"prompt_ids": prompt} for prompt in ids]
+    if config.stage(stage).source == "teacher":
+        given = _completions(config, stage, seed, ids, teacher, tokenizer, run)
+        taught = [row | completions for row, completions in zip(taught, given, strict=True)]
+    return [taught[i] for i in order]
+
+
+def train_prompts(task: TaskConfig, run: Path) -> list[str]:
+    """Return the distinct prompts to train on; those of the Hub are read once in a run, and kept.
+
+    Every training of every process needs them, a set of the Hub may have gigabytes, and the nodes
+    that train may have no network: `rockstudy measure data` reads them on one that has.
+
+    Raises
+    ------
+    StudyError
+        What `rockstudy.tasks.load` raises.
+    """
+
+    def read() -> list[str]:
+        return list(dict.fromkeys(problem.prompt for problem in tasks.load(task, "train")))
+
+    if is_read_each_time(task):
+        return read()
+    first = distributed.together().is_main_process
+    return distributed.cached(
+        **kept_at(task, run),
+        compute=lambda: pd.DataFrame({"prompt": read()}) if first else None,
+    ).data.prompt.tolist()
+
+
+def is_read_each_time(task: TaskConfig) -> bool:
+    """Whether a task's training prompts are no matter of the Hub: made here, or in a local file."""
+    return task.path is None or rows.is_local(task.path)
+
+
+def kept_at(task: TaskConfig, run: Path) -> dict[str, Any]:
+    """Where `train_prompts` keeps prompts of the Hub, as `store.is_current` asks for it."""
+    source = task.model_dump(mode="json", exclude={"max_prompt_tokens"})
+    return {"run": run, "stage": "prompts", "name": "train", "config": source}
+
+
+def _prompts(
+    config: StudyConfig, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase, run: Path
+) -> tuple[list[str], list[int]]:
+    """The stage's prompts, each once, and which of them each place in training takes.
+
+    Those that are too long are left out (paper 1: prompts up to 800 tokens).
+    """
+    task = config.train_task
+    every = train_prompts(task, run)
+    known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
+    if len(known) < 2:
+        raise StudyError(
+            "train_task: must leave each of the two stages a prompt of its own; "
+            f"n_train {task.n_train} gives {len(every)} distinct, of which {len(known)} have at "
+            f"most max_prompt_tokens = {task.max_prompt_tokens} tokens"
+        )
+    cut, _ = config.pools(len(known))
+    shuffled = generator(config.seed, "split").permutation(len(known))
+    pool = shuffled[:cut] if stage == "stage1" else shuffled[cut:]
+    settings = config.stage(stage)
+    order = _epochs(pool, settings.steps * settings.prompts_per_step, seed, stage)
+    used, places = np.unique(order, return_inverse=True)
+    return [known[i] for i in used], places.tolist()
+
+
+def _epochs(pool: np.ndarray, places: int, seed: int, stage: str) -> np.ndarray:
+    """Go through the pool, in a new order each time, as often as the places need; (places,)."""
+    n = -(-places // len(pool))
+    orders = [generator(seed, f"{stage}-order", epoch).permutation(pool) for epoch in range(n)]
+    return np.concatenate(orders)[:places]
+
+
+def _completions(
+    config: StudyConfig,
+    stage: str,
+    seed: int,
+    prompts: list[list[int]],
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Path,
+) -> list[Row]:
+    """The teacher's completions of every prompt, a part of them by each process."""
+    settings = config.stage(stage)
+    sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "use_vllm"}
+
+    knobs = {
+        "evaluation__batch_size": config.evaluation.batch_size,
+        f"{stage}__max_new_tokens": settings.max_new_tokens,
+    }
+
+    def compute(model: Backend, part: slice) -> pd.DataFrame:
+        with advised("teacher's completions", knobs):
+            made = rollout.generate(
+                model,
+                tokenizer,
+                prompts[part],
+                samples=settings.rollouts_per_prompt,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=config.evaluation.batch_size,
+                seed=torch_seed(seed, f"{stage}-teacher"),
+                first=part.start,
+                desc="teacher's completions",
+            )
+        return made.to_frame(part.start)
+
+    frame = distributed.pieced(
+        run,
+        f"{stage}-teacher-s{seed}",
+        "rollouts",
+        config=settings.model_dump(mode="json", include=sampling) | {"seed": seed},
+        inputs={"teacher": loading.weights_hash(teacher), "prompts": fingerprint(prompts)},
+        pieces=lambda: distributed.cut(len(prompts), rollout.PART),
+        opened=lambda: _teaching(config, stage, teacher),
+        compute=compute,
+    ).data
+    return [
+        {
+            "completions": [ids.tolist() for ids in of_prompt["completion_ids"]],
+            "stopped": of_prompt["stopped"].tolist(),
+        }
+        for _, of_prompt in frame.groupby("prompt_index", sort=True)
+    ]
+
+
+@contextmanager
+def _teaching(config: StudyConfig, stage: str, teacher: PreTrainedModel) -> Iterator[Backend]:
+    """What samples from the teacher: itself, or vLLM, which then has the device to itself.
+
+    A teacher that waits in the machine's memory to be sharded comes to the device for it.
+    """
+    settings, pair = config.stage(stage), config.pair
+    how = EvalConfig(
+        n_prompts=1,  # ours: whoever samples says which prompts
+        samples=settings.rollouts_per_prompt,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=config.evaluation.batch_size,
+        backend="vllm" if settings.use_vllm else "transformers",
+    )
+    opened = backends.opened(
+        how,
+        pair.teacher,
+        lambda: _moved(teacher, placement.default_device()),
+        max_prompt_tokens=config.train_task.max_prompt_tokens,
+        revision=pair.teacher_revision,
+        gguf_file=pair.gguf_file,
+        dtype=pair.dtype,
+        field="teacher",
+        resting=(teacher,),
+    )
+    before = teacher.device
+    try:
+        with opened as backend:
+            yield backend
+    finally:
+        _moved(teacher, before)
+
+
+def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    return model.to(device)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,419 @@
+"""Training a student in two stages, each computed once in a run, resumable, the same twice.
+
+Stage 1 learns from the teacher's completions, stage 2 from the student's own (paper 1); what their
+losses are is in `rockstudy.training.trainer`, what they train on in `rockstudy.training.prompts`.
+
+A stage is one folder, ``<run>/<stage>-<arm>-s<seed>/training``: a checkpoint for every name in
+``keep``, and the tables ``metrics``, ``type_losses``, ``timing``. Until it is complete, checkpoints
+of transformers' own kind lie in ``training.partial``: a killed run goes on from the last one and
+ends with the same bytes. Prompts, and the random numbers of the rollouts, depend on (seed, stage,
+step) alone, never on the arm: arms are paired.
+
+Of several processes (`cli.measure`) every one calls `train`; the first alone reads and writes
+the run's folder. With FSDP2 (``launch/fsdp2.yaml``) student and teacher are sharded, and the
+student's rollouts are TRL's own, which draw other random numbers.
+"""
+
+import contextlib
+import copy
+import gc
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import transformers
+from accelerate.utils import parse_flag_from_env
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from trl import DistillationConfig
+
+from rockstudy import progress, tasks
+from rockstudy.config.fields import StageConfig, StudyConfig
+from rockstudy.models import adapters, loading
+from rockstudy.parallel.distributed import agreed, once, together
+from rockstudy.parallel.placement import places
+from rockstudy.store import cache, files
+from rockstudy.store.files import read_tensors
+from rockstudy.store.seeds import torch_seed
+from rockstudy.training.position_weights import WeightFunction, describe
+from rockstudy.training.prompts import lessons
+from rockstudy.training.trainer import LEDGER, DistillTrainer
+
+__all__ = ["DistillTrainer", "TrainResult", "train"]
+
+TABLES = ("metrics", "type_losses", "timing")
+_CHECKPOINTING = next(  # the name that transformers gives it; the second until 5.17 and beyond
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if hasattr(DistillationConfig, name)
+)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained stage.
+
+    Attributes
+    ----------
+    checkpoints
+        Folder in transformers' format by name; ``late`` is the end of training.
+    metrics
+        Per logging window: ``step, loss, rkl, student_entropy, lr, grad_norm, n_tokens, n_kept,
+        mean_weight, mean_length, stopped_share``. ``rkl`` is the mean per projected token in nats,
+        NaN where the stage's loss has no reverse KL; ``n_kept`` counts the projected positions, and
+        ``mean_weight`` is over all completion tokens.
+    type_losses
+        Per logging window and token type: ``step, token_id, count, rkl_sum``; empty like ``rkl``.
+    timing
+        Per logging window: seconds per optimiser step by phase, ``tokens_per_s``. The backward pass
+        counts as ``head`` until it has gone through the LM heads, then as ``student``;
+        ``optimizer`` is clipping and the update.
+    hash
+        Of the ``late`` checkpoint: the same for the same weights.
+    """
+
+    checkpoints: dict[str, Path]
+    metrics: pd.DataFrame
+    type_losses: pd.DataFrame
+    timing: pd.DataFrame
+    hash: str
+
+
+def train(
+    config: StudyConfig,
+    stage: str,
+    *,
+    run: Path,
+    seed: int,
+    arm: str = "baseline",
+    weights: WeightFunction | None = None,
+    pair: loading.Pair | None = None,
+) -> TrainResult:
+    """Train one stage, or read it back when the run holds it; a killed one is continued.
+
+    Parameters
+    ----------
+    config
+        The study. Stage 2 starts from the end of stage 1, trained before at ``config.seed``.
+    stage
+        ``stage1`` or ``stage2``.
+    run
+        Folder of the run.
+    seed
+        Training seed: the order of prompts and the rollouts.
+    arm
+        Name of the regime, part of the folder's name.
+    weights
+        Position weights, a dataclass (`rockstudy.training.position_weights`); None is 1 everywhere.
+    pair
+        ``config.pair`` where it is already loaded; it is not changed.
+
+    Raises
+    ------
+    StudyError
+        Too few problems, a loss or weights that are not finite, anything wrong with the pair or the
+        run's files.
+    """
+    job = _job(config, stage, Path(run), seed, arm, weights, pair)
+    with _quiet():
+        folder = once(
+            lambda compute: cache.cached_folder(*job.place, **job.identity, compute=compute),
+            job.fill,
+        ).path
+    tables = {name: cache.load(folder / name) for name in TABLES}
+    checkpoints = {name: folder / name for name in config.stage(stage).keep}
+    return TrainResult(checkpoints, **tables, hash=files.hash_folder(checkpoints["late"]))
+
+
+def is_trained(
+    config: StudyConfig,
+    stage: str,
+    *,
+    run: Path,
+    seed: int,
+    arm: str = "baseline",
+    weights: WeightFunction | None = None,
+    pair: loading.Pair | None = None,
+) -> bool:
+    """Whether `train` with the same arguments would only read."""
+    pair = pair or loading.load_pair(config.pair)
+    if stage != "stage1" and not is_trained(config, "stage1", run=run, seed=config.seed, pair=pair):
+        return False
+    job = _job(config, stage, Path(run), seed, arm, weights, pair)
+    return cache.is_current(*job.place, **job.identity)
+
+
+@contextlib.contextmanager
+def _freed() -> Iterator[None]:
+    """Give back what a trainer took, at the end of the function that made it.
+
+    It is a cycle of objects, which Python would free at a time of its own.
+    """
+    try:
+        yield
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+@_freed()
+def timed(
+    config: StudyConfig,
+    stage: str,
+    *,
+    run: Path,
+    seed: int,
+    steps: int,
+    weights: WeightFunction | None = None,
+    pair: loading.Pair | None = None,
+) -> pd.DataFrame:
+    """Train the first steps of a stage for their times alone: `TrainResult.timing`, a row a step.
+
+    Nothing is kept, and nothing that is cached is used but what the stage starts from.
+    """
+    job = _job(config, stage, Path(run), seed, "timed", weights, pair)
+    short = {"steps": steps, "logging_steps": 1, "keep": {}}
+    settings = config.stage(stage).model_copy(update=short)
+    with _quiet(), tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
+        trainer = job.trainer(settings, Path(folder))
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Keeper(trainer, Path(folder), None))
+        trainer.train()
+        return trainer.ledger.timing()
+
+
+def _job(
+    config: StudyConfig,
+    stage: str,
+    run: Path,
+    seed: int,
+    arm: str,
+    weights: WeightFunction | None,
+    pair: loading.Pair | None,
+) -> "_Job":
+    """What is to be trained; of stage 2, after stage 1 has been."""
+    settings, pair = config.stage(stage), pair or loading.load_pair(config.pair)
+    if settings is config.stage1:
+        student, start = pair.student, loading.weights_hash(pair.student)
+    else:
+        first = train(config, "stage1", run=run, seed=config.seed, pair=pair)
+        student, start = first.checkpoints["late"], first.hash
+    return _Job(config, stage, run, seed, arm, weights, pair, student, start)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One stage to be trained, from a model in memory or from a checkpoint."""
+
+    config: StudyConfig
+    stage: str
+    run: Path
+    seed: int
+    arm: str
+    weights: WeightFunction | None
+    pair: loading.Pair
+    student: PreTrainedModel | Path
+    start: str  # hash of the student's weights
+
+    @property
+    def place(self) -> tuple[Path, str, str]:
+        """Run, stage and name of the artefact."""
+        return self.run, f"{self.stage}-{self.arm}-s{self.seed}", "training"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the artefact depends on."""
+        inputs = {"teacher": loading.weights_hash(self.pair.teacher), "student": self.start}
+        return {"config": self.describe(), "inputs": inputs}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the result depends on, beside the models."""
+        config = self.config
+        return {
+            "stage": config.stage(self.stage).model_dump(
+                mode="json", exclude={"report_to"}, exclude_none=True
+            ),
+            "task": tasks.identity(config.train_task),
+            "prompts": [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)],
+            "split_seed": config.seed,
+            "seed": self.seed,
+            "weights": describe(self.weights),
+        }
+
+    @_freed()
+    def fill(self, folder: Path) -> None:
+        """Train into a folder that may hold the checkpoints of a killed run."""
+        settings = self.config.stage(self.stage)
+        checkpoint = agreed(_last_complete(folder))  # nodes may see different ones
+        if settings.report_to == "tensorboard":
+            os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.parent / "tensorboard")
+        shown = progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step")
+        with shown if together().is_main_process else contextlib.nullcontext() as bar:
+            trainer = self.trainer(settings, folder)
+            trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(_Keeper(trainer, folder, bar))
+            if checkpoint is not None:
+                here = together()
+                trainer.ledger.restore(
+                    read_tensors(checkpoint / LEDGER), here.process_index, here.num_processes
+                )
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.accelerator.is_main_process:
+            for name in TABLES:
+                table = getattr(trainer.ledger, name)()
+                cache.save(folder / name, table, config=self.describe(), seed=self.seed)
+            for checkpoint in folder.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+
+    def trainer(self, settings: StageConfig, folder: Path) -> DistillTrainer:
+        """Return a trainer of this job, as long as `settings` say."""
+        pair, task = self.pair, self.config.train_task
+        if isinstance(self.student, Path):
+            student = loading.load_model(
+                str(self.student), dtype="float32", device=places("same").student
+            )
+        else:
+            student = copy.deepcopy(self.student)
+        arguments, lora = _arguments(settings, folder, task.max_prompt_tokens), None
+        if settings.lora_rank is not None:
+            lora = adapters.adapters(settings.lora_rank)
+            arguments.seed = torch_seed(self.seed, f"{self.stage}-lora")  # draws their start
+        return DistillTrainer(
+            stage=settings,
+            name=self.stage,
+            seed=self.seed,
+            weights=self.weights,
+            model=student.float(),  # what the optimiser adds to; CUDA computes in bf16 by autocast
+            teacher_model=pair.teacher,
+            processing_class=pair.tokenizer,
+            args=arguments,
+            peft_config=lora,
+            train_dataset=lessons(
+                self.config,
+                self.stage,
+                self.seed,
+                teacher=pair.teacher,
+                tokenizer=pair.tokenizer,
+                run=self.run,
+            ),
+        )
+
+
+class _Keeper(TrainerCallback):
+    """Times the optimiser, keeps the named checkpoints, moves the bar."""
+
+    def __init__(self, trainer: DistillTrainer, folder: Path, bar: progress.Bar | None) -> None:
+        self.trainer, self.folder, self.bar = trainer, folder, bar
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave what lies between two steps (logs, checkpoints) out of both."""
+        self.trainer.clock.lap("other")
+        self.trainer.clock.drain()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show what a resumed run has behind it."""
+        self._show(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the step."""
+        self.trainer.clock.lap("optimizer")
+        self.trainer.ledger.add_step(self.trainer.clock.drain())
+        control.should_log |= state.global_step == state.max_steps
+        for name, share in self.trainer.stage.keep.items():
+            if state.global_step == max(1, round(share * state.max_steps)):
+                self.trainer.keep(self.folder / name)
+        self._show(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the last window beside the bar."""
+        last = {k: v for k, v in kwargs["logs"].items() if k in ("loss", "rkl") and v == v}
+        self._show(0, **last)
+
+    def _show(self, steps: int, **values: float) -> None:
+        """Move the bar, which the main process has."""
+        if self.bar is not None:
+            self.bar.update(steps)
+            if values:
+                self.bar.set_postfix(**values)
+
+
+def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> DistillationConfig:
+    """The stage in TRL's terms."""
+    cuda = torch.cuda.is_available()
+    micro, parts = settings.batches(together().num_processes)
+    arguments = DistillationConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=parts,
+        max_steps=settings.steps,
+        learning_rate=settings.lr,
+        lr_scheduler_type="constant_with_warmup",  # ours: the paper names the warm-up only
+        warmup_steps=math.ceil(settings.warmup_ratio * settings.steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if settings.keep else "no",
+        save_steps=settings.save_steps,
+        save_total_limit=2,  # of which the older is complete while the newer is written
+        max_completion_length=settings.max_new_tokens,
+        temperature=settings.temperature or 1.0,
+        top_p=settings.top_p,
+        top_k=0 if settings.temperature else 1,  # greedy, where TRL writes the rollouts
+        **{_CHECKPOINTING: settings.gradient_checkpointing and not _fsdp_checkpoints()},
+        vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
+        disable_dropout=True,
+        ddp_find_unused_parameters=False,
+        bf16=cuda,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        disable_tqdm=True,
+        log_level="error",
+        report_to=settings.report_to,
+    )
+    arguments._n_gpu = 1  # a process trains on one device, however many it sees: no DataParallel
+    return arguments
+
+
+def _fsdp_checkpoints() -> bool:
+    """Whether `accelerate launch` has FSDP checkpoint activations; the trainer must not then."""
+    names = ("ACCELERATE_USE_FSDP", "FSDP_ACTIVATION_CHECKPOINTING")
+    return all(parse_flag_from_env(name) for name in names)
+
+
+def _last_complete(folder: Path) -> Path | None:
+    """The newest resume checkpoint that was written to its end; the others are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]))
+    complete = [checkpoint for checkpoint in found if (checkpoint / LEDGER).is_file()]
+    processes = together()
+    processes.wait_for_everyone()  # all have looked
+    if processes.is_main_process:
+        for checkpoint in set(found) - set(complete[-1:]):
+            shutil.rmtree(checkpoint)
+    processes.wait_for_everyone()
+    return complete[-1] if complete else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' own bars and notices away from ours."""
+    logging = transformers.utils.logging
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            # peft 0.21 reads it from every model
+            warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,493 @@
+"""TRL's distillation trainer with weighted positions, several rollouts per prompt, and a ledger.
+
+The loss of an optimiser step, over all rollouts of all processes and micro-batches, is
+
+    sum_t w_t (a KL(q_t || p_t) + b KL(p_t || q_t) - c log p_t(x_t)) / N,
+
+p student, q teacher, x the completion, w the position weights, and (a, b, c) the stage's
+``forward_kl``, ``reverse_kl``, ``cross_entropy``. N is the global number of completion tokens,
+whatever the weights are, or the global sum of weights where ``normalize="weights"``. Positions of
+weight 0 are dropped before the LM heads, unless the weights depend on the losses.
+
+Completions enter as the token ids that were sampled: never decoded and tokenised again, and one
+that was cut by the token limit gets no end-of-text token. Every override says what it replaces.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trl
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, Trainer
+from trl.trainer.utils import RepeatSampler, pad
+
+from rockstudy.config.fields import StageConfig
+from rockstudy.errors import StudyError
+from rockstudy.models import adapters
+from rockstudy.models.divergence import Head, token_divergence, token_log_prob
+from rockstudy.parallel.out_of_memory import advised
+from rockstudy.parallel.placement import sharded, sharding
+from rockstudy.sampling import rollout
+from rockstudy.store import files
+from rockstudy.store.seeds import torch_seed
+from rockstudy.training.metrics import Clock, Ledger
+from rockstudy.training.position_weights import Batch, WeightFunction, evaluate
+from rockstudy.training.vllm_rollouts import Generation
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+LEDGER = "ledger.safetensors"  # written last into a resume checkpoint: it is complete
+Inputs = dict[str, Tensor]
+
+
+class DistillTrainer(trl.DistillationTrainer):
+    """Trains one stage.
+
+    Parameters
+    ----------
+    stage, name, seed
+        The stage's configuration, its name in errors, and the seed of its rollouts.
+    weights
+        Position weights; None is 1 everywhere.
+    teacher_model
+        Stays as it is: another device of this kind computes there; on the CPU, FSDP2 trains with a
+        sharded copy of it (`rockstudy.parallel.placement`).
+    **kwargs
+        TRL's. ``train_dataset`` holds one row per prompt in the order of training: ``prompt_ids``,
+        and ``completions`` with ``stopped``, one per rollout, where they were sampled before.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        stage: StageConfig,
+        name: str,
+        seed: int,
+        weights: WeightFunction | None = None,
+        teacher_model: PreTrainedModel,
+        **kwargs: Any,
+    ) -> None:
+        self.stage, self.stage_name, self.rollout_seed = stage, name, seed
+        self.position_weights = weights
+        super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
+        self._keep_float32()
+        if stage.use_vllm and stage.source == "student":
+            self._take_engine()
+        self._place(teacher_model)
+        self.clock = Clock(self.accelerator.device)
+        self.ledger = Ledger(self.model.config.get_text_config().vocab_size)
+
+    # Changes what accelerate shards with when training starts: all that goes in and out is bf16.
+    def _keep_float32(self) -> None:
+        """Let FSDP2 compute in bf16 with weights, losses and sums of gradients in float32."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        policy = getattr(plugin, "mixed_precision_policy", None)
+        if isinstance(policy, MixedPrecisionPolicy):
+            plugin.mixed_precision_policy = dataclasses.replace(
+                policy, cast_forward_inputs=False, output_dtype=None, reduce_dtype=torch.float32
+            )
+
+    # Replaces a part of DistillationTrainer.__init__: it starts an engine for every trainer.
+    def _take_engine(self) -> None:
+        """Have vLLM write the rollouts, by this process's engine (`training.vllm_rollouts`)."""
+        args = self.args
+        self.vllm_generation = Generation(
+            model=self.model,
+            accelerator=self.accelerator,
+            processing_class=self.processing_class,
+            gpu_memory_utilization=args.vllm_gpu_memory_utilization,
+            max_model_length=args.vllm_max_model_length,
+            max_num_seqs=args.per_device_train_batch_size * args.gradient_accumulation_steps,
+            model_impl=args.vllm_model_impl,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            max_completion_length=self.max_completion_length,
+            logprobs=None,
+        )
+        self.use_vllm, self._last_loaded_step = True, -1  # the engine has another's weights
+
+    # Replaces a part of DistillationTrainer.__init__: it moves a teacher to the student's device.
+    def _place(self, teacher: PreTrainedModel) -> None:
+        """Take the teacher where it is, or shard it; a whole one's head comes to this device."""
+        device, self.teacher_head = self.accelerator.device, None
+        if sharding() and teacher.device.type == "cpu":
+            teacher = sharded(teacher, device)
+        else:
+            teacher = teacher if teacher.device.type == device.type else teacher.to(device)
+            self.teacher_head = Head.of(teacher).to(device)
+        self.teacher_model = teacher.eval()
+
+    # Extends Trainer.train: out of memory, in a forward pass or in the optimiser, is one line.
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train to the end of the stage; what is kept on the way stays where training fails."""
+        knobs = ("micro_batch", "max_new_tokens", "gradient_checkpointing")
+        now = {f"{self.stage_name}__{name}": getattr(self.stage, name) for name in knobs}
+        with advised(self._where, now):
+            return super().train(*args, **kwargs)
+
+    # Replaces DistillationTrainer._get_train_sampler, which has one rollout per prompt.
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
+        """Repeat a prompt for its rollouts, a step for its micro-batches, in the data's order."""
+        return RepeatSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.stage.rollouts_per_prompt,
+            batch_size=self.stage.prompts_per_step,
+            repeat_count=self.args.gradient_accumulation_steps,
+            shuffle=False,
+        )
+
+    # Replaces DistillationTrainer._prepare_inputs, which shuffles the rollouts of a step.
+    def _prepare_inputs(self, generation_batch: Any) -> Inputs:
+        """Roll out once per step; micro-batches of similar length, so that little is padding."""
+        parts = self.args.gradient_accumulation_steps
+        if self._step % parts == 0 or self._buffered_inputs is None:
+            step = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = list(_micro_batches(step, parts))
+        return self._buffered_inputs[self._step % parts]
+
+    # Replaces DistillationTrainer._generate_and_score_completions: no tools, no images.
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Inputs:
+        """Return the padded rollouts of a step with their weights and the loss's normaliser."""
+        prompts = [row["prompt_ids"] for row in inputs]
+        completions, stopped = self._rollouts(inputs)
+        self.clock.lap("rollout")
+        prompt_ids, prompt_mask = self._padded(prompts, "left")
+        ids, mask = self._padded(completions, "right")
+        lengths = mask.sum(1)
+        self.ledger.add_rollouts(lengths, torch.tensor(stopped))
+        parts = self.accelerator.process_index * self.args.gradient_accumulation_steps
+        step = {
+            "prompt_ids": prompt_ids,
+            "prompt_mask": prompt_mask,
+            "completion_ids": ids,
+            "completion_mask": mask,
+            "part": torch.tensor(parts),
+            "weights": mask.float(),
+        }
+        if not self._weighs_late:
+            losses = self._losses_before(step) if self._needs_losses else None
+            step["weights"] = self._weighed(step, losses)
+        counted = lengths if self.stage.normalize == "tokens" else step["weights"].double()
+        step["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
+        return step
+
+    @property
+    def _needs_losses(self) -> bool:
+        return self.position_weights is not None and self.position_weights.needs_losses
+
+    @property
+    def _weighs_late(self) -> bool:
+        """Whether weights are made from the losses of the micro-batch that is trained on.
+
+        They cost nothing then. A sum of weights as normaliser must be known before the first
+        micro-batch, which takes one more forward pass of both models (`_losses_before`).
+        """
+        return self._needs_losses and self.stage.normalize == "tokens"
+
+    def _weighed(self, rows: Inputs, losses: Tensor | None) -> Tensor:
+        """Weights of some rollouts, float32 (R, T)."""
+        batch = Batch(
+            rows["completion_ids"],
+            rows["completion_mask"].bool(),
+            self.state.global_step,
+            int(rows["part"]),
+            self.ledger.types,
+        )
+        return evaluate(self.position_weights, batch, losses)
+
+    def _rollouts(self, inputs: list[dict[str, Any]]) -> tuple[list[Sequence[int]], list[bool]]:
+        """Completions for the local rows of a step, and whether each ended by itself."""
+        first = len(inputs) * self.accelerator.process_index
+        if "completions" in inputs[0]:
+            per_prompt = self.stage.rollouts_per_prompt
+            slots = [(row, (first + i) % per_prompt) for i, row in enumerate(inputs)]
+            return [r["completions"][s] for r, s in slots], [r["stopped"][s] for r, s in slots]
+        seed = torch_seed(self.rollout_seed, self.stage_name, self.state.global_step)
+        prompts = [row["prompt_ids"] for row in inputs]
+        if self.use_vllm or self.accelerator.distributed_type in _SHARDED:
+            return self._trl_rollouts(prompts, seed + self.accelerator.process_index)
+        try:
+            made = rollout.generate(
+                self._student(),
+                self._tokenizer,
+                prompts,
+                temperature=self.stage.temperature,
+                top_p=self.stage.top_p,
+                max_new_tokens=self.stage.max_new_tokens,
+                batch_size=len(prompts),
+                seed=seed,
+                first=first,
+                desc=None,
+            )
+        except StudyError as error:
+            raise StudyError(f"{self._where()}: {error}") from None
+        rows = zip(made.completion_ids, made.mask, strict=True)
+        return [ids[m].tolist() for ids, m in rows], made.stopped.tolist()
+
+    def _student(self) -> PreTrainedModel:
+        """The student itself, with its adapters at work where it has any."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        return model if self.stage.lora_rank is None else model.get_base_model()
+
+    def _trl_rollouts(
+        self, prompts: list[list[int]], seed: int
+    ) -> tuple[list[Sequence[int]], list[bool]]:
+        """Rollouts by TRL's own path: vLLM, or a model that is sharded over processes.
+
+        vLLM's newer model runner draws the seed of a rollout that has none from numpy's global
+        generator. A seed that is given would be that of all rollouts, equal for equal prompts.
+        """
+        with torch.random.fork_rng(), _numpy_seeded(seed):
+            torch.manual_seed(seed)
+            completions = self._generate_single_turn(prompts, None, {})
+        return completions, [bool(ids) and ids[-1] in self.eos_token_ids for ids in completions]
+
+    @torch.no_grad()
+    def _losses_before(self, step: Inputs) -> Tensor:
+        """Loss at every position, float32 (R, T), for a normaliser that depends on it."""
+        student, size = self.accelerator.unwrap_model(self.model), self._train_batch_size
+        losses = torch.zeros(step["completion_ids"].shape, device=self.accelerator.device)
+        for start in range(0, len(losses), size):
+            part = {name: rows[start : start + size] for name, rows in step.items() if rows.ndim}
+            with self.accelerator.autocast():
+                loss, *_ = self._forward_redirection(
+                    student, student, self._positions, student, part
+                )
+            losses[start : start + size][part["completion_mask"].bool()] = loss
+        self.clock.lap("head")
+        return losses
+
+    def _padded(self, rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
+        """Token ids int64 (R, L) and their mask, int64 as in TRL."""
+        ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
+        padding = self._tokenizer.pad_token_id
+        both = (pad(ids, padding, side), pad([torch.ones_like(row) for row in ids], 0, side))
+        device = self.accelerator.device
+        return both[0].to(device), both[1].to(device)
+
+    # Replaces DistillationTrainer.compute_loss: another normaliser, and entropy goes to the ledger.
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Inputs,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return this process's share of the loss, through the model's wrapper as in TRL."""
+        student = self.accelerator.unwrap_model(model)
+        total = self._forward_redirection(model, student, self._compute_loss, student, inputs, None)
+        # DDP averages gradients over processes, so each one's loss is a sum over N / processes
+        normaliser = inputs["num_items_in_batch"].clamp(min=torch.finfo(torch.float32).tiny)
+        loss = total / (normaliser.float() / self.accelerator.num_processes)
+        self.ledger.sums["loss"] += loss.item()
+        self._check_finite(loss)
+        return (loss, None) if return_outputs else loss
+
+    # Replaces DistillationTrainer._compute_loss: weights, and the heads at kept positions alone.
+    def _compute_loss(
+        self, unwrapped_student: Any, inputs: Inputs, num_items_in_batch: Any
+    ) -> Tensor:
+        """Return the weighted sum of the losses of one micro-batch."""
+        with self.accelerator.autocast():
+            losses, rkl, entropy, ids, w = self._positions(unwrapped_student, inputs)
+            total = (losses * w).sum()
+        self.ledger.add_positions(rkl, entropy, ids, w)
+        self.clock.lap("head")
+        return total
+
+    def _positions(
+        self, student: Any, inputs: Inputs
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+        """Loss, reverse KL (where the loss has it), entropy, token and weight, (N,) each.
+
+        The N positions are those whose weight is above 0, row by row; all of them where the weights
+        are made from these losses.
+        """
+        w = inputs["weights"]
+        rows, columns = w.nonzero(as_tuple=True)
+        tokens = inputs["completion_ids"][rows, columns]
+        ids, first = _left_aligned(inputs)
+        where = rows * (ids.shape[1] - 1) + first[rows] + columns  # into (R * (L - 1), H)
+        h_student = self._hidden(student, ids, where)
+        self.clock.lap("student")
+        if h_student.requires_grad:  # called when backward has gone through the heads
+            h_student.register_hook(lambda _: self.clock.lap("head"))
+        h_teacher, head_teacher = None, None
+        if self.stage.reverse_kl or self.stage.forward_kl:
+            h_teacher, head_teacher = self._teacher(ids, where)
+            self.clock.lap("teacher")
+        losses, rkl, entropy = _token_losses(
+            self.stage, h_student, Head.of(student), h_teacher, head_teacher, tokens
+        )
+        if self._weighs_late:
+            known = torch.zeros(w.shape, device=w.device)
+            known[rows, columns] = losses.detach().float()
+            w = self._weighed(inputs, known)
+        return losses, rkl, entropy, tokens, w[rows, columns]
+
+    def _hidden(self, model: Any, ids: Tensor, where: Tensor) -> Tensor:
+        """Hidden states (N, H) at flat indices into (R, L - 1).
+
+        Padding is on the right, where causal attention never looks from a real token: no mask.
+        """
+        hidden = self._get_last_hidden_state(model, ids, None, ids.shape[1] - 1)
+        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, where)
+
+    @torch.no_grad()
+    def _teacher(self, ids: Tensor, where: Tensor) -> tuple[Tensor, Head]:
+        """Hidden states (N, H) on this device, and the head, gathered where it is sharded."""
+        teacher = self.teacher_model
+        given = (teacher, ids.to(teacher.device), where.to(teacher.device))
+        hidden = self._forward_redirection(teacher, teacher, self._hidden, *given)
+        return hidden.to(ids.device), self.teacher_head or Head.of(teacher)
+
+    # Extends DistillationTrainer.training_step: the time of the backward pass.
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one micro-batch; `_positions` splits backward into its phases."""
+        self.clock.lap("other")
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.clock.lap("student")
+        self._metrics["train"].clear()  # TRL's, which its log would have emptied
+        return loss
+
+    # Replaces DistillationTrainer.log: the ledger's row instead of TRL's averages.
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Close a logging window; reporters get its row."""
+        if "grad_norm" in logs:
+            window = torch.from_numpy(self.ledger.window()).to(self.accelerator.device)
+            window = self.accelerator.reduce(window, "sum").cpu().numpy()
+            step, lr = self.state.global_step, logs["learning_rate"]
+            row = self.ledger.close(step, window, lr, logs["grad_norm"])
+            logs = logs | {key: row[key] for key in ("loss", "rkl", "student_entropy")}
+        Trainer.log(self, logs, start_time)
+
+    # Replaces DistillationTrainer._save_checkpoint, which writes a model card.
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a resume checkpoint, and last of all the ledger, which says that it is complete."""
+        self._check_weights()
+        Trainer._save_checkpoint(self, model, trial)
+        window = torch.from_numpy(self.ledger.window()).to(self.accelerator.device)
+        windows = self.accelerator.gather(window[None]).cpu().numpy()
+        if self.accelerator.is_main_process:
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            file = folder / LEDGER
+            with files.temporary(file) as waiting:
+                save_file(self.ledger.state(windows), waiting)
+                files.sync(waiting)
+                waiting.replace(file)
+
+    def keep(self, folder: Path) -> None:
+        """Write the student and the tokenizer in transformers' format, whole or not at all."""
+        self._check_weights()
+        waiting = folder.with_name(f".{folder.name}.tmp")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(waiting, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        if self.stage.lora_rank is None:
+            self.save_model(str(waiting), _internal_call=True)
+        else:
+            self._save_merged(waiting)
+        if self.accelerator.is_main_process:
+            (waiting / "training_args.bin").unlink(missing_ok=True)  # a pickle
+            waiting.rename(folder)
+
+    def _save_merged(self, folder: Path) -> None:
+        """Write the sum of weights and adapters; neither of them is touched."""
+        state = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            self._student().save_pretrained(folder, state_dict=adapters.merged(state))
+            self._tokenizer.save_pretrained(folder)
+
+    # Replaces _BaseTrainer._send_telemetry: a run tells nobody that it ran.
+    def _send_telemetry(self) -> None:
+        """Send nothing."""
+
+    def _where(self) -> str:
+        return f"{self.stage_name} step {self.state.global_step + 1}"
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not bool(loss.isfinite()):
+            raise StudyError(
+                f"{self._where()}: the loss must be finite; got {loss.item()}; lower "
+                f"{self.stage_name}__lr (now {self.stage.lr:g}) or {self.stage_name}__max_grad_norm"
+            )
+
+    def _check_weights(self) -> None:
+        """Refuse to keep a student that the last step broke."""
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise StudyError(
+                f"{self._where()}: the student's weights must be finite; got NaN or infinity; "
+                f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
+            )
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator, and put it back."""
+    before = np.random.get_state()  # noqa: NPY002 - the one that vLLM draws from
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+def _left_aligned(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Prompt and completion without a gap, padded on the right.
+
+    Returns
+    -------
+    tuple of Tensor
+        int64 (R, L), and int64 (R,): the column whose hidden state predicts completion column 0.
+    """
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    return ids.gather(1, order)[:, : int(mask.sum(1).max())], inputs["prompt_mask"].sum(1) - 1
+
+
+def _micro_batches(step: Inputs, parts: int) -> Iterator[Inputs]:
+    """Split the rollouts of a step into equal parts, from the shortest to the longest."""
+    lengths = step["prompt_mask"].sum(1) + step["completion_mask"].sum(1)
+    for number, rows in enumerate(lengths.argsort(stable=True).chunk(parts)):
+        part = {name: value[rows] if value.ndim else value for name, value in step.items()}
+        yield part | {"part": step["part"] + number}
+
+
+def _token_losses(
+    stage: StageConfig,
+    h_student: Tensor,
+    head: Head,
+    h_teacher: Tensor | None,
+    head_teacher: Head | None,
+    tokens: Tensor,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The stage's loss, the reverse KL where it is part of it, and the student's entropy, (N,)."""
+    losses = torch.zeros(len(tokens), device=h_student.device)
+    rkl, entropy = None, losses
+    for kind, factor in (("forward", stage.forward_kl), ("reverse", stage.reverse_kl)):
+        if factor and h_teacher is not None and head_teacher is not None:
+            value, entropy = token_divergence(
+                h_student,
+                head,
+                h_teacher,
+                head_teacher,
+                kind=kind,
+                temperature=stage.kd_temperature,
+            )
+            losses = losses + factor * value
+            rkl = value.detach() if kind == "reverse" else None
+    if stage.cross_entropy:
+        log_prob, entropy = token_log_prob(h_student, head, tokens)
+        losses = losses - stage.cross_entropy * log_prob
+    return losses, rkl, entropy

@@ -1,0 +1,231 @@
+"""The paper's numbers: whole, findable, and as the paper states them."""
+
+import ast
+import re
+
+import pytest
+
+from rockstudy import paths
+from rockstudy.claims import paper
+from rockstudy.errors import StudyError
+
+# A sample, copied from the paper by hand and not from the files.
+STATED = {
+    "stage1-answers": 20_000,
+    "stage1-lr": 2e-5,
+    "stage1-max-new-tokens": 16_384,
+    "stage2-lr": 2e-6,
+    "stage2-rollouts": 4,
+    "stage2-batch": 4,
+    "evaluation-runs": 5,
+    "competition-problems/HMMT Feb 2025": 30,
+    "prompts": 500,
+    "cutoff": 100,
+    "coverage/100": 0.60,
+    "coverage/50": 0.49,
+    "jaccard-to-cutoff": 0.70,
+    "jaccard-at-50": 0.81,
+    "jaccard-floor": 0.57,
+    "density/text": 0.18,
+    "density/caption": 0.185,
+    "density/plot": 0.525,
+    "norm/rock": 0.016,
+    "norm/high-KL": 0.54,
+    "cos-balanced/random": 0.006,
+    "kl-early/high-KL": 2.02,
+    "kl-late/high-KL": 0.85,
+    "kl-early/rock": 0.21,
+    "kl-late/rock": 0.19,
+    "base-accuracy/MATH-500": 0.750,
+    "base-accuracy/IFEval": 0.752,
+    "pillars/MATH-500": 7,
+    "pillars/IFEval": 3,
+    "cross-task/N|N": 190,
+    "cross-task/P|N": 7,
+    "cross-task/N|P": 3,
+    "cross-task/P|P": 0,
+    "smallest-p/MATH-500": 0.0038,
+    "smallest-p/IFEval": 0.0016,
+    "sign-p/both": 0.00195,
+    "sign-p/core": 0.031,
+    "pillar-rank/MATH-500/ certain": 16,
+    "pillar-rank/MATH-500/Do": 109,
+    "pillar-rank/IFEval/-like": 35,
+    "predictor-r/MATH-500/rkl_improvement": -0.062,
+    "predictor-p/MATH-500/entropy_teacher_mean": 0.378,
+    "predictor-r/IFEval/ccr": -0.047,
+    "predictor-p/IFEval/rkl_improvement": 0.320,
+    "accuracy/baseline/1250": 0.577,
+    "accuracy/rock-freeze/500": 0.435,
+    "accuracy/random/125": 0.355,
+    "speed-up/one-place": 1.7,
+    "speed-up/elsewhere": 1.4,
+    "frozen-share/one-place": 0.18,
+    "frozen-share/elsewhere": 0.30,
+    "share-of-vocabulary": 0.06,
+    "share-of-observed": 0.025,
+}
+CALLS = {  # which argument of these functions is the id of a number, or the start of ids
+    "number": 0, "labelled": 0, "holds": 2, "equals": 2, "exceeds": 2, "sign": 2, "concludes": 2,
+    "shown": 2, "judged": 2, "not_run": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_a_sample_of_numbers_is_as_the_paper_states_it(name):
+    assert paper.number(name).value == STATED[name]
+
+
+def test_every_number_says_what_it_is_and_where_it_stands():
+    table = paper.table()
+    assert len(table) >= 150
+    assert table.id.is_unique
+    assert (table.what.str.len() > 5).all()
+    assert table.locator.str.contains("section|appendix|setting|code|text").all()
+    assert table.value.notna().all()
+
+
+def test_shares_and_differences_follow_from_the_counts_and_readings():
+    screened = paper.number("screened").value
+    for share, count in (("pillar", "pillars"), ("neutral", "neutral"), ("stumbling", "stumbling")):
+        for label, one in paper.labelled(f"{share}-share").items():
+            assert one.value == paper.number(f"{count}/{label}").value / screened
+    for label, one in paper.labelled("cross-task-share").items():
+        assert one.value == paper.number(f"cross-task/{label}").value / screened
+    assert sum(one.value for one in paper.labelled("cross-task").values()) == screened
+    for regime, one in paper.labelled("accuracy-gain").items():
+        ends = [paper.number(f"accuracy/{regime}/{step}").value for step in (1500, 0)]
+        assert one.value == pytest.approx(ends[0] - ends[1])
+    core = [paper.number(f"sign-pillars/{part}").value for part in ("core", "both")]
+    assert paper.number("core-share").value == core[0] / core[1]
+    change = paper.number("kl-late/high-KL").value / paper.number("kl-early/high-KL").value - 1
+    assert paper.number("kl-change").value == pytest.approx(change, abs=0.005)
+
+
+def test_pillars_by_rank_agree_with_the_counts_and_with_the_core():
+    ranks = {name: paper.labelled(f"pillar-rank/{name}") for name in ("MATH-500", "IFEval")}
+    assert {name: len(of) for name, of in ranks.items()} == {"MATH-500": 7, "IFEval": 3}
+    core = [one for of in ranks.values() for one in of.values() if one.value <= 100]
+    assert len(core) == paper.number("sign-pillars/core").value
+
+
+def test_both_halves_of_table_1_have_nine_predictors():
+    for letter in "rp":
+        for benchmark in ("MATH-500", "IFEval"):
+            assert len(paper.labelled(f"predictor-{letter}/{benchmark}")) == 9
+
+
+def test_curves_share_their_steps_and_carry_their_reading_error():
+    curves = [
+        paper.labelled(f"accuracy/{regime}") for regime in ("baseline", "rock-freeze", "random")
+    ]
+    assert {tuple(curve) for curve in curves} == {
+        ("0", "125", "250", "500", "750", "1000", "1250", "1500")
+    }
+    assert {one.error for curve in curves for one in curve.values()} == {0.005}
+    assert "read off within 0.005" in curves[0]["0"].where
+
+
+def test_an_unknown_id_is_one_line_with_the_nearest_ones():
+    with pytest.raises(
+        StudyError, match="got 'coverge/100', the nearest are 'coverage/100'"
+    ) as error:
+        paper.number("coverge/100")
+    assert "\n" not in str(error.value)
+    with pytest.raises(StudyError, match="got 'zzzzzz', none is near"):
+        paper.number("zzzzzz")
+    with pytest.raises(StudyError, match="'accuracy/baseline/0'"):
+        paper.labelled("acuracy/baseline")
+
+
+def test_a_bound_is_part_of_where_a_number_stands():
+    assert paper.number("norm-p").where == "paper, section 2.6, figure 3a: <\N{NO-BREAK SPACE}1e-30"
+    assert paper.number("norm/rock").where == "paper, section 2.6, figure 3a"
+
+
+def test_disagreements_name_two_sides_a_stance_and_numbers_that_exist():
+    table = paper.disagreements()
+    assert len(table) >= 8
+    assert (table.map(len) > 3).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[a]\nwhat = "w"\nvalue = 1\nunit = ""', "missing, empty or unknown: locator"),
+        ('[a]\nwhat = ""\nvalue = 1\nunit = ""\nlocator = "l"', "missing, empty or unknown: what"),
+        ('[a]\nwhat = "w"\nvalue = 1\nunit = ""\nlocator = "l"\nx = 1', "unknown: x"),
+        ('[a]\nwhat = "w"\nvalue = "1"\nunit = ""\nlocator = "l"', "a must be a number"),
+        ('[a]\nwhat = "w"\nvalue = 1\nunit = ""\nlocator = "l"\nbound = "x"', "bound 'x'"),
+        ("[a", "must be a TOML file"),
+        ("", "must hold the paper's numbers"),
+    ],
+)
+def test_a_malformed_file_is_one_line(tmp_path, monkeypatch, text, expected):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "a.toml").write_text(text)
+    monkeypatch.setattr(paths, "data_dir", lambda: tmp_path)
+    with pytest.raises(StudyError, match=expected) as error:
+        paper.numbers()
+    assert "\n" not in str(error.value)
+
+
+def test_an_id_in_two_files_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "paper").mkdir()
+    for name in "ab":
+        row = '[x]\nwhat = "w"\nvalue = 1\nunit = ""\nlocator = "l"\n'
+        (tmp_path / "paper" / f"{name}.toml").write_text(row)
+    monkeypatch.setattr(paths, "data_dir", lambda: tmp_path)
+    with pytest.raises(StudyError, match="unique; got 'x' twice"):
+        paper.numbers()
+
+
+def used_ids() -> list[tuple[str, str]]:
+    """Every id in the package as a pattern; the gaps of an f-string stand for any text."""
+    found = []
+    for file in sorted((paths.REPO / "rockstudy").rglob("*.py")):
+        imported = "paper" in file.read_text()
+        for node in ast.walk(ast.parse(file.read_text())) if imported else []:
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            owner = ast.unparse(node.func.value)
+            place = CALLS.get(node.func.attr)
+            if owner not in ("paper", "verdicts") or place is None or len(node.args) <= place:
+                continue
+            pattern = as_pattern(node.args[place])
+            if pattern:
+                ending = "/.+" if node.func.attr == "labelled" else ""
+                found.append((file.name, pattern + ending))
+    return found
+
+
+def as_pattern(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.escape(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            re.escape(part.value) if isinstance(part, ast.Constant) else ".+"
+            for part in node.values
+        )
+    return None
+
+
+def test_every_id_that_the_package_uses_exists():
+    used = used_ids()
+    assert len(used) > 20
+    known = list(paper.numbers())
+    missing = [(file, p) for file, p in used if not any(re.fullmatch(p, one) for one in known)]
+    assert missing == []
+
+
+def test_no_claim_repeats_a_number_of_the_paper_as_a_literal():
+    for file in (
+        "rocks/claims.py",
+        "gradients/claims.py",
+        "knockout/claims.py",
+        "training/claims.py",
+    ):
+        tree = ast.parse((paths.REPO / "rockstudy" / file).read_text())
+        given = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+        keys = [key.value for d in given for key in d.keys if isinstance(key, ast.Constant)]
+        assert "paper" not in keys, file

@@ -1,0 +1,495 @@
+"""Tests of the `rockstudy` command: what it refuses, runs, skips, keeps and prints."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from rockstudy import paths, progress
+from rockstudy.claims import records
+from rockstudy.cli import main, parameters, stamps
+from rockstudy.errors import StudyError
+from rockstudy.runs import open_run
+from rockstudy.store import cache
+
+STANDARD = 'preset = "lab"\nrun_id = "reference"\nseed = 0\n'
+OPEN = "from rockstudy.runs import open_run, store\nrun = open_run(preset, run_id, seed)"
+
+
+def write(folder: Path, name: str, *cells: str, own: str = "overrides = {}") -> Path:
+    """Write a notebook with a parameters cell and these code cells."""
+    first = nbformat.v4.new_code_cell(STANDARD + own, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    folder.mkdir(exist_ok=True)
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A study's folder with two notebooks and nothing else."""
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "notebooks", "00_first", own="overrides = {}\nn_shown = 3\nshare: float = 0.5")
+    write(tmp_path / "notebooks", "01_second", own="label = 'a'\nflag = True\nlimit: int = None")
+    return tmp_path
+
+
+@pytest.fixture
+def call(capsys):
+    """Call the command and return its exit code, what it printed, and its error lines."""
+
+    def called(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main.main(arguments)
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    return called
+
+
+# What is refused.
+
+REFUSED = {
+    "an unknown preset": (["--preset", "laab"], "preset: must be one of tiny, lab"),
+    "an unknown notebook": (["05"], "notebook: must be one of 00_first, 01_second"),
+    "a missing file": (["no/where.ipynb"], "notebook: must be one of 00_first, 01_second"),
+    "an unknown parameter": (["-p", "n_showm", "1"], "-p n_showm: must be one of flag, label"),
+    "an unknown field": (["-p", "stage2__stepz", "1"], "(did you mean 'steps'?)"),
+    "another notebook's parameter": (["01", "-p", "n_shown", "1"], "-p n_shown: must be one of"),
+    "a word for an integer": (["-p", "n_shown", "few"], "must be an integer like the default 3"),
+    "a fraction for an integer": (["-p", "n_shown", "1.5"], "must be an integer like"),
+    "a boolean for an integer": (["-p", "n_shown", "true"], "must be an integer like"),
+    "an infinite number": (["-p", "share", "1e999"], "must be a float like the default 0.5"),
+    "a word for a boolean": (["-p", "flag", "maybe"], "must be a bool like the default True"),
+    "a negative field": (["-p", "stage2__steps", "-2"], "stage2__steps: must be a whole number"),
+    "a word for a field": (["-p", "stage2__steps", "ten"], "stage2__steps: must be a whole number"),
+    "a name without a value": (["-p", "n_shown"], "-p: must be followed by a name and a value"),
+    "the seed as a parameter": (["-p", "seed", "1"], "-p seed: must be given as --seed"),
+    "a negative seed": (["--seed", "-1"], "seed: must be a whole number >= 0"),
+    "a word for the seed": (["--seed", "one"], "Invalid value for '--seed'"),
+    "a run id that leaves runs/": (["--run-id", "../x"], "run_id: must be"),
+    "an empty run id": (["--run-id", ""], "run_id: must be"),
+    "the reference as a run": (["--run-id", "reference"], "run_id: must not be 'reference'"),
+    "an unknown option": (["--sed", "1"], "No such option"),
+    "a time-out of zero": (["--timeout", "0"], "Invalid value for '--timeout'"),
+    "a task that needs a file": (["-p", "train_task__name", "math"], "train_task__path: must be"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_wrong_is_one_line_exit_code_2_and_nothing_written(home, call, arguments, expected):
+    before = sorted(home.rglob("*"))
+    code, out, err = call("run", *arguments)
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert err.count("\n") == 1
+    assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("not json", "must be a Jupyter notebook"),
+        ('{"cells": 3}', "must be a Jupyter notebook"),
+        (None, "must have one cell tagged 'parameters'; got 0"),
+    ],
+)
+def test_a_file_that_is_no_notebook_of_ours_is_refused(home, call, content, expected):
+    path = home / "broken.ipynb"
+    path.write_text(content or nbformat.writes(nbformat.v4.new_notebook()))
+    code, _, err = call("run", str(path))
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+    assert not (home / "runs").exists()
+
+
+def test_a_run_in_use_is_refused(home, call):
+    with main._locked(paths.run_dir("tiny")):
+        code, _, err = call("run", "--preset", "tiny")
+    assert code == 2
+    assert "must not be in use" in err
+
+
+def test_a_file_system_without_locks_is_no_other_process(home, monkeypatch):
+    import fcntl
+
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with main._locked(paths.run_dir("tiny")):
+        assert (paths.run_dir("tiny") / ".lock").is_file()
+
+
+# Which notebooks, which values.
+
+
+def test_notebooks_are_found_by_name_number_and_path_and_come_in_numeric_order(home):
+    folder = paths.notebooks_dir()
+    fork = write(home / "elsewhere", "fork")
+    tenth = write(folder, "10_tenth")
+    write(folder, "draft")
+    assert [p.stem for p in main.find([], folder)] == ["00_first", "01_second", "10_tenth"]
+    found = main.find([str(fork), "10", "01_second.ipynb", "00_first"], folder)
+    assert [p.stem for p in found] == ["00_first", "01_second", "10_tenth", "fork"]
+    assert main.find(["10"], folder) == [tenth.resolve()]
+    with pytest.raises(StudyError, match="different names"):
+        main.find(["draft", str(write(home / "elsewhere", "draft"))], folder)
+
+
+@pytest.mark.parametrize(
+    ("default", "text", "value"),
+    [
+        ("3", "7", 7),
+        ("0.5", "2", 2.0),
+        ("0.5", "1e-3", 0.001),
+        ("'a'", "7", "7"),
+        ("'a'", "", ""),
+        ("True", "false", False),
+        ("(1, 2)", "[3]", (3,)),
+        ("None", "7", 7),
+        ("None", "word", "word"),
+        ("None", "none", None),
+    ],
+)
+def test_a_value_takes_the_type_of_the_default(tmp_path, default, text, value):
+    known = parameters.parameters(write(tmp_path, "a", own=f"x = {default}"))
+    cast = parameters.cast(known["x"], text)
+    assert cast == value
+    assert type(cast) is type(value)
+
+
+def test_a_name_goes_to_the_notebooks_that_have_it_and_a_field_into_overrides(home):
+    notebooks = main.find([], paths.notebooks_dir())
+    given = [("flag", "false"), ("limit", "4"), ("stage2__lr", "1e-4"), ("seeds", "[5]")]
+    values = parameters.assign(notebooks, preset="tiny", run_id="r", seed=2, given=given)
+    common = {"preset": "tiny", "run_id": "r", "seed": 2}
+    assert values[notebooks[0]] == common | {"overrides": {"stage2__lr": 1e-4, "seeds": [5]}}
+    assert values[notebooks[1]] == common | {"flag": False, "limit": 4}
+
+
+def test_a_pair_is_two_words_or_one_with_an_equals_sign():
+    words = ["run", "-p", "a", "-3", "-p", "b=x=y", "00"]
+    assert main._joined(words) == ["run", "-p", "a=-3", "-p", "b=x=y", "00"]
+    assert main._pair("b=x=y") == ("b", "x=y")
+
+
+# Stamps.
+
+
+@pytest.fixture
+def stamped(home):
+    """A notebook that looks executed, and a function that says whether it is current."""
+    notebook, folder = home / "notebooks" / "00_first.ipynb", home / "runs" / "r"
+    output = folder / "notebooks" / notebook.name
+    output.parent.mkdir(parents=True)
+    output.write_text("{}")
+    values = {"preset": "tiny", "path": str(home / "prompts.jsonl")}
+    Path(values["path"]).write_text("a")
+    cache.save(folder / "stage" / "table", pd.DataFrame({"x": [1]}), config={})
+    stamps.write_stamp(notebook, output, values, later=[], before={}, seconds=1.0)
+
+    def current(**changes) -> bool:
+        later = [p.with_suffix(".ipynb") for p in output.parent.glob("1*.json")]
+        return stamps.is_current(notebook, output, values | changes, later)
+
+    assert current()
+    return home, folder, current
+
+
+def test_a_stamp_holds_until_the_source_a_value_or_a_named_file_changes(stamped):
+    home, _, current = stamped
+    assert not current(preset="lab")
+    write(home / "notebooks", "00_first", "more = 1")
+    assert not current()
+    write(home / "notebooks", "00_first", own="overrides = {}\nn_shown = 3\nshare: float = 0.5")
+    assert current()
+    (home / "prompts.jsonl").write_text("b")
+    assert not current()
+
+
+def test_a_stamp_holds_until_the_code_changes(stamped, monkeypatch):
+    _, _, current = stamped
+    monkeypatch.setattr(stamps, "code_hash", lambda: "other")
+    assert not current()
+
+
+@pytest.mark.parametrize("name", ["table.json", "table.parquet"])
+def test_a_stamp_ends_with_the_loss_of_an_artefact(stamped, name):
+    _, folder, current = stamped
+    (folder / "stage" / name).unlink()
+    assert not current()
+
+
+def test_a_stamp_ends_when_an_artefact_changes_but_not_when_it_is_computed_again(stamped):
+    _, folder, current = stamped
+    cache.save(folder / "stage" / "table", pd.DataFrame({"x": [1]}), config={}, seconds=9.0)
+    assert current()
+    cache.save(folder / "stage" / "table", pd.DataFrame({"x": [2]}), config={})
+    assert not current()
+
+
+def test_what_only_a_later_notebook_made_does_not_count(stamped):
+    home, folder, current = stamped
+    before = stamps.artefacts(folder)
+    cache.save(folder / "later" / "table", pd.DataFrame({"x": [1]}), config={})
+    assert not current()
+    later = folder / "notebooks" / "10_later.ipynb"
+    notebook = home / "notebooks" / "01_second.ipynb"
+    stamps.write_stamp(notebook, later, {}, later=[], before=before, seconds=None)
+    assert current()
+
+
+def test_the_closing_notebook_follows_earlier_claims_and_not_those_of_a_fork(home):
+    opened = open_run("tiny", "mine")
+    notebook = write(home / "notebooks", "09_report")
+    output = write(opened.path / "notebooks", "09_report")
+    fork = opened.path / "notebooks" / "fork.ipynb"
+    row = {"claim": "a", "statement": "s", "locator": "l", "verdict": "inconclusive"}
+
+    def current() -> bool:
+        return stamps.is_current(notebook, output, {}, [fork])
+
+    records.claims(opened, "05_earlier", [row | {"value": 1.0}])
+    before = stamps.artefacts(opened.path)
+    records.claims(opened, "09_report", [])
+    stamps.write_stamp(notebook, output, {}, later=[fork], before=before, seconds=1.0)
+    assert current()
+    before = stamps.artefacts(opened.path)
+    records.claims(opened, "fork", [row | {"value": 2.0}])
+    stamps.write_stamp(notebook, fork, {}, later=[], before=before, seconds=1.0)
+    assert current()
+    assert records.read_claims(opened, before="09_report").notebook.tolist() == ["05_earlier"]
+    records.claims(opened, "05_earlier", [row | {"value": 3.0}])
+    assert not current()
+
+
+def test_a_failed_execution_is_never_current(stamped):
+    _, folder, current = stamped
+    notebook = folder.parents[1] / "notebooks" / "00_first.ipynb"
+    output = folder / "notebooks" / notebook.name
+    stamps.write_stamp(notebook, output, {}, later=[], before={}, seconds=None)
+    assert not current()
+
+
+# Running.
+
+
+def test_a_study_runs_in_order_then_skips_then_runs_again_what_lost_an_artefact(
+    home, call, monkeypatch
+):
+    specs = home / "jupyter" / "kernels" / "python3"  # a kernel of that name that is not ours
+    specs.mkdir(parents=True)
+    (specs / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "no"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(home / "jupyter"))
+    monkeypatch.setattr(stamps, "code_hash", lambda: "the same, whoever edits the package now")
+    cached = (
+        "import sys\nimport pandas as pd\n"
+        'made = store.cached(run.path, "{}", "table", config=dict(seed=seed), '
+        'compute=lambda: pd.DataFrame({{"python": [sys.executable], "n": [{}]}}))'
+    )
+    write(home / "notebooks", "01_second", OPEN, cached.format("two", 0))
+    write(home / "notebooks", "00_first", OPEN, cached.format("one", "n"), own="n = 1")
+    arguments = ["run", "--preset", "tiny", "--seed", "3", "-p", "n", "5"]
+
+    code, out, err = call(*arguments)
+    assert code == 0, err
+    assert out == f"{home / 'runs' / 'tiny' / 'report.html'}\n"
+    assert err.index("00_first: ") < err.index("01_second: ")
+    one = cache.load(home / "runs" / "tiny" / "one" / "table")
+    assert one.iloc[0].tolist() == [sys.executable, 5]
+    folder = home / "runs" / "tiny" / "notebooks"
+    assert sorted(p.name for p in folder.glob("*.ipynb")) == ["00_first.ipynb", "01_second.ipynb"]
+
+    code, out, err = call(*arguments)
+    assert code == 0
+    assert out.endswith("report.html\n")
+    assert err.splitlines() == ["00_first: unchanged", "01_second: unchanged"]
+
+    (home / "runs" / "tiny" / "two" / "table.json").unlink()
+    _, _, err = call(*arguments)
+    assert "00_first: unchanged" in err
+    assert "01_second: unchanged" not in err
+    assert (home / "runs" / "tiny" / "two" / "table.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "arguments", "expected"),
+    [
+        (
+            "from rockstudy.errors import StudyError\nraise StudyError('field: must be 1; got 2')",
+            [],
+            "00_first, cell [3]: field: must be 1; got 2 (kept: ",
+        ),
+        ("{}['a\\nb']", [], "00_first, cell [3]: KeyError: "),
+        ("import os\nos._exit(3)", [], "00_first, cell [3]: the kernel died; the usual cause is"),
+        ("import time\ntime.sleep(60)", ["--timeout", "1"], "the cell took longer than --timeout"),
+    ],
+    ids=["a StudyError", "another exception", "a dead kernel", "a time-out"],
+)
+def test_a_notebook_that_fails_is_one_line_and_is_kept_as_failed(
+    home, call, cell, arguments, expected
+):
+    write(home / "notebooks", "00_first", cell, "never = 1")
+    code, out, err = call("run", "--preset", "tiny", *arguments)
+    assert (code, out) == (1, "")
+    line = err.splitlines()[-1]
+    assert line.startswith("rockstudy: ")
+    assert expected in line
+    assert "Traceback" not in err
+    folder = home / "runs" / "tiny" / "notebooks"
+    assert sorted(path.name for path in folder.glob("*.ipynb")) == ["00_first.failed.ipynb"]
+    assert "never" in (folder / "00_first.failed.ipynb").read_text()
+
+
+def test_ctrl_c_ends_cleanly_and_leaves_no_kernel(home):
+    tell = "open('pid', 'w').write(str(os.getpid()))"
+    write(home / "notebooks", "00_first", f"import os, time\n{tell}", "time.sleep(120)")
+    environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
+    command = [sys.executable, "-m", "rockstudy.cli.main", "run", "--preset", "tiny"]
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that puts the tests in the background has them ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        pid = home / "pid"
+        waited = time.monotonic()
+        while not (pid.exists() and pid.read_text()) and time.monotonic() - waited < 60:
+            time.sleep(0.1)
+        kernel = int(pid.read_text())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("rockstudy: interrupted; the same command continues")
+    assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+    names = [p.name for p in (home / "runs" / "tiny" / "notebooks").glob("*.ipynb")]
+    assert names == ["00_first.failed.ipynb"]
+
+
+def test_bars_written_by_a_kernel_are_drawn_here(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    file = tmp_path / "progress.jsonl"
+    state = {"id": "1", "desc": "stage 2", "n": 0, "total": 4, "unit": "step", "postfix": {}}
+    with progress.drawn(file):
+        for n in (0, 2, 4):
+            line = state | {"n": n, "done": n == 4, "postfix": {"loss": "0.5"}}
+            with file.open("a") as stream:
+                stream.write(json.dumps(line) + "\n" + "not json\n" + '{"id": 3}\n')
+            time.sleep(0.7)
+    drawn = capsys.readouterr().err
+    assert "stage 2" in drawn
+    assert "loss=0.5" in drawn
+
+
+# Making and reading.
+
+
+def test_new_writes_a_notebook_that_can_be_run_and_refuses_what_is_taken(home, call):
+    code, out, _ = call("new", "my_question", "--preset", "tiny")
+    assert code == 0
+    path = Path(out.strip())
+    assert path == home / "notebooks" / "my_question.ipynb"
+    known = parameters.parameters(path)
+    assert (known["preset"].default, known["run_id"].default) == ("tiny", "tiny")
+    content = path.read_bytes()
+    code, _, err = call("new", "my_question")
+    assert code == 2
+    assert "must not be taken" in err
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["../x"], "NAME: must be letters"),
+        (["a b"], "NAME: must be letters"),
+        ([""], "NAME: must be letters"),
+        (["x" * 81], "NAME: must be letters"),
+        (["x", "--to", "nowhere"], "--to: must be a folder"),
+        (["x", "--preset", "laab"], "--preset: must be one of"),
+        (["x", "--run-id", "a/b"], "run_id: must be"),
+    ],
+)
+def test_new_refuses_bad_names_in_one_line(home, call, arguments, expected):
+    before = sorted(home.rglob("*"))
+    code, _, err = call("new", *arguments)
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+    assert sorted(home.rglob("*")) == before
+
+
+@pytest.fixture
+def claimed(home):
+    opened = open_run("tiny", "mine")
+    row = {"claim": "gain", "statement": "OPD raises Pass@1", "locator": "table 2", "paper": None}
+    numbers = {"value": 0.125, "lo": 0.1, "hi": 0.15, "unit": "problems", "n": 500}
+    records.claims(opened, "01", [row | numbers | {"verdict": "inconclusive"}])
+    return opened
+
+
+def test_claims_are_printed_for_reading_and_as_json_lines(claimed, call):
+    _, out, _ = call("claims", "--run", "mine")
+    assert "gain: inconclusive; paper –, measured 0.125 [0.1, 0.15] over 500 problems" in out
+    assert out.splitlines()[0] == "01  (1 claim: 1 inconclusive)"
+    _, out, _ = call("claims", "--run", "mine", "--markdown")
+    assert out.splitlines()[-1] == "0 of 1 claim: 1 inconclusive."
+    _, out, _ = call("claims", "--run", "mine", "--json")
+    row = json.loads(out)
+    assert tuple(row) == records.CLAIM_COLUMNS
+    assert (row["paper"], row["value"], row["run_id"]) == (None, 0.125, "mine")
+
+
+def test_claims_of_the_reference_are_those_of_the_committed_tables(claimed, call):
+    reference = paths.home() / "data" / "reference" / "tiny"
+    reference.parent.mkdir(parents=True)
+    claimed.path.rename(reference)
+    _, out, _ = call("claims", "--reference", "tiny", "--json")
+    assert json.loads(out)["claim"] == "gain"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["claims", "--run", "other"], "--run: must be one of mine; got 'other'"),
+        (["report", "--run", "other"], "--run: must be one of mine; got 'other'"),
+        (["report", "--run", "mine"], "must have executed notebooks; got 'mine'"),
+        (["claims", "--reference", "laab"], "--reference: must be one of"),
+        (["claims", "--run", "mine", "--reference", "lab"], "not be given together"),
+    ],
+)
+def test_reading_what_is_not_there_is_one_line(claimed, call, arguments, expected):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+def test_info_prints_device_versions_presets_and_what_is_cached(claimed, call):
+    code, out, _ = call("info")
+    assert code == 0
+    assert "trl " in out
+    assert "lab:teacher -> lab:student" in out
+    assert "1 artefacts (claims)" in out
+
+
+def test_no_arguments_print_the_help(call):
+    code, out, _ = call()
+    assert code == 0
+    assert "Usage: rockstudy" in out

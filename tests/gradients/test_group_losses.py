@@ -1,0 +1,171 @@
+"""Groups, medians and the split-sample control, on data whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from rockstudy.errors import StudyError
+from rockstudy.gradients import group_losses
+from rockstudy.gradients.group_losses import PromptSums
+from rockstudy.gradients.type_gradients import half_samples
+
+COLUMNS = {"early": "rkl_early", "late": "rkl_post"}
+ROCKS = [0, 1, 2, 3, 4]
+
+
+def corpus(change: float, seed: int = 0, n_prompts: int = 80, n_types: int = 150) -> pd.DataFrame:
+    """Each type has its own mean loss; late it is that times `change`; occurrences are noisy."""
+    rng = np.random.default_rng(seed)
+    mean = rng.gamma(2.0, 0.3, n_types)
+    weights = 1 / np.arange(1, n_types + 1)
+    token = rng.choice(n_types, 40 * n_prompts, p=weights / weights.sum())
+    noise = rng.exponential(size=(2, len(token)))
+    return pd.DataFrame(
+        {
+            "prompt_index": np.repeat(np.arange(n_prompts), 40),
+            "token_id": token,
+            "rkl_early": mean[token] * noise[0],
+            "rkl_post": change * mean[token] * noise[1],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def still():
+    return PromptSums.of(corpus(change=1.0), COLUMNS)
+
+
+def test_sums_and_means_are_those_of_pandas(still):
+    tokens = corpus(change=1.0)
+    table = still.table().set_index("token_id")
+    grouped = tokens.groupby("token_id")
+    assert table["count"].to_dict() == grouped.size().to_dict()
+    assert np.allclose(table.early, grouped.rkl_early.mean())
+    half = still.table(np.arange(40)).set_index("token_id")
+    some = tokens[tokens.prompt_index < 40].groupby("token_id").rkl_post.mean()
+    assert np.allclose(half.late.dropna(), some)
+    assert half["count"][half.late.isna()].eq(0).all()
+
+
+def change(summary: pd.DataFrame, group: str, half: str) -> pd.Series:
+    return summary[(summary.group == group) & (summary.half == half)].iloc[0]
+
+
+def test_where_nothing_changed_the_plain_comparison_drops_and_the_split_sample_does_not():
+    changes = []
+    for seed in range(6):
+        sums = PromptSums.of(corpus(1.0, seed, n_prompts=160), COLUMNS)
+        draws = group_losses.split_sample(sums, ROCKS, 20, 40, np.random.default_rng(seed))
+        summary = group_losses.split_summary(draws)
+        same, other = (change(summary, "high-KL", half) for half in ("same", "other"))
+        assert same.change < -0.2 and same.change_hi < 0
+        changes.append((same.change, other.change))
+    plain, split = np.mean(changes, axis=0)
+    assert abs(split) < 0.2 * abs(plain)
+
+
+def test_where_the_loss_halves_both_comparisons_show_it():
+    sums = PromptSums.of(corpus(0.5, n_prompts=160), COLUMNS)
+    draws = group_losses.split_sample(sums, ROCKS, 20, 40, np.random.default_rng(0))
+    summary = group_losses.split_summary(draws)
+    for half in ("same", "other"):
+        assert change(summary, "high-KL", half).change_hi < 0
+
+
+def test_halves_share_no_prompt(still, monkeypatch):
+    seen = []
+    real = PromptSums.table
+    monkeypatch.setattr(PromptSums, "table", lambda s, p=None: (seen.append(p), real(s, p))[1])
+    group_losses.split_sample(still, ROCKS, 5, 3, np.random.default_rng(0))
+    assert len(seen) == 6
+    for first, second in zip(seen[::2], seen[1::2], strict=True):
+        assert not set(first) & set(second) and len(first) + len(second) == 80
+
+
+def test_groups_do_not_overlap_the_rocks_and_have_the_sizes_of_the_paper(still):
+    types = still.table()
+    chosen = group_losses.groups(types, "early", ROCKS, np.random.default_rng(0))
+    assert tuple(chosen) == group_losses.GROUPS
+    assert [len(ids) for ids in chosen.values()] == [5, 5, 10, 5]
+    together = np.concatenate(list(chosen.values()))
+    assert len(set(together)) == len(together)
+    able = types[(types["count"] >= 2) & ~types.token_id.isin(ROCKS)]
+    assert set(chosen["high-KL"]) == set(able.nlargest(5, "early").token_id)
+
+
+def test_a_group_that_comes_out_empty_is_named():
+    types = pd.DataFrame({"token_id": [0, 1, 2, 3], "count": [9, 9, 1, 1], "early": [1.0] * 4})
+    with pytest.raises(StudyError, match="group high-KL: must have at least one of 4 types"):
+        group_losses.groups(types, "early", [0, 1], np.random.default_rng(0))
+
+
+def test_medians_have_intervals_over_prompts_that_hold_the_truth():
+    inside = 0
+    for seed in range(30):
+        sums = PromptSums.of(corpus(0.7, seed), COLUMNS)
+        ids = {"some": np.array([0, 1, 2])}
+        row = group_losses.medians(sums, ids, np.random.default_rng(seed)).iloc[0]
+        table = sums.table().set_index("token_id").loc[[0, 1, 2]]
+        assert row.change == pytest.approx((table.late - table.early).median())
+        assert row.wilcoxon_p == pytest.approx(
+            scipy.stats.wilcoxon(table.late - table.early).pvalue
+        )
+        truth = np.random.default_rng(seed).gamma(2.0, 0.3, 150)[:3]
+        inside += row.early_lo <= np.median(truth) <= row.early_hi
+    assert inside >= 24
+
+
+def test_the_effect_size_is_that_of_the_mann_whitney_statistic():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.5, size=40), rng.normal(size=60)
+    effect = group_losses.rank_biserial(a, b, np.random.default_rng(1))
+    u = scipy.stats.mannwhitneyu(a, b).statistic
+    assert effect.value == pytest.approx(2 * u / (40 * 60) - 1)
+    exact = scipy.stats.bootstrap(
+        (a, b),
+        lambda x, y, axis: np.sign(x[..., :, None] - y[..., None, :]).mean((-1, -2)),
+        n_resamples=2_000, method="percentile", rng=np.random.default_rng(2), vectorized=True,
+    ).confidence_interval  # fmt: skip
+    assert (effect.lo, effect.hi) == pytest.approx(exact, abs=0.03)
+    values = {"rock": a, "random": b, "control": b + 1}
+    table = group_losses.effects(values, np.random.default_rng(1)).set_index("group")
+    assert table.loc["random", "rank_biserial"] == pytest.approx(effect.value)
+    assert table.loc["random", "mann_whitney_p"] == scipy.stats.mannwhitneyu(a, b).pvalue
+    with pytest.raises(StudyError, match="2 values on each side; got 1, 60"):
+        group_losses.rank_biserial(a[:1], b, rng)
+
+
+def test_the_error_from_half_samples_is_that_of_a_mean():
+    rng = np.random.default_rng(3)
+    folds = rng.normal(size=20)  # one value a fold; the statistic is their mean
+    keep = half_samples(20, 4_000, rng)
+    halves = (keep @ folds) / 10
+    types = pd.DataFrame({"token_id": [7], "x": [folds.mean()]})
+    table = group_losses.half_sample_medians(
+        types, {"x": halves[:, None]}, {"one": np.array([7])}, ["x"]
+    )
+    half = 1.96 * folds.std(ddof=1) / np.sqrt(20)
+    assert table["median"][0] == pytest.approx(folds.mean())
+    assert table.hi[0] - table["median"][0] == pytest.approx(half, rel=0.05)
+
+
+def test_losses_along_training_pool_seeds_and_occurrences():
+    types = pd.DataFrame(
+        {
+            "seed": [0, 1, 0, 0],
+            "step": [5, 5, 10, 5],
+            "token_id": [1, 1, 1, 2],
+            "count": [1, 3, 2, 9],
+            "rkl_sum": [1.0, 3.0, 1.0, 9.9],
+        }
+    )
+    table = group_losses.along_training(types, {"rock": np.array([1]), "random": np.array([2])})
+    assert table.group.tolist() == ["rock", "rock", "random"]
+    assert table.rkl.tolist() == pytest.approx([1.0, 0.5, 1.1])
+
+
+def test_too_few_prompts_cannot_be_halved():
+    sums = PromptSums.of(corpus(1.0).query("prompt_index < 3"), COLUMNS)
+    with pytest.raises(StudyError, match="at least 4 to be cut in two halves; got 3"):
+        group_losses.split_sample(sums, ROCKS, 5, 2, np.random.default_rng(0))

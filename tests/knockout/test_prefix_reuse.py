@@ -1,0 +1,443 @@
+"""Knockouts against the exactly enumerated policy; reuse, resume, controls, accounting."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+from test_rollout import END, TOKENIZER, completions, enumerate_completions, sample, small_llama
+
+from rockstudy import progress, tasks
+from rockstudy.config.fields import EvalConfig, PairConfig, TaskConfig
+from rockstudy.errors import StudyError
+from rockstudy.knockout import prefix_reuse
+from rockstudy.knockout.prefix_reuse import Candidate, plan, resample
+from rockstudy.models import loading
+from rockstudy.sampling import rollout
+
+N = 6_000
+HOW = EvalConfig(n_prompts=1, samples=N, max_new_tokens=3, batch_size=1_500)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_llama(vocab_size=5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def base(model):
+    return sample(model, [[2, 3]], samples=N, max_new_tokens=3, batch_size=1_500)
+
+
+def changed(model, base, candidate, mode="reuse", seed=7):
+    """The completions of the knockout policy: those that are kept, and those made anew."""
+    todo = plan(base, [candidate], 5, mode)
+    new = resample(model, TOKENIZER, base, [candidate], todo, HOW, seed, bans=mode != "null")
+    every = completions(base)
+    for row, ids in zip(todo.row, new, strict=True):
+        every[row] = ids.tolist()
+    return every
+
+
+def banned_distribution(model, banned):
+    """Every completion of the knockout policy with its probability, by enumeration."""
+
+    def without(ids):
+        out = model(ids)
+        out.logits[..., list(banned)] = -torch.inf
+        return out
+
+    return enumerate_completions(without, [2, 3], 3)
+
+
+def fits(every, expected):
+    """Chi-square p-value of completions against exact probabilities, rare ones pooled."""
+    seen = Counter(map(tuple, every))
+    assert seen.keys() <= expected.keys()
+    counts = np.array([(seen[ids], len(every) * p) for ids, p in expected.items()])
+    rare = counts[:, 1] < 5
+    table = np.vstack([counts[~rare], counts[rare].sum(0)[None][: int(rare.any())]])
+    return scipy.stats.chisquare(*table.T).pvalue
+
+
+@pytest.mark.parametrize("banned", [(0,), (2,), (4,), (0, 3), (END,)])
+@pytest.mark.parametrize("mode", ["reuse", "naive"])
+def test_completions_follow_the_enumerated_knockout_policy(model, base, banned, mode):
+    expected = banned_distribution(model, banned)
+    assert sum(expected.values()) == pytest.approx(1)
+    every = changed(model, base, Candidate(banned[0], banned), mode)
+    assert not any(set(ids) & set(banned) for ids in every)
+    assert fits(every, expected) > 1e-3
+
+
+def test_the_null_knockout_follows_the_policy_itself(model, base):
+    expected = enumerate_completions(model, [2, 3], 3)
+    every = changed(model, base, Candidate(2, (2,)), "null")
+    assert every != completions(base)
+    assert fits(every, expected) > 1e-3
+
+
+def test_reuse_starts_at_the_first_banned_token_and_null_after_it(base):
+    candidates = [Candidate(2, (2,)), Candidate(3, (2, 3), "window")]
+    todo = plan(base, candidates, 5)
+    rows = completions(base)
+    for number, one in enumerate(candidates):
+        mine = todo.candidate == number
+        hits = {r: min(ids.index(t) for t in one.banned if t in ids)
+                for r, ids in enumerate(rows) if set(ids) & set(one.banned)}  # fmt: skip
+        assert dict(zip(todo.row[mine], todo.start[mine], strict=True)) == hits
+    null = plan(base, candidates[:1], 5, "null")
+    after = {r: t + 1 for r, t in zip(todo.row[todo.candidate == 0], todo.start, strict=False)}
+    kept = {r: t for r, t in after.items() if t < len(rows[r])}
+    assert dict(zip(null.row, null.start, strict=True)) == kept
+
+
+def test_a_prefix_is_kept_and_the_limit_counts_it(model, base):
+    todo = plan(base, [Candidate(2, (2,))], 5)
+    new = resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, HOW, 7)
+    whole = completions(base)
+    for row, start, ids in zip(todo.row, todo.start, new, strict=True):
+        assert ids[:start].tolist() == whole[row][:start]
+        assert len(ids) == 3 or ids[-1] == END
+
+
+def test_neither_the_batch_nor_the_other_candidates_change_a_completion(model, base):
+    pair = [Candidate(2, (2,)), Candidate(4, (4, 0), "window")]
+    few = rollout.Rollouts(
+        base.prompt_ids, base.completion_ids[:60], base.mask[:60], base.prompt_index[:60],
+        base.sample_index[:60], base.stopped[:60],
+    )  # fmt: skip
+    both = plan(few, pair, 5)
+    together = resample(model, TOKENIZER, few, pair, both, HOW, 7)
+    alone = plan(few, pair[1:], 5)
+    small = HOW.model_copy(update={"batch_size": 7})
+    apart = resample(model, TOKENIZER, few, pair[1:], alone, small, 7)
+    mine = [ids for c, ids in zip(both.candidate, together, strict=True) if c == 1]
+    assert [a.tolist() for a in mine] == [b.tolist() for b in apart]
+
+
+def test_greedy_knockout_is_greedy_decoding_without_the_token(model):
+    greedy = sample(model, [[2, 3], [4]], temperature=0, max_new_tokens=3)
+    token = int(greedy.completion_ids[0, 0])
+    how = HOW.model_copy(update={"temperature": 0.0})
+    todo = plan(greedy, [Candidate(token, (token,))], 5)
+    new = resample(model, TOKENIZER, greedy, [Candidate(token, (token,))], todo, how, 0)
+    expected = banned_greedy(model, [2, 3], token, 3)
+    assert new[0].tolist() == expected
+
+
+@torch.no_grad()
+def banned_greedy(model, prompt, token, n):
+    ids = []
+    while len(ids) < n and END not in ids:
+        logits = model(torch.tensor([[*prompt, *ids]])).logits[0, -1]
+        logits[token] = -torch.inf
+        ids.append(int(logits.argmax()))
+    return ids
+
+
+# A screen.
+
+
+@pytest.fixture(scope="module")
+def screen():
+    pair = loading.tiny_pair()
+    task = TaskConfig(name="lab_math", n_train=4, n_eval=6, max_prompt_tokens=256)
+    how = EvalConfig(n_prompts=6, samples=2, max_new_tokens=16, batch_size=8)
+    problems = tasks.load(task, "eval")
+    ids = rollout.prompt_ids(pair.tokenizer, [p.prompt for p in problems], 256)
+    made = rollout.generate(
+        pair.student, pair.tokenizer, ids, samples=2, max_new_tokens=16, batch_size=8, seed=0
+    )
+    made = made.graded(np.arange(len(made)) % 3 == 0)
+    types, counts = np.unique(made.completion_ids[made.mask], return_counts=True)
+    often = types[np.argsort(-counts)][:6]
+    absent = next(i for i in range(1280) if i not in types)
+    candidates = [Candidate(int(t), (int(t),)) for t in [*often, absent]]
+    return pair, task, how, made, candidates
+
+
+def outcomes(tmp_path, screen, **given):
+    pair, task, how, made, candidates = screen
+    return prefix_reuse.outcomes(
+        tmp_path, "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
+        inputs={}, **given,
+    )  # fmt: skip
+
+
+def test_an_outcome_table_has_a_row_for_every_completion_that_changes(tmp_path, screen):
+    *_, made, candidates = screen
+    table = outcomes(tmp_path, screen)
+    rows = [set(ids) for ids in completions(made)]
+    for candidate in candidates:
+        mine = table[table.target == candidate.target]
+        assert len(mine) == sum(candidate.target in ids for ids in rows)
+    assert (table.n_new_tokens >= 1).all()
+    assert (table.n_new_tokens + table.reused_tokens <= 16).all()
+    assert set(table.arm) == {"token"} and set(table.benchmark) == {"lab_math"}
+
+
+def test_a_token_that_never_occurs_has_a_difference_of_exactly_zero(tmp_path, screen):
+    *_, candidates = screen
+    delta = prefix_reuse.differences(outcomes(tmp_path, screen), candidates, 6, 2)
+    assert delta.shape == (7, 6)
+    assert (delta[-1] == 0).all()
+
+
+def test_a_screen_in_which_no_candidate_occurs_has_no_rows(tmp_path, screen):
+    pair, task, how, made, candidates = screen
+    none = (pair, task, how, made, candidates[-1:])
+    table = outcomes(tmp_path, none)
+    assert len(table) == 0 and "n_new_tokens" in table
+    assert (prefix_reuse.differences(table, candidates[-1:], 6, 2) == 0).all()
+
+
+def test_differences_average_rollouts_within_a_problem():
+    table = pd.DataFrame(
+        {
+            "arm": ["token"] * 3,
+            "target": [5, 5, 9],
+            "prompt_index": [0, 0, 2],
+            "correct": [True, False, False],
+            "base_correct": [False, False, True],
+        }
+    )
+    delta = prefix_reuse.differences(table, [Candidate(9, (9,)), Candidate(5, (5,))], 3, 4)
+    assert delta.tolist() == [[0, 0, -0.25], [0.25, 0, 0]]
+
+
+def test_a_killed_screen_goes_on_and_ends_the_same(tmp_path, screen, monkeypatch):
+    whole = outcomes(tmp_path / "whole", screen, chunk=2)
+    real, calls = prefix_reuse.resample, []
+
+    def killed(*arguments, **given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **given)
+
+    monkeypatch.setattr(prefix_reuse, "resample", killed)
+    with pytest.raises(KeyboardInterrupt):
+        outcomes(tmp_path / "cut", screen, chunk=2)
+    done = len(list((tmp_path / "cut").rglob("shard-*.json")))
+    assert done == 2
+    calls.clear()
+    monkeypatch.setattr(
+        prefix_reuse, "resample", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
+    )
+    resumed = outcomes(tmp_path / "cut", screen, chunk=2)
+    shards = len(list((tmp_path / "cut").rglob("shard-*.json")))
+    assert len(calls) == shards - done
+    pd.testing.assert_frame_equal(resumed, whole)
+
+
+@pytest.mark.parametrize("kept", [0, 3], ids=["from nothing", "after a kill"])
+def test_the_bar_counts_the_tokens_that_are_still_to_come(tmp_path, screen, monkeypatch, kept):
+    outcomes(tmp_path / "run", screen, chunk=2)
+    manifests = sorted((tmp_path / "run").rglob("shard-*.json"))
+    for file in manifests[kept:]:
+        file.unlink()
+    monkeypatch.setenv("ROCKSTUDY_PROGRESS", str(tmp_path / "bar"))
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    table = outcomes(tmp_path / "run", screen, chunk=2)
+    lines = [json.loads(line) for line in (tmp_path / "bar").read_text().splitlines()]
+    limits = 16 - table.reused_tokens
+    assert {(line["total"], line["unit"]) for line in lines} == {(limits.sum(), "token")}
+    seen = [line["n"] for line in lines]
+    assert seen == sorted(seen) and (seen[0], seen[-1]) == (0, limits.sum())
+    moves = np.diff(seen)
+    fresh = moves[moves > 0][kept:]  # a finished shard moves the bar at once
+    assert sorted(fresh) == sorted(limits[len(limits) - len(fresh) :])
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_knockout
+test_knockout.long_screen(Path(sys.argv[2]))
+"""
+
+
+def long_screen(folder):
+    """A few hundred completions of the tiny student in shards of about ten."""
+    pair = loading.tiny_pair()
+    task = TaskConfig(name="lab_math", n_train=4, n_eval=6, max_prompt_tokens=256)
+    how = EvalConfig(n_prompts=6, samples=4, max_new_tokens=64, batch_size=4)
+    made, _ = rollout.answer(pair.student, pair.tokenizer, task, how, 0)
+    types, counts = np.unique(made.completion_ids[made.mask], return_counts=True)
+    often = types[np.argsort(-counts, kind="stable")][:40]
+    candidates = [Candidate(int(t), (int(t),)) for t in often]
+    return prefix_reuse.outcomes(
+        folder, "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
+        inputs={}, chunk=10,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_screen_that_is_killed_for_real_redoes_no_finished_shard(tmp_path):
+    whole = long_screen(tmp_path / "whole")
+    script = tmp_path / "screen.py"
+    script.write_text(KILLED)
+    cut = tmp_path / "cut"
+    with subprocess.Popen([sys.executable, script, Path(__file__).parent, cut]) as child:
+        while child.poll() is None and len(list(cut.rglob("shard-*.json"))) < 4:
+            time.sleep(0.005)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    finished = {file.with_suffix(".parquet"): file for file in cut.rglob("shard-*.json")}
+    total = len(list((tmp_path / "whole").rglob("shard-*.json")))
+    assert 4 <= len(finished) < total - 4
+    files = [*finished, *finished.values()]
+    before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
+    resumed = long_screen(cut)
+    assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files] == before
+    assert len(list(cut.rglob("shard-*.json"))) == total
+    pd.testing.assert_frame_equal(resumed, whole)
+
+
+def test_a_cut_completion_is_counted_as_cut_and_graded_as_it_stands(tmp_path, screen, monkeypatch):
+    pair, _, how, made, candidates = screen
+    asked = []
+
+    def grade(task, problems, texts):
+        asked.extend(zip(problems, texts, strict=True))
+        return np.array([len(text) % 2 == 0 for text in texts])
+
+    monkeypatch.setattr(tasks, "grade", grade)
+    table = outcomes(tmp_path, screen)
+    todo = plan(made, candidates, pair.student.config.vocab_size)
+    new = resample(pair.student, pair.tokenizer, made, candidates, todo, how, 3)
+    texts = pair.tokenizer.batch_decode([ids.tolist() for ids in new], skip_special_tokens=True)
+    problems = tasks.load(screen[1], "eval")
+    assert asked == [
+        (problems[made.prompt_index[row]], text) for row, text in zip(todo.row, texts, strict=True)
+    ]
+    assert table.correct.tolist() == [len(text) % 2 == 0 for text in texts]
+    ends = rollout.eos_ids(pair.student, pair.tokenizer)
+    assert table.stopped.tolist() == [int(ids[-1]) in ends for ids in new]
+    cut = table[~table.stopped]
+    assert len(cut) > 0 and (cut.n_new_tokens + cut.reused_tokens == 16).all()
+    assert cut.correct.any() and not cut.correct.all()
+
+
+# The lab's own student.
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """Forty problems answered three times by the shipped student, and six candidates."""
+    pair = loading.load_pair(PairConfig(teacher="lab:teacher", student="lab:student"), device="cpu")
+    task = TaskConfig(name="lab_math", n_train=1, n_eval=40, max_prompt_tokens=256)
+    how = EvalConfig(n_prompts=40, samples=3, max_new_tokens=128, batch_size=128)
+    made, _ = rollout.answer(pair.student, pair.tokenizer, task, how, 0)
+    special = pair.tokenizer.all_special_ids
+    types = np.unique(made.completion_ids[made.mask])
+    types = types[~np.isin(types, special)]
+    holding = np.array([(made.completion_ids == t).any(1).sum() for t in types])
+    chosen = types[np.argsort(np.abs(holding - len(made) / 3), kind="stable")][:6]
+    return pair, task, how, made, [Candidate(int(t), (int(t),)) for t in chosen]
+
+
+def of_lab(lab, run, mode, seed):
+    pair, task, how, made, candidates = lab
+    return prefix_reuse.outcomes(
+        run, mode, pair.student, pair.tokenizer, task, made, candidates, how, seed,
+        inputs={}, mode=mode,
+    )  # fmt: skip
+
+
+def under_knockout(table, lab, measure):
+    """Mean over a problem's rollouts, kept and changed ones: (candidates, problems)."""
+    *_, how, made, candidates = lab
+    place = [[c.target for c in candidates].index(target) for target in table.target]
+    rows = table.prompt_index * how.samples + table.sample_index
+    base = {"correct": made.correct, "length": made.lengths}[measure]
+    values = np.tile(base.astype(float), (len(candidates), 1))
+    table = table.assign(length=table.n_new_tokens + table.reused_tokens)
+    values[place, rows] = table[measure]
+    return values.reshape(len(candidates), how.n_prompts, how.samples).mean(2)
+
+
+@pytest.mark.slow
+def test_reuse_and_naive_agree_on_the_lab_within_sampling_error(lab, tmp_path):
+    reuse, naive = (of_lab(lab, tmp_path, *of) for of in (("reuse", 1), ("naive", 2)))
+    assert (naive.reused_tokens == 0).all() and len(naive) == 6 * 120
+    assert reuse.n_new_tokens.sum() < naive.n_new_tokens.sum() / 2
+    for measure in ("correct", "length"):
+        apart = under_knockout(reuse, lab, measure) - under_knockout(naive, lab, measure)
+        z = apart.mean(1) / (apart.std(1, ddof=1) / np.sqrt(apart.shape[1]))
+        assert (np.abs(z) < 3.3).all(), (measure, z)  # ours: one in a thousand, each
+
+
+@pytest.mark.slow
+def test_the_null_knockout_changes_nothing_on_the_lab(lab, tmp_path):
+    *_, how, _, candidates = lab
+    table = of_lab(lab, tmp_path, "null", 3)
+    delta = prefix_reuse.differences(table, candidates, how.n_prompts, how.samples)
+    assert (delta != 0).any()
+    of_problem = delta.mean(0)
+    lo, hi = scipy.stats.t.interval(
+        0.95, len(of_problem) - 1, of_problem.mean(), scipy.stats.sem(of_problem)
+    )
+    assert lo <= 0 <= hi
+
+
+@pytest.mark.slow
+def test_a_token_that_the_lab_student_never_writes_has_a_difference_of_zero(lab, tmp_path):
+    pair, task, how, made, _ = lab
+    written = set(np.unique(made.completion_ids[made.mask]).tolist())
+    absent = next(i for i in range(pair.student.config.vocab_size) if i not in written)
+    candidates = [Candidate(absent, (absent,))]
+    table = of_lab((pair, task, how, made, candidates), tmp_path, "reuse", 1)
+    delta = prefix_reuse.differences(table, candidates, how.n_prompts, how.samples)
+    assert len(table) == 0 and (delta == 0).all()
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("banned", "message"),
+    [
+        ((), "must ban ids from 0 to 4; got"),
+        ((5,), "must ban ids from 0 to 4; got"),
+        ((-1,), "must ban ids from 0 to 4; got"),
+        ((0, 1, 2, 3, 4), "must leave at least one of 5 tokens"),
+    ],
+)
+def test_candidates_that_make_no_sense_are_refused(base, banned, message):
+    with pytest.raises(StudyError, match=message):
+        plan(base, [Candidate(0, banned)], 5)
+
+
+def test_prefix_reuse_is_refused_where_it_is_not_exact(model, base):
+    todo = plan(base, [Candidate(2, (2,))], 5)
+    how = HOW.model_copy(update={"top_p": 0.9})
+    with pytest.raises(StudyError, match="knockout__top_p: must be 1 for prefix reuse"):
+        resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, how, 0)
+
+
+def test_rollouts_cut_at_another_limit_are_refused(model, base):
+    todo = plan(base, [Candidate(2, (2,))], 5)
+    how = HOW.model_copy(update={"max_new_tokens": 4})
+    with pytest.raises(StudyError, match=r"max_new_tokens: must be the limit .* 3 tokens; got 4"):
+        resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, how, 0)
+
+
+def test_rollouts_without_grades_are_refused(tmp_path, screen):
+    pair, task, how, made, candidates = screen
+    plain = SimpleNamespace(**{**made.__dict__, "correct": None})
+    with pytest.raises(StudyError, match="rollouts: must be graded"):
+        prefix_reuse.outcomes(
+            tmp_path, "x", pair.student, pair.tokenizer, task, plain, candidates, how, 0, inputs={}
+        )

@@ -1,0 +1,204 @@
+"""The report in a real browser: what a reader sees, and what a hostile token may not do."""
+
+import base64
+import io
+
+import nbformat
+import pandas as pd
+import pytest
+from browser import Browser, executable
+from matplotlib.figure import Figure
+
+from rockstudy.claims import records
+from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.report import render
+from rockstudy.runs import open_run
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(executable() is None, reason="no Chromium is on the path"),
+]
+HOSTILE = (
+    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    "<svg onload=\"document.title='owned'\"></td></table></section>\u202eetihw\u2066"
+)
+SHOWN = "[...document.querySelectorAll('.claims tbody tr:not(.group)')].filter(r => !r.hidden)"
+COLOURS = """(() => {
+  const style = getComputedStyle(document.body);
+  return [style.color, style.backgroundColor];
+})()"""
+
+
+def figure() -> str:
+    file = io.BytesIO()
+    drawn = Figure(figsize=(12, 3))
+    drawn.subplots().plot([1, 2])
+    drawn.savefig(file, format="png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def claims() -> list[dict]:
+    rows = []
+    for i, verdict in enumerate([*VERDICTS, "differs"]):
+        number = {"value": [0.3, 0.1, 0.2, None, 1e-9][i], "unit": "problems", "n": 10}
+        row = {"claim": f"claim-{i}", "statement": f"words {HOSTILE}", "locator": "figure 2"}
+        row |= {"verdict": verdict, "reason": "a rule", "paper": 0.5, "headline": i == 0}
+        rows.append(row | (number if verdict != "not run" else {}))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A report of two notebooks with a figure, wide tables and hostile text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROCKSTUDY_HOME", str(tmp_path_factory.mktemp("home")))
+        run = open_run("tiny", "here")
+    frame = pd.DataFrame({f"column {i}": [HOSTILE, "x" * 40] for i in range(12)})
+    shown = [
+        {"image/png": figure()},
+        {"text/html": frame.to_html(escape=False), "text/plain": "frame"},
+        {"text/html": frame.to_html(), "text/plain": "frame"},
+        {"text/plain": HOSTILE * 3},
+        {"application/javascript": "document.title = 'owned'"},
+    ]
+    cells = [nbformat.v4.new_markdown_cell(f"# Title\n\n## Question\n\nWhy {HOSTILE}?\n\n$x^2$")]
+    for data in shown:
+        output = nbformat.v4.new_output("display_data", data=data)
+        cells.append(nbformat.v4.new_code_cell("show()" + " # long" * 40, outputs=[output]))
+    (run.path / "notebooks").mkdir()
+    for name in ("01_first", "09_report"):
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        nbformat.write(notebook, run.path / "notebooks" / f"{name}.ipynb")
+        records.claims(run, name, claims())
+    return render.render(run)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def click(browser, selector: str, place: int = 0) -> None:
+    browser[f"document.querySelectorAll({selector!r})[{place}].click()"]
+
+
+def measured(browser) -> list[str]:
+    return browser[f"{SHOWN}.map(r => r.cells[2].dataset.key)"]
+
+
+def sorting(browser) -> list[str]:
+    return browser["[...document.querySelectorAll('.claims thead th')].map(h => h.ariaSort)"]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (390, "light")])
+def test_it_opens_without_an_error_and_asks_for_nothing(browser, path, width, scheme):
+    browser.open(path, width, scheme=scheme)
+    assert browser.complaints() == []
+    assert browser.requests() == []
+
+
+def test_every_figure_has_a_size_and_an_alternative_text(browser, path):
+    browser.open(path)
+    images = browser["[...document.images].map(i => [i.naturalWidth, i.naturalHeight, i.alt])"]
+    assert len(images) == 3  # one in each notebook, the last one's above the claims too
+    assert all(width > 100 and height > 100 and len(alt) > 3 for width, height, alt in images)
+
+
+@pytest.mark.parametrize("width", [390, 768, 1200])
+def test_the_page_never_scrolls_sideways(browser, path, width):
+    browser.open(path, width)
+    assert browser["document.documentElement.scrollWidth"] <= width
+
+
+def test_a_dark_scheme_changes_the_colours_and_both_can_be_read(browser, path):
+    found = {}
+    for scheme in ("light", "dark"):
+        browser.open(path, scheme=scheme)
+        found[scheme] = [luminance(colour) for colour in browser[COLOURS]]
+    assert found["light"][0] < found["light"][1]
+    assert found["dark"][0] > found["dark"][1]
+    for ink, paper in found.values():
+        lighter, darker = max(ink, paper), min(ink, paper)
+        assert (lighter + 0.05) / (darker + 0.05) > 7  # WCAG's AAA
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)`` as WCAG defines it."""
+    parts = [int(part) / 255 for part in colour[4:-1].split(",")]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_the_claims_sort_by_number_up_down_and_back(browser, path):
+    browser.open(path)
+    before = measured(browser)
+    numbers = sorted(float(key) for key in before if key)
+    assert sorting(browser) == ["none"] * 4
+    click(browser, ".claims th button", 2)
+    assert [float(key) for key in measured(browser) if key] == numbers
+    assert measured(browser)[-2:] == ["", ""]  # what was not run comes last, either way
+    assert sorting(browser) == ["none", "none", "ascending", "none"]
+    click(browser, ".claims th button", 2)
+    assert [float(key) for key in measured(browser) if key] == numbers[::-1]
+    assert measured(browser)[-2:] == ["", ""]
+    assert browser["document.getElementById('claims-status').textContent"].startswith("10 of 10")
+    click(browser, ".claims th button", 2)
+    assert measured(browser) == before
+    assert sorting(browser) == ["none"] * 4
+
+
+def test_verdicts_sort_in_their_own_order_and_headings_step_aside(browser, path):
+    browser.open(path)
+    click(browser, ".claims th button", 3)
+    order = browser[f"{SHOWN}.map(r => r.dataset.verdict)"]
+    assert order == sorted(order, key=VERDICTS.index)
+    assert browser["[...document.querySelectorAll('.claims .group')].every(r => r.hidden)"]
+
+
+def test_a_header_sorts_from_the_keyboard(browser, path):
+    browser.open(path)
+    browser["document.querySelector('.claims th button').focus()"]
+    browser.press("Enter", 13)
+    assert sorting(browser)[0] == "ascending"
+    browser.press("Tab", 9)
+    assert browser["document.activeElement.closest('th').cellIndex"] == 1
+
+
+def test_one_verdict_can_be_shown_alone(browser, path):
+    browser.open(path)
+    choices = browser["[...document.querySelectorAll('.counts button')].map(b => b.innerText)"]
+    assert choices == [
+        *("all 10", "headlines 2", "reproduced 2", "differs 4", "inconclusive 2", "not run 2"),
+    ]
+    click(browser, ".counts button", 3)
+    assert browser[f"{SHOWN}.map(r => r.dataset.verdict)"] == ["differs"] * 4
+    pressed = "[...document.querySelectorAll('.counts button')].map(b => b.ariaPressed)"
+    assert browser[pressed].index("true") == 3
+    assert "4 of 10" in browser["document.getElementById('claims-status').textContent"]
+    click(browser, ".counts button", 0)
+    assert len(browser[f"{SHOWN}.map(r => r.dataset.verdict)"]) == 10
+
+
+def test_a_hostile_token_neither_runs_nor_breaks_the_page(browser, path):
+    browser.open(path)
+    assert browser["document.title"] == "rockstudy: here"
+    assert browser["document.querySelectorAll('main > section').length"] == 4
+    assert browser["document.querySelectorAll('script').length"] == 1
+    assert browser["[...document.querySelectorAll('.claims tr')].every(r => r.cells.length > 0)"]
+    text = browser["document.body.innerText"]
+    assert "<script>document.title='owned'</script>" in text  # shown as the text that it is
+    assert "\u202e" not in text and "[U+202E]" in text
+
+
+def test_a_script_that_is_not_the_pages_own_is_refused(browser, path):
+    browser.open(path)
+    browser[
+        """(() => {
+      const added = document.createElement("script");
+      added.textContent = "document.title = 'owned'";
+      document.body.append(added);
+    })()"""
+    ]
+    assert browser["document.title"] == "rockstudy: here"
+    assert any("Content Security Policy" in text for text in browser.complaints())

@@ -1,0 +1,107 @@
+"""What notebook 09 reads: there or not, with intervals over seeds, drawn as three panels."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rockstudy import figure_style
+from rockstudy.report import figures as report_figures
+from rockstudy.report import summary
+from rockstudy.runs import open_run
+from rockstudy.store import cache
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    return open_run("tiny", "here")
+
+
+def put(run, name: str, table: pd.DataFrame) -> None:
+    cache.save(run.path / "tables" / name, table, config={})
+
+
+def arms(seeds=3) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"arm": arm, "seed": seed, "step": step, "benchmark": name, "prompt_index": problem}
+        for arm in ("baseline", "rock-freeze", "random")
+        for seed in range(seeds)
+        for step in (0, 4)
+        for name in ("lab_math", "lab_instruct")
+        for problem in range(8)
+    ]
+    return pd.DataFrame(rows).assign(accuracy=rng.random(len(rows)))
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+def test_a_run_without_a_notebook_has_no_table_of_it_and_the_panels_say_so(run):
+    panels = [step(run) for step in (summary.persistence, summary.knockout)]
+    panels.append(summary.utility(run))
+    assert panels == [None, None, None]
+    drawn = report_figures.lifecycle(*panels)
+    assert texts(drawn) == ["not run"] * 3
+    assert [axis.get_title(loc="left")[0] for axis in drawn.axes] == ["a", "b", "c"]
+
+
+def test_final_accuracy_has_an_interval_over_seeds_and_problems(run):
+    table = arms()
+    put(run, "arms_accuracy", table)
+    found = summary.utility(run).set_index(["arm", "benchmark"])
+    assert list(found.index.get_level_values(0).unique()) == ["baseline", "rock-freeze", "random"]
+    some = table[(table.step == 4) & (table.arm == "random") & (table.benchmark == "lab_math")]
+    row = found.loc[("random", "lab_math")]
+    assert row.lo < row.value < row.hi and row.value == pytest.approx(some.accuracy.mean())
+    assert (row.n, row.seeds) == (8, 3)
+    drawn = report_figures.lifecycle(None, None, summary.utility(run))
+    assert texts(drawn) == ["not run"] * 2
+    labels = [label.get_text() for label in drawn.axes[2].get_yticklabels()]
+    assert labels == ["baseline", "rock-freeze", "random"]
+
+
+def test_a_single_seed_has_no_interval(run):
+    put(run, "arms_accuracy", arms(seeds=1))
+    found = summary.utility(run)
+    assert found[["lo", "hi"]].isna().all(axis=None)
+    report_figures.lifecycle(None, None, found)
+
+
+def test_groups_are_followed_for_each_seed_by_their_pooled_loss(run):
+    rows = [  # step, token, count, sum of the loss, seed
+        (1, 7, 2, 4.0, 0), (1, 8, 2, 8.0, 0), (2, 7, 4, 4.0, 0),
+        (1, 7, 1, 1.0, 1), (2, 7, 1, 3.0, 1),
+    ]  # fmt: skip
+    columns = ["step", "token_id", "count", "rkl_sum", "seed"]
+    put(run, "stage2_type_losses", pd.DataFrame(rows, columns=columns))
+    put(run, "gradient_groups", pd.DataFrame({"group": ["rock", "rock"], "token_id": [7, 8]}))
+    found = summary.persistence(run).set_index(["seed", "step"]).rkl
+    assert found.to_dict() == {(0, 1): 3.0, (0, 2): 1.0, (1, 1): 1.0, (1, 2): 3.0}
+    drawn = report_figures.lifecycle(summary.persistence(run), None, None)
+    assert drawn.axes[0].get_legend().get_texts()[0].get_text() == "rock: 2.00 to 2.00"
+
+
+def test_settings_stand_beside_the_papers(run):
+    table = summary.settings(run).set_index("setting")
+    row = table.loc["stage 2: Rollouts of the student for each prompt"]
+    assert (row.paper, row.here) == ("4", "2")
+    assert len(table) == len(summary.SETTINGS)
+
+
+def test_verdicts_are_counted_by_notebook_and_in_all():
+    claims = pd.DataFrame(
+        {"notebook": ["a", "a", "b"], "verdict": ["differs", "not run", "differs"]}
+    )
+    counts = summary.verdicts_by_notebook(claims)
+    assert counts.loc["all"].to_dict() == {
+        "reproduced": 0, "differs": 2, "inconclusive": 0, "not run": 1,
+    }  # fmt: skip
+    assert counts.loc["b", "differs"] == 1
+    assert summary.verdicts_by_notebook(claims[:0]).loc["all"].sum() == 0
+
+
+def test_an_arm_takes_the_colour_of_its_role():
+    named = {"baseline": "student", "Rock-Freeze": "rock", "matched random": "random"}
+    assert {arm: figure_style.role_of_arm(arm) for arm in named} == named

@@ -1,0 +1,174 @@
+"""Categories of spellings, sentence starts, and the lab's own tokenizer."""
+
+import numpy as np
+import pytest
+
+from rockstudy.errors import StudyError
+from rockstudy.models.token_texts import token_texts, visible
+from rockstudy.paths import REPO
+from rockstudy.rocks.categories import CATEGORIES, COMMANDS, MARKERS, categorize, starts_sentence
+
+NAN = float("nan")
+
+SPELLINGS = {
+    "latex": ["$", " $", " $\\", "$$", "$$\n", "$$\n\n", "$.", "}$", "}$.**", "}}", "}{", "{", "^",
+              "_", "&", "\\", " \\", "\\\\", "\\[", "\\(", " \\]\n\n", "\\frac", "\\boxed", "\\%",
+              "\\cdot", "{\\", "_n", "frac", "boxed", "cdot"],
+    "structure": ["\n", "\n\n", " ", "    ", "\t", "**", " **", "**:", ":**", "**\n", "##", "###",
+                  "#", ".\n\n", ".\n", ":\n\n", "]\n\n", "- ", "* ", "---", "```", "`"],
+    "marker": ["So", " So", "We", " We", "Wait", "This", " Since", " Finally", "Hmm"],
+    "digit": ["7", " 12", "2024"],
+    "punctuation": [".", ",", " (", ")", ":", "?", '."', " =", " +", "-", " -", "*", "<", "|", "×"],
+    "letter": ["x", " x", "X", "a", " a", "π"],
+    "word": [" frac", " boxed", "text", " the", "the", " number", " so", "so", "SO", "ut", "Step",
+             " Solution", "é" * 2, "数", "ﬁne"],
+    "other": ["", "<|endoftext|>", "<|im_start|>", "<think>", "</think>", "<repo_name>", "\ufffd",
+              " \ufffd", "\ufffd\n", "\x00", "\x0b", "\x1f", "'s", "(x", "x2", "½", "\u200b"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [(text, category) for category, texts in SPELLINGS.items() for text in texts],
+    ids=lambda value: ascii(value),
+)
+def test_a_spelling_has_its_category_when_its_position_is_unknown(text, category):
+    assert categorize([text], [NAN]) == [category]
+
+
+@pytest.mark.parametrize(
+    ("text", "mid_clause", "initial"),
+    [
+        (" so", "word", "marker"),
+        ("so", "word", "marker"),
+        ("We", "word", "marker"),
+        (" Then", "word", "marker"),
+        ("-", "punctuation", "structure"),
+        (" -", "punctuation", "structure"),
+        ("*", "punctuation", "structure"),
+        ("SO", "word", "word"),
+        (" number", "word", "word"),
+        ("x", "letter", "letter"),
+        ("**", "structure", "structure"),
+        (" 12", "digit", "digit"),
+    ],
+)
+def test_position_separates_markers_from_words_and_bullets_from_signs(text, mid_clause, initial):
+    assert categorize([text] * 4, [0.0, 0.49, 0.5, 1.0]) == [mid_clause] * 2 + [initial] * 2
+
+
+def test_every_category_is_described_and_tested():
+    assert list(CATEGORIES) == list(SPELLINGS)
+    assert all(CATEGORIES.values())
+
+
+def test_the_papers_markers_are_in_the_list():
+    assert set("So Let We But Now Wait Then Since This".split()) < MARKERS
+    assert not {name.capitalize() for name in COMMANDS} & MARKERS
+
+
+def test_no_texts_have_no_categories():
+    assert categorize([], []) == []
+    assert starts_sentence([]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([0.5], r"initial_share: must hold one share for each of 2 texts; got \(1,\)"),
+        ([0.5, 1.2], "initial_share: must lie between 0 and 1 or be NaN; got 1.2"),
+        ([-0.1, NAN], "initial_share: must lie between 0 and 1 or be NaN; got -0.1"),
+    ],
+)
+def test_shares_that_are_none_are_refused(shares, message):
+    with pytest.raises(StudyError, match=message):
+        categorize(["So", "x"], shares)
+
+
+@pytest.mark.parametrize(
+    "previous",
+    ["", "\n", "\n\n", ".\n\n", "$$\n", "  \n  ", ".", "!", "?", ":", ". ", '."', ".”", ":**",
+     ".$", "}$.", ".)", ".}$", "So we are done. **", "word\n"],
+    ids=ascii,
+)  # fmt: skip
+def test_a_sentence_or_a_line_starts_after(previous):
+    assert starts_sentence([previous]).tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    "previous",
+    [" ", " the", ",", "**", " $", "}$", "\n\n**", "\nx", ".5", "- ", ";", ")"],
+    ids=ascii,
+)
+def test_no_sentence_starts_after(previous):
+    assert starts_sentence([previous]).tolist() == [False]
+
+
+def test_starts_are_found_for_repeated_texts_in_their_order():
+    starts = starts_sentence(np.array([".", " the", ".", "", " the"], dtype=object))
+    assert starts.dtype == bool
+    assert starts.tolist() == [True, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (" $\\", "␣$\\"),
+        (".\n\n", ".⏎⏎"),
+        ("\t<b>&", "⇥<b>&"),
+        ("\x00", "\\x00"),
+        ("\r", "\\r"),
+        ("\ufffd", "\\ufffd"),
+        ("\xa0", "\\xa0"),
+        ("é×", "é×"),
+        ("", ""),
+    ],
+    ids=lambda value: ascii(value),
+)
+def test_blanks_become_visible(text, shown):
+    assert visible(text) == shown
+
+
+@pytest.fixture(scope="module")
+def lab_tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(REPO / "data" / "lab" / "tokenizer")
+
+
+def test_every_token_of_the_lab_has_one_category_and_each_category_occurs(lab_tokenizer):
+    texts = token_texts(lab_tokenizer, np.arange(len(lab_tokenizer)))
+    categories = categorize(texts, np.full(len(texts), NAN))
+    assert len(categories) == len(texts) == 1280
+    assert set(categories) == set(CATEGORIES)
+    assert all(visible(text).isprintable() for text in texts)
+
+
+def test_decoding_keeps_the_leading_space(lab_tokenizer):
+    ids = list(range(len(lab_tokenizer)))
+    spaced = [name.startswith("Ġ") for name in lab_tokenizer.convert_ids_to_tokens(ids)]
+    texts = token_texts(lab_tokenizer, ids)
+    assert sum(spaced) > 100
+    assert [text.startswith(" ") for text in texts] == spaced
+
+
+def test_texts_of_tokens_join_to_the_text_that_was_encoded(lab_tokenizer, tiny_tokenizer):
+    text = "So, we add: $12 + 34$ .\n\n**Wait** , it 's \\boxed{46} .\n- Then  x = 7 !"
+    for tokenizer in (lab_tokenizer, tiny_tokenizer):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert "".join(token_texts(tokenizer, ids)) == text
+
+
+def test_special_tokens_keep_their_name_and_are_other(lab_tokenizer):
+    ids = lab_tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    texts = token_texts(lab_tokenizer, ids)
+    assert texts == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    assert categorize(texts, [0.0, 1.0, NAN]) == ["other"] * 3
+
+
+def test_an_id_past_the_vocabulary_is_an_empty_text(lab_tokenizer):
+    assert token_texts(lab_tokenizer, [1281]) == [""]
+
+
+def test_no_ids_have_no_texts(lab_tokenizer):
+    assert token_texts(lab_tokenizer, []) == []

@@ -1,0 +1,99 @@
+"""The steps of notebooks 02 and 03: what is loaded, verdicts, cut-offs, HTML, categories."""
+
+import gc
+import weakref
+
+import pandas as pd
+import pytest
+
+from rockstudy.config.overrides import from_parameters
+from rockstudy.models import loading
+from rockstudy.rocks import claims as rocks_claims
+from rockstudy.rocks import steps as rocks_steps
+from rockstudy.runs import Run
+from rockstudy.sampling import evaluation
+from rockstudy.store import cache
+from rockstudy.training import steps as training_steps
+
+
+def test_a_cluster_is_reproduced_by_the_sign_of_its_enrichment_alone():
+    columns = ["category", "difference", "lo", "hi", "unit", "n"]
+    table = pd.DataFrame(
+        [
+            ("latex", 0.2, 0.1, 0.3, "matched pairs", 20),
+            ("digit", -0.2, -0.3, -0.1, "matched pairs", 20),
+            ("word", -0.2, -0.3, -0.1, "matched pairs", 20),
+            ("marker", 0.1, 0.0, 0.3, "matched pairs", 20),
+        ],
+        columns=columns,
+    )
+    verdicts = {row["claim"]: row["verdict"] for row in rocks_claims.category_claims(table)}
+    assert verdicts == {
+        "rocks-latex": "reproduced",
+        "rocks-structure": "not run",
+        "rocks-marker": "inconclusive",
+        "rocks-digit": "differs",
+        "rocks-word": "reproduced",  # fewer words among the rocks is what the paper says
+    }
+    assert {row["verdict"] for row in rocks_claims.category_claims(None)} == {"not run"}
+
+
+def test_cut_offs_grow_to_the_number_of_types_with_a_score_and_hold_k():
+    types = pd.DataFrame({"score": [1.0] * 250 + [0.0] * 50})
+    found = rocks_steps.cutoffs(types, "score", 100)
+    assert found[0] == 3 and found[-1] == 250 and 100 in found
+    assert found == sorted(set(found))
+    assert rocks_steps.cutoffs(types.head(2), "score", 100) == [2]
+
+
+def test_token_text_is_escaped_and_its_blanks_are_shown():
+    table = pd.DataFrame(
+        [{"before": "a <b>", "token": "<script>\n", "after": " & c", "rho": 1, "rkl_pre": 1,
+          "rkl_post": 1}]
+    )  # fmt: skip
+    shown = rocks_steps.examples_html(table)._repr_html_()
+    assert "<script>" not in shown and "&lt;script&gt;⏎" in shown
+    assert "a␣&lt;b&gt;" in shown and "␣&amp;␣c" in shown
+
+
+def test_shares_of_categories_add_up_to_one_in_every_set():
+    sets = pd.DataFrame({"name": ["rocks", "rocks", "tip", "tip"], "token_id": [1, 2, 2, 3]})
+    types = pd.DataFrame({"token_id": [1, 2, 3], "category": ["digit", "latex", "digit"]})
+    table = rocks_steps.with_categories(sets, types)
+    assert list(table.columns) == ["latex", "digit"]
+    assert (table.sum(axis=1) == 1).all() and table.loc["rocks", "latex"] == 0.5
+    assert [one.ids for one in rocks_steps.sets_of(sets)] == [(1, 2), (2, 3)]
+
+
+def test_a_replayed_run_reads_tables_and_loads_no_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(rocks_steps, "measured", lambda *_: pytest.fail("a model was loaded"))
+    types = pd.DataFrame({"token_id": [1], "rank": [1]})
+    cache.save(tmp_path / "tables" / "rock_types", types, config={})
+    replayed = Run(from_parameters("tiny"), tmp_path, replay=True)
+    pd.testing.assert_frame_equal(rocks_steps.types(replayed), types)
+
+
+def test_a_measurement_that_is_there_loads_no_checkpoint_and_a_new_one_keeps_none(
+    tmp_path, monkeypatch
+):
+    """The arms train with the devices for themselves."""
+    config, loaded = from_parameters("tiny"), []
+    real = loading.load_model
+
+    def seen(*arguments, **named):
+        model = real(*arguments, **named)
+        loaded.append(weakref.ref(model))
+        return model
+
+    evaluation.loaded_pair(config.pair)
+    training_steps.train_seeds(Run(config, tmp_path), config.seeds[:1])
+    monkeypatch.setattr(loading, "load_model", seen)
+    first = rocks_steps.Measured(config, tmp_path)
+    gc.collect()
+    assert len(loaded) >= len(first.folders) and not any(one() for one in loaded)
+    loaded.clear()
+    again = rocks_steps.Measured(config, tmp_path)
+    assert again.table.hash == first.table.hash and not loaded
+    encoded = from_parameters("tiny", rocks__encoder="hidden")
+    assert len(rocks_steps.detected(encoded, tmp_path).types)
+    assert len(loaded) == 1

@@ -1,0 +1,276 @@
+"""Arms: every name builds what it says; differences, costs and verdicts against closed forms."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from rockstudy.config.fields import ArmName, RockConfig
+from rockstudy.config.overrides import from_parameters
+from rockstudy.errors import StudyError
+from rockstudy.rocks import selectors
+from rockstudy.rocks.detection import Detection
+from rockstudy.selective import arms
+from rockstudy.selective import claims as selective_claims
+from rockstudy.selective import steps as selective_steps
+from rockstudy.selective.windows import RandomWindows, WindowWeights
+from rockstudy.training.position_weights import Ramp, TokenWeights
+
+NAMES = [
+    *("baseline", "rock-freeze", "random-windows", "lambda-0.25", "types", "types-normalized"),
+    *("next-ranks", "soft", "ramp", "redetected", "keep-rocks"),
+    *(f"{how}-{name}" for how in ("freeze", "keep") for name in selectors.SELECTORS),
+]
+
+
+@pytest.fixture(scope="module")
+def material():
+    """Forty types whose rank is their id, the third of them special; k = 3."""
+    rng = np.random.default_rng(0)
+    ids = np.arange(40)
+    types = pd.DataFrame(
+        {
+            "token_id": ids,
+            "count": 10 + rng.permutation(40),
+            "n_persistent": 5,
+            "score_ctx": 1.0,
+            "rank": ids + 1,
+        }
+    )
+    tokens = pd.DataFrame({"token_id": np.repeat(ids, 5)})
+    for name in ("rkl_post", "entropy_post", "entropy_teacher"):
+        tokens[name] = rng.random(len(tokens)).astype(np.float32)
+    none = pd.DataFrame({"token_id": [], "rock": []})
+    return arms.Material(Detection(types, none, 0.3, 0.4, RockConfig(k=3)), tokens, (7, 8))
+
+
+CONFIG = from_parameters("tiny", rocks__k=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_legal_name_builds_an_arm_of_that_name(material, name):
+    assert from_parameters("tiny", freeze__extra=[name] if name not in (
+        "baseline", "rock-freeze", "random-windows") else [])  # fmt: skip
+    arm = arms.build(name, material, CONFIG, seed=5)
+    assert arm.name == name
+    assert (arm.weights is None) == (name == "baseline")
+
+
+def test_the_legal_names_are_those_with_the_selectors_there_are():
+    pattern = re.compile(next(m for m in ArmName.__metadata__).metadata[0].pattern)
+    assert all(pattern.fullmatch(name) for name in NAMES)
+    for wrong in ("freeze", "lambda-1.5", "freeze-nothing", "rock_freeze", "keep-"):
+        assert not pattern.fullmatch(wrong)
+
+
+def test_arms_are_made_of_rocks_matched_controls_and_the_next_ranks(material):
+    def build(name):
+        return arms.build(name, material, CONFIG, 5)
+
+    freeze, random = build("rock-freeze").weights, build("random-windows").weights
+    assert isinstance(freeze, WindowWeights) and isinstance(random, RandomWindows)
+    assert freeze.ids == random.ids == (0, 1, 2)
+    assert (freeze.value, freeze.threshold, freeze.width) == (0.0, 0.4, CONFIG.rocks.window)
+    assert random.seed == 5 and not set(random.controls) & {0, 1, 2, 7, 8}
+    assert build("lambda-0.25").weights.value == 0.25
+    assert build("ramp").weights.value == Ramp(0.0, 1.0, CONFIG.stage2.steps)
+    assert build("next-ranks").weights == TokenWeights((3, 4, 5), 0.0)
+    assert build("types").weights == build("types-normalized").weights
+    assert [build(n).normalize for n in ("types", "types-normalized")] == ["tokens", "weights"]
+    assert build("keep-rocks").weights == TokenWeights((0, 1, 2), 0.0, keep=True)
+    rkl = build("freeze-rkl").weights.ids
+    assert rkl == selectors.select(material.tokens, "rkl", 3).ids
+
+
+def test_the_normaliser_changes_stage_2_and_nothing_else(material):
+    changed = arms.build("types-normalized", material, CONFIG, 0).configured(CONFIG)
+    assert changed.stage2.normalize == "weights"
+    assert changed.model_copy(update={"stage2": CONFIG.stage2}) == CONFIG
+
+
+def test_extra_arms_have_fewer_seeds_and_are_graded_at_the_end():
+    config = from_parameters("tiny", freeze__extra=["types"], freeze__extra_seeds=1)
+    main = [(name, seed, True) for name in config.freeze.arms for seed in (0, 1)]
+    assert arms.plan(config) == [*main, ("types", 0, False)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"freeze__extra": ["rock-frieze"]}, "freeze__extra.*rock-freeze.*got 'rock-frieze'"),
+        ({"freeze__arms": ["rock-freeze"]}, "must hold baseline"),
+        ({"freeze__extra": ["rock-freeze"]}, "distinct"),
+    ],
+)
+def test_arms_that_make_no_sense_are_refused_before_anything_runs(given, message):
+    with pytest.raises(StudyError, match=message) as error:
+        from_parameters("tiny", **given)
+    assert "\n" not in str(error.value)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(9)
+
+
+def answers(accuracy, arm: str, seed: int, step: int) -> pd.DataFrame:
+    """Rows of `arm_steps.accuracy` for one checkpoint: its accuracy on each problem."""
+    return pd.DataFrame({"accuracy": accuracy}).assign(
+        arm=arm, seed=seed, step=step, benchmark="maths", prompt_index=lambda t: t.index, samples=1
+    )
+
+
+@pytest.fixture
+def table():
+    """Three arms, four seeds, 40 problems; one extra arm with one seed at the end."""
+    draw = np.random.default_rng(1)
+    found = [
+        answers(draw.random(40) - 0.5 * (arm == "b") * (step > 0), arm, seed, step)
+        for arm in ("baseline", "a", "b") for seed in range(4) for step in (0, 40)
+    ]  # fmt: skip
+    return pd.concat([*found, answers(np.full(40, 0.5), "c", 2, 40)], ignore_index=True)
+
+
+def test_differences_are_paired_by_seed_and_problem(table):
+    found = selective_steps.differences(table, rng()).set_index("arm")
+    ends = table[table.step == 40]
+    wide = ends.pivot(index=["seed", "prompt_index"], columns="arm", values="accuracy")
+    for arm in ("a", "b"):
+        apart = (wide[arm] - wide["baseline"]).unstack()  # (seeds, problems)
+        assert found.loc[arm, "value"] == pytest.approx(apart.to_numpy().mean())
+        # the variance of a mean over two factors that are resampled apart from each other
+        parts = [apart.mean(axis=axis) for axis in (0, 1)]
+        least = max(part.std(ddof=0) / len(part) ** 0.5 for part in parts)
+        assert found.loc[arm, "hi"] - found.loc[arm, "lo"] > 2 * 1.9 * least
+        assert found.loc[arm, ["n", "seeds"]].tolist() == [40, 4]
+    assert found.loc["c", "value"] == pytest.approx(0.5 - wide["baseline"][2].mean())
+    assert np.isnan(found.loc["c", "lo"]) and found.loc["c", "seeds"] == 1
+
+
+def test_luck_that_all_seeds_share_is_no_difference():
+    """The same problems and random numbers at every seed: seeds alone would seem to agree."""
+    excluded = {"seeds": 0, "both": 0}
+    for trial in range(40):
+        draw = np.random.default_rng(trial)
+        shared = draw.choice([-1.0, 1.0], 60)
+        frames = [answers(np.zeros(60), "baseline", seed, 40) for seed in range(4)]
+        frames += [answers(shared + 0.2 * draw.standard_normal(60), "a", s, 40) for s in range(4)]
+        found = selective_steps.differences(pd.concat(frames), draw).iloc[0]
+        excluded["both"] += not found.lo <= 0 <= found.hi
+        means = pd.concat(frames[4:]).groupby("seed").accuracy.mean()
+        excluded["seeds"] += scipy.stats.ttest_1samp(means, 0).pvalue < 0.05
+    assert excluded["seeds"] > 20 and excluded["both"] <= 5
+
+
+def test_means_resample_seeds_and_problems(table):
+    found = selective_steps.means(table, rng()).set_index(["arm", "step"])
+    assert found.loc[("a", 40), "value"] == pytest.approx(
+        table.accuracy[(table["arm"] == "a") & (table.step == 40)].mean()
+    )
+    assert found.loc[("a", 40), "unit"] == "problems x 4 seeds"
+    assert np.isnan(found.loc[("c", 40), "lo"])
+
+
+def test_the_reading_says_what_can_be_concluded_and_what_not(table):
+    said = selective_steps.reading(selective_steps.differences(table, rng()), "maths").splitlines()
+    assert [line.split(":")[0] for line in said] == ["a", "b", "c"]
+    assert "no difference shown" in said[0] and "cannot be excluded" in said[0]
+    assert "over 4 seeds: worse than the baseline" in said[1]
+    assert "one seed" in said[2]
+
+
+@pytest.fixture
+def costs():
+    phases = {"baseline": (4, 4), "a": (4, 2), "b": (4, 4)}
+    timing = pd.DataFrame(
+        [
+            {"arm": arm, "round": r, "step": step, "seconds_head": head * step,
+             "seconds_step": (rest + head) * step}
+            for arm, (rest, head) in phases.items() for r in (0, 1) for step in (2, 3)
+        ]
+    )  # fmt: skip
+    metrics = pd.DataFrame(
+        {
+            "arm": ["baseline", "a", "b", "c"],
+            "n_tokens": 100,
+            "n_kept": [100, 50, 100, 100],
+            "mean_weight": [1.0, 0.5, 0.75, 1.0],
+        }
+    )
+    return selective_steps.cost(timing, metrics).set_index("arm")
+
+
+def test_costs_are_ratios_of_paired_steps_and_amdahls_bound(costs):
+    assert costs.speedup[:3].tolist() == pytest.approx([1, 8 / 6, 1])
+    assert costs.n[:3].tolist() == [4, 4, 4] and np.isnan(costs.speedup["c"])  # was not timed
+    assert costs.lo["a"] == pytest.approx(8 / 6) == costs.hi["a"]
+    assert costs.frozen.tolist() == pytest.approx([0, 0.5, 0.25, 0])
+    assert costs.projected.tolist() == [1, 0.5, 1, 1]
+    assert costs.bound.tolist() == pytest.approx([1, 8 / 6, 8 / 7, 1])  # heads are half of it
+    assert costs.bound_all.tolist() == pytest.approx([2, 2, 2, 2])
+
+
+def accuracies(freeze: float, random: float, seeds: int = 4, spread: float = 0.01):
+    """Three regimes whose final accuracies differ from the baseline's, about the same each seed."""
+    draw = np.random.default_rng(2)
+    rows = []
+    for arm, shift in (("baseline", 0.0), ("rock-freeze", freeze), ("random-windows", random)):
+        for seed in range(seeds):
+            rows.append(answers(np.full(20, 0.3), arm, seed, 0))
+            noise = spread * draw.standard_normal(20)
+            rows.append(answers(0.5 + shift + noise, arm, seed, 40))
+    return pd.concat(rows, ignore_index=True)
+
+
+MATCH = pd.DataFrame({"arm": ["rock", "random"], "share": [0.2, 0.2], "seed": 0})
+KEEPS, LOSES, BEATS = (
+    "freeze-keeps-accuracy",
+    "random-freeze-costs-accuracy",
+    "freeze-beats-random-freeze",
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"freeze": 0.0, "random": -0.2, "spread": 0.001}, ("reproduced",) * 3),
+        ({"freeze": 0.0, "random": 0.0, "spread": 0.3}, ("inconclusive",) * 3),
+        (
+            {"freeze": -0.2, "random": 0.2, "spread": 0.001},
+            ("differs", "differs", "differs"),
+        ),
+        ({"freeze": 0.0, "random": -0.2, "seeds": 1}, ("inconclusive",) * 3),
+    ],
+)
+def test_verdicts_on_accuracy_follow_their_rules(costs, given, expected):
+    rows = selective_claims.rows(accuracies(**given), costs.reset_index(), MATCH, "maths", rng())
+    verdict = {row["claim"]: row["verdict"] for row in rows}
+    assert (verdict[KEEPS], verdict[LOSES], verdict[BEATS]) == expected
+
+
+def test_what_was_not_trained_is_not_run_and_says_why(costs):
+    table = accuracies(0.0, -0.2)
+    table = table[table["arm"] != "random-windows"]
+    given = (costs.reset_index(), MATCH)
+    rows = {r["claim"]: r for r in selective_claims.rows(table, *given, "maths", rng())}
+    for claim in (LOSES, BEATS, "gain-random-windows", "speed-up-types"):
+        assert rows[claim]["verdict"] == "not run" and "not trained" in rows[claim]["reason"]
+    assert rows["gain-rock-freeze"]["verdict"] == "reproduced"
+    assert rows["random-windows-match"]["verdict"] == "reproduced"
+    assert selective_claims.rows(table, *given, "another", rng()) == []
+
+
+def test_windows_have_their_threshold_in_the_loss_that_is_trained(material):
+    """Where rocks are found by the one-sample estimate, its own threshold is another quantity."""
+    settings = RockConfig(k=3, loss="log_ratio", tau_post=0.75)
+    other = Detection(material.detection.types, pd.DataFrame(), 0.3, -0.1, settings)
+    found = arms.Material(other, material.tokens, (7, 8))
+    assert found.threshold == pytest.approx(np.quantile(material.tokens.rkl_post, 0.75))
+    assert material.threshold == 0.4  # the detection's own, which is of the reverse KL
+
+
+def test_a_control_that_cannot_match_is_refused():
+    selective_steps._check_match(MATCH)
+    with pytest.raises(StudyError, match=r"rocks__k: must leave .* take 66% .* random ones 34%"):
+        selective_steps._check_match(MATCH.assign(share=[0.66, 0.34]))

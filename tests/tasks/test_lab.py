@@ -1,0 +1,123 @@
+"""The lab corpus: solvable, gradable, disjoint, deterministic."""
+
+import random
+from itertools import islice
+
+import pytest
+
+from rockstudy.tasks.grading import grade_number
+from rockstudy.tasks.lab import instructions, maths
+from rockstudy.tasks.lab.register import LAYOUTS, STUDENT, TEACHER, layout_of, write
+
+
+def drafts(n, split="train", seed=3):
+    return list(islice(maths.drafts(split, random.Random(seed)), n))
+
+
+def value(expression, x=None):
+    """Evaluate one side of a written equation by Python's own arithmetic."""
+    import math
+    import re
+
+    text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"(\1/\2)", expression)
+    text = text.replace(r"\cdot", "*").replace(r"\bmod", "%").replace(r"\gcd", "math.gcd")
+    return eval(text, {"math": math})
+
+
+@pytest.mark.parametrize("family", sorted(maths.FAMILIES))
+def test_every_written_equation_holds(family):
+    for seed in range(60):
+        draft = maths.FAMILIES[family](random.Random(seed))
+        for step in maths.answer_of(draft)[1]:
+            lhs = step.lhs.split("=")[-1]
+            assert value(lhs) == pytest.approx(float(step.result)), step
+
+
+def test_linear_answers_solve_the_equation():
+    for seed in range(60):
+        draft = maths.linear(random.Random(seed))
+        a, b, c = draft.params
+        assert a * int(maths.answer_of(draft)[0]) + b == c
+
+
+def test_gcd_and_lcm_and_fractions_agree_with_the_standard_library():
+    import math
+    from fractions import Fraction
+
+    for seed in range(60):
+        a, b, k = (d := maths.gcd(random.Random(seed))).params
+        assert int(maths.answer_of(d)[0]) == math.gcd(a, b) + k
+        a, b, k = (d := maths.lcm(random.Random(seed))).params
+        assert int(maths.answer_of(d)[0]) == math.lcm(a, b) + k
+        a, b, c, e = (d := maths.fraction(random.Random(seed))).params
+        total, answer = Fraction(a, b) + Fraction(c, e), maths.answer_of(d)[0]
+        written = rf"\frac{{{total.numerator}}}{{{total.denominator}}}"
+        assert answer == (written if total.denominator > 1 else str(total.numerator))
+
+
+def test_teacher_solutions_are_right_even_when_they_slip_and_correct():
+    rng = random.Random(0)
+    for draft in drafts(300):
+        assert grade_number(maths.answer_of(draft)[0], write(draft, TEACHER, rng))
+
+
+def test_student_habits_make_many_solutions_wrong_but_not_all():
+    rng = random.Random(0)
+    right = [grade_number(maths.answer_of(d)[0], write(d, STUDENT, rng)) for d in drafts(400)]
+    assert 0.4 < sum(right) / len(right) < 0.7
+
+
+def test_layout_follows_the_voice_with_noise():
+    rng = random.Random(0)
+    bulleted = [
+        write(d, TEACHER, rng).startswith(("- **", "Wait"))
+        for d in drafts(2000)
+        if layout_of(d.voice) == "bullets"
+    ]
+    expected = 1 - TEACHER.noise * (1 - 1 / len(LAYOUTS))
+    assert sum(bulleted) / len(bulleted) == pytest.approx(expected, abs=0.06)
+
+
+def test_training_and_evaluation_problems_are_disjoint():
+    train = {p.key for p in maths.load("train", 5000)}
+    held_out = {p.key for p in maths.load("eval", 500)}
+    assert len(held_out) == 500 and not train & held_out
+    train = {p.key.split(":", 1)[1] for p in instructions.load("train", 2000)}
+    held_out = {p.key.split(":", 1)[1] for p in instructions.load("eval", 500)}
+    assert not train & held_out
+
+
+def test_the_corpus_is_deterministic_from_its_seed():
+    assert maths.load("eval", 40) == maths.load("eval", 40)
+    assert instructions.load("eval", 40) == instructions.load("eval", 40)
+    assert maths.load("train", 40, seed=1) != maths.load("train", 40, seed=2)
+
+
+def test_obeying_writers_follow_every_kind_of_instruction():
+    rng = random.Random(1)
+    for kind in instructions.KINDS:
+        for draft in drafts(40, seed=5):
+            item = instructions.instruct(draft, kind, rng)
+            text = instructions.solution(item, TEACHER, rng)
+            assert instructions.follows(text, item.problem.kwargs), (kind, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "bad"),
+    [
+        ("no_digits", {}, "We add 3. \\boxed{4}"),
+        ("no_digits", {}, "no box at all"),
+        ("bullets", {"n": 2}, "- one\n- two\n- three"),
+        ("lowercase", {}, "so It is"),
+        ("lowercase", {}, ""),
+        ("end_phrase", {"phrase": "Done."}, "Done. Not."),
+        ("heading", {}, "text\n# late"),
+        ("no_dollars", {}, "cost $1$"),
+        ("bold_answer", {}, "**bold** \\boxed{1}"),
+        ("keyword", {"word": "simply"}, "We simply add."),
+        ("no_commas", {}, "First, we"),
+        ("one_paragraph", {}, "one\n\ntwo"),
+    ],
+)
+def test_violations_are_seen(kind, kwargs, bad):
+    assert not instructions.follows(bad, {"kind": kind, **kwargs})
