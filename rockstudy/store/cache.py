@@ -9,9 +9,10 @@ in silence.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class Manifest:
     device: str
     git: dict[str, Any] | None
     versions: dict[str, str]
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def save(
     inputs: Mapping[str, str] | None = None,
     seed: int | None = None,
     seconds: float | None = None,
+    code: str | None = None,
 ) -> Manifest:
     """Write data and manifest under ``path`` (without a suffix), atomically.
 
@@ -84,8 +87,8 @@ def save(
         A frame with a default index, or tensors by name.
     config, inputs
         What determines the data: parameters, and the hashes of upstream artefacts.
-    seed, seconds
-        For the record.
+    seed, seconds, code
+        For the record; ``code`` is `code.identity` of what computed the data.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def save(
             else:
                 files.write_tensors(data, waiting)
             files.sync(waiting)
-            about = {"rows": len(data), "seed": seed, "seconds": seconds}
+            about = {"rows": len(data), "seed": seed, "seconds": seconds, "code": code}
             manifest = _manifest(file.name, hash_file(waiting), config, inputs or {}, **about)
             files.dump_json(waiting_json, asdict(manifest))
             # Both are on the disk; until here nothing that was there has changed.
@@ -145,7 +148,7 @@ def load_manifest(path: Path) -> Manifest:
         raise StudyError(f"{file}: no such artefact; run the stage that computes it")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return Manifest(**{field.name: found[field.name] for field in fields(Manifest)})
+        return Manifest(**{"code": None} | found)
     except (ValueError, KeyError, TypeError):
         raise StudyError(f"{file}: not a readable manifest; {_remedy(path)}") from None
 
@@ -157,6 +160,7 @@ def cached(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
+    code: str | None = None,
     compute: Callable[[], Data],
 ) -> Artefact:
     """Return ``run/stage/name``, computing it only when no artefact of this fingerprint is there.
@@ -166,12 +170,13 @@ def cached(
     The data is always what was read back from disk: a first run and a replay see the same types.
     """
     path = Path(run) / stage / name
-    fresh = not _is_current(path, _key(config, inputs))
+    fresh = not _is_current(path, key(config, inputs))
     if fresh:
         start = time.perf_counter()
         data = compute()
         seconds = time.perf_counter() - start
-        save(path, data, config=config, inputs=inputs, seed=_seed(config), seconds=seconds)
+        about = {"seed": _seed(config), "seconds": seconds, "code": code}
+        save(path, data, config=config, inputs=inputs, **about)
     data, manifest = load(path), load_manifest(path)
     return Artefact(data, manifest.sha256, manifest, fresh)
 
@@ -183,6 +188,7 @@ def cached_folder(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
+    code: str | None = None,
     compute: Callable[[Path], None],
 ) -> FolderArtefact:
     """Return the folder ``run/stage/name``, computing it only when none of this fingerprint is.
@@ -192,15 +198,15 @@ def cached_folder(
     fingerprint is removed first.
     """
     path = Path(run) / stage / name
-    key = _key(config, inputs)
+    wanted = key(config, inputs)
     with files.writing(path):
-        resumable.finish_interrupted(path, key)
-    fresh = not _is_current(path, key)
+        resumable.finish_interrupted(path, wanted)
+    fresh = not _is_current(path, wanted)
     if fresh:
         with files.writing(path):
-            resumable.prepare(path, key)
+            resumable.prepare(path, wanted)
             seconds = resumable.fill(path, compute)
-            about = {"rows": None, "seed": _seed(config), "seconds": seconds}
+            about = {"rows": None, "seed": _seed(config), "seconds": seconds, "code": code}
             digest = hash_folder(resumable.folder(path))
             manifest = _manifest(path.name, digest, config, inputs or {}, **about)
             resumable.complete(path, asdict(manifest))
@@ -219,7 +225,7 @@ def is_current(
     inputs: Mapping[str, str] | None = None,
 ) -> bool:
     """Whether `cached` or `cached_folder` would find ``run/stage/name`` and compute nothing."""
-    return _is_current(Path(run) / stage / name, _key(config, inputs))
+    return _is_current(Path(run) / stage / name, key(config, inputs))
 
 
 def _is_current(path: Path, key: str) -> bool:
@@ -234,7 +240,8 @@ def _remedy(path: Path) -> str:
     return f"delete {path.name}.json beside it to compute it again"
 
 
-def _key(config: Mapping[str, Any], inputs: Mapping[str, str] | None) -> str:
+def key(config: Mapping[str, Any], inputs: Mapping[str, str] | None) -> str:
+    """Return the fingerprint of what determines an artefact."""
     return fingerprint({"config": config, "inputs": inputs or {}})
 
 
@@ -248,7 +255,7 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         file=file,
-        fingerprint=_key(config, inputs),
+        fingerprint=key(config, inputs),
         sha256=sha256,
         config=json.loads(canonical_json(config)),
         inputs=json.loads(canonical_json(inputs)),
@@ -264,3 +271,25 @@ def manifests(run: Path) -> dict[str, Manifest]:
     files = [p for p in sorted(run.glob("*/*.json")) if p.parent.name != "notebooks"]
     found = [p.with_suffix("") for p in files if not p.name.endswith(".partial.json")]
     return {f"{path.parent.name}/{path.name}": load_manifest(path) for path in found}
+
+
+def link(source: Path, target: Path) -> None:
+    """Take over an artefact: its files are linked, or copied where they cannot be, manifest last.
+
+    No file of an artefact is ever changed in place, so that two runs can share one.
+    """
+    manifest = load_manifest(source)
+    data = source.parent / manifest.file
+    with files.writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        to = target.parent / manifest.file
+        files.named(target, ".json").unlink(missing_ok=True)
+        if data.is_dir():
+            waiting = files.named(target, ".partial")
+            shutil.rmtree(waiting, ignore_errors=True)
+            shutil.copytree(data, waiting, copy_function=files.link)
+            shutil.rmtree(to, ignore_errors=True)
+            waiting.rename(to)
+        else:
+            files.link(data, to)
+        files.link(files.named(source, ".json"), files.named(target, ".json"))

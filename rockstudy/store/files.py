@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,3 +162,13 @@ def _alive(pid: int) -> bool:
     except OSError:  # another user's
         return True
     return True
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, or a copy where the file system has no hard links."""
+    with temporary(Path(target)) as waiting:
+        try:
+            os.link(source, waiting)
+        except OSError:
+            shutil.copy2(source, waiting)
+        waiting.replace(target)

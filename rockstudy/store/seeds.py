@@ -1,12 +1,8 @@
 """Random numbers: a stream for each unit of each stage, independent of all others."""
 
 import zlib
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 
 def generator(seed: int, stage: str, unit: int = 0) -> np.random.Generator:

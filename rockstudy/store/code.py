@@ -1,0 +1,227 @@
+"""The identity of code: a hash of the source that a function computes with.
+
+From a function's own definition every name is followed into the package (and into plugins): the
+functions, classes and constants that it can reach. Comments, docstrings and layout do not count.
+A function marked `kept_apart` is not followed: what it returns has a key of its own, whose hash is
+an input of whatever is computed from it. Nor is the plumbing, which computes no values.
+
+The source is read as it is on disk when the process first asks for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rockstudy.errors import StudyError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Name = tuple[str, str]  # a module, and a name that it defines
+PACKAGE = "rockstudy"
+MARK = "kept_apart"
+PLUMBING = tuple(  # ours: stores, moves and refuses values, and computes none
+    f"{PACKAGE}.{name}" for name in "config errors parallel paths progress runs store".split()
+)
+SEEDS = f"{PACKAGE}.store.seeds"  # random numbers are values
+
+
+def kept_apart(function: Function) -> Function:
+    """Mark a function whose result is stored under a key of its own (`identity` stops there)."""
+    return function
+
+
+def identity(function: Callable[..., Any]) -> str:
+    """16 hex digits that change with the code that a function runs.
+
+    Parameters
+    ----------
+    function
+        A function of a module, or one that a notebook defines.
+
+    Raises
+    ------
+    StudyError
+        A function of a notebook that reads a variable of the notebook: its value would not be part
+        of the key.
+    """
+    function = inspect.unwrap(function)
+    if not _is_of_a_module(function):
+        return _of_notebook(function)
+    return _digest((function.__module__, function.__qualname__.split(".")[0]))
+
+
+def _is_of_a_module(function: Any) -> bool:
+    module = sys.modules.get(function.__module__)
+    name = function.__qualname__.split(".")[0]
+    return bool(getattr(module, "__file__", None)) and "<" not in name and hasattr(module, name)
+
+
+def _of_notebook(function: Any) -> str:
+    """Identity of a function or lambda that a notebook cell defines."""
+    names = inspect.getclosurevars(function)
+    data = {k: v for k, v in (names.nonlocals | names.globals).items() if not _is_code(v)}
+    if data:
+        raise StudyError(
+            "compute: must get its data as arguments, so that they count; it reads "
+            f"{', '.join(data)}"
+        )
+    digest = hashlib.sha256(inspect.getsource(function).strip().encode())
+    for value in (names.nonlocals | names.globals).values():
+        if callable(value) and not inspect.isbuiltin(value) and _is_ours(value.__module__):
+            digest.update(identity(value).encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_code(value: Any) -> bool:
+    return callable(value) or isinstance(value, types.ModuleType)
+
+
+@functools.cache
+def _digest(start: Name) -> str:
+    digest = hashlib.sha256()
+    for module, name in sorted(_reached(start)):
+        digest.update(f"{module}.{name}\n{_module(module).sources[name]}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _reached(start: Name) -> set[Name]:
+    """Every definition that can be reached from one, itself included."""
+    seen, waiting = set(), [start]
+    while waiting:
+        module, name = waiting.pop()
+        known = _module(module)
+        if (module, name) in seen:
+            continue
+        if name not in known.sources:
+            if name in known.imports:  # a name that a module hands on
+                waiting += _resolved(known.imports[name])
+            continue
+        if name in known.apart and (module, name) != start:
+            continue
+        seen.add((module, name))
+        waiting += known.references[name]
+        waiting += _registered(module, name)
+    return seen
+
+
+def _registered(module: str, name: str) -> Iterator[Name]:
+    """What a registry holds: no name in the source leads there."""
+    entries = getattr(getattr(sys.modules.get(module), name, None), "entries", None)
+    if callable(entries) and name.isupper():
+        for entry in entries():
+            yield entry.__module__, entry.__qualname__.split(".")[0]
+
+
+@dataclass
+class _Module:
+    """The definitions of a module: source without comments, names that each refers to."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    references: dict[str, list[Name]] = field(default_factory=dict)
+    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    apart: set[str] = field(default_factory=set)
+
+
+@functools.cache
+def _module(name: str) -> _Module:
+    """Read a module of the package or of a plugin; an empty one for any other."""
+    made = _Module()
+    if not _is_ours(name):
+        return made
+    tree = ast.parse(_source(name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level and _is_ours(node.module or ""):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found = (inner, None) if _is_module(inner) else (str(node.module), alias.name)
+                made.imports[alias.asname or alias.name] = found
+    for node in tree.body:
+        for defined in _defined(node):
+            made.sources[defined] = made.sources.get(defined, "") + _plain(node)
+            made.references.setdefault(defined, []).extend(_names(name, node, made.imports))
+            if any(ast.unparse(d).endswith(MARK) for d in getattr(node, "decorator_list", [])):
+                made.apart.add(defined)
+    return made
+
+
+def _source(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return ""
+    with open(spec.origin, encoding="utf-8") as file:
+        return file.read()
+
+
+@functools.cache
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _is_ours(module: str | None) -> bool:
+    """Whether a module is the package's or a plugin's: one that no installed package brought."""
+    if not module or module == "__main__":
+        return False
+    if module.split(".")[0] == PACKAGE:
+        return module == SEEDS or not f"{module}.".startswith(tuple(f"{p}." for p in PLUMBING))
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return getattr(sys.modules.get(module), "__rockstudy_plugin__", False) and bool(file)
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)]
+
+
+def _names(
+    module: str, node: ast.AST, imports: dict[str, tuple[str, str | None]]
+) -> Iterator[Name]:
+    """What a definition refers to: names of its module, imported names, members of modules."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name):
+            found = imports.get(inner.id)
+            if found is None:
+                yield module, inner.id
+            else:
+                yield from _resolved(found)
+        elif isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
+            found = imports.get(inner.value.id)
+            if found is not None and found[1] is None:
+                yield found[0], inner.attr
+
+
+def _resolved(found: tuple[str, str | None]) -> list[Name]:
+    return [] if found[1] is None else [(found[0], found[1])]
+
+
+def _plain(node: Any) -> str:
+    """A node as text that depends on neither layout, comments, docstrings nor Python's version."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_plain, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    values = {k: v for k, v in ast.iter_fields(node) if v not in (None, [])}
+    body = values.get("body")
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and _is_text(
+        body[0]
+    ):
+        values["body"] = body[1:]
+    inside = ",".join(f"{name}={_plain(value)}" for name, value in values.items())
+    return f"{type(node).__name__}({inside})"
+
+
+def _is_text(node: ast.stmt) -> bool:
+    value = getattr(node, "value", None)
+    return isinstance(node, ast.Expr) and isinstance(getattr(value, "value", None), str)
