@@ -14,7 +14,7 @@ for near ties (`rollout_greedy_equal`, the share).
 On CUDA ours runs eagerly, without a compiled step or CUDA graph. Those need one shape: transformers
 compiles about 20 s for each, torch falls back to eager code after 8 shapes of a function, and here
 the width of a batch changes with every shard of prompts, and its rows whenever some have ended.
-Where launches dominate, vLLM is the backend to take (`evaluation__backend`).
+Where launches dominate, vLLM is the engine to take (`evaluation__engine`).
 """
 
 import argparse

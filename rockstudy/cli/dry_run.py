@@ -74,7 +74,7 @@ def checks(
         *_data(config, run),
         *_batches(config, pair, processes),
         *_versions(),
-        *_backends(config),
+        *_engines(config),
         *_devices(config),
         *([] if pair is None else _needs(config, pair, run, processes, device)),
     ]
@@ -295,7 +295,7 @@ def _unmet(wanted: Requirement) -> str | None:
     return f"{wanted.name}: must be {wanted.specifier or 'installed'}; got {version}"
 
 
-def _backends(config: StudyConfig) -> Iterator[Check]:
+def _engines(config: StudyConfig) -> Iterator[Check]:
     """What only some configurations need."""
     trained = (config.stage1, config.stage2)
     if _vllm_fields(config):
@@ -304,9 +304,9 @@ def _backends(config: StudyConfig) -> Iterator[Check]:
         name = CPU_VLLM if _version(CPU_VLLM) else "vllm"
         line = _unmet(Requirement(f"{name}{bounds.specifier}"))
         found = line or f"{name} {_version(name)}"
-        yield Check("backend", found, line and f"{line}; run `pip install 'rockstudy[vllm]'`")
+        yield Check("engine", found, line and f"{line}; run `pip install 'rockstudy[vllm]'`")
     else:
-        yield Check("backend", "transformers")
+        yield Check("engine", "transformers")
     if any(task.name == "ifeval" for task in config.benchmarks):
         yield _extra("lm_eval", "ifeval", "the checkers of IFEval")
     if any(s.lora_rank is not None for s in trained):
@@ -317,10 +317,9 @@ def _backends(config: StudyConfig) -> Iterator[Check]:
 
 def _vllm_fields(config: StudyConfig) -> dict[str, str]:
     """The parameters that ask for vLLM, and what they would be without it."""
-    samplers = {name: getattr(config, name) for name in ("evaluation", "statistics", "knockout")}
-    trained = {name: config.stage(name) for name in ("stage1", "stage2")}
-    found = {f"{n}__backend": "transformers" for n, s in samplers.items() if s.backend == "vllm"}
-    return found | {f"{n}__use_vllm": "False" for n, s in trained.items() if s.use_vllm}
+    parts = ("evaluation", "statistics", "knockout", "stage1", "stage2")
+    asked = [part for part in parts if getattr(config, part).engine == "vllm"]
+    return {f"{part}__engine": "transformers" for part in asked}
 
 
 def _version(package: str) -> str | None:

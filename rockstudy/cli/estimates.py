@@ -29,7 +29,7 @@ from rockstudy.config.fields import EvalConfig, StageConfig, StudyConfig
 TRAINING = 0.4  # ours: share of peak FLOPs in training and in scoring given tokens
 READING = 0.5  # ours: share of peak bandwidth in decoding
 TILE = (4096, 32_768)  # divergence._CUDA_TILE
-ENGINE_SHARE = 0.9  # vllm_backend.SHARE: of the free memory
+ENGINE_SHARE = 0.9  # vllm_engine.SHARE: of the free memory
 VLLM_SHARE = 0.3  # TRL's vllm_gpu_memory_utilization, colocated
 NODE = 8  # ours: devices of a node, over which the teacher is sharded
 TABLE_BYTES = 40  # ours: of the token table for each completion token
@@ -165,7 +165,7 @@ def training(
     if settings.source == "student":
         local, new = rollouts // processes, settings.max_new_tokens
         vllm = VLLM_SHARE * device.memory
-        parts["rollouts"] = vllm if settings.use_vllm else student.cache(local, length)
+        parts["rollouts"] = vllm if settings.engine == "vllm" else student.cache(local, length)
         seconds += decoding(student, local, max_prompt_tokens, new, device)
     return Estimate(name, parts, settings.steps * seconds / 3600)
 
@@ -193,17 +193,17 @@ def sampling(
     vLLM takes as many rows at a time as its share of the free memory has room for; what lay on the
     device waits in the machine's memory.
     """
-    if how.backend == "vllm":
+    if how.engine == "vllm":
         beside = 0.0
     completions = -(-prompts // processes) * how.samples
     length = max_prompt_tokens + how.max_new_tokens
     weights, row = 2 * model.parameters, model.cache(1, length)
     room = ENGINE_SHARE * (device.memory - beside) - weights
-    most = how.batch_size if how.backend == "transformers" else max(1, int(room // row))
+    most = how.batch_size if how.engine == "transformers" else max(1, int(room // row))
     rows = min(most, completions)
     seconds = decoding(model, rows, max_prompt_tokens, how.max_new_tokens, device)
     parts = {"weights": weights, "rollouts": rows * row, "beside": beside}
-    if how.backend == "vllm":
+    if how.engine == "vllm":
         parts["left free"] = (1 - ENGINE_SHARE) * max(0.0, device.memory - beside)
     return Estimate(name, parts, completions / rows * seconds / 3600)
 
@@ -226,7 +226,7 @@ def stages(
             update={
                 "samples": stage1.rollouts_per_prompt,
                 "max_new_tokens": stage1.max_new_tokens,
-                "backend": "vllm" if stage1.use_vllm else "transformers",
+                "engine": stage1.engine,
             }
         )
         prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)

@@ -125,7 +125,9 @@ class StageConfig(_Frozen):
         description="named checkpoints, as the share of training done",
     )
     report_to: Literal["none", "tensorboard", "trackio"] = "none"
-    use_vllm: bool = Field(default=False, description="vLLM writes the completions")
+    engine: Literal["transformers", "vllm"] = Field(
+        default="transformers", description="what writes the completions"
+    )
     gradient_checkpointing: bool = False
     lora_rank: Count | None = Field(
         default=None, description="train adapters of this rank alone; None: all weights"
@@ -167,7 +169,7 @@ class EvalConfig(_Frozen):
     top_p: Share = 1.0
     max_new_tokens: Count
     batch_size: Count = Field(description="completions at a time; vllm has its own measure")
-    backend: Literal["transformers", "vllm"] = Field(
+    engine: Literal["transformers", "vllm"] = Field(
         default="transformers", description="what writes them; vllm is an engine for large models"
     )
 

@@ -32,9 +32,9 @@ from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.parallel import distributed
-from rockstudy.sampling import backends, rollout
-from rockstudy.sampling.backends import Backend, Row
+from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
+from rockstudy.sampling.engines import Engine, Row
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.store import cache
 
@@ -120,7 +120,7 @@ def _check(candidate: Candidate, vocab: int) -> None:
 
 
 def resample(
-    model: PreTrainedModel | Backend,
+    model: PreTrainedModel | Engine,
     tokenizer: PreTrainedTokenizerBase,
     rollouts: Rollouts,
     candidates: Sequence[Candidate],
@@ -170,7 +170,7 @@ def resample(
                 candidate.banned if bans else (),
             )
         )
-    made = backends.of(model, how.batch_size).complete(
+    made = engines.of(model, how.batch_size).complete(
         rows,
         Chooser(how.temperature, how.top_p),
         rollout.eos_ids(model, tokenizer),
@@ -182,7 +182,7 @@ def resample(
 def outcomes(
     run: Path,
     name: str,
-    model: PreTrainedModel | Backend,
+    model: PreTrainedModel | Engine,
     tokenizer: PreTrainedTokenizerBase,
     task: TaskConfig,
     rollouts: Rollouts,
@@ -299,7 +299,7 @@ def _between(todo: Plan, first: int, last: int) -> np.ndarray:
 
 
 def _frame(
-    model: PreTrainedModel | Backend,
+    model: PreTrainedModel | Engine,
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     rollouts: Rollouts,

@@ -24,7 +24,7 @@ from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks.steps import cached_table, detected, measured
 from rockstudy.runs import Run
 from rockstudy.sampling import evaluation
-from rockstudy.sampling.backends import Backend
+from rockstudy.sampling.engines import Engine
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.store.seeds import generator
 
@@ -111,12 +111,12 @@ def _candidates(table: pd.DataFrame) -> list[Candidate]:
     ]
 
 
-def _student(run: Run) -> AbstractContextManager[Backend]:
+def _student(run: Run) -> AbstractContextManager[Engine]:
     """What samples from the student after OPD: one engine for all of a step."""
     return measured(run.config, Path(run.path)).sampler("post", run.config.knockout)
 
 
-def baseline(run: Run, task: TaskConfig, student: Backend) -> tuple[Rollouts, str]:
+def baseline(run: Run, task: TaskConfig, student: Engine) -> tuple[Rollouts, str]:
     """Graded completions of the student after OPD on a benchmark, and their hash."""
     found = measured(run.config, Path(run.path))
     return evaluation.answered(
@@ -144,7 +144,7 @@ def _sampled(
     """
     with _student(run) as student:
         bases = [baseline(run, task, student) for task, *_ in screenings]
-        if run.config.knockout.backend == "transformers":
+        if run.config.knockout.engine == "transformers":
             here = Run(run.config, Path(run.path))
             jobs = {f"{one[2]} on {one[0].label}": (_outcomes, (here, *one)) for one in screenings}
             cpu_pool.run(jobs, lambda name: False)
@@ -160,7 +160,7 @@ def _outcomes(
     chosen: Sequence[Candidate],
     name: str,
     mode: prefix_reuse.Mode,
-    student: Backend | None = None,
+    student: Engine | None = None,
 ) -> pd.DataFrame:
     """`knockout.outcomes` on one benchmark; `student` where it is open already."""
     found = measured(run.config, Path(run.path))

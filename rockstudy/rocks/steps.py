@@ -26,7 +26,7 @@ from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import categories, controls, detection, selectors, token_table
 from rockstudy.rocks.token_table import TokenSet
 from rockstudy.runs import Run
-from rockstudy.sampling import backends, evaluation, rollout
+from rockstudy.sampling import engines, evaluation, rollout
 from rockstudy.store import cache, files
 from rockstudy.store.seeds import generator
 from rockstudy.training import steps as training_steps
@@ -90,8 +90,8 @@ class Measured:
         """The student that encodes contexts, where the study's encoder needs one."""
         return None if self.config.rocks.encoder == "bag" else self.student("post")
 
-    def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[backends.Backend]:
-        """What samples from a checkpoint, by the backend that `how` asks for."""
+    def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
+        """What samples from a checkpoint, by the engine that `how` asks for."""
         return evaluation.checkpoint(self.config, self.folders[name], how)
 
     def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:

@@ -18,7 +18,7 @@ from rockstudy.models import loading, sources
 from rockstudy.parallel import distributed
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.runs import Run
-from rockstudy.sampling import backends, rollout
+from rockstudy.sampling import engines, rollout
 from rockstudy.store import files
 from rockstudy.store.fingerprints import fingerprint
 from rockstudy.store.seeds import torch_seed
@@ -40,7 +40,7 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
     how, tokenizer = config.evaluation, tokenizer_of(config.pair)
     seed = torch_seed(config.seed, "evaluation")
 
-    def compute(model: backends.Backend, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
+    def compute(model: engines.Engine, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
         task, part = piece
         with advised(f"evaluation of {label}", sampling_knobs("evaluation", how)):
             made = rollout.evaluate(model, tokenizer, task, how, seed, part)
@@ -63,7 +63,7 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
 
 def sampling_knobs(stage: str, how: EvalConfig) -> dict[str, int]:
     """What makes the sampling of a stage smaller, by the names of the parameters."""
-    names = ("batch_size", "max_new_tokens") if how.backend == "transformers" else ()
+    names = ("batch_size", "max_new_tokens") if how.engine == "transformers" else ()
     return {f"{stage}__{name}": getattr(how, name) for name in names or ("max_new_tokens",)}
 
 
@@ -72,7 +72,7 @@ def answered(
     stage: str,
     name: str,
     task: TaskConfig,
-    opened: Callable[[], AbstractContextManager[backends.Backend]],
+    opened: Callable[[], AbstractContextManager[engines.Engine]],
     tokenizer: PreTrainedTokenizerBase,
     inputs: Mapping[str, str],
 ) -> tuple[rollout.Rollouts, str]:
@@ -87,7 +87,7 @@ def answered(
     """
     how, seed = getattr(run.config, stage), torch_seed(run.config.seed, stage)
 
-    def compute(model: backends.Backend, part: slice) -> pd.DataFrame:
+    def compute(model: engines.Engine, part: slice) -> pd.DataFrame:
         with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
             made, _ = rollout.answer(model, tokenizer, task, how, seed, part)
         return made.to_frame(part.start)
@@ -132,9 +132,9 @@ def checkpoint(
     config: StudyConfig,
     folder: Path,
     how: EvalConfig,
-) -> AbstractContextManager[backends.Backend]:
-    """What samples from a checkpoint (`backends.opened`)."""
-    return backends.opened(
+) -> AbstractContextManager[engines.Engine]:
+    """What samples from a checkpoint (`engines.opened`)."""
+    return engines.opened(
         how,
         str(folder),
         lambda: loading.load_model(str(folder)),
@@ -151,16 +151,16 @@ def _loaded(pair: PairConfig) -> list[PreTrainedModel]:
     return [found.teacher, found.student]
 
 
-def _member(config: StudyConfig, role: str) -> AbstractContextManager[backends.Backend]:
+def _member(config: StudyConfig, role: str) -> AbstractContextManager[engines.Engine]:
     """What samples from the teacher or the student before any training."""
     pair, how = config.pair, config.evaluation
-    if how.backend == "vllm" and role == "student" and pair.drop_every is not None:
+    if how.engine == "vllm" and role == "student" and pair.drop_every is not None:
         raise StudyError(
-            "evaluation__backend: must be transformers where drop_every is "
+            "evaluation__engine: must be transformers where drop_every is "
             f"{pair.drop_every}, since no folder holds that student; got 'vllm'"
         )
     shares_file = role == "teacher" or pair.student == pair.teacher
-    return backends.opened(
+    return engines.opened(
         how,
         getattr(pair, role),
         lambda: getattr(loaded_pair(pair), role),

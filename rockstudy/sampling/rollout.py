@@ -26,9 +26,9 @@ from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.parallel import distributed
-from rockstudy.sampling import backends
-from rockstudy.sampling.backends import Backend, Row
+from rockstudy.sampling import engines
 from rockstudy.sampling.decoding import Chooser
+from rockstudy.sampling.engines import Engine, Row
 from rockstudy.store import cache
 
 PART = 512  # ours: prompts that are sampled between two looks at the disk
@@ -225,7 +225,7 @@ def _templated(tokenizer: PreTrainedTokenizerBase, prompt: str, enable_thinking:
     )
 
 
-def eos_ids(model: PreTrainedModel | Backend, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_ids(model: PreTrainedModel | Engine, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end a completion: the model's generation config and the tokenizer's."""
     config = getattr(model, "generation_config", None)
     ids = getattr(config, "eos_token_id", None)
@@ -235,7 +235,7 @@ def eos_ids(model: PreTrainedModel | Backend, tokenizer: PreTrainedTokenizerBase
 
 
 def generate(
-    model: PreTrainedModel | Backend,
+    model: PreTrainedModel | Engine,
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[Sequence[int]],
     *,
@@ -273,7 +273,7 @@ def generate(
     ]
     ends = eos_ids(model, tokenizer)
     with nullcontext() if desc is None else progress.bar(len(rows), desc, "rollout") as bar:
-        done = backends.of(model, batch_size).complete(
+        done = engines.of(model, batch_size).complete(
             rows,
             Chooser(temperature, top_p, top_k),
             ends,
@@ -291,7 +291,7 @@ def generate(
 
 
 def answer(
-    model: PreTrainedModel | Backend,
+    model: PreTrainedModel | Engine,
     tokenizer: PreTrainedTokenizerBase,
     task: TaskConfig,
     eval: EvalConfig,
@@ -327,7 +327,7 @@ def parts(task: TaskConfig, eval: EvalConfig) -> list[slice]:
 
 
 def evaluate(
-    model: PreTrainedModel | Backend,
+    model: PreTrainedModel | Engine,
     tokenizer: PreTrainedTokenizerBase,
     task: TaskConfig,
     eval: EvalConfig,
@@ -396,7 +396,7 @@ def completion_states(
 
 
 def _check_lengths(
-    model: PreTrainedModel | Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    model: PreTrainedModel | Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> None:
     if not prompts:
         raise StudyError("prompt_ids: must hold at least one prompt; got none")

@@ -21,8 +21,8 @@ from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.parallel import distributed, placement
 from rockstudy.parallel.out_of_memory import advised
-from rockstudy.sampling import backends, rollout
-from rockstudy.sampling.backends import Backend
+from rockstudy.sampling import engines, rollout
+from rockstudy.sampling.engines import Engine
 from rockstudy.store.fingerprints import fingerprint
 from rockstudy.store.seeds import generator, torch_seed
 from rockstudy.tasks import rows
@@ -151,14 +151,14 @@ def _completions(
 ) -> list[Row]:
     """The teacher's completions of every prompt, a part of them by each process."""
     settings = config.stage(stage)
-    sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "use_vllm"}
+    sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "engine"}
 
     knobs = {
         "evaluation__batch_size": config.evaluation.batch_size,
         f"{stage}__max_new_tokens": settings.max_new_tokens,
     }
 
-    def compute(model: Backend, part: slice) -> pd.DataFrame:
+    def compute(model: Engine, part: slice) -> pd.DataFrame:
         with advised("teacher's completions", knobs):
             made = rollout.generate(
                 model,
@@ -195,7 +195,7 @@ def _completions(
 
 
 @contextmanager
-def _teaching(config: StudyConfig, stage: str, teacher: PreTrainedModel) -> Iterator[Backend]:
+def _teaching(config: StudyConfig, stage: str, teacher: PreTrainedModel) -> Iterator[Engine]:
     """What samples from the teacher: itself, or vLLM, which then has the device to itself.
 
     A teacher that waits in the machine's memory to be sharded comes to the device for it.
@@ -206,9 +206,9 @@ def _teaching(config: StudyConfig, stage: str, teacher: PreTrainedModel) -> Iter
         samples=settings.rollouts_per_prompt,
         max_new_tokens=settings.max_new_tokens,
         batch_size=config.evaluation.batch_size,
-        backend="vllm" if settings.use_vllm else "transformers",
+        engine=settings.engine,
     )
-    opened = backends.opened(
+    opened = engines.opened(
         how,
         pair.teacher,
         lambda: _moved(teacher, placement.default_device()),
@@ -221,8 +221,8 @@ def _teaching(config: StudyConfig, stage: str, teacher: PreTrainedModel) -> Iter
     )
     before = teacher.device
     try:
-        with opened as backend:
-            yield backend
+        with opened as engine:
+            yield engine
     finally:
         _moved(teacher, before)
 

@@ -80,7 +80,7 @@ class DistillTrainer(trl.DistillationTrainer):
         self.position_weights = weights
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
         self._keep_float32()
-        if stage.use_vllm and stage.source == "student":
+        if stage.engine == "vllm" and stage.source == "student":
             self._take_engine()
         self._place(teacher_model)
         self.clock = Clock(self.accelerator.device)

@@ -3,7 +3,7 @@
 TRL starts an engine for every trainer, and neither it nor vLLM (0.31) leaves the process as it was:
 
 - The environment says from then on that a launcher started the process, so that the next trainer
-  waits for others, and that no engine may have a process of its own (`sampling.vllm_backend`).
+  waits for others, and that no engine may have a process of its own (`sampling.vllm_engine`).
 - vLLM reads none of its own variables again, and takes every object that there is out of garbage
   collection: no trainer that was finished later would give its memory back.
 - An engine that is ended destroys the process group, which belongs to all that train together.

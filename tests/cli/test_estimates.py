@@ -283,7 +283,7 @@ def test_several_processes_load_on_the_cpu_and_keep_nothing_of_it_on_their_devic
         by_name = {made.stage: made for made in estimates.stages(study, sizes, processes)}
         assert by_name["stage1"].parts["teacher"] == 0
         assert by_name["statistics"].parts["beside"] == 0  # vLLM has the device to itself
-    study = from_parameters("paper", statistics__backend="transformers")
+    study = from_parameters("paper", statistics__engine="transformers")
     whole = {made.stage: made for made in estimates.stages(study, sizes)}["statistics"]
     assert whole.parts["beside"] == 2 * (student + teacher)
 
@@ -336,7 +336,7 @@ def test_constants_of_other_modules_are_theirs():
     assert estimates.TILE == divergence._CUDA_TILE
     assert DistillationConfig.vllm_gpu_memory_utilization == estimates.VLLM_SHARE
     engine = (
-        paths.REPO / "rockstudy" / "sampling" / "vllm_backend.py"
+        paths.REPO / "rockstudy" / "sampling" / "vllm_engine.py"
     ).read_text()  # importing it needs vLLM
     assert float(re.search(r"^SHARE = ([0-9.]+)", engine, re.MULTILINE)[1]) == (
         estimates.ENGINE_SHARE

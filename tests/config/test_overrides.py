@@ -30,7 +30,7 @@ BAD = [
     ({"stage2__steps": True}, ["stage2__steps:", "a whole number >= 1", "True"]),
     ({"stage2__steps": [1]}, ["stage2__steps:", "a whole number >= 1", "[1]"]),
     ({"stage2__normalize": "all"}, ["stage2__normalize:", "tokens, weights", "'all'"]),
-    ({"stage2__use_vllm": "perhaps"}, ["stage2__use_vllm:", "True or False", "'perhaps'"]),
+    ({"stage2__gradient_checkpointing": 2}, ["stage2__gradient_checkpointing:", "True or False"]),
     ({"stage2__reverse_kl": 0}, ["stage2", "reverse_kl", "above 0"]),
     ({"stage2__keep__early": 2}, ["stage2__keep__early:", "> 0 and <= 1", "got 2"]),
     ({"stage2__keep__mid": 0.5}, ["stage2__keep__mid", "early, quarter, half, late", "'mid'"]),

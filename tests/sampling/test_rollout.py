@@ -21,7 +21,7 @@ from transformers import (
 from rockstudy import tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.sampling import backends, decoding
+from rockstudy.sampling import decoding, engines
 from rockstudy.sampling.rollout import Rollouts, evaluate, generate, prompt_ids
 from rockstudy.store import cache
 
@@ -260,7 +260,7 @@ def test_column_t_is_the_prediction_of_completion_token_t(model, prompts, monkey
 
         return decode(model, batch, uniforms, choose_and_keep, *args)
 
-    monkeypatch.setattr(backends, "decode", recording)
+    monkeypatch.setattr(engines, "decode", recording)
     monkeypatch.setattr(decoding, "COMPACT_SHARE", 2.0)  # rows stay where they are
     drawn = sample(model, prompts, max_new_tokens=8)
     order = sorted(range(len(prompts)), key=lambda r: (len(prompts[r]), r))

@@ -40,7 +40,7 @@ def trainer(folder, max_new_tokens=8, **changes):
         reverse_kl=1.0,
         max_new_tokens=max_new_tokens,
         micro_batch=2,
-        use_vllm=True,
+        engine="vllm",
         **changes,
     )
     pair = loading.tiny_pair()

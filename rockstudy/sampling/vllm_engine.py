@@ -8,7 +8,7 @@ Importing this module imports vLLM. What is asked of it, and why in this way:
   logits processor would have to be written once for each.
 - A request has a seed of its own, so that its noise depends on nothing else.
 - End-of-text tokens are stop tokens of the request alone; the model's own are ignored, so that what
-  ends a completion is the same in both backends.
+  ends a completion is the same in both engines.
 
 The engine runs in a process of its own, starts at the first rows and ends with `close`, which gives
 all its memory back.
@@ -30,8 +30,8 @@ from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.models.sources import readable, resolve
 from rockstudy.parallel import placement
-from rockstudy.sampling.backends import Backend, Row
 from rockstudy.sampling.decoding import Chooser
+from rockstudy.sampling.engines import Engine, Row
 from rockstudy.store.seeds import torch_seed
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
@@ -54,7 +54,7 @@ LAUNCHED = (
 MOST_BANNED = 1024  # vllm/v1/worker/gpu/sample/logit_bias.py: MAX_NUM_LOGIT_BIAS_TOKENS
 
 
-class VllmBackend(Backend):
+class VllmEngine(Engine):
     """A model that vLLM reads by its Hub id or from its folder, and rows up to `longest` tokens."""
 
     def __init__(
@@ -71,8 +71,8 @@ class VllmBackend(Backend):
         source = resolve(name, revision, gguf_file, field)
         if name.startswith("tiny:") or "gguf_file" in source.kwargs:
             raise StudyError(
-                f"{field}: must be a Hub id or a folder with safetensors for the backend vllm; "
-                f"got {name!r}; take the backend transformers"
+                f"{field}: must be a Hub id or a folder with safetensors for the engine vllm; "
+                f"got {name!r}; take the engine transformers"
             )
         with readable(source, "a model's configuration"):
             self.config = AutoConfig.from_pretrained(
@@ -198,7 +198,7 @@ def _of_device(device: torch.device) -> dict[str, Any]:
 def _parameters(row: Row, choose: Chooser, ends: Sequence[int]) -> SamplingParams:
     if len(row.banned) > MOST_BANNED:
         raise StudyError(
-            f"banned: must be at most {MOST_BANNED} tokens with the backend vllm; "
+            f"banned: must be at most {MOST_BANNED} tokens with the engine vllm; "
             f"got {len(row.banned)}"
         )
     return SamplingParams(

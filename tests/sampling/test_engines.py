@@ -1,4 +1,4 @@
-"""Backends without vLLM: what is refused, and what a stub of its engine is asked for.
+"""Engines without vLLM: what is refused, and what a stub of its engine is asked for.
 
 The stub has vLLM's interface and decodes greedily with a transformers model; `test_vllm` has the
 engine itself.
@@ -15,12 +15,12 @@ from test_rollout import END, TOKENIZER, completions, sample, small_llama
 from rockstudy.config.fields import EvalConfig
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
-from rockstudy.sampling import backends, rollout
-from rockstudy.sampling.backends import Row
+from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
+from rockstudy.sampling.engines import Row
 from rockstudy.store.seeds import torch_seed
 
-HOW = EvalConfig(n_prompts=1, samples=1, max_new_tokens=12, batch_size=4, backend="vllm")
+HOW = EvalConfig(n_prompts=1, samples=1, max_new_tokens=12, batch_size=4, engine="vllm")
 GREEDY = Chooser(temperature=0)
 
 
@@ -73,14 +73,14 @@ def stubbed(model, monkeypatch, tmp_path):
     vllm.SamplingParams = lambda **given: SimpleNamespace(**given)
     vllm.TokensPrompt = lambda **given: given
     monkeypatch.setitem(sys.modules, "vllm", vllm)
-    monkeypatch.delitem(sys.modules, "rockstudy.sampling.vllm_backend", raising=False)
+    monkeypatch.delitem(sys.modules, "rockstudy.sampling.vllm_engine", raising=False)
     model.save_pretrained(tmp_path / "model")
     yield str(tmp_path / "model"), log
-    sys.modules.pop("rockstudy.sampling.vllm_backend", None)
+    sys.modules.pop("rockstudy.sampling.vllm_engine", None)
 
 
 def opened(name, **given):
-    return backends.opened(HOW, name, lambda: pytest.fail("loaded"), max_prompt_tokens=20, **given)
+    return engines.opened(HOW, name, lambda: pytest.fail("loaded"), max_prompt_tokens=20, **given)
 
 
 def nothing(_):
@@ -89,17 +89,17 @@ def nothing(_):
 
 def test_without_vllm_the_line_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    monkeypatch.delitem(sys.modules, "rockstudy.sampling.vllm_backend", raising=False)
-    with pytest.raises(StudyError, match=r"backend: .*rockstudy\[vllm\].*") as error, opened("x/y"):
+    monkeypatch.delitem(sys.modules, "rockstudy.sampling.vllm_engine", raising=False)
+    with pytest.raises(StudyError, match=r"engine: .*rockstudy\[vllm\].*") as error, opened("x/y"):
         pass
     assert "\n" not in str(error.value)
 
 
 def test_transformers_is_the_default_and_loads_the_model(model):
-    how = HOW.model_copy(update={"backend": "transformers"})
-    assert EvalConfig(n_prompts=1, samples=1, max_new_tokens=1, batch_size=1).backend == how.backend
-    with backends.opened(how, "unused", lambda: model, max_prompt_tokens=20) as backend:
-        (ids,) = backend.complete([Row([2], 4, (0, "x", 0))], GREEDY, [END], nothing)
+    how = HOW.model_copy(update={"engine": "transformers"})
+    assert EvalConfig(n_prompts=1, samples=1, max_new_tokens=1, batch_size=1).engine == how.engine
+    with engines.opened(how, "unused", lambda: model, max_prompt_tokens=20) as engine:
+        (ids,) = engine.complete([Row([2], 4, (0, "x", 0))], GREEDY, [END], nothing)
     assert ids.tolist() == completions(sample(model, [[2]], temperature=0, max_new_tokens=4))[0]
 
 
@@ -107,7 +107,7 @@ def test_the_large_presets_sample_with_vllm():
     for name, config in PRESETS.items():
         parts = (config.evaluation, config.statistics, config.knockout)
         wanted = "vllm" if name in ("qwen3", "paper") else "transformers"
-        assert {part.backend for part in parts} == {wanted}
+        assert {part.engine for part in parts} == {wanted}
 
 
 def test_rollouts_of_a_served_model_are_those_of_the_model(model, stubbed):
@@ -158,10 +158,10 @@ def test_an_engine_that_writes_a_banned_token_is_not_believed(stubbed, monkeypat
     folder, _ = stubbed
     with opened(folder) as served:
         (ids,) = served.complete([Row([2, 3], 1, (1, "x", 0))], GREEDY, [END], nothing)
-        vllm_backend = sys.modules["rockstudy.sampling.vllm_backend"]
-        ask = vllm_backend.SamplingParams
+        vllm_engine = sys.modules["rockstudy.sampling.vllm_engine"]
+        ask = vllm_engine.SamplingParams
         monkeypatch.setattr(
-            vllm_backend, "SamplingParams", lambda **given: ask(**given | {"logit_bias": None})
+            vllm_engine, "SamplingParams", lambda **given: ask(**given | {"logit_bias": None})
         )
         with pytest.raises(RuntimeError, match="broke a row's limit or ban"):
             served.complete([Row([2, 3], 1, (1, "x", 0), (int(ids[0]),))], GREEDY, [END], nothing)
@@ -187,7 +187,7 @@ def test_models_that_vllm_cannot_read_are_refused(stubbed, name):
 def test_weights_in_a_gguf_file_are_refused_by_name(stubbed):
     folder, _ = stubbed
     with (
-        pytest.raises(StudyError, match="take the backend transformers"),
+        pytest.raises(StudyError, match="take the engine transformers"),
         opened(folder, gguf_file="x.gguf"),
     ):
         pass

@@ -1,7 +1,7 @@
 """Who writes the completions: transformers models through `decoding`, or vLLM.
 
-A `Backend` continues rows of token ids, each with a limit, banned tokens and random numbers of its
-own; `rollout.generate` and `knockout.resample` make the rows. With the same rows both backends
+An `Engine` continues rows of token ids, each with a limit, banned tokens and random numbers of its
+own; `rollout.generate` and `knockout.resample` make the rows. With the same rows both engines
 follow the same distribution, and the same greedy completions, but not the same draws: transformers
 models invert the cumulative distribution with the row's uniform numbers, vLLM adds noise from a
 generator that the row's seed starts. In both a row is independent of the rows beside it, up to
@@ -49,7 +49,7 @@ class Row:
     banned: tuple[int, ...] = ()
 
 
-class Backend(ABC):
+class Engine(ABC):
     """What continues rows of token ids.
 
     Attributes
@@ -77,11 +77,11 @@ class Backend(ABC):
         Raises
         ------
         StudyError
-            Logits that are not finite, where the backend sees them.
+            Logits that are not finite, where the engine sees them.
         """
 
 
-class TransformersBackend(Backend):
+class TransformersEngine(Engine):
     """A transformers model, decoded in batches of rows of about the same length."""
 
     def __init__(self, model: PreTrainedModel, batch_size: int) -> None:
@@ -132,9 +132,9 @@ def _banned(rows: Sequence[Row]) -> np.ndarray | None:
     return banned
 
 
-def of(model: PreTrainedModel | Backend, batch_size: int) -> Backend:
-    """The backend of a transformers model; a backend is its own."""
-    return model if isinstance(model, Backend) else TransformersBackend(model, batch_size)
+def of(model: PreTrainedModel | Engine, batch_size: int) -> Engine:
+    """The engine of a transformers model; an engine is its own."""
+    return model if isinstance(model, Engine) else TransformersEngine(model, batch_size)
 
 
 @contextmanager
@@ -149,17 +149,17 @@ def opened(
     dtype: loading.DType = "auto",
     field: str = "model",
     resting: Sequence[PreTrainedModel] = (),
-) -> Iterator[Backend]:
-    """Give the backend that `how` asks for; a vLLM engine and its memory are gone at the end.
+) -> Iterator[Engine]:
+    """Give the engine that `how` asks for; a vLLM engine and its memory are gone at the end.
 
     Parameters
     ----------
     how
-        Backend, batch size and limit.
+        Engine, batch size and limit.
     name, revision, gguf_file, dtype, field
         The model, as in `models.load_model`; only vLLM reads them.
     load
-        Gives the transformers model; only that backend calls it.
+        Gives the transformers model; only that engine calls it.
     max_prompt_tokens
         Tokens of the longest prompt, for which vLLM makes room.
     resting
@@ -170,19 +170,19 @@ def opened(
     StudyError
         vLLM is not installed, or cannot read such a model.
     """
-    if how.backend == "transformers":
-        yield TransformersBackend(load(), how.batch_size)
+    if how.engine == "transformers":
+        yield TransformersEngine(load(), how.batch_size)
         return
     try:
-        from rockstudy.sampling.vllm_backend import VllmBackend
+        from rockstudy.sampling.vllm_engine import VllmEngine
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("vllm"):
             raise
         raise StudyError(
-            "backend: vllm is not installed; install the extra rockstudy[vllm], or take the "
-            "backend transformers"
+            "engine: vllm is not installed; install the extra rockstudy[vllm], or take the "
+            "engine transformers"
         ) from None
-    served = VllmBackend(
+    served = VllmEngine(
         name,
         max_prompt_tokens + how.max_new_tokens,
         revision=revision,

@@ -1,4 +1,4 @@
-"""The vLLM backend against transformers and against exact enumeration, on saved Qwen3 models.
+"""The vLLM engine against transformers and against exact enumeration, on saved Qwen3 models.
 
 These tests need vLLM, which no other test does, and skip without it. On a machine without a GPU
 they run on vLLM's CPU build, in an environment of its own:
@@ -37,9 +37,9 @@ from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.knockout import prefix_reuse
 from rockstudy.knockout.prefix_reuse import Candidate
-from rockstudy.sampling import backends, rollout
-from rockstudy.sampling.backends import Row
+from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
+from rockstudy.sampling.engines import Row
 
 pytestmark = [
     pytest.mark.vllm,
@@ -48,7 +48,7 @@ pytestmark = [
 ]
 
 N = 8_000
-HOW = EvalConfig(n_prompts=1, samples=N, max_new_tokens=3, batch_size=1_000, backend="vllm")
+HOW = EvalConfig(n_prompts=1, samples=N, max_new_tokens=3, batch_size=1_000, engine="vllm")
 PLAIN = Chooser()
 
 
@@ -81,8 +81,8 @@ def serve(model, folder, how):
         pytest.fail("the transformers model was loaded")
 
     how_long = {"max_prompt_tokens": 400, "dtype": "float32"}
-    with backends.opened(how, str(folder), load, **how_long) as backend:
-        yield backend
+    with engines.opened(how, str(folder), load, **how_long) as engine:
+        yield engine
     gc.collect()  # vLLM's client warns when it is collected: here, where warnings are ignored
 
 
@@ -93,8 +93,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def served(model, tmp_path_factory):
-    with serve(model, tmp_path_factory.mktemp("five"), HOW) as backend:
-        yield backend
+    with serve(model, tmp_path_factory.mktemp("five"), HOW) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def large(tiny_tokenizer):
 @pytest.fixture(scope="module")
 def served_large(large, tmp_path_factory):
     how = HOW.model_copy(update={"max_new_tokens": 64})
-    with serve(large, tmp_path_factory.mktemp("large"), how) as backend:
-        yield backend
+    with serve(large, tmp_path_factory.mktemp("large"), how) as engine:
+        yield engine
 
 
 def prompts_of(n, vocab, seed=0):
@@ -124,7 +124,7 @@ def test_trainings_share_an_engine_and_another_one_follows_them_in_the_process(m
 
     small = {"steps": 2, "prompts_per_step": 2, "max_new_tokens": 16}
     given = {f"{s}__{name}": value for s in ("stage1", "stage2") for name, value in small.items()}
-    config = from_parameters("lab", **given, stage2__use_vllm=True)
+    config = from_parameters("lab", **given, stage2__engine="vllm")
     how = {"run": tmp_path, "seed": 0}
     first = stages.train(config, "stage2", arm="one", **how)
     again = stages.train(config, "stage2", arm="two", **how)
@@ -132,10 +132,10 @@ def test_trainings_share_an_engine_and_another_one_follows_them_in_the_process(m
     other = stages.train(config, "stage2", run=tmp_path, seed=1)
     assert other.hash != first.hash
     assert len(vllm_rollouts._ENGINES) == 1 and gc.get_freeze_count() == 0
-    with serve(model, tmp_path / "m", HOW) as backend:
-        backend.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
+    with serve(model, tmp_path / "m", HOW) as engine:
+        engine.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys()
-    stages.train(config, "stage2", arm="three", **how)  # the backend left the engine alone
+    stages.train(config, "stage2", arm="three", **how)  # sampling left the trainer's engine alone
 
 
 def test_greedy_completions_are_those_of_transformers(large, served_large, tiny_tokenizer):
@@ -195,7 +195,7 @@ def test_every_row_has_its_own_prefix_limit_and_bans_beside_others(model, served
     left = []
     made = served.complete(rows, Chooser(temperature=0), [END], left.append)
     assert sorted(map(id, left)) == sorted(map(id, rows))
-    plain = backends.TransformersBackend(model, 16)
+    plain = engines.TransformersEngine(model, 16)
     ours = plain.complete(rows, Chooser(temperature=0), [END], left.append)
     assert [ids.tolist() for ids in made] == [ids.tolist() for ids in ours]
     for row, ids in zip(rows, made, strict=True):
@@ -212,8 +212,8 @@ def test_a_ban_is_minus_infinity_where_the_banned_token_is_nearly_certain(tmp_pa
     likely = int(sample(model, [[2, 3]], temperature=0, max_new_tokens=1).completion_ids[0, 0])
     margin = model(torch.tensor([[2, 3]])).logits[0, -1].sort().values.diff()[-1]
     assert margin > 100
-    with serve(model, tmp_path / "sure", HOW) as backend:
-        (ids,) = backend.complete(
+    with serve(model, tmp_path / "sure", HOW) as engine:
+        (ids,) = engine.complete(
             [Row([2, 3], 3, (0, "x", 0), (likely,))], PLAIN, [END], lambda _: None
         )
     assert likely not in ids
@@ -265,16 +265,16 @@ def test_any_of_several_end_tokens_ends_a_row(served):
 
 def test_an_evaluation_runs_on_it(served_large, tiny_tokenizer):
     task = TaskConfig(name="lab_math", n_train=4, n_eval=6, max_prompt_tokens=200)
-    how = EvalConfig(n_prompts=5, samples=2, max_new_tokens=16, batch_size=4, backend="vllm")
+    how = EvalConfig(n_prompts=5, samples=2, max_new_tokens=16, batch_size=4, engine="vllm")
     frame = rollout.evaluate(served_large, tiny_tokenizer, task, how, seed=0)
     assert len(frame) == 10 and frame.n_new_tokens.between(1, 16).all()
 
 
 def test_the_engine_is_gone_when_it_is_closed(model, tmp_path):
     before = set(multiprocessing.active_children())
-    with serve(model, tmp_path / "m", HOW) as backend:
+    with serve(model, tmp_path / "m", HOW) as engine:
         assert set(multiprocessing.active_children()) <= before  # it starts with the first rows
-        backend.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
+        engine.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
         started = set(multiprocessing.active_children()) - before
         assert started
     assert not any(process.is_alive() for process in started)
@@ -283,12 +283,12 @@ def test_the_engine_is_gone_when_it_is_closed(model, tmp_path):
 def test_models_that_vllm_cannot_read_are_refused():
     with (
         pytest.raises(StudyError, match="teacher: must be a Hub id or a folder with safetensors"),
-        backends.opened(HOW, "tiny:teacher", object, max_prompt_tokens=8, field="teacher"),
+        engines.opened(HOW, "tiny:teacher", object, max_prompt_tokens=8, field="teacher"),
     ):
         pass
     with (
         pytest.raises(StudyError, match="model: must be a model's configuration that can be read"),
-        backends.opened(HOW, "nobody/nothing", object, max_prompt_tokens=8),
+        engines.opened(HOW, "nobody/nothing", object, max_prompt_tokens=8),
     ):
         pass
 
@@ -305,7 +305,7 @@ def test_a_study_evaluates_measures_and_knocks_out_with_it(tmp_path, monkeypatch
     config = from_parameters(
         "lab",
         **{f"{part}__{name}": value for part in parts for name, value in small.items()},
-        **{f"{part}__backend": "vllm" for part in parts},
+        **{f"{part}__engine": "vllm" for part in parts},
         **{f"{stage}__steps": 1 for stage in ("stage1", "stage2")},
         **{f"{stage}__prompts_per_step": 2 for stage in ("stage1", "stage2")},
         stage1__max_new_tokens=16,
@@ -317,7 +317,7 @@ def test_a_study_evaluates_measures_and_knocks_out_with_it(tmp_path, monkeypatch
     run = Run(config, tmp_path, replay=False)
     training_steps.train_seeds(run)
     monkeypatch.setattr(
-        backends.TransformersBackend, "complete", lambda *_: pytest.fail("transformers sampled")
+        engines.TransformersEngine, "complete", lambda *_: pytest.fail("transformers sampled")
     )
     before = training_steps.pair_accuracy(run)
     right = before.groupby("model").correct.mean()
@@ -328,7 +328,7 @@ def test_a_study_evaluates_measures_and_knocks_out_with_it(tmp_path, monkeypatch
 
 
 def test_an_engine_starts_as_if_it_were_alone_and_on_the_device_of_its_process(monkeypatch):
-    from rockstudy.sampling import vllm_backend
+    from rockstudy.sampling import vllm_engine
 
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -336,7 +336,7 @@ def test_an_engine_starts_as_if_it_were_alone_and_on_the_device_of_its_process(m
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     before = dict(os.environ)
-    with vllm_backend._alone():
+    with vllm_engine._alone():
         assert not {"RANK", "WORLD_SIZE"} & os.environ.keys()
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
     assert dict(os.environ) == before
