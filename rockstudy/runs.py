@@ -32,14 +32,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
-from rockstudy import display, paths
+from rockstudy import notebooks, paths
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.identity import changes_results, differences, identity
 from rockstudy.config.overrides import from_parameters
-from rockstudy.config.preset_files import PRESETS
+from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
-from rockstudy.parallel import distributed
 from rockstudy.store import cache, code, files
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.store.seeds import generator
@@ -93,6 +93,14 @@ class Run:
             self._kept[name] = make()
         return self._kept[name]
 
+    def held(self, name: str) -> Any:
+        """What `in_memory` has made, None before."""
+        return self._kept.get(name)
+
+    def with_config(self, config: StudyConfig) -> Run:
+        """Return the run with other values for one of its steps, such as an arm's normaliser."""
+        return Run(config, self.path, self.parents, self.reference, self.reading, self._kept)
+
     def only_reading(self) -> Run:
         """Return the same run, in which nothing is computed."""
         return Run(self.config, self.path, self.parents, self.reference, True, self._kept)
@@ -144,6 +152,8 @@ class Run:
         StudyError
             A value that cannot be part of a key; whatever `compute` raises.
         """
+        from rockstudy.parallel import distributed  # imports torch: not needed to read a record
+
         name, config = name or name_of(compute), {n: _field(self.config, n) for n in fields}
         values = content([one for one in given if not isinstance(one, Run)])
         config |= {"given": values} if values else {}
@@ -152,14 +162,17 @@ class Run:
         if (found := self._committed("tables", stored, config)) is not None:
             self._notice_code(found, made_by)
             return cache.load(found)
-        if self.reading and self.reference is not None:
-            self.needs_models(name)
+        if self.reading:
+            raise NotStored(f"{name}: not stored in the run {self.id!r}")
         upstream = self._upstream(inputs) | {"code": made_by}
-        place = {"stage": "tables", "name": stored, "config": config, "inputs": upstream}
+        place: dict[str, Any] = {
+            "stage": "tables",
+            "name": stored,
+            "config": config,
+            "inputs": upstream,
+        }
         if distributed.together().is_main_process:
             self._take_over(**place)
-        if self.reading and not cache.is_current(self.path, **place):
-            self.needs_models(name)
         return distributed.cached(
             self.path, **place, code=made_by, compute=lambda: compute(*given)
         ).data
@@ -187,10 +200,12 @@ class Run:
         pieces, opened, compute
             See `distributed.pieced`.
         """
+        from rockstudy.parallel import distributed
+
         if (found := self._committed(stage, name, config)) is not None:
             manifest = cache.load_manifest(found)
             return cache.Artefact(cache.load(found), manifest.sha256, manifest, False)
-        place = self._addressed(stage, name, config, inputs, by)
+        place = self.addressed(stage, name, config, inputs, by)
         return distributed.pieced(
             self.path,
             **place,
@@ -210,7 +225,9 @@ class Run:
         compute: Callable[[Path], None],
     ) -> cache.FolderArtefact:
         """Return a folder of checkpoints, filled once; see `sampled` for the parameters."""
-        place = self._addressed("training", name, config, inputs, by)
+        from rockstudy.parallel import distributed
+
+        place = self.addressed("training", name, config, inputs, by)
         return distributed.once(self.path, **place, code=code.identity(by), compute=compute)
 
     def is_stored(
@@ -234,18 +251,20 @@ class Run:
         compute: Callable[[Path], None],
     ) -> cache.FolderArtefact:
         """Return a folder of tables that is computed from what is stored, as `table` is."""
+        from rockstudy.parallel import distributed
+
         made_by = code.identity(by)
         if (found := self._committed(stage, name, config)) is not None:
             manifest = cache.load_manifest(found)
             return cache.FolderArtefact(found, manifest.sha256, manifest, False)
-        self.needs_models(f"{stage}/{name}") if self.reference is not None else None
-        place = {"stage": stage, "name": name, "config": config}
+        self.needs_models(f"{stage}/{name}")
+        place: dict[str, Any] = {"stage": stage, "name": name, "config": config}
         place["inputs"] = dict(inputs()) | {"code": made_by}
         if distributed.together().is_main_process:
             self._take_over(**place)
         return distributed.once(self.path, **place, code=made_by, compute=compute)
 
-    def _addressed(
+    def addressed(
         self,
         stage: str,
         name: str,
@@ -254,6 +273,8 @@ class Run:
         by: Callable[..., Any],
     ) -> dict[str, Any]:
         """Where an artefact that is never replaced lies; taken over where a parent has it."""
+        from rockstudy.parallel import distributed
+
         self.needs_models(f"{stage}/{name}")
         place = self._place(stage, name, config, inputs())
         if distributed.together().is_main_process:
@@ -276,19 +297,18 @@ class Run:
         return {REFERENCE: cache.hash_file(self.reference / RECORD)}
 
     def _committed(self, stage: str, name: str, config: Mapping[str, Any]) -> Path | None:
-        """The reference's artefact of this name and configuration, None where it has none.
+        """What the reference has of this name and configuration, None where it has nothing.
 
-        Hashes of inputs cannot be compared, since a reference holds no models.
+        Hashes of inputs are not compared, since a reference has no models. Nor are they where
+        nothing is to be computed: then the run itself is looked through as well.
         """
-        if self.reference is None:
-            return None
-        wanted = fingerprint(config)
-        for file in sorted((self.reference / stage).glob(f"{name}*.json")):
-            path = file.with_suffix("")
-            if path.name in (name, f"{name}-{path.name[-8:]}") and (
-                fingerprint(cache.load_manifest(path).config) == wanted
-            ):
-                return path
+        wanted, folders = fingerprint(config), [self.path] if self.reading else []
+        for folder in [*folders, *([self.reference] if self.reference else [])]:
+            for file in sorted((folder / stage).glob(f"{name}*.json")):
+                stored = file.parent / file.name.removesuffix(".json")
+                keyed = stored.name in (name, f"{name}-{stored.name[-8:]}")
+                if keyed and fingerprint(cache.load_manifest(stored).config) == wanted:
+                    return stored
         return None
 
     def _notice_code(self, path: Path, now: str) -> None:
@@ -370,7 +390,9 @@ def _field(config: StudyConfig, name: str) -> Any:
     found: Any = config
     for part in name.split("."):
         found = getattr(found, part)
-    return identity(found)
+    if isinstance(found, tuple):
+        return [identity(one) if isinstance(one, BaseModel) else one for one in found]
+    return identity(found) if isinstance(found, BaseModel) else found
 
 
 _NOTICED: set[str] = set()
@@ -392,6 +414,8 @@ def open_run(
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     from_run: str | None = None,
+    *,
+    check: Callable[[StudyConfig], None] = lambda config: None,
 ) -> Run:
     """Check a notebook's parameters and return the run that they name.
 
@@ -407,14 +431,16 @@ def open_run(
     from_run
         Name of a run that a new one takes over from: its values, and every artefact that the new
         values do not touch.
+    check
+        Called with the configuration before it is recorded; what it raises leaves nothing behind.
 
     Raises
     ------
     StudyError
         A value that is not legal, that differs from the record, or that a papermill call misspells.
     """
-    display.errors_as_one_line()
-    display.check_injected()
+    notebooks.errors_as_one_line()
+    notebooks.check_injected()
     if overrides is not None and not isinstance(overrides, Mapping):
         raise StudyError(
             "overrides: must be a mapping such as {'rocks__k': 20}; "
@@ -423,7 +449,9 @@ def open_run(
     given = dict(overrides or {})
     if run_id == REFERENCE:
         if from_run is not None:
-            raise StudyError(f"from_run: must not be given with run_id 'reference'; got {from_run!r}")
+            raise StudyError(
+                f"from_run: must not be given with run_id 'reference'; got {from_run!r}"
+            )
         return _open_reference(preset or "lab", seed, given)
     path = paths.run_dir(run_id)
     if (path / RECORD).is_file():
@@ -433,7 +461,7 @@ def open_run(
             f"run_id: {run_id!r} has no record of its parameters ({RECORD}), so that its artefacts "
             "cannot be trusted; take a different name"
         )
-    return _start(path, preset, seed, given, from_run)
+    return _start(path, preset, seed, given, from_run, check)
 
 
 def _start(
@@ -442,15 +470,18 @@ def _start(
     seed: int | None,
     given: Mapping[str, Any],
     from_run: str | None,
+    check: Callable[[StudyConfig], None],
 ) -> Run:
     """Record a new run."""
     if from_run is None:
         config = from_parameters(preset or "lab", 0 if seed is None else seed, **given)
+        check(config)
         return _write(path, config, None)
     if preset is not None:
         raise StudyError(f"from_run: brings its own preset; got preset {preset!r} as well")
     parent = existing(from_run)
     config = _changed(recorded(parent), seed, given)
+    check(config)
     return _write(path, config, from_run)
 
 
@@ -517,7 +548,9 @@ def _open_reference(preset: str, seed: int | None, given: Mapping[str, Any]) -> 
         return Run(known, folder, reference=folder)
     path = paths.run_dir(f"from-{preset}-{fingerprint(config)[:6]}")
     values = ", ".join(f"{name} {_short(new)}" for name, (_, new) in changed.items())
-    notice(f"the reference of {preset} with {values}: what its tables give goes to runs/{path.name}")
+    notice(
+        f"the reference of {preset} with {values}: what its tables give goes to runs/{path.name}"
+    )
     if not (path / RECORD).is_file():
         _write(path, config, f"{REFERENCE}/{preset}")
     return opened(path)
@@ -647,8 +680,12 @@ def artefacts(path: Path, what: Sequence[str] = ()) -> dict[str, int]:
     StudyError
         Something that is not in the run.
     """
-    found = {f"{file.parent.name}/{file.name.removesuffix('.json')}" for file in path.glob("*/*.json")}
-    found |= {f"{f.parent.name}/{f.name.removesuffix('.partial')}" for f in path.glob("*/*.partial")}
+    found = {
+        f"{file.parent.name}/{file.name.removesuffix('.json')}" for file in path.glob("*/*.json")
+    }
+    found |= {
+        f"{f.parent.name}/{f.name.removesuffix('.partial')}" for f in path.glob("*/*.partial")
+    }
     sizes = {
         name: sum(_size(one) for one in _files_of(path / name))
         for name in sorted(found)

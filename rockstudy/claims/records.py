@@ -37,7 +37,7 @@ def claims(
     Parameters
     ----------
     run
-        From `open_run`. A replayed run is not written to.
+        From `open_run`. A reference is not written to.
     notebook
         The notebook's name: the table is ``claims/<notebook>``.
     rows
@@ -59,13 +59,11 @@ def claims(
     repeated = table.claim[table.claim.duplicated()]
     if len(repeated):
         raise StudyError(f"claim: must be unique within a notebook; got {repeated.iloc[0]!r} twice")
-    table["notebook"], table["preset"] = notebook, run.config.preset
-    table["run_id"] = run.path.name
-    if not run.replay:
-        settings = {"notebook": notebook, "config": run.config.fingerprint()}
-        seed = run.config.seed
+    table["notebook"], table["preset"], table["run_id"] = notebook, run.config.preset, run.id
+    if run.path != run.reference:
+        config = {"notebook": notebook, "config": fingerprint(identity(run.config))}
         path = run.path / "claims" / notebook
-        cache.save(path, table, config=settings, inputs=dict(inputs or {}), seed=seed)
+        cache.save(path, table, config=config, inputs=dict(inputs or {}), seed=run.config.seed)
     return table
 
 

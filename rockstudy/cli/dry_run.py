@@ -158,7 +158,7 @@ def _dimensions(name: str, field: str) -> Dimensions | None:
 
 def _data(config: StudyConfig, run: Path) -> Iterator[Check]:
     task = config.train_task
-    kept = not is_read_each_time(task) and cache.is_current(**kept_at(task, run))
+    kept = not is_read_each_time(task) and cache.is_current(run, **kept_at(task))
     if kept:
         yield Check("train_task", f"{task.label}: its prompts are in the run")
     else:

@@ -21,20 +21,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
 from rockstudy import tasks
 from rockstudy.cli import launcher
-from rockstudy.config.fields import StudyConfig
 from rockstudy.config.overrides import unknown
 from rockstudy.errors import StudyError
 from rockstudy.gradients import steps as gradients_steps
-from rockstudy.gradients.type_gradients import BUDGET
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.parallel.distributed import together
-from rockstudy.rocks import steps as rocks_steps
 from rockstudy.runs import Run
 from rockstudy.selective import steps as selective_steps
 from rockstudy.training import steps as training_steps
@@ -43,7 +39,7 @@ from rockstudy.training.prompts import train_prompts
 
 def data(run: Run) -> None:
     """Read what is on the Hub, so that what follows needs no network."""
-    train_prompts(run.config.train_task, run.path)
+    train_prompts(run)
     for task in run.config.benchmarks:
         tasks.load(task, "eval")
 
@@ -51,17 +47,18 @@ def data(run: Run) -> None:
 def training(run: Run) -> None:
     """Train stage 1 and the baseline of stage 2."""
     training_steps.stage1_metrics(run)
-    training_steps.train_seeds(run, run.config.seeds)
+    arms = [(BASELINE, seed, ()) for seed in run.config.seeds]
+    training_steps.train_arms(run, arms)
 
 
 def statistics(run: Run) -> None:
     """Grade, and measure what the notebooks 02 to 06 need of the models."""
     training_steps.pair_accuracy(run)
     training_steps.accuracy_along(run)
-    found = rocks_steps.measured(run.config, run.path)
-    if "early" in found.folders:
+    found = measured(run)
+    if "early" in run.config.stage2.keep:
         found.token_table("early", ["early"])
-        gradients_steps.gradients(run, BUDGET)
+        gradients_steps.half_samples(run)
     chosen = knockout_steps.candidates(run)
     knockout_steps.screen(run, chosen)
     knockout_steps.controls(run, chosen)
@@ -94,7 +91,7 @@ def check(parts: Sequence[str]) -> None:
             raise StudyError(unknown("part", name, list(PARTS)))
 
 
-def measure(config: StudyConfig, run: Path, parts: Sequence[str] = ()) -> None:
+def measure(run: Run, parts: Sequence[str] = ()) -> None:
     """Compute some parts of a study, all for none, with the processes that were launched together.
 
     Raises
@@ -109,7 +106,7 @@ def measure(config: StudyConfig, run: Path, parts: Sequence[str] = ()) -> None:
     try:
         for name in PARTS:
             if not parts or name in parts:
-                PARTS[name](Run(config, run))
+                PARTS[name](run)
     except StudyError as error:
         if launcher.launched():
             raise StudyError(f"process {together().process_index}: {error}") from None

@@ -20,10 +20,9 @@ from rockstudy.gradients.type_gradients import Positions
 from rockstudy.models.divergence import Head
 from rockstudy.parallel import distributed
 from rockstudy.parallel.out_of_memory import advised
-from rockstudy.rocks.steps import Measured, cached_table, detected, measured
-from rockstudy.runs import Run
+from rockstudy.rocks.steps import TOKENS, Measured, measured, tokens_hash
+from rockstudy.runs import Run, table
 from rockstudy.sampling.rollout import completion_states
-from rockstudy.store.seeds import generator
 
 FOLDS = 20  # ours: prompts that are resampled together
 HALVES = 40  # ours: half-samples of the folds; standard errors to about 11%
@@ -35,61 +34,46 @@ STATISTICS = tuple(
 )
 
 
-def gradients(run: Run, budget: int) -> pd.DataFrame:
-    """`geometry.type_gradients` of the student after OPD: a row per type."""
-
-    def compute() -> pd.DataFrame:
-        made = _gradients(run, budget)
-        return made[[c for c in made.columns if "_half_" not in c]]
-
-    return cached_table(run, "gradients", {}, compute)
+@table(*TOKENS, inputs=tokens_hash)
+def gradients(run: Run) -> pd.DataFrame:
+    """`type_gradients.type_gradients` of the student after OPD: a row per type."""
+    made = half_samples(run)
+    return made[[c for c in made.columns if "_half_" not in c]]
 
 
-def gradient_medians(run: Run, chosen: pd.DataFrame, budget: int) -> pd.DataFrame:
-    """`persistence.half_sample_medians` of the groups."""
-
-    def compute() -> pd.DataFrame:
-        made = _gradients(run, budget)
-        halves = {
-            name: made[[f"{name}_half_{r}" for r in range(HALVES)]].to_numpy().T
-            for name in STATISTICS
-        }
-        return group_losses.half_sample_medians(made, halves, ids_of(chosen), STATISTICS)
-
-    return cached_table(run, "gradient_norms", {}, compute)
+@table(*TOKENS, inputs=tokens_hash)
+def gradient_medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
+    """`group_losses.half_sample_medians` of the groups."""
+    made = half_samples(run)
+    halves = {
+        name: made[[f"{name}_half_{r}" for r in range(HALVES)]].to_numpy().T for name in STATISTICS
+    }
+    return group_losses.half_sample_medians(made, halves, ids_of(chosen), STATISTICS)
 
 
-def _gradients(run: Run, budget: int) -> pd.DataFrame:
+@table(*TOKENS, inputs=tokens_hash)
+def half_samples(run: Run) -> pd.DataFrame:
     """Statistics of every type, with those of every half-sample of the prompts' folds."""
-    found = measured(run.config, Path(run.path))
-    settings = {"folds": FOLDS, "halves": HALVES, "seed": run.config.seed}
-
-    def compute() -> pd.DataFrame:
-        scratch = tempfile.TemporaryDirectory(dir=run.path)
-        with scratch as folder, advised("gradients", {"budget": budget}):
-            positions, share = _positions(found, Path(folder))
-            student = found.student("post")
-            made = type_gradients.type_gradients(
-                positions,
-                Head.of(student),
-                Head.of(found.pair.teacher).to(student.device),
-                budget,
-                type_gradients.half_samples(
-                    share.n_folds, HALVES, generator(run.config.seed, "halves")
-                ),
-                share,
-            )
-        halves = {
-            f"{name}_half_{r}": row
-            for name, rows in made.replicates.items()
-            for r, row in enumerate(rows)
-        }
-        return pd.concat([made.types, pd.DataFrame(halves)], axis=1)
-
-    inputs = {"tokens": found.table.hash}
-    return distributed.cached(
-        Path(run.path), "gradients", "types", config=settings, inputs=inputs, compute=compute
-    ).data
+    run.needs_models("gradients")
+    found, megabytes = measured(run), run.config.gradient_memory_mb
+    scratch = tempfile.TemporaryDirectory(dir=run.path)
+    with scratch as folder, advised("gradients", {"gradient_memory_mb": megabytes}):
+        positions, share = _positions(found, Path(folder))
+        student = found.student("post")
+        made = type_gradients.type_gradients(
+            positions,
+            Head.of(student),
+            Head.of(found.models["teacher"]).to(student.device),
+            megabytes * 2**20,
+            type_gradients.half_samples(share.n_folds, HALVES, run.rng("halves")),
+            share,
+        )
+    halves = {
+        f"{name}_half_{r}": row
+        for name, rows in made.replicates.items()
+        for r, row in enumerate(rows)
+    }
+    return pd.concat([made.types, pd.DataFrame(halves)], axis=1)
 
 
 def _positions(found: Measured, folder: Path) -> tuple[Positions, type_gradients.Share]:
@@ -107,7 +91,7 @@ def _positions(found: Measured, folder: Path) -> tuple[Positions, type_gradients
     n_tokens = int(rows.lengths[order].sum())
     token, prompt = [], []
     states: dict[str, Any] = {}
-    models = {"student": found.student("post"), "teacher": found.pair.teacher}
+    models = {"student": found.student("post"), "teacher": found.models["teacher"]}
     with progress.bar(len(order), "hidden states", "rollout") as bar:
         done = 0
         for start in range(0, len(order), _ROWS):
@@ -132,18 +116,15 @@ def _positions(found: Measured, folder: Path) -> tuple[Positions, type_gradients
     )
 
 
+@table(*TOKENS, "rocks", inputs=tokens_hash)
 def groups(run: Run) -> pd.DataFrame:
     """The four groups: ``group, token_id``, chosen by the loss of the early checkpoint."""
-
-    def compute() -> pd.DataFrame:
-        _, sums = _sums(run)
-        rocks = detected(run.config, Path(run.path)).rocks().ids
-        rng = generator(run.config.seed, "groups")
-        chosen = group_losses.groups(sums.table(), "early", rocks, rng)
-        rows = [(name, int(token)) for name, ids in chosen.items() for token in ids]
-        return pd.DataFrame(rows, columns=["group", "token_id"])
-
-    return cached_table(run, "gradient_groups", {}, compute)
+    _, sums = _sums(run)
+    rocks = measured(run).detection.rocks().ids
+    rng = run.rng("groups")
+    chosen = group_losses.groups(sums.table(), "early", rocks, rng)
+    rows = [(name, int(token)) for name, ids in chosen.items() for token in ids]
+    return pd.DataFrame(rows, columns=["group", "token_id"])
 
 
 def ids_of(chosen: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -153,8 +134,8 @@ def ids_of(chosen: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _sums(run: Run) -> tuple[Measured, PromptSums]:
-    found = measured(run.config, Path(run.path))
-    if "early" not in found.folders:
+    found = measured(run)
+    if "early" not in run.config.stage2.keep:
         raise StudyError(
             "stage2__keep: must name a checkpoint early, such as {'early': 0.1, 'late': 1.0}; got "
             f"{run.config.stage2.keep}"
@@ -163,6 +144,7 @@ def _sums(run: Run) -> tuple[Measured, PromptSums]:
     return found, PromptSums.of(found.tokens, columns)
 
 
+@table(*TOKENS, inputs=tokens_hash)
 def losses(run: Run) -> pd.DataFrame:
     """Mean reverse KL of every type early and late, on two kinds of trajectories.
 
@@ -173,44 +155,32 @@ def losses(run: Run) -> pd.DataFrame:
         ``early_own, count_own`` of the early checkpoint on its own rollouts (NaN where it does not
         write the type); the late checkpoint's own rollouts are the former.
     """
-
-    def compute() -> pd.DataFrame:
-        found, sums = _sums(run)
-        own = found.token_table("early", ["early"]).read(["rkl_early"])
-        grouped = own.groupby("token_id").rkl_early
-        both = pd.DataFrame(
-            {"early_own": grouped.mean().astype(float), "count_own": grouped.size()}
-        )
-        merged = sums.table().merge(both.reset_index(), on="token_id", how="left")
-        return merged.assign(count_own=merged.count_own.fillna(0).astype(np.int64))
-
-    return cached_table(run, "gradient_losses", {}, compute)
+    found, sums = _sums(run)
+    own = found.token_table("early", ["early"]).read(["rkl_early"])
+    grouped = own.groupby("token_id").rkl_early
+    both = pd.DataFrame({"early_own": grouped.mean().astype(float), "count_own": grouped.size()})
+    merged = sums.table().merge(both.reset_index(), on="token_id", how="left")
+    return merged.assign(count_own=merged.count_own.fillna(0).astype(np.int64))
 
 
+@table(*TOKENS, inputs=tokens_hash)
 def medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """`persistence.medians` of the groups."""
-
-    def compute() -> pd.DataFrame:
-        _, sums = _sums(run)
-        return group_losses.medians(sums, ids_of(chosen), generator(run.config.seed, "medians"))
-
-    return cached_table(run, "gradient_medians", {}, compute)
+    _, sums = _sums(run)
+    return group_losses.medians(sums, ids_of(chosen), run.rng("medians"))
 
 
+@table(*TOKENS, "rocks", inputs=tokens_hash)
 def split(run: Run, draws: int) -> pd.DataFrame:
     """`persistence.split_summary` over random halves of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
-
-    def compute() -> pd.DataFrame:
-        _, sums = _sums(run)
-        rocks = detected(run.config, Path(run.path)).rocks().ids
-        rng = generator(run.config.seed, "split-sample")
-        return group_losses.split_summary(
-            group_losses.split_sample(sums, rocks, len(rocks), draws, rng)
-        )
-
-    return cached_table(run, "gradient_split", {"draws": draws}, compute)
+    _, sums = _sums(run)
+    rocks = measured(run).detection.rocks().ids
+    rng = run.rng("split-sample")
+    return group_losses.split_summary(
+        group_losses.split_sample(sums, rocks, len(rocks), draws, rng)
+    )
 
 
 def persistence_table(

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,13 +29,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
+from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.parallel import distributed
+from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
 from rockstudy.sampling.engines import Engine, Row
 from rockstudy.sampling.rollout import Rollouts
-from rockstudy.store import cache
+from rockstudy.store import cache, code
+from rockstudy.store.code import kept_apart
 
 Mode = Literal["reuse", "null", "naive"]
 CHUNK = 2**20  # ours: tokens in a shard at most, a minute or two of work for a small model
@@ -179,8 +181,9 @@ def resample(
     return [np.concatenate(parts) for parts in zip(prefixes, made, strict=True)]
 
 
+@kept_apart
 def outcomes(
-    run: Path,
+    run: Run,
     name: str,
     model: PreTrainedModel | Engine,
     tokenizer: PreTrainedTokenizerBase,
@@ -204,7 +207,7 @@ def outcomes(
     Parameters
     ----------
     run, name
-        Shards lie in ``<run>/knockout-<name>/``.
+        Shards are ``<run>/knockout/<name>-<number>-<key>``.
     task
         What grades the completions; its evaluation problems are those of the rollouts.
     rollouts
@@ -232,17 +235,14 @@ def outcomes(
         return _frame(model, task, tokenizer, rollouts, candidates, todo, [], problems)
     limits = how.max_new_tokens - todo.start
     parts = _shards(todo, limits, len(candidates), chunk)
-    own = distributed.mine(list(enumerate(parts)))
+    own, made_by = distributed.mine(list(enumerate(parts))), code.identity(outcomes)
     total = sum(int(limits[_between(todo, *part)].sum()) for _, part in own)
 
     def place(number: int, part: tuple[int, int]) -> dict[str, Any]:
-        return {
-            "run": run,
-            "stage": f"knockout-{name}",
-            "name": f"shard-{number:04d}",
-            "config": _settings(task, candidates[slice(*part)], how, seed, mode),
-            "inputs": dict(inputs),
-        }
+        config = _settings(task, candidates[slice(*part)], how, seed, mode)
+        return run.addressed(
+            "knockout", f"{name}-{number:04d}", config, lambda: inputs, by=outcomes
+        )
 
     def shard(number: int, part: tuple[int, int], bar: progress.Bar) -> cache.Artefact:
         chosen = _between(todo, *part)
@@ -255,14 +255,14 @@ def outcomes(
             )  # fmt: skip
             return _frame(model, task, tokenizer, rollouts, candidates, mine, made, problems)
 
-        return cache.cached(**place(number, part), compute=compute)
+        return cache.cached(run.path, **place(number, part), code=made_by, compute=compute)
 
     with progress.bar(total, name, "token") as bar:
         for number, part in own:
             if not shard(number, part, bar).fresh:
                 bar.update(int(limits[_between(todo, *part)].sum()))
     distributed.together().wait_for_everyone()
-    made = [distributed.written(**place(*one)).data for one in enumerate(parts)]
+    made = [distributed.written(run.path, **place(*one)).data for one in enumerate(parts)]
     return pd.concat(made, ignore_index=True)
 
 
@@ -272,7 +272,7 @@ def _settings(
     return {
         "task": tasks.identity(task),
         "candidates": [[c.arm, c.target, list(c.banned)] for c in candidates],
-        "evaluation": how.model_dump(mode="json"),
+        "evaluation": identity(how),
         "seed": seed,
         "mode": mode,
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,16 @@ from rockstudy.config.fields import TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.knockout import census, prefix_reuse
 from rockstudy.knockout.prefix_reuse import Candidate
+from rockstudy.models import loading
 from rockstudy.models.token_texts import visible
 from rockstudy.parallel import cpu_pool
 from rockstudy.parallel.out_of_memory import advised
-from rockstudy.rocks.steps import cached_table, detected, measured
-from rockstudy.runs import Run
+from rockstudy.rocks.steps import ROCKS, TOKENS, measured, tokens_hash
+from rockstudy.runs import Run, table
 from rockstudy.sampling import evaluation
 from rockstudy.sampling.engines import Engine
 from rockstudy.sampling.rollout import Rollouts
-from rockstudy.store.seeds import generator
+from rockstudy.store.fingerprints import fingerprint
 
 ARMS = ("token", "window")
 CONTROLS = 12  # ours: candidates of the null knockout and of the comparison with naive
@@ -54,32 +54,35 @@ PANELS = {  # paper figure 6
 }
 
 
+def _screened_on(run: Run) -> dict[str, str]:
+    """The tokens and the screened benchmarks as inputs."""
+    benchmarks = fingerprint([tasks.identity(task) for task in run.config.screens])
+    return tokens_hash(run) | {"benchmarks": benchmarks}
+
+
+@table(*TOKENS, *ROCKS, "rocks.selector", "screen", inputs=tokens_hash)
 def candidates(run: Run) -> pd.DataFrame:
     """What is screened: ``arm, target, rank, spelling, banned`` (ids), a row per kind of knockout.
 
     The first types by rank that have a positive score, at most ``screen`` of them, without special
     tokens: a student that may not end its text is another question.
     """
-
-    def compute() -> pd.DataFrame:
-        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
-        special = set(found.tokenizer.all_special_ids)
-        types = made.types[made.types[run.config.rocks.selector] > 0]
-        ranked = types[~types.token_id.isin(special)].nsmallest(run.config.screen, "rank")
-        ids = ranked.token_id.to_numpy()
-        if len(ids) == 0:
-            raise StudyError("screen: must have at least one candidate with a positive score")
-        together = _together(found.tokens, made, ids, run.config.rocks.window)
-        rows = []
-        for arm in ARMS:
-            for target, rank in zip(ids.tolist(), ranked["rank"].tolist(), strict=True):
-                banned = [target] if arm == "token" else together[target]
-                rows.append({"arm": arm, "target": target, "rank": rank, "banned": banned})
-        texts = found.texts([row["target"] for row in rows])
-        spelling = [visible(text) for text in texts]
-        return pd.DataFrame(rows).assign(spelling=spelling)
-
-    return cached_table(run, "knockout_candidates", {"screen": run.config.screen}, compute)
+    found, made = measured(run), measured(run).detection
+    special = set(loading.tokenizer_of(run).all_special_ids)
+    types = made.types[made.types[run.config.rocks.selector] > 0]
+    ranked = types[~types.token_id.isin(special)].nsmallest(run.config.screen, "rank")
+    ids = ranked.token_id.to_numpy()
+    if len(ids) == 0:
+        raise StudyError("screen: must have at least one candidate with a positive score")
+    together = _together(found.tokens, made, ids, run.config.rocks.window)
+    rows = []
+    for arm in ARMS:
+        for target, rank in zip(ids.tolist(), ranked["rank"].tolist(), strict=True):
+            banned = [target] if arm == "token" else together[target]
+            rows.append({"arm": arm, "target": target, "rank": rank, "banned": banned})
+    texts = found.texts([row["target"] for row in rows])
+    spelling = [visible(text) for text in texts]
+    return pd.DataFrame(rows).assign(spelling=spelling)
 
 
 def _together(
@@ -113,26 +116,23 @@ def _candidates(table: pd.DataFrame) -> list[Candidate]:
 
 def _student(run: Run) -> AbstractContextManager[Engine]:
     """What samples from the student after OPD: one engine for all of a step."""
-    return measured(run.config, Path(run.path)).sampler("post", run.config.knockout)
+    return measured(run).sampler("post", run.config.knockout)
 
 
 def baseline(run: Run, task: TaskConfig, student: Engine) -> tuple[Rollouts, str]:
     """Graded completions of the student after OPD on a benchmark, and their hash."""
-    found = measured(run.config, Path(run.path))
     return evaluation.answered(
         run,
         "knockout",
         f"knockout-{task.label}",
         task,
         lambda: nullcontext(student),
-        found.tokenizer,
-        inputs={"post": found.hashes["post"]},
+        lambda: {"post": measured(run).hashes["post"]},
     )
 
 
-Screening = tuple[
-    TaskConfig, list[Candidate], str, prefix_reuse.Mode
-]  # what is sampled, and its name
+# what is sampled, and its name
+Screening = tuple[TaskConfig, list[Candidate], str, prefix_reuse.Mode]
 
 
 def _sampled(
@@ -145,8 +145,7 @@ def _sampled(
     with _student(run) as student:
         bases = [baseline(run, task, student) for task, *_ in screenings]
         if run.config.knockout.engine == "transformers":
-            here = Run(run.config, Path(run.path))
-            jobs = {f"{one[2]} on {one[0].label}": (_outcomes, (here, *one)) for one in screenings}
+            jobs = {f"{one[2]} on {one[0].label}": (_outcomes, (run, *one)) for one in screenings}
             cpu_pool.run(jobs, lambda name: False)
         return [
             (one[0], one[1], _outcomes(run, *one, student), base)
@@ -163,16 +162,16 @@ def _outcomes(
     student: Engine | None = None,
 ) -> pd.DataFrame:
     """`knockout.outcomes` on one benchmark; `student` where it is open already."""
-    found = measured(run.config, Path(run.path))
+    found = measured(run)
     with nullcontext(student) if student is not None else _student(run) as sampler:
         base, of_base = baseline(run, task, sampler)
         knobs = evaluation.sampling_knobs("knockout", run.config.knockout)
         with advised(f"{name} on {task.label}", knobs):
             return prefix_reuse.outcomes(
-                Path(run.path),
+                run,
                 f"{name}-{task.label}",
                 sampler,
-                found.tokenizer,
+                loading.tokenizer_of(run),
                 task,
                 base,
                 chosen,
@@ -183,16 +182,7 @@ def _outcomes(
             )
 
 
-def _screened(run: Run, name: str, compute: Any) -> pd.DataFrame:
-    """A table of the screen: it depends on what is sampled and how."""
-    settings = {
-        "screen": run.config.screen,
-        "knockout": run.config.knockout.model_dump(mode="json"),
-        "benchmarks": [tasks.identity(task) for task in run.config.screens],
-    }
-    return cached_table(run, name, settings, compute)
-
-
+@table(*TOKENS, "knockout", "screened", inputs=_screened_on)
 def screen(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """Delta of every candidate on the screened benchmarks, token and window level.
 
@@ -203,14 +193,10 @@ def screen(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
         baseline's accuracy), ``completions`` that changed, ``tokens_generated, tokens_naive,
         n_problems``.
     """
-
-    def compute() -> pd.DataFrame:
-        some = _candidates(chosen)
-        mode: prefix_reuse.Mode = "reuse" if _reuses(run) else "naive"
-        found = _sampled(run, [(task, some, "screen", mode) for task in run.config.screens])
-        return pd.concat([_deltas(run, *one) for one in found], ignore_index=True)
-
-    return _screened(run, "knockout_screen", compute)
+    some = _candidates(chosen)
+    mode: prefix_reuse.Mode = "reuse" if _reuses(run) else "naive"
+    found = _sampled(run, [(task, some, "screen", mode) for task in run.config.screens])
+    return pd.concat([_deltas(run, *one) for one in found], ignore_index=True)
 
 
 def _reuses(run: Run) -> bool:
@@ -226,14 +212,14 @@ def _deltas(
     base: Rollouts,
 ) -> pd.DataFrame:
     delta = prefix_reuse.differences(changed, chosen, base.n_prompts, run.config.knockout.samples)
-    table = census.bootstrap(delta, generator(run.config.seed, f"bootstrap-{task.label}"))
+    tested = census.bootstrap(delta, run.rng(f"bootstrap-{task.label}"))
     keys = {"benchmark": task.label, "arm": [c.arm for c in chosen]}
-    table = pd.DataFrame(keys | {"target": [c.target for c in chosen]}).join(table)
+    deltas = pd.DataFrame(keys | {"target": [c.target for c in chosen]}).join(tested)
     grouped = changed.groupby(["arm", "target"]).n_new_tokens.agg(["size", "sum"])
-    index = pd.MultiIndex.from_arrays([table["arm"], table.target])
+    index = pd.MultiIndex.from_arrays([deltas["arm"], deltas.target])
     grouped = grouped.reindex(index, fill_value=0)
     assert base.correct is not None
-    return table.assign(
+    return deltas.assign(
         base=base.correct.mean(),
         completions=grouped["size"].to_numpy(),
         tokens_generated=grouped["sum"].to_numpy(),
@@ -242,6 +228,7 @@ def _deltas(
     )
 
 
+@table(*TOKENS, "knockout", "screened", inputs=_screened_on)
 def controls(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """The null knockout, and the comparison of reuse with naive, of a few candidates.
 
@@ -254,27 +241,21 @@ def controls(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
         alone where top-p is below 1) and ``mean_lo, mean_hi``: the interval of the mode's mean
         ``delta``, problems resampled, since candidates share their baseline.
     """
-
-    def compute() -> pd.DataFrame:
-        task = run.config.screens[0]
-        single = chosen[chosen["arm"] == "token"].sort_values("rank")
-        places = np.unique(np.linspace(0, len(single) - 1, CONTROLS).round().astype(int))
-        some = _candidates(single.iloc[places])
-        modes: tuple[prefix_reuse.Mode, ...] = ("naive", "null", "reuse")  # the longest first
-        modes = modes if _reuses(run) else modes[:1]
-        found = _sampled(run, [(task, some, f"control-{mode}", mode) for mode in modes])
-        frames = []
-        for (_, _, changed, base), mode in zip(found, modes, strict=True):
-            delta = prefix_reuse.differences(
-                changed, some, base.n_prompts, run.config.knockout.samples
-            )
-            rng = generator(run.config.seed, f"bootstrap-{mode}")
-            mean = census.bootstrap(delta.mean(0, keepdims=True), rng).iloc[0]
-            table = _deltas(run, task, some, changed, base)
-            frames.append(table.assign(mode=mode, mean_lo=mean.lo, mean_hi=mean.hi))
-        return pd.concat(frames, ignore_index=True)
-
-    return _screened(run, "knockout_controls", compute)
+    task = run.config.screens[0]
+    single = chosen[chosen["arm"] == "token"].sort_values("rank")
+    places = np.unique(np.linspace(0, len(single) - 1, CONTROLS).round().astype(int))
+    some = _candidates(single.iloc[places])
+    modes: tuple[prefix_reuse.Mode, ...] = ("naive", "null", "reuse")  # the longest first
+    modes = modes if _reuses(run) else modes[:1]
+    found = _sampled(run, [(task, some, f"control-{mode}", mode) for mode in modes])
+    frames = []
+    for (_, _, changed, base), mode in zip(found, modes, strict=True):
+        delta = prefix_reuse.differences(changed, some, base.n_prompts, run.config.knockout.samples)
+        rng = run.rng(f"bootstrap-{mode}")
+        mean = census.bootstrap(delta.mean(0, keepdims=True), rng).iloc[0]
+        table = _deltas(run, task, some, changed, base)
+        frames.append(table.assign(mode=mode, mean_lo=mean.lo, mean_hi=mean.hi))
+    return pd.concat(frames, ignore_index=True)
 
 
 def null_summary(found: pd.DataFrame) -> pd.DataFrame:

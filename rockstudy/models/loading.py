@@ -31,9 +31,11 @@ from transformers import (
 
 from rockstudy.config.fields import PairConfig
 from rockstudy.errors import StudyError
+from rockstudy.models import sources
 from rockstudy.models.sources import readable, resolve, role_of, split_digits
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.parallel.placement import Places, default_device, places
+from rockstudy.runs import Run
 
 PRUNABLE = ("llama", "qwen3")  # ours: the architectures whose pruned copies are tested
 _TINY = {"teacher": (32, 0), "student": (16, 1)}  # ours: hidden size, seed
@@ -98,6 +100,41 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
             student = depth_pruned(student, config.drop_every)
     check_same_vocabulary(teacher, student, tokenizer, other)
     return Pair(teacher, student, tokenizer)
+
+
+def pair_of(run: Run) -> Pair:
+    """The run's pair, loaded once for all that it is asked for; nobody changes it.
+
+    Raises
+    ------
+    StudyError
+        A committed reference, which holds no models.
+    """
+    run.needs_models("teacher and student")
+    return run.in_memory("pair", lambda: load_pair(run.config.pair))
+
+
+def tokenizer_of(run: Run) -> PreTrainedTokenizerBase:
+    """The pair's tokenizer, loaded without its models."""
+    pair = run.config.pair
+    return run.in_memory(
+        "tokenizer",
+        lambda: load_tokenizer(
+            pair.teacher,
+            revision=pair.teacher_revision,
+            gguf_file=pair.gguf_file,
+            field="teacher",
+        ),
+    )
+
+
+def identity_of(pair: PairConfig, role: Literal["teacher", "student"]) -> str:
+    """What a model depends on before any training: its files and how they are read."""
+    shares_file = role == "teacher" or pair.student == pair.teacher
+    file = pair.gguf_file if shares_file else None
+    found = sources.identity(getattr(pair, role), getattr(pair, f"{role}_revision"), file, role)
+    dropped = pair.drop_every if role == "student" else None
+    return f"{found} {pair.dtype}" + (f" drop_every {dropped}" if dropped else "")
 
 
 def load_model(

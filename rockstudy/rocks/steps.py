@@ -1,14 +1,15 @@
 """The cached steps of notebooks 02 and 03: rollouts, token table, scored types, controls, examples.
 
-Like `training.steps`: a function takes the run that a notebook opened and returns a frame, which
-is computed once and kept under ``tables/``; a replayed run only reads it.
+A step takes the run that a notebook has opened and returns a frame, which is computed once and then
+read (`runs.table`).
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,19 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from rockstudy.config.fields import EvalConfig, StudyConfig
+from rockstudy.config.fields import EvalConfig, RockConfig
 from rockstudy.display import Html
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.models.token_texts import token_texts, visible
-from rockstudy.parallel import distributed
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import categories, controls, detection, selectors, token_table
 from rockstudy.rocks.token_table import TokenSet
-from rockstudy.runs import Run
+from rockstudy.runs import Run, table
 from rockstudy.sampling import engines, evaluation, rollout
-from rockstudy.store import cache, files
-from rockstudy.store.seeds import generator
+from rockstudy.store import cache
 from rockstudy.training import steps as training_steps
+from rockstudy.training.steps import TRAINED
 
 SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
     "tau": (0.5, 0.7, 0.8, 0.9, 0.95, 0.98),
@@ -40,145 +40,142 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
     "loss": ("rkl", "log_ratio"),
     "selector": ("score_ctx", "score"),
 }
+CUTOFFS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # paper figure 2d
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
 
 
-class _Students(Mapping[str, PreTrainedModel]):
-    """Checkpoints by name, read from disk when they are asked for and kept by who asked.
+ROCKS = tuple(f"rocks.{name}" for name in RockConfig.model_fields if name not in ("k", "selector"))
+TOKENS = (*TRAINED, "benchmarks", "statistics")  # fields of the configuration behind the tokens
+
+
+class _Models(Mapping[str, PreTrainedModel]):
+    """The teacher and checkpoints by name, read from disk at each look-up and not kept.
 
     What follows a measurement, such as the training of arms, needs the devices for itself.
     """
 
-    def __init__(self, folders: Mapping[str, Path]) -> None:
-        self.folders = folders
+    def __init__(self, measured: Measured) -> None:
+        self.measured = measured
 
     def __getitem__(self, name: str) -> PreTrainedModel:
-        return loading.load_model(str(self.folders[name]))
+        if name == "teacher":
+            return loading.pair_of(self.measured.run).teacher
+        return loading.load_model(str(self.measured.folders[name]))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.folders)
+        return iter(("teacher", *self.measured.folders))
 
     def __len__(self) -> int:
-        return len(self.folders)
+        return 1 + len(self.measured.folders)
 
 
 class Measured:
-    """A run's checkpoints, the rollouts of the last one and their token table."""
+    """A run's checkpoints, the rollouts of the last one and their token table, made on demand."""
 
-    def __init__(self, config: StudyConfig, path: Path) -> None:
-        self.config, self.path = config, path
-        self.pair = evaluation.loaded_pair(config.pair)
-        self.tokenizer = self.pair.tokenizer
-        run = Run(config, path)
-        first, (last,) = (
-            training_steps.stage1(run),
-            training_steps.train_seeds(run, config.seeds[:1]).values(),
-        )
-        self.folders = {"pre": first.checkpoints["late"], "post": last.checkpoints["late"]}
-        if "early" in last.checkpoints:
-            self.folders["early"] = last.checkpoints["early"]
-        self.hashes = {name: files.hash_folder(folder) for name, folder in self.folders.items()}
-        self.rollouts, _ = self.sampled("post")
-        self.table = self.token_table("post", list(self.folders))
-        self.tokens = self.table.read()
+    def __init__(self, run: Run) -> None:
+        self.run, self.models = run, _Models(self)
+
+    @cached_property
+    def folders(self) -> dict[str, Path]:
+        """Checkpoints: ``pre`` (end of stage 1), ``post`` and, if named, ``early`` (stage 2)."""
+        last = training_steps.first_baseline(self.run).checkpoints
+        early = {"early": last["early"]} if "early" in last else {}
+        before = training_steps.stage1(self.run).checkpoints["late"]
+        return {"pre": before, "post": last["late"]} | early
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of the checkpoints by name."""
+        return {name: cache.hash_folder(folder) for name, folder in self.folders.items()}
+
+    @cached_property
+    def rollouts(self) -> rollout.Rollouts:
+        """Graded completions of the student after OPD."""
+        return self.sampled("post")[0]
+
+    @cached_property
+    def table(self) -> token_table.TokenTable:
+        """The token table of the rollouts, for every checkpoint."""
+        early = ["early"] if "early" in self.run.config.stage2.keep else []
+        return self.token_table("post", ["pre", "post", *early])
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """The token table as a frame."""
+        return self.table.read()
+
+    @cached_property
+    def detection(self) -> detection.Detection:
+        """What detection makes of the tokens with the study's rock settings."""
+        return detection.detect(self.tokens, self.rollouts, self.run.config.rocks, self.encoder())
 
     def student(self, name: str) -> PreTrainedModel:
-        """Load a checkpoint: ``pre`` (end of stage 1), ``early`` or ``post`` (stage 2)."""
-        return _Students(self.folders)[name]
+        """Load a checkpoint by name."""
+        self.run.needs_models(f"checkpoint {name}")
+        return self.models[name]
 
     def encoder(self) -> PreTrainedModel | None:
         """The student that encodes contexts, where the study's encoder needs one."""
-        return None if self.config.rocks.encoder == "bag" else self.student("post")
+        return None if self.run.config.rocks.encoder == "bag" else self.student("post")
 
     def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
-        """What samples from a checkpoint, by the engine that `how` asks for."""
-        return evaluation.checkpoint(self.config, self.folders[name], how)
+        """What samples from a checkpoint, by the engine that `how` names."""
+        return evaluation.checkpoint(self.run, self.folders[name], how)
 
     def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:
         """Graded completions of a checkpoint, and their hash."""
         return evaluation.answered(
-            Run(self.config, self.path),
+            self.run,
             "statistics",
             name,
-            self.config.benchmarks[0],
-            lambda: self.sampler(name, self.config.statistics),
-            self.tokenizer,
-            inputs={name: self.hashes[name]},
+            self.run.config.benchmarks[0],
+            lambda: self.sampler(name, self.run.config.statistics),
+            lambda: {name: self.hashes[name]},
         )
 
     def token_table(self, name: str, checkpoints: Sequence[str]) -> token_table.TokenTable:
         """The token table of a checkpoint's rollouts for some checkpoints."""
-        rows, of_rows = self.sampled(name)
-        inputs = {"rollouts": of_rows, "teacher": loading.weights_hash(self.pair.teacher)}
-        knobs = {"statistics__max_new_tokens": self.config.statistics.max_new_tokens}
+        rows, hash_of_rows = self.sampled(name)
+        knobs = {"statistics__max_new_tokens": self.run.config.statistics.max_new_tokens}
+
+        def inputs() -> dict[str, str]:
+            teacher = loading.identity_of(self.run.config.pair, "teacher")
+            found = {"rollouts": hash_of_rows, "teacher": teacher}
+            return found | {one: self.hashes[one] for one in checkpoints}
+
         with advised("token table", knobs):
             return token_table.token_table(
-                self.path,
-                name,
-                rows,
-                self.pair.teacher,
-                _Students({one: self.folders[one] for one in checkpoints}),
-                inputs=inputs | {one: self.hashes[one] for one in checkpoints},
+                self.run, name, rows, self.models, checkpoints, inputs=inputs
             )
 
     def texts(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """Decoded single tokens."""
-        return token_texts(self.tokenizer, ids)
+        return token_texts(loading.tokenizer_of(self.run), ids)
 
 
-def measured(config: StudyConfig, path: Path) -> Measured:
-    """The last measurement is kept: a notebook asks for it in every step."""
-    return _kept("measured", config, path, lambda: Measured(config, path))
+def measured(run: Run) -> Measured:
+    """The run's measurement, one for all that a notebook asks of it."""
+    return run.in_memory("measured", lambda: Measured(run))
 
 
-def detected(config: StudyConfig, path: Path) -> detection.Detection:
-    """What detection makes of it with the study's rock settings, kept likewise."""
-    found = measured(config, path)
-    return _kept(
-        "detected",
-        config,
-        path,
-        lambda: detection.detect(found.tokens, found.rollouts, config.rocks, found.encoder()),
-    )
+def tokens_hash(run: Run) -> dict[str, str]:
+    """The token table as an input."""
+    return {"tokens": measured(run).table.hash}
 
 
-_LAST: dict[str, tuple[tuple[str, str], Any]] = {}
-
-
-def _kept(name: str, config: StudyConfig, path: Path, compute: Callable[[], Any]) -> Any:
-    key = (config.fingerprint(), str(path))
-    if name not in _LAST or _LAST[name][0] != key:
-        _LAST.pop(name, None)  # frees the models of another run before loading these
-        _LAST[name] = (key, compute())
-    return _LAST[name][1]
-
-
-def cached_table(run: Run, name: str, settings: Mapping[str, Any], compute: Any) -> pd.DataFrame:
-    """A table that depends on the token table, the rock settings and some of its own."""
-    if run.replay:
-        return cache.load(run.path / "tables" / name)
-    config, path = run.config, Path(run.path)
-    own = {"rocks": config.rocks.model_dump(mode="json"), "seed": config.seed, **settings}
-    inputs = {"tokens": measured(config, path).table.hash}
-    return distributed.cached(path, "tables", name, config=own, inputs=inputs, compute=compute).data
-
-
+@table(*TOKENS, *ROCKS, "rocks.selector", inputs=tokens_hash)
 def types(run: Run) -> pd.DataFrame:
     """The scored types (`rocks.Detection`) as they are shown.
 
     Adds ``text, spelling`` (the text, blanks made visible), ``initial_share, category``.
     """
-
-    def compute() -> pd.DataFrame:
-        found = measured(run.config, Path(run.path))
-        table = detected(run.config, Path(run.path)).types
-        text = found.texts(table.token_id.to_numpy())
-        share = _initial_share(found).reindex(table.token_id).to_numpy()
-        category = categories.categorize(text, share)
-        spelling = [visible(one) for one in text]
-        return table.assign(text=text, spelling=spelling, initial_share=share, category=category)
-
-    return cached_table(run, "rock_types", {}, compute)
+    found = measured(run)
+    table = measured(run).detection.types
+    text = found.texts(table.token_id.to_numpy())
+    share = _initial_share(found).reindex(table.token_id).to_numpy()
+    category = categories.categorize(text, share)
+    spelling = [visible(one) for one in text]
+    return table.assign(text=text, spelling=spelling, initial_share=share, category=category)
 
 
 def _initial_share(found: Measured) -> pd.Series:
@@ -192,28 +189,26 @@ def _initial_share(found: Measured) -> pd.Series:
     return pd.Series(starts).groupby(rows.token_id.to_numpy()).mean()
 
 
+@table(*TOKENS, *ROCKS, inputs=tokens_hash)
 def thresholds(run: Run) -> pd.DataFrame:
     """Both thresholds in nats, occurrences above them, and the sizes of the corpus: one row."""
-
-    def compute() -> pd.DataFrame:
-        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
-        row = {
-            "prompts": found.rollouts.n_prompts,
-            "completions": len(found.rollouts),
-            "tokens": len(found.tokens),
-            "vocabulary": found.pair.teacher.config.vocab_size,
-            "tau_pre": made.tau_pre,
-            "tau_post": made.tau_post,
-            "persistent": len(made.occurrences),
-            "rock_occurrences": int(made.occurrences.rock.sum()),
-            "rkl_pre_mean": found.tokens.rkl_pre.astype(np.float64).mean(),
-            "rkl_post_mean": found.tokens.rkl_post.astype(np.float64).mean(),
-        }
-        return pd.DataFrame([row])
-
-    return cached_table(run, "rock_thresholds", {}, compute)
+    found, made = measured(run), measured(run).detection
+    row = {
+        "prompts": found.rollouts.n_prompts,
+        "completions": len(found.rollouts),
+        "tokens": len(found.tokens),
+        "vocabulary": int(training_steps.pair_sizes(run).vocabulary.iloc[0]),
+        "tau_pre": made.tau_pre,
+        "tau_post": made.tau_post,
+        "persistent": len(made.occurrences),
+        "rock_occurrences": int(made.occurrences.rock.sum()),
+        "rkl_pre_mean": found.tokens.rkl_pre.astype(np.float64).mean(),
+        "rkl_post_mean": found.tokens.rkl_post.astype(np.float64).mean(),
+    }
+    return pd.DataFrame([row])
 
 
+@table(*TOKENS, "rocks", inputs=tokens_hash)
 def outputs(run: Run) -> pd.DataFrame:
     """Per completion: density by both definitions, and the loss that the rocks carry.
 
@@ -222,63 +217,51 @@ def outputs(run: Run) -> pd.DataFrame:
     DataFrame
         `rocks.density` and ``loss_sum``, ``loss_rocks`` (nats, after OPD).
     """
-
-    def compute() -> pd.DataFrame:
-        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
-        chosen = made.rocks()
-        table = detection.density(found.tokens, chosen, made.occurrences)
-        loss = found.tokens[f"{run.config.rocks.loss}_post"].astype(np.float64)
-        keys = [found.tokens.prompt_index, found.tokens.sample_index]
-        of_rocks = loss.where(chosen.mask(found.tokens.token_id.to_numpy()), 0.0)
-        table["loss_sum"] = loss.groupby(keys).sum().to_numpy()
-        return table.assign(loss_rocks=of_rocks.groupby(keys).sum().to_numpy())
-
-    return cached_table(run, "rock_outputs", {}, compute)
+    found, made = measured(run), measured(run).detection
+    chosen = made.rocks()
+    table = detection.density(found.tokens, chosen, made.occurrences)
+    loss = found.tokens[f"{run.config.rocks.loss}_post"].astype(np.float64)
+    keys = [found.tokens.prompt_index, found.tokens.sample_index]
+    of_rocks = loss.where(chosen.mask(found.tokens.token_id.to_numpy()), 0.0)
+    table["loss_sum"] = loss.groupby(keys).sum().to_numpy()
+    return table.assign(loss_rocks=of_rocks.groupby(keys).sum().to_numpy())
 
 
+@table(*TOKENS, *ROCKS, "rocks.selector", inputs=tokens_hash)
 def stability(run: Run, draws: int) -> pd.DataFrame:
     """`rocks.stability_table` over sub-corpora of 10% to 80% of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
-
-    def compute() -> pd.DataFrame:
-        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
-        features = detection.encode(
-            found.rollouts, made.occurrences, run.config.rocks, found.encoder()
-        )
-        n = found.tokens.prompt_index.nunique()
-        sizes = sorted({max(1, min(n - 1, round(share * n))) for share in SHARES})
-        each = detection.stability(
-            found.tokens,
-            made,
-            features,
-            sizes,
-            cutoffs(made.types, run.config.rocks.selector, run.config.rocks.k),
-            draws,
-            generator(run.config.seed, "stability"),
-        )
-        return detection.stability_table(each)
-
-    return cached_table(run, "rock_stability", {"draws": draws, "shares": SHARES}, compute)
+    found, made = measured(run), measured(run).detection
+    features = detection.encode(found.rollouts, made.occurrences, run.config.rocks, found.encoder())
+    n = found.tokens.prompt_index.nunique()
+    sizes = sorted({max(1, min(n - 1, round(share * n))) for share in SHARES})
+    each = detection.stability(
+        found.tokens,
+        made,
+        features,
+        sizes,
+        cutoffs(made.types, run.config.rocks.selector),
+        draws,
+        run.rng("stability"),
+    )
+    return detection.stability_table(each)
 
 
-def cutoffs(types: pd.DataFrame, selector: str, k: int) -> list[int]:
-    """Cut-offs K to look at: about eight a decade up to all types with a positive score, and k."""
+def cutoffs(types: pd.DataFrame, selector: str) -> list[int]:
+    """Cut-offs K to look at, up to all types with a positive score: the paper's, and a log grid."""
     able = int((types[selector] > 0).sum())
-    steps = np.unique(np.geomspace(3, max(able, 3), 20).round().astype(int))
-    return sorted({int(step) for step in steps if step <= able} | ({k} if k <= able else {able}))
+    grid = np.geomspace(3, max(able, 3), 20).round().astype(int).tolist()
+    return sorted({step for step in (*grid, *CUTOFFS, able) if 0 < step <= able})
 
 
+@table(*TOKENS, "rocks", inputs=tokens_hash)
 def sensitivity(run: Run) -> pd.DataFrame:
     """`rocks.sensitivity` over `SWEEP`."""
-
-    def compute() -> pd.DataFrame:
-        found = measured(run.config, Path(run.path))
-        return detection.sensitivity(
-            found.tokens, found.rollouts, run.config.rocks, SWEEP, found.student("post")
-        )
-
-    return cached_table(run, "rock_sensitivity", {"sweep": SWEEP}, compute)
+    found = measured(run)
+    return detection.sensitivity(
+        found.tokens, found.rollouts, run.config.rocks, SWEEP, found.student("post")
+    )
 
 
 def rock_set(run: Run, types: pd.DataFrame) -> TokenSet:
@@ -287,21 +270,18 @@ def rock_set(run: Run, types: pd.DataFrame) -> TokenSet:
     return TokenSet.of("rocks", types.nsmallest(k, "rank").token_id.to_numpy(), k=k)
 
 
+@table(*TOKENS, "rocks", inputs=tokens_hash)
 def token_sets(run: Run) -> pd.DataFrame:
     """The rocks and every comparison selector's answer of the same size: ``name, token_id``."""
-
-    def compute() -> pd.DataFrame:
-        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
-        k = run.config.rocks.k
-        by_score = made.types.nlargest(k, "score").token_id
-        sets = [made.rocks(), TokenSet.of("score", by_score.to_numpy(), selector="score", k=k)]
-        sets += [selectors.select(found.tokens, name, k) for name in selectors.SELECTORS]
-        ids = controls.assign(made.types, made.rocks().ids).pairs.token_id_control
-        sets.append(TokenSet.of("control", ids.to_numpy(), selector="matched", k=k))
-        rows = [(one.name, token) for one in sets for token in one.ids]
-        return pd.DataFrame(rows, columns=["name", "token_id"])
-
-    return cached_table(run, "token_sets", {}, compute)
+    found, made = measured(run), measured(run).detection
+    k = run.config.rocks.k
+    by_score = made.types.nlargest(k, "score").token_id
+    sets = [made.rocks(), TokenSet.of("score", by_score.to_numpy(), selector="score", k=k)]
+    sets += [selectors.select(found.tokens, name, k) for name in selectors.SELECTORS]
+    ids = controls.assign(made.types, made.rocks().ids).pairs.token_id_control
+    sets.append(TokenSet.of("control", ids.to_numpy(), selector="matched", k=k))
+    rows = [(one.name, token) for one in sets for token in one.ids]
+    return pd.DataFrame(rows, columns=["name", "token_id"])
 
 
 def sets_of(table: pd.DataFrame) -> list[TokenSet]:
@@ -312,6 +292,7 @@ def sets_of(table: pd.DataFrame) -> list[TokenSet]:
     ]
 
 
+@table(*TOKENS, "rocks", inputs=tokens_hash)
 def examples(run: Run, per_type: int, around: int = 14) -> pd.DataFrame:
     """Rock occurrences in context: the most consistent ones of each of the first types.
 
@@ -320,23 +301,19 @@ def examples(run: Run, per_type: int, around: int = 14) -> pd.DataFrame:
     DataFrame
         ``before, token, after`` (text), ``rho, rkl_pre, rkl_post``, and the keys of the position.
     """
-
-    def compute() -> pd.DataFrame:
-        found, made = measured(run.config, Path(run.path)), detected(run.config, Path(run.path))
-        ranked = made.types.nsmallest(run.config.rocks.k, "rank").token_id
-        best = made.occurrences[made.occurrences.rock].sort_values(
-            ["rho", "prompt_index", "position"], ascending=[False, True, True], kind="stable"
-        )
-        chosen = best.groupby("token_id").head(per_type)
-        order = {token: place for place, token in enumerate(ranked)}
-        chosen = chosen[chosen.token_id.isin(order)]
-        chosen = chosen.sort_values("token_id", key=lambda t: t.map(order), kind="stable")
-        keys = ["prompt_index", "sample_index", "position"]
-        losses = found.tokens[[*keys, "rkl_pre", "rkl_post"]]
-        shown = chosen.merge(losses, on=keys).drop(columns="rock")
-        return shown.assign(**_contexts(found, shown, around)).drop(columns="token_id")
-
-    return cached_table(run, "rock_examples", {"per_type": per_type, "around": around}, compute)
+    found, made = measured(run), measured(run).detection
+    ranked = made.types.nsmallest(run.config.rocks.k, "rank").token_id
+    best = made.occurrences[made.occurrences.rock].sort_values(
+        ["rho", "prompt_index", "position"], ascending=[False, True, True], kind="stable"
+    )
+    chosen = best.groupby("token_id").head(per_type)
+    order = {token: place for place, token in enumerate(ranked)}
+    chosen = chosen[chosen.token_id.isin(order)]
+    chosen = chosen.sort_values("token_id", key=lambda t: t.map(order), kind="stable")
+    keys = ["prompt_index", "sample_index", "position"]
+    losses = found.tokens[[*keys, "rkl_pre", "rkl_post"]]
+    shown = chosen.merge(losses, on=keys).drop(columns="rock")
+    return shown.assign(**_contexts(found, shown, around)).drop(columns="token_id")
 
 
 def _contexts(found: Measured, shown: pd.DataFrame, around: int) -> dict[str, list[str]]:
@@ -351,7 +328,7 @@ def _contexts(found: Measured, shown: pd.DataFrame, around: int) -> dict[str, li
         t = int(one.position)
         cut = {"before": ids[max(0, t - around) : t], "token": [ids[t]], "after": ids[t + 1 :]}
         for name, some in cut.items():
-            parts[name].append(found.tokenizer.decode(some[:around]))
+            parts[name].append(loading.tokenizer_of(found.run).decode(some[:around]))
     return parts
 
 

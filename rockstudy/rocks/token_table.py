@@ -14,7 +14,7 @@ sums over occurrences are float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from rockstudy import progress
 from rockstudy.errors import StudyError
 from rockstudy.models.divergence import Head, States, token_statistics
 from rockstudy.parallel import distributed
+from rockstudy.runs import Run
 from rockstudy.sampling.rollout import Rollouts, completion_states
 from rockstudy.store import cache
+from rockstudy.store.code import kept_apart
 from rockstudy.store.fingerprints import fingerprint
 
 BATCH_TOKENS = (
@@ -121,18 +123,19 @@ class TokenTable:
         return frame.sort_values(list(KEYS[:3]), kind="stable", ignore_index=True)
 
 
+@kept_apart
 def token_table(
-    run: Path,
+    run: Run,
     name: str,
     rollouts: Rollouts,
-    teacher: PreTrainedModel,
-    checkpoints: Mapping[str, PreTrainedModel],
+    models: Mapping[str, PreTrainedModel],
+    checkpoints: Sequence[str],
     *,
-    inputs: Mapping[str, str],
+    inputs: Callable[[], Mapping[str, str]],
     batch_tokens: int = BATCH_TOKENS,
     shard_tokens: int = SHARD_TOKENS,
 ) -> TokenTable:
-    """Compute the token table of rollouts, or read it back when the run holds it.
+    """Compute the token table of rollouts, or read it back when the run has it.
 
     Several processes compute a shard each in turn; the table is the same.
 
@@ -142,11 +145,13 @@ def token_table(
         The table is the folder ``<run>/tokens/<name>``.
     rollouts
         The trajectories.
-    teacher, checkpoints
-        Models over one vocabulary; the names become parts of column names. Checkpoints are looked
-        up where something is computed: a mapping may load them then.
+    models
+        ``teacher`` and every checkpoint by name, over one vocabulary. They are looked up where
+        something is computed: a mapping may load them then.
+    checkpoints
+        Names of the checkpoints, which become parts of column names.
     inputs
-        Hashes of the rollouts and of every model: what the table depends on.
+        Gives the hashes of the rollouts and of every model: what the table depends on.
     batch_tokens
         Tokens in one forward, padding included; a longer rollout goes alone.
     shard_tokens
@@ -166,11 +171,10 @@ def token_table(
     order = order[rollouts.lengths[order] > 0]
     parts = _split(rollouts.lengths[order], shard_tokens)
     config = {"checkpoints": list(checkpoints), "shards": len(parts), "shard_tokens": shard_tokens}
-    path = Path(run) / "tokens" / name
-    _name_damage(path, len(parts))
+    _name_damage(run.path / "tokens" / name)
 
     def compute(folder: Path) -> None:
-        students = dict(checkpoints)
+        teacher, students = models["teacher"], {one: models[one] for one in checkpoints}
         _check_vocabulary(teacher, students)
         some = distributed.mine(list(enumerate(parts)))
         n_tokens = sum(int(rollouts.lengths[order[part]].sum()) for _, part in some)
@@ -188,11 +192,8 @@ def token_table(
                 )
                 bar.update(int(rollouts.lengths[rows].sum()))
 
-    done = distributed.once(
-        lambda fill: cache.cached_folder(
-            run, "tokens", name, config=config, inputs=inputs, compute=fill
-        ),
-        compute,
+    done = run.folder(
+        "tokens", name, config=config, inputs=inputs, by=_shard_frame, compute=compute
     )
     shards = [cache.load_manifest(_shard(done.path, i)).sha256 for i in range(len(parts))]
     return TokenTable(done.path, fingerprint(shards), len(parts))
@@ -202,11 +203,10 @@ def _shard(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}"
 
 
-def _name_damage(path: Path, n_shards: int) -> None:
+def _name_damage(path: Path) -> None:
     """Read every shard of a complete table, so that an error names the file that is damaged."""
     if path.with_name(path.name + ".json").is_file() and path.is_dir():
-        manifest = cache.load_manifest(path)
-        for number in range(manifest.config["shards"]):
+        for number in range(cache.load_manifest(path).config["shards"]):
             cache.load(_shard(path, number))
 
 

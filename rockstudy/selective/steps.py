@@ -9,22 +9,18 @@ problems: intervals resample both.
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rockstudy import intervals
-from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
-from rockstudy.parallel import distributed
-from rockstudy.rocks.steps import detected, measured
-from rockstudy.runs import Run
+from rockstudy.models import loading
+from rockstudy.rocks.steps import TOKENS, measured, tokens_hash
+from rockstudy.runs import Run, table
 from rockstudy.sampling import evaluation
 from rockstudy.selective import arms, windows
-from rockstudy.store import cache
-from rockstudy.store.fingerprints import fingerprint
 from rockstudy.training import stages
 from rockstudy.training import steps as training_steps
 from rockstudy.training.arm import Arm
@@ -34,12 +30,13 @@ TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, typ
 ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on the lab
 
 
-def material(config: StudyConfig, path: Path) -> arms.Material:
+ARMS = (*TOKENS, "evaluation", "rocks", "freeze")  # fields of the configuration behind the arms
+
+
+def material(run: Run) -> arms.Material:
     """What the arms are made from, measured on the baseline of the first seed."""
-    found = measured(config, path)
-    return arms.Material(
-        detected(config, path), found.tokens, tuple(map(int, found.tokenizer.all_special_ids))
-    )
+    found, special = measured(run), loading.tokenizer_of(run).all_special_ids
+    return arms.Material(found.detection, found.tokens, tuple(map(int, special)))
 
 
 def planned(run: Run) -> pd.DataFrame:
@@ -50,43 +47,39 @@ def planned(run: Run) -> pd.DataFrame:
     return counted.drop(columns="along").reset_index()
 
 
+Trained = list[tuple[Arm, int, TrainResult, tuple[str, ...]]]  # seed, and checkpoints to grade
+
+
 def _jobs(run: Run) -> list[tuple[Arm, int, tuple[str, ...]]]:
-    made = material(run.config, Path(run.path))
-    every = tuple(run.config.stage2.keep)
+    made, every = material(run), tuple(run.config.stage2.keep)
     return [
         (arms.build(name, made, run.config, seed), seed, every if along else ("late",))
         for name, seed, along in arms.plan(run.config)
     ]
 
 
-def trained(run: Run, *, grade: bool = True) -> list[tuple[Arm, int, TrainResult, tuple[str, ...]]]:
+def trained(run: Run, *, grade: bool = True) -> Trained:
     """Train every arm at every seed, and grade them, side by side; each once in a run."""
-    jobs, pair = _jobs(run), evaluation.loaded_pair(run.config.pair)
-    if "random-windows" in {arm.name for arm, _, _ in jobs}:
-        _check_match(matched(run))
-    training_steps.train_arms(run, jobs if grade else [(arm, seed, ()) for arm, seed, _ in jobs])
-    return [
-        (arm, seed, arm.train(run.config, Path(run.path), seed, pair), names)
-        for arm, seed, names in jobs
-    ]
+
+    def train() -> Trained:
+        jobs = _jobs(run)
+        if "random-windows" in {arm.name for arm, _, _ in jobs}:
+            _check_match(matched(run))
+        todo = jobs if grade else [(arm, seed, ()) for arm, seed, _ in jobs]
+        training_steps.train_arms(run, todo)
+        return [
+            (arm, seed, training_steps.trained(run, arm, seed), names) for arm, seed, names in jobs
+        ]
+
+    return run.in_memory(f"arms, graded {grade}", train)
 
 
-def _table(
-    run: Run, name: str, compute: Any, *, grade: bool = False, **settings: Any
-) -> pd.DataFrame:
-    """A table over all arms, computed from `trained`, that depends on `settings` as well."""
-    if run.replay:
-        return cache.load(run.path / "tables" / name)
-    found = trained(run, grade=grade)
-    config = run.config.model_dump(mode="json") | settings
-    inputs = {f"{arm.name}-s{seed}": result.hash for arm, seed, result, _ in found}
-    inputs |= evaluation.graded_on(run.config) if grade else {}
-    path = Path(run.path)
-    return distributed.cached(
-        path, "tables", name, config=config, inputs=inputs, compute=lambda: compute(found)
-    ).data
+def _hashes(run: Run) -> dict[str, str]:
+    """The trained arms as inputs."""
+    return {f"{arm.name}-s{seed}": r.hash for arm, seed, r, _ in trained(run, grade=False)}
 
 
+@table(*ARMS, inputs=lambda run: _hashes(run) | evaluation.graded_on(run))
 def accuracy(run: Run) -> pd.DataFrame:
     """Accuracy of every arm and seed along training, on held-out problems.
 
@@ -96,25 +89,27 @@ def accuracy(run: Run) -> pd.DataFrame:
         ``arm, seed, step, benchmark, prompt_index, accuracy`` (mean over ``samples``); step 0 is
         the end of stage 1, which all arms share.
     """
-
-    def compute(found: list) -> pd.DataFrame:
-        frames = []
-        for arm, seed, result, names in found:
-            folders = {name: result.checkpoints[name] for name in names}
-            rows = training_steps.along_training(run, arm, seed, folders)
-            frames.append(rows.assign(arm=arm.name))
-        keys = ["arm", "seed", "step", "benchmark", "prompt_index"]
-        grouped = pd.concat(frames).groupby(keys, sort=False).correct
-        return grouped.agg(accuracy="mean", samples="size").reset_index()
-
-    return _table(run, "arms_accuracy", compute, grade=True)
+    frames = []
+    for arm, seed, result, names in trained(run):
+        folders = {name: result.checkpoints[name] for name in names}
+        rows = training_steps.along_training(run, arm, seed, folders)
+        frames.append(rows.assign(arm=arm.name))
+    keys = ["arm", "seed", "step", "benchmark", "prompt_index"]
+    grouped = pd.concat(frames).groupby(keys, sort=False).correct
+    return grouped.agg(accuracy="mean", samples="size").reset_index()
 
 
+@table(*ARMS, inputs=_hashes)
 def metrics(run: Run) -> pd.DataFrame:
-    """What training logged of every arm and seed: `distill.TrainResult.metrics`, ``arm, seed``."""
-    return _table(run, "arms_metrics", lambda found: _stacked(found, "metrics"))
+    """What training logged of every arm and seed: `TrainResult.metrics`, ``arm, seed``."""
+    logged = [
+        result.metrics.assign(arm=arm.name, seed=seed)
+        for arm, seed, result, _ in trained(run, grade=False)
+    ]
+    return pd.concat(logged, ignore_index=True)
 
 
+@table(*ARMS, inputs=_hashes)
 def timing(run: Run) -> pd.DataFrame:
     """Seconds of single steps of the arms in `TIMED`, taken in turns with nothing beside them.
 
@@ -124,54 +119,29 @@ def timing(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `distill.TrainResult.timing`'s columns, and ``arm, round``.
+        `TrainResult.timing`'s columns, and ``arm, round``.
     """
-    names = [name for name in TIMED if name in (*run.config.freeze.arms, *run.config.freeze.extra)]
-
-    def compute(found: list) -> pd.DataFrame:
-        config, path = run.config, Path(run.path)
-        pair, made = evaluation.loaded_pair(config.pair), material(config, path)
-        frames = []
-        for number, name in itertools.product(range(ROUNDS), names):
-            arm = arms.build(name, made, config, number)
-            how = {"run": path, "seed": number, "steps": STEPS, "weights": arm.weights}
-            rows = stages.timed(arm.configured(config), "stage2", pair=pair, **how)
-            frames.append(rows[rows.step > 1].assign(arm=name, round=number))
-        return pd.concat(frames, ignore_index=True)
-
-    return _table(run, "arms_timing", compute, timed=names, rounds=ROUNDS, steps=STEPS)
+    config, made, frames = run.config, material(run), []
+    names = [name for name in TIMED if name in (*config.freeze.arms, *config.freeze.extra)]
+    for number, name in itertools.product(range(ROUNDS), names):
+        arm = arms.build(name, made, config, number)
+        rows = stages.timed(arm.of(run), "stage2", seed=number, steps=STEPS, weights=arm.weights)
+        frames.append(rows[rows.step > 1].assign(arm=name, round=number))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _stacked(found: list, table: str) -> pd.DataFrame:
-    return pd.concat(
-        [getattr(r, table).assign(arm=arm.name, seed=seed) for arm, seed, r, _ in found],
-        ignore_index=True,
-    )
-
-
+@table(*ARMS, inputs=tokens_hash)
 def matched(run: Run) -> pd.DataFrame:
     """`windows.match` of the random windows on the rollouts of the statistics, a draw a seed."""
-    if run.replay:
-        return cache.load(run.path / "tables" / "arms_match")
-    config, path = run.config, Path(run.path)
-    made, found = material(config, path), measured(config, path)
-    drawn = [arms.build("random-windows", made, config, seed).weights for seed in config.seeds]
-
-    def compute() -> pd.DataFrame:
-        rollouts = found.rollouts
-        losses = np.zeros(rollouts.mask.shape)
-        losses[rollouts.mask] = found.tokens.rkl_post
-        counts = made.detection.types.set_index("token_id")["count"]
-        ids, frames = rollouts.completion_ids, []
-        for how in drawn:
-            table = windows.match(ids, rollouts.mask, losses, counts, how)
-            frames.append(table.assign(seed=how.seed))
-        return pd.concat(frames, ignore_index=True)
-
-    inputs = {"tokens": found.table.hash, "windows": fingerprint([vars(how) for how in drawn])}
-    return distributed.cached(
-        path, "tables", "arms_match", config={}, inputs=inputs, compute=compute
-    ).data
+    made, found = material(run), measured(run)
+    losses = np.zeros(found.rollouts.mask.shape)
+    losses[found.rollouts.mask] = found.tokens.rkl_post
+    counts = made.detection.types.set_index("token_id")["count"]
+    ids, mask, frames = found.rollouts.completion_ids, found.rollouts.mask, []
+    for seed in run.config.seeds:
+        drawn = arms.build("random-windows", made, run.config, seed).weights
+        frames.append(windows.match(ids, mask, losses, counts, drawn).assign(seed=seed))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _check_match(match: pd.DataFrame) -> None:

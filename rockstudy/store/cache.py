@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,9 +199,7 @@ def cached_folder(
     """
     path = Path(run) / stage / name
     wanted = key(config, inputs)
-    with files.writing(path):
-        resumable.finish_interrupted(path, wanted)
-    fresh = not _is_current(path, wanted)
+    fresh = not folder_is_current(run, stage, name, config=config, inputs=inputs)
     if fresh:
         with files.writing(path):
             resumable.prepare(path, wanted)
@@ -210,10 +208,42 @@ def cached_folder(
             digest = hash_folder(resumable.folder(path))
             manifest = _manifest(path.name, digest, config, inputs or {}, **about)
             resumable.complete(path, asdict(manifest))
+    return replace(_loaded_folder(path), fresh=fresh)
+
+
+def folder_is_current(
+    run: Path,
+    stage: str,
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether `cached_folder` would only read; a publication that was cut short is completed."""
+    path, wanted = Path(run) / stage / name, key(config, inputs)
+    with files.writing(path):
+        resumable.finish_interrupted(path, wanted)
+    return _is_current(path, wanted)
+
+
+def stored_folder(
+    run: Path,
+    stage: str,
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> FolderArtefact | None:
+    """Return the folder of this key, None where it is not there."""
+    path = Path(run) / stage / name
+    return _loaded_folder(path) if _is_current(path, key(config, inputs)) else None
+
+
+def _loaded_folder(path: Path) -> FolderArtefact:
     manifest = load_manifest(path)
     if hash_folder(path) != manifest.sha256:
         raise StudyError(f"{path}: altered since it was written; {_remedy(path)}")
-    return FolderArtefact(path, manifest.sha256, manifest, fresh)
+    return FolderArtefact(path, manifest.sha256, manifest, False)
 
 
 def is_current(

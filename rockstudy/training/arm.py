@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rockstudy.config.fields import StudyConfig
-from rockstudy.models import loading
-from rockstudy.training import stages
+from rockstudy.runs import Run
 from rockstudy.training.position_weights import WeightFunction
 
 
@@ -20,24 +17,10 @@ class Arm:
     weights: WeightFunction | None = None
     normalize: Literal["tokens", "weights"] = "tokens"
 
-    def configured(self, config: StudyConfig) -> StudyConfig:
-        """Return the study with this arm's normaliser in stage 2."""
-        stage = config.stage2.model_copy(update={"normalize": self.normalize})
-        return config.model_copy(update={"stage2": stage})
-
-    def train(
-        self, config: StudyConfig, run: Path, seed: int, pair: loading.Pair | None = None
-    ) -> stages.TrainResult:
-        """Train the arm at one seed, or read it back; see `distill.train`."""
-        return stages.train(self.configured(config), "stage2", **self._given(run, seed, pair))
-
-    def is_trained(self, config: StudyConfig, run: Path, seed: int, pair: loading.Pair) -> bool:
-        """Whether `train` would only read."""
-        return stages.is_trained(self.configured(config), "stage2", **self._given(run, seed, pair))
-
-    def _given(self, run: Path, seed: int, pair: loading.Pair | None) -> dict[str, Any]:
-        named = {"arm": self.name, "weights": self.weights}
-        return {"run": run, "seed": seed, "pair": pair, **named}
+    def of(self, run: Run) -> Run:
+        """Return the run with this arm's normaliser in stage 2."""
+        stage = run.config.stage2.model_copy(update={"normalize": self.normalize})
+        return run.with_config(run.config.model_copy(update={"stage2": stage}))
 
 
 BASELINE = Arm("baseline")

@@ -7,7 +7,6 @@ part in a new order as often as its steps need. All of it depends on seeds alone
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rockstudy import tasks
-from rockstudy.config.fields import EvalConfig, StudyConfig, TaskConfig
+from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.parallel import distributed, placement
 from rockstudy.parallel.out_of_memory import advised
+from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.engines import Engine
 from rockstudy.store.fingerprints import fingerprint
@@ -30,27 +30,11 @@ from rockstudy.tasks import rows
 Row = dict[str, Any]
 
 
-def lessons(
-    config: StudyConfig,
-    stage: str,
-    seed: int,
-    *,
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    run: Path,
-) -> list[Row]:
+def lessons(run: Run, stage: str, seed: int) -> list[Row]:
     """Return a row per prompt of every step, in the order of training.
 
-    Parameters
-    ----------
-    config, stage, seed
-        Which prompts in which order.
-    teacher
-        Samples the completions of a stage whose source it is: once, kept in the run as token ids.
-    tokenizer
-        Of teacher and student.
-    run
-        Folder of the run.
+    Where the stage's source is the teacher, it samples the completions: once, stored in the run as
+    token ids.
 
     Returns
     -------
@@ -63,18 +47,18 @@ def lessons(
     StudyError
         Fewer than two distinct problems that are short enough.
     """
-    prompts, order = _prompts(config, stage, seed, tokenizer, run)
-    limit = config.train_task.max_prompt_tokens
-    ids = rollout.prompt_ids(tokenizer, prompts, limit)
+    tokenizer = loading.tokenizer_of(run)
+    prompts, order = _prompts(run, stage, seed, tokenizer)
+    ids = rollout.prompt_ids(tokenizer, prompts, run.config.train_task.max_prompt_tokens)
     taught: list[Row] = [{"prompt_ids": prompt} for prompt in ids]
-    if config.stage(stage).source == "teacher":
-        given = _completions(config, stage, seed, ids, teacher, tokenizer, run)
+    if run.config.stage(stage).source == "teacher":
+        given = _completions(run, stage, seed, ids)
         taught = [row | completions for row, completions in zip(taught, given, strict=True)]
     return [taught[i] for i in order]
 
 
-def train_prompts(task: TaskConfig, run: Path) -> list[str]:
-    """Return the distinct prompts to train on; those of the Hub are read once in a run, and kept.
+def train_prompts(run: Run) -> list[str]:
+    """Return the distinct prompts to train on; those of the Hub are read once and kept in the run.
 
     Every training of every process needs them, a set of the Hub may have gigabytes, and the nodes
     that train may have no network: `rockstudy measure data` reads them on one that has.
@@ -84,6 +68,7 @@ def train_prompts(task: TaskConfig, run: Path) -> list[str]:
     StudyError
         What `rockstudy.tasks.load` raises.
     """
+    task = run.config.train_task
 
     def read() -> list[str]:
         return list(dict.fromkeys(problem.prompt for problem in tasks.load(task, "train")))
@@ -92,7 +77,8 @@ def train_prompts(task: TaskConfig, run: Path) -> list[str]:
         return read()
     first = distributed.together().is_main_process
     return distributed.cached(
-        **kept_at(task, run),
+        run.path,
+        **kept_at(task),
         compute=lambda: pd.DataFrame({"prompt": read()}) if first else None,
     ).data.prompt.tolist()
 
@@ -102,21 +88,21 @@ def is_read_each_time(task: TaskConfig) -> bool:
     return task.path is None or rows.is_local(task.path)
 
 
-def kept_at(task: TaskConfig, run: Path) -> dict[str, Any]:
-    """Where `train_prompts` keeps prompts of the Hub, as `store.is_current` asks for it."""
+def kept_at(task: TaskConfig) -> dict[str, Any]:
+    """Where `train_prompts` keeps prompts of the Hub in a run: a file for each source."""
     source = task.model_dump(mode="json", exclude={"max_prompt_tokens"})
-    return {"run": run, "stage": "prompts", "name": "train", "config": source}
+    return {"stage": "prompts", "name": f"train-{fingerprint(source)[:8]}", "config": source}
 
 
 def _prompts(
-    config: StudyConfig, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase, run: Path
+    run: Run, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[str], list[int]]:
     """The stage's prompts, each once, and which of them each place in training takes.
 
     Those that are too long are left out (paper 1: prompts up to 800 tokens).
     """
-    task = config.train_task
-    every = train_prompts(task, run)
+    config, task = run.config, run.config.train_task
+    every = train_prompts(run)
     known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
     if len(known) < 2:
         raise StudyError(
@@ -140,17 +126,9 @@ def _epochs(pool: np.ndarray, places: int, seed: int, stage: str) -> np.ndarray:
     return np.concatenate(orders)[:places]
 
 
-def _completions(
-    config: StudyConfig,
-    stage: str,
-    seed: int,
-    prompts: list[list[int]],
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    run: Path,
-) -> list[Row]:
+def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> list[Row]:
     """The teacher's completions of every prompt, a part of them by each process."""
-    settings = config.stage(stage)
+    config, settings, tokenizer = run.config, run.config.stage(stage), loading.tokenizer_of(run)
     sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "engine"}
 
     knobs = {
@@ -175,14 +153,17 @@ def _completions(
             )
         return made.to_frame(part.start)
 
-    frame = distributed.pieced(
-        run,
-        f"{stage}-teacher-s{seed}",
+    frame = run.sampled(
         "rollouts",
+        f"{stage}-teacher-s{seed}",
         config=settings.model_dump(mode="json", include=sampling) | {"seed": seed},
-        inputs={"teacher": loading.weights_hash(teacher), "prompts": fingerprint(prompts)},
+        inputs=lambda: {
+            "teacher": loading.identity_of(config.pair, "teacher"),
+            "prompts": fingerprint(prompts),
+        },
+        by=rollout.generate,
         pieces=lambda: distributed.cut(len(prompts), rollout.PART),
-        opened=lambda: _teaching(config, stage, teacher),
+        opened=lambda: _teaching(run, stage),
         compute=compute,
     ).data
     return [
@@ -195,11 +176,12 @@ def _completions(
 
 
 @contextmanager
-def _teaching(config: StudyConfig, stage: str, teacher: PreTrainedModel) -> Iterator[Engine]:
+def _teaching(run: Run, stage: str) -> Iterator[Engine]:
     """What samples from the teacher: itself, or vLLM, which then has the device to itself.
 
     A teacher that waits in the machine's memory to be sharded comes to the device for it.
     """
+    config, teacher = run.config, loading.pair_of(run).teacher
     settings, pair = config.stage(stage), config.pair
     how = EvalConfig(
         n_prompts=1,  # ours: whoever samples says which prompts

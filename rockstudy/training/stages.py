@@ -3,10 +3,10 @@
 Stage 1 learns from the teacher's completions, stage 2 from the student's own (paper 1); what their
 losses are is in `rockstudy.training.trainer`, what they train on in `rockstudy.training.prompts`.
 
-A stage is one folder, ``<run>/<stage>-<arm>-s<seed>/training``: a checkpoint for every name in
-``keep``, and the tables ``metrics``, ``type_losses``, ``timing``. Until it is complete, checkpoints
-of transformers' own kind lie in ``training.partial``: a killed run goes on from the last one and
-ends with the same bytes. Prompts, and the random numbers of the rollouts, depend on (seed, stage,
+A stage is one folder, ``<run>/training/<stage>-<arm>-s<seed>-<key>``: a checkpoint for every name
+in ``keep``, and the tables ``metrics``, ``type_losses``, ``timing``. Until it is complete,
+checkpoints of transformers' own kind lie in the same name with ``.partial``: a killed run goes on
+from the last one and ends with the same bytes. Prompts, and the random numbers of the rollouts, depend on (seed, stage,
 step) alone, never on the arm: arms are paired.
 
 Of several processes (`cli.measure`) every one calls `train`; the first alone reads and writes
@@ -31,22 +31,23 @@ import pandas as pd
 import torch
 import transformers
 from accelerate.utils import parse_flag_from_env
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DistillationConfig
 
 from rockstudy import progress, tasks
-from rockstudy.config.fields import StageConfig, StudyConfig
+from rockstudy.config.fields import StageConfig
+from rockstudy.config.identity import identity
 from rockstudy.models import adapters, loading
-from rockstudy.parallel.distributed import agreed, once, together
+from rockstudy.parallel.distributed import agreed, together
 from rockstudy.parallel.placement import places
-from rockstudy.store import cache, files
+from rockstudy.runs import Run
+from rockstudy.store import cache
+from rockstudy.store.code import kept_apart
 from rockstudy.store.files import read_tensors
 from rockstudy.store.seeds import torch_seed
 from rockstudy.training.position_weights import WeightFunction, describe
 from rockstudy.training.prompts import lessons
 from rockstudy.training.trainer import LEDGER, DistillTrainer
-
-__all__ = ["DistillTrainer", "TrainResult", "train"]
 
 TABLES = ("metrics", "type_losses", "timing")
 _CHECKPOINTING = next(  # the name that transformers gives it; the second until 5.17 and beyond
@@ -86,34 +87,29 @@ class TrainResult:
     hash: str
 
 
+@kept_apart
 def train(
-    config: StudyConfig,
+    run: Run,
     stage: str,
     *,
-    run: Path,
     seed: int,
     arm: str = "baseline",
     weights: WeightFunction | None = None,
-    pair: loading.Pair | None = None,
 ) -> TrainResult:
-    """Train one stage, or read it back when the run holds it; a killed one is continued.
+    """Train one stage, or read it back when the run has it; a killed one is continued.
 
     Parameters
     ----------
-    config
-        The study. Stage 2 starts from the end of stage 1, trained before at ``config.seed``.
+    run
+        The run. Stage 2 starts from the end of stage 1, trained before at the study's seed.
     stage
         ``stage1`` or ``stage2``.
-    run
-        Folder of the run.
     seed
         Training seed: the order of prompts and the rollouts.
     arm
         Name of the regime, part of the folder's name.
     weights
-        Position weights, a dataclass (`rockstudy.training.position_weights`); None is 1 everywhere.
-    pair
-        ``config.pair`` where it is already loaded; it is not changed.
+        Position weights, a dataclass (`training.position_weights`); None is 1 everywhere.
 
     Raises
     ------
@@ -121,33 +117,27 @@ def train(
         Too few problems, a loss or weights that are not finite, anything wrong with the pair or the
         run's files.
     """
-    job = _job(config, stage, Path(run), seed, arm, weights, pair)
+    job = _job(run, stage, seed, arm, weights)
     with _quiet():
-        folder = once(
-            lambda compute: cache.cached_folder(*job.place, **job.identity, compute=compute),
-            job.fill,
-        ).path
+        folder = run.trained(job.name, **job.key, by=train, compute=job.fill).path
     tables = {name: cache.load(folder / name) for name in TABLES}
-    checkpoints = {name: folder / name for name in config.stage(stage).keep}
-    return TrainResult(checkpoints, **tables, hash=files.hash_folder(checkpoints["late"]))
+    checkpoints = {name: folder / name for name in run.config.stage(stage).keep}
+    return TrainResult(checkpoints, **tables, hash=cache.hash_folder(checkpoints["late"]))
 
 
 def is_trained(
-    config: StudyConfig,
+    run: Run,
     stage: str,
     *,
-    run: Path,
     seed: int,
     arm: str = "baseline",
     weights: WeightFunction | None = None,
-    pair: loading.Pair | None = None,
 ) -> bool:
     """Whether `train` with the same arguments would only read."""
-    pair = pair or loading.load_pair(config.pair)
-    if stage != "stage1" and not is_trained(config, "stage1", run=run, seed=config.seed, pair=pair):
+    if stage != "stage1" and not is_trained(run, "stage1", seed=run.config.seed):
         return False
-    job = _job(config, stage, Path(run), seed, arm, weights, pair)
-    return cache.is_current(*job.place, **job.identity)
+    job = _job(run, stage, seed, arm, weights)
+    return run.is_stored("training", job.name, **job.key)
 
 
 @contextlib.contextmanager
@@ -165,22 +155,20 @@ def _freed() -> Iterator[None]:
 
 @_freed()
 def timed(
-    config: StudyConfig,
+    run: Run,
     stage: str,
     *,
-    run: Path,
     seed: int,
     steps: int,
     weights: WeightFunction | None = None,
-    pair: loading.Pair | None = None,
 ) -> pd.DataFrame:
     """Train the first steps of a stage for their times alone: `TrainResult.timing`, a row a step.
 
     Nothing is kept, and nothing that is cached is used but what the stage starts from.
     """
-    job = _job(config, stage, Path(run), seed, "timed", weights, pair)
+    job = _job(run, stage, seed, "timed", weights)
     short = {"steps": steps, "logging_steps": 1, "keep": {}}
-    settings = config.stage(stage).model_copy(update=short)
+    settings = run.config.stage(stage).model_copy(update=short)
     with _quiet(), tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
         trainer = job.trainer(settings, Path(folder))
         trainer.remove_callback(PrinterCallback)
@@ -189,57 +177,46 @@ def timed(
         return trainer.ledger.timing()
 
 
-def _job(
-    config: StudyConfig,
-    stage: str,
-    run: Path,
-    seed: int,
-    arm: str,
-    weights: WeightFunction | None,
-    pair: loading.Pair | None,
-) -> "_Job":
+def _job(run: Run, stage: str, seed: int, arm: str, weights: WeightFunction | None) -> "_Job":
     """What is to be trained; of stage 2, after stage 1 has been."""
-    settings, pair = config.stage(stage), pair or loading.load_pair(config.pair)
-    if settings is config.stage1:
-        student, start = pair.student, loading.weights_hash(pair.student)
-    else:
-        first = train(config, "stage1", run=run, seed=config.seed, pair=pair)
-        student, start = first.checkpoints["late"], first.hash
-    return _Job(config, stage, run, seed, arm, weights, pair, student, start)
+    if stage == "stage1":
+        return _Job(
+            run, stage, seed, arm, weights, None, loading.identity_of(run.config.pair, "student")
+        )
+    first = train(run, "stage1", seed=run.config.seed)
+    return _Job(run, stage, seed, arm, weights, first.checkpoints["late"], first.hash)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One stage to be trained, from a model in memory or from a checkpoint."""
+    """One stage to be trained, from the pair's student or from a checkpoint."""
 
-    config: StudyConfig
+    run: Run
     stage: str
-    run: Path
     seed: int
     arm: str
     weights: WeightFunction | None
-    pair: loading.Pair
-    student: PreTrainedModel | Path
-    start: str  # hash of the student's weights
+    checkpoint: Path | None
+    start: str  # what the student that it starts from depends on
 
     @property
-    def place(self) -> tuple[Path, str, str]:
-        """Run, stage and name of the artefact."""
-        return self.run, f"{self.stage}-{self.arm}-s{self.seed}", "training"
+    def name(self) -> str:
+        """Name of the artefact, without its key."""
+        return f"{self.stage}-{self.arm}-s{self.seed}"
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What the artefact depends on."""
-        inputs = {"teacher": loading.weights_hash(self.pair.teacher), "student": self.start}
-        return {"config": self.describe(), "inputs": inputs}
+    def key(self) -> dict[str, Any]:
+        """What the result depends on."""
+        pair = self.run.config.pair
+        inputs = {"teacher": loading.identity_of(pair, "teacher"), "student": self.start}
+        return {"config": self.describe(), "inputs": lambda: inputs}
 
     def describe(self) -> dict[str, Any]:
-        """Return what the result depends on, beside the models."""
-        config = self.config
+        """Return what the result depends on, next to the models."""
+        config = self.run.config
+        settings = {k: v for k, v in identity(config.stage(self.stage)).items() if v is not None}
         return {
-            "stage": config.stage(self.stage).model_dump(
-                mode="json", exclude={"report_to"}, exclude_none=True
-            ),
+            "stage": settings,
             "task": tasks.identity(config.train_task),
             "prompts": [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)],
             "split_seed": config.seed,
@@ -250,10 +227,10 @@ class _Job:
     @_freed()
     def fill(self, folder: Path) -> None:
         """Train into a folder that may hold the checkpoints of a killed run."""
-        settings = self.config.stage(self.stage)
+        settings = self.run.config.stage(self.stage)
         checkpoint = agreed(_last_complete(folder))  # nodes may see different ones
         if settings.report_to == "tensorboard":
-            os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.parent / "tensorboard")
+            os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.path / "tensorboard" / self.name)
         shown = progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step")
         with shown if together().is_main_process else contextlib.nullcontext() as bar:
             trainer = self.trainer(settings, folder)
@@ -274,13 +251,12 @@ class _Job:
 
     def trainer(self, settings: StageConfig, folder: Path) -> DistillTrainer:
         """Return a trainer of this job, as long as `settings` say."""
-        pair, task = self.pair, self.config.train_task
-        if isinstance(self.student, Path):
-            student = loading.load_model(
-                str(self.student), dtype="float32", device=places("same").student
-            )
+        pair, task = loading.pair_of(self.run), self.run.config.train_task
+        if self.checkpoint is None:
+            student = copy.deepcopy(pair.student)
         else:
-            student = copy.deepcopy(self.student)
+            device = places("same").student
+            student = loading.load_model(str(self.checkpoint), dtype="float32", device=device)
         arguments, lora = _arguments(settings, folder, task.max_prompt_tokens), None
         if settings.lora_rank is not None:
             lora = adapters.adapters(settings.lora_rank)
@@ -295,14 +271,7 @@ class _Job:
             processing_class=pair.tokenizer,
             args=arguments,
             peft_config=lora,
-            train_dataset=lessons(
-                self.config,
-                self.stage,
-                self.seed,
-                teacher=pair.teacher,
-                tokenizer=pair.tokenizer,
-                run=self.run,
-            ),
+            train_dataset=lessons(self.run, self.stage, self.seed),
         )
 
 

@@ -1,8 +1,7 @@
-"""The study's steps as notebooks call them: each computed once in a run, then read back.
+"""The cached steps of notebooks 00 and 01: problems, the pair, two stages of training, accuracy.
 
-A function here takes the run that a notebook opened (`rockstudy.runs.open_run`) and returns a
-frame. The frames are kept under ``tables/``; a replayed run (the committed reference) only reads
-them, so a notebook opens in seconds from a clone, without models.
+A step takes the run that a notebook has opened and returns a frame, which is computed once and then
+read (`runs.table`). A committed reference has the frames and no models.
 """
 
 from __future__ import annotations
@@ -15,16 +14,34 @@ import pandas as pd
 
 from rockstudy import intervals, tasks
 from rockstudy.errors import StudyError
+from rockstudy.models import loading
 from rockstudy.models.token_texts import token_texts
 from rockstudy.parallel import cpu_pool
-from rockstudy.runs import Run, read, table
+from rockstudy.runs import Run, table
 from rockstudy.sampling import evaluation
-from rockstudy.store import cache
-from rockstudy.store.fingerprints import fingerprint
 from rockstudy.training import stages
 from rockstudy.training.arm import BASELINE, Arm
 
+PAIR = ("pair", "seed", "evaluation", "benchmarks")  # fields of the configuration
+TRAINED = ("pair", "seed", "seeds", "train_task", "stage1", "stage2")
 
+
+def _members(run: Run) -> dict[str, str]:
+    """The pair and the benchmarks as inputs."""
+    roles = ("teacher", "student")
+    found = {role: loading.identity_of(run.config.pair, role) for role in roles}
+    return evaluation.graded_on(run) | found
+
+
+@table("benchmarks", inputs=evaluation.graded_on)
+def problems(run: Run) -> pd.DataFrame:
+    """The evaluation problems of the first benchmark as a frame: ``family, prompt, answer``."""
+    columns = ["family", "prompt", "answer"]
+    loaded = tasks.load(run.config.benchmarks[0], "eval")
+    return pd.DataFrame([{name: getattr(p, name) for name in columns} for p in loaded])
+
+
+@table(*PAIR, inputs=_members)
 def pair_accuracy(run: Run) -> pd.DataFrame:
     """Grade the pair before any training: one row per completion.
 
@@ -33,69 +50,84 @@ def pair_accuracy(run: Run) -> pd.DataFrame:
     DataFrame
         `rollout.evaluate`'s columns, ``text`` included, and ``model`` (teacher or student).
     """
-    if run.replay:
-        return read(run, "pair_accuracy")
-    roles = ("teacher", "student")
-    return table(
-        run,
-        "pair_accuracy",
-        evaluation.graded_on(run.config)
-        | {role: evaluation.weights_identity(run.config.pair, role) for role in roles},
-        lambda: pd.concat(
-            [evaluation.graded(run, "teacher"), evaluation.graded(run, "student")],
-            ignore_index=True,
-        ),
-    )
+    both = [evaluation.graded(run, role) for role in ("teacher", "student")]
+    return pd.concat(both, ignore_index=True)
 
 
+@table("pair", inputs=_members)
 def pair_sizes(run: Run) -> pd.DataFrame:
     """Architecture, layers, hidden size, vocabulary and parameters of teacher and student."""
-    return table(run, "pair_sizes", {}, lambda: _sizes(run))
-
-
-def training(run: Run, name: str) -> pd.DataFrame:
-    """One table of stage 2 over every training seed; trains what has not been trained.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    name : {"metrics", "type_losses", "timing"}
-        Which of `distill.TrainResult`'s tables; ``seed`` is added.
-    """
-    if run.replay:
-        return read(run, f"stage2_{name}")
-    results = train_seeds(run)
-    inputs = {f"stage2-s{seed}": result.hash for seed, result in results.items()}
-    stacked = [getattr(result, name).assign(seed=seed) for seed, result in results.items()]
-    return table(run, f"stage2_{name}", inputs, lambda: pd.concat(stacked, ignore_index=True))
+    pair = loading.pair_of(run)
+    rows = [
+        {
+            "model": role,
+            "architecture": model.config.model_type,
+            "layers": model.config.num_hidden_layers,
+            "hidden": model.config.hidden_size,
+            "vocabulary": model.config.vocab_size,
+            "parameters": model.num_parameters(),
+        }
+        for role, model in (("teacher", pair.teacher), ("student", pair.student))
+    ]
+    return pd.DataFrame(rows)
 
 
 def stage1(run: Run) -> stages.TrainResult:
     """Stage 1, trained once at the study's seed."""
-    config = run.config
-    pair = evaluation.loaded_pair(config.pair)
-    return stages.train(config, "stage1", run=run.path, seed=config.seed, pair=pair)
+    return run.in_memory("stage1", lambda: stages.train(run, "stage1", seed=run.config.seed))
 
 
+@table(*TRAINED, inputs=lambda run: {"stage1": stage1(run).hash})
 def stage1_metrics(run: Run) -> pd.DataFrame:
     """The metrics of stage 1 (one run, at the study's seed)."""
-    if run.replay:
-        return read(run, "stage1_metrics")
-    result = stage1(run)
-    return table(run, "stage1_metrics", {"stage1": result.hash}, lambda: result.metrics)
+    return stage1(run).metrics
 
 
-def train_seeds(run: Run, only: Sequence[int] | None = None) -> dict[int, stages.TrainResult]:
-    """Train stage 1, then the baseline of stage 2 from its end for each of ``config.seeds``.
+def baselines(run: Run) -> dict[int, stages.TrainResult]:
+    """The baseline of stage 2 at every training seed, trained and graded side by side."""
 
-    With `only` some of the seeds, not graded, on as many threads as with all of them.
-    """
-    seeds = run.config.seeds if only is None else only
-    wanted = tuple(run.config.stage2.keep) if only is None else ()
-    train_arms(run, [(BASELINE, seed, wanted) for seed in run.config.seeds], only=seeds)
-    pair = evaluation.loaded_pair(run.config.pair)
-    return {seed: BASELINE.train(run.config, run.path, seed, pair) for seed in seeds}
+    def train() -> dict[int, stages.TrainResult]:
+        names, seeds = tuple(run.config.stage2.keep), run.config.seeds
+        train_arms(run, [(BASELINE, seed, names) for seed in seeds])
+        return {seed: stages.train(run, "stage2", seed=seed) for seed in seeds}
+
+    return run.in_memory("baselines", train)
+
+
+def first_baseline(run: Run) -> stages.TrainResult:
+    """The baseline of the first training seed, on as many threads as all seeds side by side."""
+    jobs = [(BASELINE, seed, ()) for seed in run.config.seeds]
+    train_arms(run, jobs, only=run.config.seeds[:1])
+    return stages.train(run, "stage2", seed=run.config.seeds[0])
+
+
+def _hashes(run: Run) -> dict[str, str]:
+    """The trained baselines as inputs."""
+    return {f"stage2-s{seed}": result.hash for seed, result in baselines(run).items()}
+
+
+def _stacked(run: Run, name: str) -> pd.DataFrame:
+    """A table of `stages.TrainResult` over every training seed, which ``seed`` tells apart."""
+    tables = [getattr(result, name).assign(seed=seed) for seed, result in baselines(run).items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+@table(*TRAINED, inputs=_hashes)
+def metrics(run: Run) -> pd.DataFrame:
+    """`stages.TrainResult.metrics` of stage 2 at every seed."""
+    return _stacked(run, "metrics")
+
+
+@table(*TRAINED, inputs=_hashes)
+def type_losses(run: Run) -> pd.DataFrame:
+    """`stages.TrainResult.type_losses` of stage 2 at every seed."""
+    return _stacked(run, "type_losses")
+
+
+@table(*TRAINED, inputs=_hashes)
+def timing(run: Run) -> pd.DataFrame:
+    """`stages.TrainResult.timing` of stage 2 at every seed."""
+    return _stacked(run, "timing")
 
 
 def train_arms(
@@ -123,24 +155,33 @@ def train_arms(
     cpu_pool.run({name: (_train_and_grade, given) for name, given in named.items()}, done)
 
 
+def trained(run: Run, arm: Arm, seed: int) -> stages.TrainResult:
+    """Train an arm at one seed, or read it back."""
+    return stages.train(arm.of(run), "stage2", seed=seed, arm=arm.name, weights=arm.weights)
+
+
 def _train_and_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> None:
-    result = arm.train(run.config, run.path, seed, evaluation.loaded_pair(run.config.pair))
+    result = trained(run, arm, seed)
     for name in names:
         evaluation.graded(run, f"{arm.name}-s{seed}-{name}", result.checkpoints[name])
 
 
 def _is_graded(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
-    if not arm.is_trained(run.config, run.path, seed, evaluation.loaded_pair(run.config.pair)):
+    how = {"seed": seed, "arm": arm.name, "weights": arm.weights}
+    if not stages.is_trained(arm.of(run), "stage2", **how):
         return False
-    folders = arm.train(
-        run.config, run.path, seed, evaluation.loaded_pair(run.config.pair)
-    ).checkpoints
-    places = [
-        evaluation.grading_key(run, f"{arm.name}-s{seed}-{name}", folders[name]) for name in names
-    ]
-    return all(cache.is_current(run.path, "evaluation", **place) for place in places)
+    folders = trained(run, arm, seed).checkpoints
+    return all(
+        evaluation.is_graded(run, f"{arm.name}-s{seed}-{name}", folders[name]) for name in names
+    )
 
 
+@table(
+    *TRAINED,
+    "evaluation",
+    "benchmarks",
+    inputs=lambda run: {"stage1": stage1(run).hash} | _hashes(run) | evaluation.graded_on(run),
+)
 def accuracy_along(run: Run) -> pd.DataFrame:
     """Grade the student before stage 2 (step 0) and at every named checkpoint of every seed.
 
@@ -150,17 +191,9 @@ def accuracy_along(run: Run) -> pd.DataFrame:
         `rollout.evaluate`'s columns without ``text``, and ``seed, step``. Stage 2 starts from one
         checkpoint, so the rows of step 0 are the same completions for every seed.
     """
-    if run.replay:
-        return read(run, "accuracy_along")
-    first, results = stage1(run), train_seeds(run)
-    inputs = {"stage1": first.hash, **{f"stage2-s{s}": r.hash for s, r in results.items()}}
-    inputs |= evaluation.graded_on(run.config)
-    return table(run, "accuracy_along", inputs, lambda: _along(run, results))
-
-
-def _along(run: Run, results: Mapping[int, stages.TrainResult]) -> pd.DataFrame:
     frames = [
-        along_training(run, BASELINE, seed, result.checkpoints) for seed, result in results.items()
+        along_training(run, BASELINE, seed, result.checkpoints)
+        for seed, result in baselines(run).items()
     ]
     along = pd.concat(frames, ignore_index=True)
     return along.drop(columns=["text", "model"]).sort_values(
@@ -174,39 +207,13 @@ def along_training(run: Run, arm: Arm, seed: int, checkpoints: Mapping[str, Path
     before = evaluation.graded(run, "stage1-late", stage1(run).checkpoints["late"])
     frames = [before.assign(seed=seed, step=0)]
     for name, folder in checkpoints.items():
-        found = evaluation.graded(run, f"{arm.name}-s{seed}-{name}", folder)
+        outcomes = evaluation.graded(run, f"{arm.name}-s{seed}-{name}", folder)
         step = max(1, round(stage.keep[name] * stage.steps))
-        frames.append(found.assign(seed=seed, step=step))
+        frames.append(outcomes.assign(seed=seed, step=step))
     return pd.concat(frames, ignore_index=True)
 
 
-def _sizes(run: Run) -> pd.DataFrame:
-    pair = evaluation.loaded_pair(run.config.pair)
-    rows = []
-    for role in ("teacher", "student"):
-        model = getattr(pair, role)
-        rows.append(
-            {
-                "model": role,
-                "architecture": model.config.model_type,
-                "layers": model.config.num_hidden_layers,
-                "hidden": model.config.hidden_size,
-                "vocabulary": model.config.vocab_size,
-                "parameters": model.num_parameters(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def problems(run: Run) -> pd.DataFrame:
-    """The evaluation problems of the first benchmark as a frame: ``family, prompt, answer``."""
-    columns = ["family", "prompt", "answer"]
-
-    def compute() -> pd.DataFrame:
-        loaded = tasks.load(run.config.benchmarks[0], "eval")
-        return pd.DataFrame([{name: getattr(p, name) for name in columns} for p in loaded])
-
-    return table(run, "problems", evaluation.graded_on(run.config), compute)
+# --- summaries that notebooks show ----------------------------------------------------------------
 
 
 def accuracy_table(
@@ -256,7 +263,7 @@ def named_types(
     StudyError
         A spelling that is not a type which training met.
     """
-    texts = _type_texts(run, types).set_index("token_id").text
+    texts = type_texts(run, np.unique(types.token_id).tolist()).set_index("token_id").text
     for text in tokens:
         if text not in set(texts):
             raise StudyError(
@@ -274,12 +281,7 @@ def named_types(
     return shown.sort_values("name", key=lambda n: n.map(order), kind="stable", ignore_index=True)
 
 
-def _type_texts(run: Run, types: pd.DataFrame) -> pd.DataFrame:
-    """``token_id, text`` of the types that training met: a replay has no tokenizer to ask."""
-
-    def compute() -> pd.DataFrame:
-        ids = np.unique(types.token_id)
-        texts = token_texts(evaluation.tokenizer_of(run.config.pair), ids)
-        return pd.DataFrame({"token_id": ids, "text": texts})
-
-    return table(run, "stage2_type_texts", {"ids": fingerprint(types.token_id)}, compute)
+@table(inputs=lambda run: {"tokenizer": loading.identity_of(run.config.pair, "teacher")})
+def type_texts(run: Run, ids: list[int]) -> pd.DataFrame:
+    """``token_id, text`` of token types."""
+    return pd.DataFrame({"token_id": ids, "text": token_texts(loading.tokenizer_of(run), ids)})
