@@ -30,39 +30,24 @@ class Parameter:
 
 def parameters(notebook: Path) -> dict[str, Parameter]:
     """Return the parameters of a notebook, from its one cell with the tag ``parameters``."""
-    cells = [
-        c for c in notebook_file.read(notebook).cells if "parameters" in c.metadata.get("tags", [])
-    ]
-    if len(cells) != 1:
+    cells = notebook_file.read(notebook).cells
+    tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in cells)
+    if tagged != 1:
         raise StudyError(
-            f"notebook {notebook.stem}: must have one cell tagged 'parameters'; got {len(cells)}"
+            f"notebook {notebook.stem}: must have one cell tagged 'parameters'; got {tagged}"
         )
-    try:
-        statements = ast.parse(cells[0].source).body
-    except SyntaxError as error:
-        raise StudyError(
-            f"notebook {notebook.stem}: its parameters cell must be Python; got {error.msg}"
-        ) from None
-    found = [_parameter(statement) for statement in statements]
-    return {parameter.name: parameter for parameter in found if parameter is not None}
+    from papermill import inspect_notebook  # takes a second
+
+    return {name: _parameter(**about) for name, about in inspect_notebook(notebook).items()}
 
 
-def _parameter(statement: ast.stmt) -> Parameter | None:
-    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-        target, annotation = statement.targets[0], ""
-    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-        target, annotation = statement.target, ast.unparse(statement.annotation)
-    else:
-        return None
-    if not isinstance(target, ast.Name) or statement.value is None:
-        return None
-    try:
-        default = ast.literal_eval(statement.value)
-    except ValueError:
-        default = None
+def _parameter(name: str, inferred_type_name: str, default: str, **_: str) -> Parameter:
+    """Return what papermill found in the cell, with the default as a value instead of as text."""
     named = {"int": int, "float": float, "str": str, "bool": bool}
-    kind = named.get(annotation.replace("| None", "").strip())
-    return Parameter(target.id, default, kind or (type(default) if default is not None else None))
+    kind, value = named.get(inferred_type_name), literal(default)
+    if value is default or value is None:  # no literal, or no type to be seen
+        return Parameter(name, None, kind)
+    return Parameter(name, value, kind or type(value))
 
 
 def cast(parameter: Parameter, text: str) -> Any:
