@@ -441,90 +441,84 @@ def open_run(
     """
     notebooks.errors_as_one_line()
     notebooks.check_injected()
-    if overrides is not None and not isinstance(overrides, Mapping):
-        raise StudyError(
-            "overrides: must be a mapping such as {'rocks__k': 20}; "
-            f"got {type(overrides).__name__} {overrides!r:.60}"
-        )
-    given = dict(overrides or {})
     if run_id == REFERENCE:
-        if from_run is not None:
-            raise StudyError(
-                f"from_run: must not be given with run_id 'reference'; got {from_run!r}"
-            )
-        return _open_reference(preset or "lab", seed, given)
+        return _open_reference(preset or "lab", seed, _mapping(overrides), from_run)
+    config = resolved(preset, run_id, seed, overrides, from_run)
     path = paths.run_dir(run_id)
+    if not (path / RECORD).is_file():
+        check(config)
+        _record(path, config, from_run)
+    elif differences(recorded(path), config):  # of what cannot change a result
+        _record(path, config, origin_of(path))
+    return opened(path)
+
+
+def resolved(
+    preset: str | None,
+    run_id: str,
+    seed: int | None,
+    overrides: Mapping[str, Any] | None,
+    from_run: str | None,
+) -> StudyConfig:
+    """Return the configuration of a run, recorded or new; nothing is written. See `open_run`."""
+    path, given = paths.run_dir(run_id), _mapping(overrides)
     if (path / RECORD).is_file():
-        return _reopen(path, preset, seed, given, from_run)
+        return _agreeing(path, preset, seed, given, from_run)
     if path.is_dir() and any(path.glob("*/*.json")):
         raise StudyError(
             f"run_id: {run_id!r} has no record of its parameters ({RECORD}), so that its artefacts "
             "cannot be trusted; take a different name"
         )
-    return _start(path, preset, seed, given, from_run, check)
-
-
-def _start(
-    path: Path,
-    preset: str | None,
-    seed: int | None,
-    given: Mapping[str, Any],
-    from_run: str | None,
-    check: Callable[[StudyConfig], None],
-) -> Run:
-    """Record a new run."""
     if from_run is None:
-        config = from_parameters(preset or "lab", 0 if seed is None else seed, **given)
-        check(config)
-        return _write(path, config, None)
+        return from_parameters(preset or "lab", seed or 0, **given)
     if preset is not None:
         raise StudyError(f"from_run: brings its own preset; got preset {preset!r} as well")
-    parent = existing(from_run)
-    config = _changed(recorded(parent), seed, given)
-    check(config)
-    return _write(path, config, from_run)
+    return _changed(recorded(existing(from_run)), seed, given)
 
 
-def _write(path: Path, config: StudyConfig, origin: str | None) -> Run:
-    """Write the record and open the run."""
+def _mapping(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise StudyError(
+            "overrides: must be a mapping such as {'rocks__k': 20}; "
+            f"got {type(overrides).__name__} {overrides!r:.60}"
+        )
+    return dict(overrides or {})
+
+
+def _record(path: Path, config: StudyConfig, origin: str | None) -> None:
     path.mkdir(parents=True, exist_ok=True)
     record = {"preset": config.preset, "from": origin, "config": config.model_dump(mode="json")}
     files.write_json(path / RECORD, record)
-    return opened(path)
 
 
-def _reopen(
+def _agreeing(
     path: Path,
     preset: str | None,
     seed: int | None,
     given: Mapping[str, Any],
     from_run: str | None,
-) -> Run:
-    """Open a run by its record; refuse values that are given and differ."""
+) -> StudyConfig:
+    """The recorded configuration, with given values where they cannot change a result.
+
+    Raises
+    ------
+    StudyError
+        Values that are given and differ, each with the recorded one, and the two ways on.
+    """
     known, run_id = recorded(path), path.name
     if from_run is not None and from_run != origin_of(path):
         raise StudyError(
             f"from_run: {run_id!r} exists and was started from {origin_of(path)!r}; got {from_run!r}"
         )
-    base = known
-    if preset is not None and preset != known.preset:
-        base = from_parameters(preset, known.seed)
-    wanted = _changed(base, seed, given)
-    changed = differences(known, wanted)
-    speed = {name: both for name, both in changed.items() if not changes_results(name)}
-    if speed.keys() == changed.keys():
-        if speed:
-            _write(path, wanted, origin_of(path))
-        return opened(path)
-    told = ", ".join(
-        f"{name} {_short(old)} (given {_short(new)})"
-        for name, (old, new) in list(changed.items())[:6]
-        if name not in speed
-    )
-    more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+    same = preset is None or preset == known.preset
+    wanted = _changed(known if same else from_parameters(preset, known.seed), seed, given)
+    changed = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
+    if not changed:
+        return wanted
+    told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in changed.items()]
     raise StudyError(
-        f"run_id: {run_id!r} is recorded with {told}{more}; leave these out to go on with it, or "
-        f"start a run from it: --run-id NEW --from {run_id}"
+        f"run_id: {run_id!r} is recorded with {', '.join(told)}; leave these out to go on with it, "
+        f"or start a run from it: --run-id NEW --from {run_id}"
     )
 
 
@@ -532,8 +526,12 @@ def _changed(config: StudyConfig, seed: int | None, given: Mapping[str, Any]) ->
     return from_parameters(config, config.seed if seed is None else seed, **given)
 
 
-def _open_reference(preset: str, seed: int | None, given: Mapping[str, Any]) -> Run:
+def _open_reference(
+    preset: str, seed: int | None, given: Mapping[str, Any], from_run: str | None
+) -> Run:
     """Open a committed reference, or a run of one's own that is computed from its tables."""
+    if from_run is not None:
+        raise StudyError(f"from_run: must not be given with run_id 'reference'; got {from_run!r}")
     folder = reference_dir(preset)
     if not (folder / RECORD).is_file():
         legal = ", ".join(sorted(p.parent.name for p in folder.parent.glob(f"*/{RECORD}")))
@@ -552,7 +550,7 @@ def _open_reference(preset: str, seed: int | None, given: Mapping[str, Any]) -> 
         f"the reference of {preset} with {values}: what its tables give goes to runs/{path.name}"
     )
     if not (path / RECORD).is_file():
-        _write(path, config, f"{REFERENCE}/{preset}")
+        _record(path, config, f"{REFERENCE}/{preset}")
     return opened(path)
 
 

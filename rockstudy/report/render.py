@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 
 from rockstudy.claims import records
 from rockstudy.claims.verdicts import VERDICTS
+from rockstudy import runs
 from rockstudy.errors import StudyError
 from rockstudy.report import listing, page
 from rockstudy.report.notebook_file import read
@@ -24,9 +25,7 @@ from rockstudy.store import cache
 OVERVIEW = "09_report"  # its first figure stands above the claims
 
 
-def _facts(
-    run: Path, table: pd.DataFrame, notebooks: Mapping[str, NotebookNode]
-) -> list[tuple[str, str]]:
+def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
     """What the report says on top: which run, which code, where, how long."""
     versions: dict[str, set[str]] = {}
     for manifest in cache.manifests(run).values():
@@ -37,7 +36,7 @@ def _facts(
     took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return [
         ("run", run.name),
-        ("parameters", _given(notebooks)),
+        ("parameters", _given(run)),
         ("artefacts", f"{len(table)}, computed in {took}"),
         ("code", ", ".join(sorted(set(table.code))) or "–"),
         ("device", ", ".join(sorted(set(table.device.dropna().astype(str)))) or "–"),
@@ -45,15 +44,14 @@ def _facts(
     ]
 
 
-def _given(notebooks: Mapping[str, NotebookNode]) -> str:
-    """The values that the notebooks ran with, all of them where they differ."""
-    seen: dict[str, None] = {}
-    for notebook in notebooks.values():
-        values = dict(notebook.metadata.get("papermill", {}).get("parameters", {}))
-        values |= values.pop("overrides", {})
-        values.pop("run_id", None)
-        seen |= dict.fromkeys(f"{name} {value}" for name, value in values.items())
-    return ", ".join(seen) or "–"
+def _given(run: Path) -> str:
+    """The run's parameters: its preset, what it changes in it, and where it was started from."""
+    if not runs.record_of(run):
+        return "not recorded"
+    config, origin = runs.recorded(run), runs.origin_of(run)
+    changed = [f"{name} {new}" for name, (_, new) in runs.from_preset(config).items()]
+    words = [f"preset {config.preset}", *changed, *([f"from {origin}"] if origin else [])]
+    return ", ".join(words)
 
 
 def executed(run: Path) -> list[Path]:
@@ -86,7 +84,7 @@ def render(run: Path | Run) -> Path:
     html = page.page(
         title=f"rockstudy: {folder.name}",
         sections=[page.section(notebook, name) for name, notebook in notebooks.items()],
-        facts=_facts(folder, table, notebooks),
+        facts=_facts(folder, table),
         failures=[
             f"{path.name.removesuffix('.failed.ipynb')} did not run to its end: see {path.name}"
             for path in sorted((folder / "notebooks").glob("*.failed.ipynb"))
