@@ -37,7 +37,7 @@ from pydantic import BaseModel
 from rockstudy import notebooks, paths
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.identity import changes_results, differences, identity
-from rockstudy.config.overrides import from_parameters
+from rockstudy.config.overrides import changed, from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 from rockstudy.store import cache, code, files
@@ -470,10 +470,10 @@ def resolved(
             "cannot be trusted; take a different name"
         )
     if from_run is None:
-        return from_parameters(preset or "lab", seed or 0, **given)
+        return from_parameters(preset or "lab", seed, **given)
     if preset is not None:
         raise StudyError(f"from_run: brings its own preset; got preset {preset!r} as well")
-    return _changed(recorded(existing(from_run)), seed, given)
+    return _with(recorded(existing(from_run)), seed, given)
 
 
 def _mapping(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -511,19 +511,19 @@ def _agreeing(
             f"from_run: {run_id!r} exists and was started from {origin_of(path)!r}; got {from_run!r}"
         )
     same = preset is None or preset == known.preset
-    wanted = _changed(known if same else from_parameters(preset, known.seed), seed, given)
-    changed = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
-    if not changed:
+    wanted = _with(known if same else from_parameters(preset), seed, given)
+    found = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
+    if not found:
         return wanted
-    told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in changed.items()]
+    told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in found.items()]
     raise StudyError(
         f"run_id: {run_id!r} is recorded with {', '.join(told)}; leave these out to go on with it, "
         f"or start a run from it: --run-id NEW --from {run_id}"
     )
 
 
-def _changed(config: StudyConfig, seed: int | None, given: Mapping[str, Any]) -> StudyConfig:
-    return from_parameters(config, config.seed if seed is None else seed, **given)
+def _with(config: StudyConfig, seed: int | None, given: Mapping[str, Any]) -> StudyConfig:
+    return changed(config, ({} if seed is None else {"seed": seed}) | dict(given))
 
 
 def _open_reference(
@@ -540,12 +540,12 @@ def _open_reference(
             f"`rockstudy run --preset {preset}` makes the run {preset!r}"
         )
     known = recorded(folder)
-    config = _changed(known, seed, given)
-    changed = differences(known, config)
-    if not changed:
+    config = _with(known, seed, given)
+    found = differences(known, config)
+    if not found:
         return Run(known, folder, reference=folder)
     path = paths.run_dir(f"from-{preset}-{fingerprint(config)[:6]}")
-    values = ", ".join(f"{name} {_short(new)}" for name, (_, new) in changed.items())
+    values = ", ".join(f"{name} {_short(new)}" for name, (_, new) in found.items())
     notice(
         f"the reference of {preset} with {values}: what its tables give goes to runs/{path.name}"
     )

@@ -8,9 +8,11 @@ import pandas as pd
 
 from rockstudy import paths
 from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.runs import Run
 from rockstudy.store import cache
+from rockstudy.store.fingerprints import fingerprint
 
 CLAIM_COLUMNS = (
     *("notebook", "claim", "statement", "locator", "paper", "value", "lo", "hi", "unit", "n"),

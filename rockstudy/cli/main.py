@@ -18,9 +18,10 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from rockstudy import paths
-from rockstudy.cli import execute, parameters, stamps
+from rockstudy import paths, runs
+from rockstudy.cli import execute, parameters
 from rockstudy.cli.execute import NotebookError
+from rockstudy.config.fields import StudyConfig
 from rockstudy.config.overrides import from_parameters, unknown
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError

@@ -31,9 +31,11 @@ from rockstudy.errors import StudyError
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.parallel.distributed import together
+from rockstudy.rocks.steps import measured
 from rockstudy.runs import Run
 from rockstudy.selective import steps as selective_steps
 from rockstudy.training import steps as training_steps
+from rockstudy.training.arm import BASELINE
 from rockstudy.training.prompts import train_prompts
 
 

@@ -7,15 +7,13 @@ through every notebook. `rockstudy run` always passes a run of its own.
 
 import base64
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from nbformat import NotebookNode
 
+from rockstudy import runs
 from rockstudy.claims import records
 from rockstudy.claims.verdicts import VERDICTS
-from rockstudy import runs
 from rockstudy.errors import StudyError
 from rockstudy.report import listing, page
 from rockstudy.report.notebook_file import read
