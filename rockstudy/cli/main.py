@@ -19,9 +19,10 @@ import typer
 from typer.exceptions import TyperException
 
 from rockstudy import paths
-from rockstudy.cli import execute, parameters, stamps
+from rockstudy.cli import config_commands, execute, parameters, stamps
 from rockstudy.cli.execute import NotebookError
-from rockstudy.config.overrides import from_parameters, unknown
+from rockstudy.cli.options import ConfigFile, Given, Preset, Seed, chosen, fields, pair, run_name
+from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 from rockstudy.paths import notebook_order
@@ -30,28 +31,38 @@ INTERRUPTED = 130
 VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
 
 app = typer.Typer(
-    help="Rock tokens in on-policy distillation: run the study, read it, fork it.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 lab = typer.Typer(help="The lab's tokenizer and pair of models.")
 app.add_typer(lab, name="lab")
+app.command("config")(config_commands.config_command)
+app.command("fields")(config_commands.fields_command)
 
-Preset = Annotated[str, typer.Option(help="One of the study's sizes; see `info`.")]
 RunId = Annotated[str, typer.Option("--run-id", "--run", help="A folder under runs/.")]
 NewRunId = Annotated[
     str | None, typer.Option("--run-id", "--run", help="A folder under runs/; the preset's name.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the study.")]
-Given = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-p",
-        metavar="NAME VALUE",
-        help="A field such as stage2__steps, or what a notebook adds to them; may be repeated.",
-    ),
-]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"rockstudy {_version('rockstudy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Rock tokens in on-policy distillation: run the study, read it, fork it."""
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -63,7 +74,8 @@ def find(names: Sequence[str], folder: Path) -> list[Path]:
     Parameters
     ----------
     names
-        Each a name in ``folder``, its number, or the path of a notebook anywhere.
+        Each a name in ``folder``, with or without its number, the number alone, or the path of a
+        notebook anywhere.
     folder
         Where the study's notebooks are.
 
@@ -90,8 +102,10 @@ def _find_one(name: str, known: dict[str, Path]) -> Path:
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name)
     stem = name.removesuffix(".ipynb")
-    numbered = [p for s, p in known.items() if stem.isdecimal() and s.startswith(f"{stem}_")]
-    matches = [known[stem]] if stem in known else numbered
+    parts = {s: re.fullmatch(r"(\d+)_(.+)", s) for s in known}
+    number = int(stem) if stem.isdecimal() else None
+    alike = [known[s] for s, p in parts.items() if p and (int(p[1]) == number or p[2] == stem)]
+    matches = [known[stem]] if stem in known else alike
     if len(matches) == 1:
         return matches[0]
     legal = ", ".join(sorted(known, key=notebook_order)) or "none"
@@ -223,9 +237,10 @@ def run_command(
         list[str] | None,
         typer.Argument(help="Names, numbers or paths; all numbered ones by default."),
     ] = None,
-    preset: Preset = "lab",
+    preset: Preset = None,
+    config: ConfigFile = None,
     run_id: NewRunId = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     parameter: Given = None,
     force: Annotated[
         bool, typer.Option("--force", help="Execute unchanged notebooks too.")
@@ -245,11 +260,12 @@ def run_command(
     What is unchanged is not run again, and what was interrupted continues from what it had stored.
     """
     found = find(notebooks or [], paths.notebooks_dir())
+    base = chosen(preset, config)
     asked: dict[str, Any] = {
-        "preset": preset,
-        "run_id": preset if run_id is None else run_id,
-        "seed": seed,
-        "given": [_pair(text) for text in parameter or []],
+        "preset": base,
+        "run_id": run_name(base) if run_id is None else run_id,
+        "seed": from_parameters(base, seed).seed,
+        "given": [pair(text) for text in parameter or []],
     }
     if dry_run:
         raise typer.Exit(check(found, **asked, processes=processes))
@@ -262,9 +278,10 @@ def measure_command(
         list[str] | None,
         typer.Argument(help="Of data, training, statistics, arms, outcomes; all."),
     ] = None,
-    preset: Preset = "lab",
+    preset: Preset = None,
+    config: ConfigFile = None,
     run_id: NewRunId = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     parameter: Given = None,
     processes: Annotated[int, typer.Option(min=1, help="How many; a device for each.")] = 1,
 ) -> None:
@@ -278,16 +295,17 @@ def measure_command(
     )
 
     launcher.follow()
-    given = {name: parameters.literal(text) for name, text in map(_pair, parameter or [])}
-    study, run = from_parameters(preset, seed, **given), paths.run_dir(run_id or preset)
+    base = chosen(preset, config)
+    study = from_parameters(base, seed, **fields(parameter or []))
+    run = paths.run_dir(run_id or run_name(base))
     measure.check(parts or [])
     first = os.environ.get("RANK", "0") == "0" and launcher.PARENT not in os.environ
     with _locked(run) if first else contextlib.nullcontext():
         if processes == 1:
             measure.measure(study, run, parts or [])
             return
-        words = [*(parts or []), "--preset", preset, "--run-id", run_id or preset]
-        words += ["--seed", str(seed), *(w for text in parameter or [] for w in ("-p", text))]
+        words = [*(parts or []), "--preset", base, "--run-id", run.name]
+        words += ["--seed", str(study.seed), *(w for p in parameter or [] for w in ("-p", p))]
         launcher.launch(["measure", *words], processes)
 
 
@@ -366,9 +384,9 @@ def info_command() -> None:
     print(f"          {', '.join(found)}")
     print("presets")
     for name, preset in PRESETS.items():
-        pair = f"{preset.pair.teacher} -> {preset.pair.student}"
+        models = f"{preset.pair.teacher} -> {preset.pair.student}"
         tasks = ", ".join(task.label for task in preset.benchmarks)
-        print(f"  {name:<8} {pair}; {tasks}; {preset.stage2.steps} steps of stage 2")
+        print(f"  {name:<8} {models}; {tasks}; {preset.stage2.steps} steps of stage 2")
     print(f"runs in {paths.runs_dir()}")
     for run in _runs():
         print(f"  {run.name:<8} {_run_line(run)}")
@@ -400,7 +418,8 @@ def _run_line(run: Path) -> str:
 def new_command(
     name: Annotated[str, typer.Argument(help="Letters, digits, _ and -.")],
     to: Annotated[Path | None, typer.Option(help="Folder; notebooks/ by default.")] = None,
-    preset: Annotated[str, typer.Option(help="The preset that it starts with.")] = "lab",
+    preset: Preset = None,
+    config: ConfigFile = None,
     run_id: Annotated[
         str | None, typer.Option("--run-id", "--run", help="The run that it reads and adds to.")
     ] = None,
@@ -408,11 +427,11 @@ def new_command(
     """Write a fresh notebook with the standard sections, wired to a run, and print its path."""
     from rockstudy.cli import scaffold
 
-    if preset not in PRESETS:
-        raise StudyError(unknown("--preset", preset, PRESETS))
-    run = preset if run_id is None else run_id
+    base = chosen(preset, config)
+    from_parameters(base)  # which refuses an unknown preset
+    run = run_name(base) if run_id is None else run_id
     paths.run_dir(run)
-    print(scaffold.write(name, to or paths.notebooks_dir(), preset=preset, run_id=run))
+    print(scaffold.write(name, to or paths.notebooks_dir(), preset=base, run_id=run))
 
 
 @lab.command("build")
@@ -459,13 +478,6 @@ def _joined(arguments: Sequence[str]) -> list[str]:
         if word == "-p" and len(rest) >= 2 and "=" not in rest[0]:
             joined.append(f"{rest.pop(0)}={rest.pop(0)}")
     return joined
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise StudyError(f"-p: must be followed by a name and a value; got {text!r}")
-    return name, value
 
 
 def _stop(text: str, code: int) -> None:

@@ -5,14 +5,15 @@ default in the notebook's cell, and everything that is wrong is an error before 
 """
 
 import ast
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rockstudy.config.fields import StudyConfig
-from rockstudy.config.overrides import from_parameters, unknown
-from rockstudy.config.presets import PRESETS
+from rockstudy.config.names import near, unknown
+from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.report import notebook_file
 
@@ -148,7 +149,7 @@ def assign(
                 values[notebook][name] = cast(names[name], text)
             elif "overrides" in names and _is_field(name):
                 values[notebook].setdefault("overrides", {})[name] = literal(text)
-    for value in values.values() if preset in PRESETS else [{}]:
+    for value in values.values():
         from_parameters(preset, seed, **value.get("overrides", {}))
     return values
 
@@ -165,5 +166,6 @@ def _check_name(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> Non
     if name not in legal and not (nested and _is_field(name)):
         field = ["a field of the configuration such as stage2__steps"] if nested else []
         listed = [*sorted(legal), *field] or ["(none in these notebooks)"]
-        line = unknown(f"-p {name}", name, listed)
+        close = difflib.get_close_matches(name, legal, n=1)
+        line = unknown(f"-p {name}", name, listed, close or (near(name) if nested else ()))
         raise StudyError(line if legal else line.replace("one of ", "", 1))
