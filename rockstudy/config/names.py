@@ -103,7 +103,8 @@ def meaning(schema: Schema) -> str:
 
 def legal_item(schema: Schema) -> str:
     """Describe an item of a list: a description there states what is legal, not what it means."""
-    return schema.get("description") or legal(schema)
+    described = "properties" not in schema and schema.get("description")
+    return described or legal(schema)
 
 
 def _value(schema: Schema) -> Schema:
@@ -177,13 +178,12 @@ def _numbered(known: str, given: str) -> str:
 def unknown(what: str, given: Any, legal: Iterable[str], near: Sequence[str] = ()) -> str:
     """One line for an unknown name: the legal ones, what was given, and what may have been meant.
 
-    ``near`` are nested names that may have been meant, where no legal name is close.
+    ``near`` are the names that may have been meant; without any, the closest legal one is.
     """
     listed = list(legal)
-    meant = near or difflib.get_close_matches(str(given), listed, n=1)
-    quoted = [repr(name) for name in meant]
-    last = " or ".join([", ".join(quoted[:-1]), quoted[-1]]) if len(meant) > 1 else "".join(quoted)
-    hint = f" (did you mean {last}?)" if meant else ""
+    meant = list(map(repr, near or difflib.get_close_matches(str(given), listed, n=1)))
+    words = " or ".join([", ".join(meant[:-1]), meant[-1]] if len(meant) > 1 else meant)
+    hint = f" (did you mean {words}?)" if meant else ""
     return f"{what}: must be one of {', '.join(listed)}; got {short(given)}{hint}"
 
 

@@ -24,6 +24,7 @@ BAD = [
     ({"rocks.k": 3}, ["got 'rocks.k' (did you mean 'rocks__k'?)"]),
     ({"rocks__kk": 3}, ["one of loss, selector", "got 'kk' (did you mean 'rocks__k'?)"]),
     ({"benchmarks": [{"nam": "ifeval"}]}, ["benchmarks__0__name: must be", "got nothing"]),
+    ({"benchmarks": [3]}, ["benchmarks__0: must be a mapping of its fields; got 3"]),
     ({"rocks": {"kk": 3}}, ["rocks__kk: must be one of loss", "mean 'rocks__k'?"]),
     ({"stage2__steps__x": 3}, ["stage2__steps__x", "'x'", "plain value"]),
     ({"stage2__": 3}, ["stage2__", "''"]),
