@@ -515,6 +515,8 @@ def _agreeing(
     found = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
     if not found:
         return wanted
+    if "preset" in found:
+        found = {"preset": found["preset"]}
     told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in found.items()]
     raise StudyError(
         f"run_id: {run_id!r} is recorded with {', '.join(told)}; leave these out to go on with it, "
@@ -623,6 +625,13 @@ def recorded(path: Path) -> StudyConfig:
         raise StudyError(
             f"{path / RECORD}: must hold the fields of this version; {reason}"
         ) from None
+
+
+def described(path: Path) -> str:
+    """A run's parameters in words: its preset, what it changes in it, where it was started from."""
+    config, origin = recorded(path), origin_of(path)
+    changes = [f"{name} {_short(new)}" for name, (_, new) in from_preset(config).items()]
+    return ", ".join([f"preset {config.preset}", *changes, *([f"from {origin}"] if origin else [])])
 
 
 def from_preset(config: StudyConfig) -> dict[str, tuple[Any, Any]]:

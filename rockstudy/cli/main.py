@@ -5,208 +5,65 @@ line on stderr. Exit codes: 2 for what was asked, 1 for what failed while it ran
 """
 
 import contextlib
-import importlib.metadata
-import json
 import os
-import platform
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
+import rockstudy
 from rockstudy import paths, runs
-from rockstudy.cli import execute, parameters
+from rockstudy.cli import config_commands, run_commands, running
 from rockstudy.cli.execute import NotebookError
-from rockstudy.config.fields import StudyConfig
-from rockstudy.config.overrides import from_parameters, unknown
-from rockstudy.config.presets import PRESETS
+from rockstudy.cli.options import (
+    ConfigFile,
+    FromRun,
+    Given,
+    NewRunId,
+    Preset,
+    Seed,
+    chosen,
+    fields,
+    pair,
+    run_name,
+)
 from rockstudy.errors import StudyError
-from rockstudy.paths import notebook_order
 
 INTERRUPTED = 130
-VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
 
 app = typer.Typer(
-    help="Rock tokens in on-policy distillation: run the study, read it, fork it.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 lab = typer.Typer(help="The lab's tokenizer and pair of models.")
 app.add_typer(lab, name="lab")
+app.command("config")(config_commands.config_command)
+app.command("fields")(config_commands.fields_command)
 
-Preset = Annotated[str, typer.Option(help="One of the study's sizes; see `info`.")]
-RunId = Annotated[str, typer.Option("--run-id", "--run", help="A folder under runs/.")]
-NewRunId = Annotated[
-    str | None, typer.Option("--run-id", "--run", help="A folder under runs/; the preset's name.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of the study.")]
-Given = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-p",
-        metavar="NAME VALUE",
-        help="A field such as stage2__steps, or what a notebook adds to them; may be repeated.",
-    ),
-]
+run_commands.register(app)
 
 
-# --- running --------------------------------------------------------------------------------------
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"rockstudy {rockstudy.__version__}")
+        raise typer.Exit
 
 
-def find(names: Sequence[str], folder: Path) -> list[Path]:
-    """Return the notebooks that are asked for, in their numeric order; all numbered ones for none.
-
-    Parameters
-    ----------
-    names
-        Each a name in ``folder``, its number, or the path of a notebook anywhere.
-    folder
-        Where the study's notebooks are.
-
-    Raises
-    ------
-    StudyError
-        An unknown name, one number for two notebooks, or two notebooks of one name.
-    """
-    known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
-    if not names:
-        numbered = [path for stem, path in known.items() if re.match(r"\d+_", stem)]
-        if not numbered:
-            raise StudyError(f"notebooks: must be in {folder}, named like 00_name.ipynb; got none")
-        return sorted(numbered, key=lambda path: notebook_order(path.stem))
-    found = {_find_one(name, known).resolve() for name in names}
-    stems = [path.stem for path in found]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise StudyError(f"notebook: must have different names in one run; got {stem!r} twice")
-    return sorted(found, key=lambda path: notebook_order(path.stem))
-
-
-def _find_one(name: str, known: dict[str, Path]) -> Path:
-    if name.endswith(".ipynb") and Path(name).is_file():
-        return Path(name)
-    stem = name.removesuffix(".ipynb")
-    numbered = [p for s, p in known.items() if stem.isdecimal() and s.startswith(f"{stem}_")]
-    matches = [known[stem]] if stem in known else numbered
-    if len(matches) == 1:
-        return matches[0]
-    legal = ", ".join(sorted(known, key=notebook_order)) or "none"
-    raise StudyError(f"notebook: must be one of {legal}, or a path; got {name!r}")
-
-
-def run_study(
-    notebooks: Sequence[Path],
-    *,
-    preset: str | None,
-    run_id: str,
-    seed: int | None = None,
-    given: Sequence[tuple[str, str]] = (),
-    from_run: str | None = None,
-    timeout: float | None = None,
-) -> Path:
-    """Execute the notebooks, render the report, and return the report's path.
-
-    What a notebook computes is cached, so that executing it again is quick.
-
-    Parameters
-    ----------
-    notebooks
-        In the order in which to run them.
-    preset, run_id, seed, from_run
-        See `rockstudy.runs.open_run`.
-    given
-        Names and values as typed (`parameters.assign`).
-    timeout
-        Seconds that one cell may take.
-
-    Raises
-    ------
-    StudyError
-        What is asked is wrong: nothing is written then.
-    NotebookError
-        A notebook failed: those before it, and what it cached, are kept.
-    """
-    values, fields = parameters.assign(notebooks, run_id, given)
-    run = runs.open_run(preset, run_id, seed, fields, from_run, check=_readable).path
-    with _locked(run):
-        try:
-            for notebook in notebooks:
-                output = run / "notebooks" / notebook.name
-                seconds = execute.execute(notebook, output, values[notebook], timeout=timeout)
-                _say(f"{notebook.stem}: {seconds:.0f} s")
-        except (NotebookError, KeyboardInterrupt):
-            with contextlib.suppress(StudyError):
-                _render(run)
-            raise
-        return _render(run)
-
-
-def _readable(config: StudyConfig) -> None:
-    """Refuse a configuration whose models or prompts cannot be read, before it is recorded."""
-    from rockstudy.cli import dry_run
-
-    for check in dry_run.quick(config):
-        if check.wrong:
-            raise StudyError(check.wrong)
-
-
-def check(
-    notebooks: Sequence[Path],
-    *,
-    preset: str | None,
-    run_id: str,
-    seed: int | None,
-    given: Sequence[tuple[str, str]],
-    from_run: str | None,
-    processes: int,
-) -> int:
-    """Print what can be checked of a run before it starts; return 2 if anything is wrong, else 0.
-
-    What is asked raises as in `run_study`; then each other thing that is wrong is a line on stderr.
-    """
-    from rockstudy.cli import dry_run  # imports torch and transformers
-
-    _, fields = parameters.assign(notebooks, run_id, given)
-    study = runs.resolved(preset, run_id, seed, fields, from_run)
-    made = dry_run.checks(study, notebooks, paths.run_dir(run_id), processes)
-    print(dry_run.table(made))
-    wrong = [check.wrong for check in made if check.wrong]
-    for line in dict.fromkeys(wrong):
-        _say(f"rockstudy: {line}")
-    return 2 if wrong else 0
-
-
-def _render(run: Path) -> Path:
-    from rockstudy.report import render  # imports nbconvert: not needed to refuse a command
-
-    return render.render(run)
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Hold a run for this process, where that can be; two at once would write the same files."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(
-                f"run_id: must not be in use; another process is running {run.name!r}"
-            ) from None
-        except (ImportError, OSError):  # Windows, file systems without locks: rather than no study
-            pass
-        yield
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Rock tokens in on-policy distillation: run the study, read it, fork it."""
 
 
 @app.command("run")
@@ -215,13 +72,12 @@ def run_command(
         list[str] | None,
         typer.Argument(help="Names, numbers or paths; all numbered ones by default."),
     ] = None,
-    preset: Preset = "lab",
+    preset: Preset = None,
+    config: ConfigFile = None,
     run_id: NewRunId = None,
-    seed: Seed = 0,
+    from_run: FromRun = None,
+    seed: Seed = None,
     parameter: Given = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Execute unchanged notebooks too.")
-    ] = False,
     timeout: Annotated[
         float | None, typer.Option(min=1, help="Seconds that one cell may take.")
     ] = None,
@@ -229,36 +85,44 @@ def run_command(
         bool, typer.Option("--dry-run", help="Check everything, run and write nothing.")
     ] = False,
     processes: Annotated[
-        int, typer.Option(min=1, help="Of a --dry-run: how many will train together.")
+        int, typer.Option(min=1, help="For --dry-run: how many processes will train together.")
     ] = 1,
 ) -> None:
     """Run notebooks in their order and print the path of the report last.
 
-    What is unchanged is not run again, and what was interrupted continues from what it had stored.
+    What has been computed is read again, and what was interrupted continues from what it had stored.
     """
-    found = find(notebooks or [], paths.notebooks_dir())
+    found = running.find(notebooks or [], paths.notebooks_dir())
+    base = chosen(preset, config)
     asked: dict[str, Any] = {
-        "preset": preset,
-        "run_id": preset if run_id is None else run_id,
+        "preset": base,
+        "run_id": run_name(base) if run_id is None else run_id,
         "seed": seed,
-        "given": [_pair(text) for text in parameter or []],
+        "given": [pair(text) for text in parameter or []],
+        "from_run": from_run,
     }
     if dry_run:
-        raise typer.Exit(check(found, **asked, processes=processes))
-    print(run_study(found, **asked, force=force, timeout=timeout))
+        raise typer.Exit(running.check(found, **asked, processes=processes))
+    print(running.run_study(found, **asked, timeout=timeout))
 
 
 @app.command("measure")
 def measure_command(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="Of data, training, statistics, arms, outcomes; all."),
+        typer.Argument(
+            help="Parts to compute: data, training, statistics, arms, outcomes (default: all)."
+        ),
     ] = None,
-    preset: Preset = "lab",
+    preset: Preset = None,
+    config: ConfigFile = None,
     run_id: NewRunId = None,
-    seed: Seed = 0,
+    from_run: FromRun = None,
+    seed: Seed = None,
     parameter: Given = None,
-    processes: Annotated[int, typer.Option(min=1, help="How many; a device for each.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of processes, each with a device of its own.")
+    ] = 1,
 ) -> None:
     """Compute what takes long with several processes; `run` then only reads it.
 
@@ -270,141 +134,16 @@ def measure_command(
     )
 
     launcher.follow()
-    given = {name: parameters.literal(text) for name, text in map(_pair, parameter or [])}
-    study, run = from_parameters(preset, seed, **given), paths.run_dir(run_id or preset)
+    base = chosen(preset, config)
     measure.check(parts or [])
+    run_id = run_id or run_name(base)
+    run = runs.open_run(base, run_id, seed, fields(parameter or []), from_run)
     first = os.environ.get("RANK", "0") == "0" and launcher.PARENT not in os.environ
-    with _locked(run) if first else contextlib.nullcontext():
+    with running.locked(run.path) if first else contextlib.nullcontext():
         if processes == 1:
-            measure.measure(study, run, parts or [])
+            measure.measure(run, parts or [])
             return
-        words = [*(parts or []), "--preset", preset, "--run-id", run_id or preset]
-        words += ["--seed", str(seed), *(w for text in parameter or [] for w in ("-p", text))]
-        launcher.launch(["measure", *words], processes)
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def existing_run(run_id: str) -> Path:
-    """Return the folder of a run; `StudyError` listing the runs there are where it is none."""
-    folder = paths.run_dir(run_id)
-    if not folder.is_dir():
-        legal = ", ".join(path.name for path in _runs()) or "none yet"
-        raise StudyError(f"--run: must be one of {legal}; got {run_id!r}")
-    return folder
-
-
-def _runs() -> list[Path]:
-    folder = paths.runs_dir()
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-@app.command("report")
-def report_command(run_id: RunId = "lab") -> None:
-    """Render the HTML report of a run again and print its path."""
-    print(_render(existing_run(run_id)))
-
-
-@app.command("claims")
-def claims_command(
-    run_id: Annotated[
-        str | None, typer.Option("--run", "--run-id", help="A folder under runs/; lab by default.")
-    ] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="The committed tables of this preset instead.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="The headline claims as a table, as in the README.")
-    ] = False,
-) -> None:
-    """Print the paper's claims against what a run measured."""
-    from rockstudy.claims import records
-    from rockstudy.report import listing
-    from rockstudy.runs import REFERENCE
-
-    if run_id is not None and reference is not None:
-        raise StudyError("--reference: must not be given together with --run")
-    if reference is None:
-        folder = existing_run(run_id or "lab")
-    else:
-        folder = paths.data_dir() / REFERENCE / reference
-        if reference not in PRESETS or not folder.is_dir():
-            legal = ", ".join(n for n in PRESETS if (folder.parent / n).is_dir()) or "none yet"
-            raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
-    table = records.read_claims(folder)
-    if as_json:
-        for row in table.to_dict("records"):
-            print(
-                json.dumps({k: None if v != v else v for k, v in row.items()}, ensure_ascii=False)
-            )
-    else:
-        print("\n".join(listing.markdown(table) if as_markdown else listing.lines(table)))
-    if table.empty:
-        _say(f"no claims are recorded in {folder}")
-
-
-@app.command("info")
-def info_command() -> None:
-    """Print the device, versions, presets, and what each run has cached."""
-    from rockstudy.models import loading
-    from rockstudy.parallel import placement
-
-    device = placement.default_device()
-    print(f"device    {device}, dtype {str(loading.default_dtype(device)).removeprefix('torch.')}")
-    found = [f"{name} {_version(name)}" for name in VERSIONS]
-    print(f"versions  rockstudy {_version('rockstudy')}, python {platform.python_version()},")
-    print(f"          {', '.join(found)}")
-    print("presets")
-    for name, preset in PRESETS.items():
-        pair = f"{preset.pair.teacher} -> {preset.pair.student}"
-        tasks = ", ".join(task.label for task in preset.benchmarks)
-        print(f"  {name:<8} {pair}; {tasks}; {preset.stage2.steps} steps of stage 2")
-    print(f"runs in {paths.runs_dir()}")
-    for run in _runs():
-        print(f"  {run.name:<8} {_run_line(run)}")
-    if not _runs():
-        print("  none yet")
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _run_line(run: Path) -> str:
-    megabytes = sum(p.stat().st_size for p in run.rglob("*") if p.is_file()) / 1e6
-    stages = sorted({name.split("/")[0] for name in stamps.artefacts(run)})
-    notebooks = [p.stem for p in sorted((run / "notebooks").glob("*.ipynb"))]
-    return (
-        f"{len(stamps.artefacts(run))} artefacts ({', '.join(stages) or 'none'}), "
-        f"{megabytes:.1f} MB; notebooks: {', '.join(notebooks) or 'none'}"
-    )
-
-
-# --- making ---------------------------------------------------------------------------------------
-
-
-@app.command("new")
-def new_command(
-    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -.")],
-    to: Annotated[Path | None, typer.Option(help="Folder; notebooks/ by default.")] = None,
-    preset: Annotated[str, typer.Option(help="The preset that it starts with.")] = "lab",
-    run_id: Annotated[
-        str | None, typer.Option("--run-id", "--run", help="The run that it reads and adds to.")
-    ] = None,
-) -> None:
-    """Write a fresh notebook with the standard sections, wired to a run, and print its path."""
-    from rockstudy.cli import scaffold
-
-    if preset not in PRESETS:
-        raise StudyError(unknown("--preset", preset, PRESETS))
-    run = preset if run_id is None else run_id
-    paths.run_dir(run)
-    print(scaffold.write(name, to or paths.notebooks_dir(), preset=preset, run_id=run))
+        launcher.launch(["measure", *(parts or []), "--run-id", run_id], processes)
 
 
 @lab.command("build")
@@ -453,15 +192,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise StudyError(f"-p: must be followed by a name and a value; got {text!r}")
-    return name, value
-
-
 def _stop(text: str, code: int) -> None:
-    _say(f"rockstudy: {text}")
+    running.say(f"rockstudy: {text}")
     sys.exit(code)
 
 

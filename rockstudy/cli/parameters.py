@@ -5,13 +5,14 @@ default in the notebook's cell, and everything that is wrong is an error before 
 """
 
 import ast
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rockstudy.config.fields import StudyConfig
-from rockstudy.config.overrides import unknown
+from rockstudy.config.names import near, unknown
 from rockstudy.errors import StudyError
 from rockstudy.report import notebook_file
 
@@ -142,5 +143,6 @@ def _check_name(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> Non
         raise StudyError(f"-p {name}: must be given as {RESERVED[name]}")
     legal = {n for names in known.values() for n in names} - set(RESERVED)
     if name not in legal and not _is_field(name):
-        field = "a field of the configuration such as stage2__steps"
-        raise StudyError(unknown(f"-p {name}", name, [*sorted(legal), field]))
+        listed = [*sorted(legal), "a field of the configuration such as stage2__steps"]
+        close = difflib.get_close_matches(name, legal, n=1) or near(name)
+        raise StudyError(unknown(f"-p {name}", name, listed, close))

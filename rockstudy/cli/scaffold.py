@@ -96,7 +96,12 @@ def notebook(name: str, *, preset: str | None, run_id: str) -> nbformat.Notebook
     """Return a notebook with the standard sections that runs as it is and passes the style test."""
     title = re.sub(r"^\d+_", "", name).replace("_", " ").replace("-", " ").strip().capitalize()
     text = TEMPLATE
-    for mark, value in {"NAME": name, "TITLE": title, "PRESET": repr(preset), "RUN": run_id}.items():
+    for mark, value in {
+        "NAME": name,
+        "TITLE": title,
+        "PRESET": repr(preset),
+        "RUN": run_id,
+    }.items():
         text = text.replace(f"<{mark}>", value)
     cells = []
     for number, part in enumerate(text.split("\n%% ")[1:]):

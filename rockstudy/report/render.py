@@ -34,22 +34,12 @@ def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
     took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return [
         ("run", run.name),
-        ("parameters", _given(run)),
+        ("parameters", runs.described(run) if runs.record_of(run) else "not recorded"),
         ("artefacts", f"{len(table)}, computed in {took}"),
         ("code", ", ".join(sorted(set(table.code))) or "–"),
         ("device", ", ".join(sorted(set(table.device.dropna().astype(str)))) or "–"),
         ("versions", ", ".join(named) or "–"),
     ]
-
-
-def _given(run: Path) -> str:
-    """The run's parameters: its preset, what it changes in it, and where it was started from."""
-    if not runs.record_of(run):
-        return "not recorded"
-    config, origin = runs.recorded(run), runs.origin_of(run)
-    changed = [f"{name} {new}" for name, (_, new) in runs.from_preset(config).items()]
-    words = [f"preset {config.preset}", *changed, *([f"from {origin}"] if origin else [])]
-    return ", ".join(words)
 
 
 def executed(run: Path) -> list[Path]:

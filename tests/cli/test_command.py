@@ -15,7 +15,7 @@ import pytest
 
 from rockstudy import paths, progress
 from rockstudy.claims import records
-from rockstudy.cli import main, parameters, stamps
+from rockstudy.cli import main, options, parameters, stamps
 from rockstudy.errors import StudyError
 from rockstudy.runs import open_run
 from rockstudy.store import cache
@@ -64,7 +64,7 @@ REFUSED = {
     "an unknown notebook": (["05"], "notebook: must be one of 00_first, 01_second"),
     "a missing file": (["no/where.ipynb"], "notebook: must be one of 00_first, 01_second"),
     "an unknown parameter": (["-p", "n_showm", "1"], "-p n_showm: must be one of flag, label"),
-    "an unknown field": (["-p", "stage2__stepz", "1"], "(did you mean 'steps'?)"),
+    "an unknown field": (["-p", "stage2__stepz", "1"], "(did you mean 'stage2__steps'?)"),
     "another notebook's parameter": (["01", "-p", "n_shown", "1"], "-p n_shown: must be one of"),
     "a word for an integer": (["-p", "n_shown", "few"], "must be an integer like the default 3"),
     "a fraction for an integer": (["-p", "n_shown", "1.5"], "must be an integer like"),
@@ -143,7 +143,9 @@ def test_notebooks_are_found_by_name_number_and_path_and_come_in_numeric_order(h
     assert [p.stem for p in main.find([], folder)] == ["00_first", "01_second", "10_tenth"]
     found = main.find([str(fork), "10", "01_second.ipynb", "00_first"], folder)
     assert [p.stem for p in found] == ["00_first", "01_second", "10_tenth", "fork"]
-    assert main.find(["10"], folder) == [tenth.resolve()]
+    assert main.find(["10"], folder) == main.find(["tenth"], folder) == [tenth.resolve()]
+    assert [p.stem for p in main.find(["1", "first"], folder)] == ["00_first", "01_second"]
+    assert [p.stem for p in main.find(["0"], folder)] == ["00_first"]
     with pytest.raises(StudyError, match="different names"):
         main.find(["draft", str(write(home / "elsewhere", "draft"))], folder)
 
@@ -182,7 +184,7 @@ def test_a_name_goes_to_the_notebooks_that_have_it_and_a_field_into_overrides(ho
 def test_a_pair_is_two_words_or_one_with_an_equals_sign():
     words = ["run", "-p", "a", "-3", "-p", "b=x=y", "00"]
     assert main._joined(words) == ["run", "-p", "a=-3", "-p", "b=x=y", "00"]
-    assert main._pair("b=x=y") == ("b", "x=y")
+    assert options.pair("b=x=y") == ("b", "x=y")
 
 
 # Stamps.
@@ -422,7 +424,7 @@ def test_new_writes_a_notebook_that_can_be_run_and_refuses_what_is_taken(home, c
         ([""], "NAME: must be letters"),
         (["x" * 81], "NAME: must be letters"),
         (["x", "--to", "nowhere"], "--to: must be a folder"),
-        (["x", "--preset", "laab"], "--preset: must be one of"),
+        (["x", "--preset", "laab"], "preset: must be one of"),
         (["x", "--run-id", "a/b"], "run_id: must be"),
     ],
 )

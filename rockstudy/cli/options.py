@@ -1,0 +1,78 @@
+"""The options that several commands share, and how they are read."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rockstudy.cli.parameters import RESERVED, literal
+from rockstudy.config import study_file
+from rockstudy.errors import StudyError
+
+Preset = Annotated[
+    str | None, typer.Option(help="One of the study's sizes, lab by default; see `info`.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="A TOML file instead of a preset; see `rockstudy config`."),
+]
+NewRunId = Annotated[
+    str | None,
+    typer.Option(
+        "--run-id", "--run", help="Name of a folder under runs/; the preset's by default."
+    ),
+]
+FromRun = Annotated[
+    str | None,
+    typer.Option("--from", help="A run that a new one takes over from: values and artefacts."),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of the study; the preset's by default.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-p",
+        metavar="NAME VALUE",
+        help="A field such as stage2__steps, or what a notebook adds to them; may be repeated.",
+    ),
+]
+
+
+def chosen(preset: str | None, config: Path | None) -> str | None:
+    """Return the preset's name or the absolute path of a configuration file; None for neither.
+
+    Raises
+    ------
+    StudyError
+        Both are given, or a file whose name does not end in .toml.
+    """
+    if config is None:
+        return preset
+    if preset is not None:
+        raise StudyError(f"--config: must not be given together with --preset; got {preset!r}")
+    if not study_file.is_file(config.name):
+        raise StudyError(f"--config: must be a file whose name ends in .toml; got {str(config)!r}")
+    return str(config.resolve())
+
+
+def run_name(preset: str | None) -> str:
+    """Return the run's name where none is given: the preset's, or the file's without .toml."""
+    if preset is None:
+        return "lab"
+    return Path(preset).stem if study_file.is_file(preset) else preset
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Return the name and the value of ``name=value``."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise StudyError(f"-p: must be followed by a name and a value; got {text!r}")
+    return name, value
+
+
+def fields(given: Iterable[str]) -> dict[str, Any]:
+    """Return the fields of the configuration that are given as ``name=value``."""
+    pairs = dict(map(pair, given))
+    for name in pairs.keys() & RESERVED.keys():
+        raise StudyError(f"-p {name}: must be given as {RESERVED[name]}")
+    return {name: literal(value) for name, value in pairs.items()}

@@ -1,0 +1,174 @@
+"""Commands about runs: their report, their claims, what there is, what is deleted, a new notebook."""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rockstudy import paths, runs
+from rockstudy.cli import running
+from rockstudy.cli.options import ConfigFile, Preset, chosen, run_name
+from rockstudy.cli.running import say
+from rockstudy.config.overrides import from_parameters
+from rockstudy.config.presets import PRESETS
+from rockstudy.errors import StudyError
+
+RunId = Annotated[str, typer.Option("--run-id", "--run", help="Name of a folder under runs/.")]
+VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (report, claims, info, forget, new):
+        app.command(command.__name__)(command)
+
+
+def report(run_id: RunId = "lab") -> None:
+    """Render the HTML report of a run again and print its path."""
+    print(running.rendered(runs.existing(run_id, "--run")))
+
+
+def claims(
+    run_id: Annotated[
+        str | None, typer.Option("--run", "--run-id", help="A folder under runs/; lab by default.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The committed tables of this preset instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="The headline claims as a table, as in the README.")
+    ] = False,
+) -> None:
+    """Print the paper's claims against what a run measured."""
+    from rockstudy.claims import records
+    from rockstudy.report import listing
+
+    if run_id is not None and reference is not None:
+        raise StudyError("--reference: must not be given together with --run")
+    if reference is None:
+        folder = runs.existing(run_id or "lab", "--run")
+    else:
+        folder = runs.reference_dir(reference)
+        if reference not in PRESETS or not folder.is_dir():
+            legal = ", ".join(n for n in PRESETS if runs.reference_dir(n).is_dir()) or "none yet"
+            raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
+    table = records.read_claims(folder)
+    if as_json:
+        for row in table.to_dict("records"):
+            print(
+                json.dumps({k: None if v != v else v for k, v in row.items()}, ensure_ascii=False)
+            )
+    else:
+        print("\n".join(listing.markdown(table) if as_markdown else listing.lines(table)))
+    if table.empty:
+        say(f"no claims are recorded in {folder}")
+
+
+def info() -> None:
+    """Print versions, presets, and each run: its parameters, notebooks, dates and sizes."""
+    found = [f"{name} {_version(name)}" for name in VERSIONS]
+    print(f"versions  rockstudy {_version('rockstudy')}, python {platform.python_version()},")
+    print(f"          {', '.join(found)}")
+    print("presets")
+    for name, preset in PRESETS.items():
+        models = f"{preset.pair.teacher} -> {preset.pair.student}"
+        tasks = ", ".join(task.label for task in preset.benchmarks)
+        print(f"  {name:<8} {models}; {tasks}; {preset.stage2.steps} steps of stage 2")
+    print(f"runs in {paths.runs_dir()}")
+    for run in runs.all_runs():
+        print("\n".join(_about(run)))
+    if not runs.all_runs():
+        print("  none yet")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _about(run: Path) -> list[str]:
+    """Lines about a run: what it changes in its preset, its notebooks, its artefacts by stage."""
+    sizes = runs.artefacts(run)
+    lines = [f"  {run.name}: {runs.described(run)}; last changed {_date(run)}"]
+    states = [f"{path.stem.split('.')[0]} {_state(path)}" for path in _notebooks(run)]
+    lines += [f"    notebooks: {', '.join(states) or 'none executed'}"]
+    for stage in dict.fromkeys(name.split("/")[0] for name in sizes):
+        some = [size for name, size in sizes.items() if name.startswith(f"{stage}/")]
+        lines.append(f"    {stage}: {len(some)} artefacts, {sum(some) / 1e6:.1f} MB")
+    return lines
+
+
+def _notebooks(run: Path) -> list[Path]:
+    return sorted((run / "notebooks").glob("*.ipynb"))
+
+
+def _state(notebook: Path) -> str:
+    """Whether a notebook was executed to its end, and when."""
+    words = {".failed": "failed", ".partial": "running or killed"}
+    state = next((word for end, word in words.items() if notebook.stem.endswith(end)), "executed")
+    return f"{state} {_date(notebook)}"
+
+
+def _date(path: Path) -> str:
+    newest = max([path, *path.glob("*/*.json")], key=lambda file: file.stat().st_mtime)
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(newest.stat().st_mtime))
+
+
+def forget(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Name of a folder under runs/.")],
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Stages such as training, or beginnings of names such as training/stage2-; "
+            "by default the whole run."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+) -> None:
+    """Delete a run, or some of its artefacts, after printing what will go."""
+    run = runs.existing(run_id, "RUN")
+    sizes = runs.artefacts(run, what or [])
+    for name, size in sizes.items():
+        print(f"{name}  {size / 1e6:.1f} MB")
+    whole = "" if what else f" and the folder {run}"
+    print(f"{len(sizes)} artefacts, {sum(sizes.values()) / 1e6:.1f} MB{whole} will be deleted")
+    if not yes and not sys.stdin.isatty():
+        raise StudyError("--yes: must be given where nobody can be asked; nothing was deleted")
+    if not yes:
+        typer.confirm("Delete them?", abort=True)
+    with running.locked(run):
+        runs.forget(run, list(sizes))
+    if not what:
+        shutil.rmtree(run)
+    say(f"deleted {len(sizes)} artefacts of {run_id}")
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Letters, digits, _ and -.")],
+    to: Annotated[Path | None, typer.Option(help="Folder; notebooks/ by default.")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option("--run-id", "--run", help="The run that it reads and adds to."),
+    ] = None,
+) -> None:
+    """Write a fresh notebook with the standard sections, wired to a run, and print its path."""
+    from rockstudy.cli import scaffold
+
+    base = chosen(preset, config)
+    run = run_name(base) if run_id is None else run_id
+    known = (paths.run_dir(run) / runs.RECORD).is_file()
+    if not known:
+        from_parameters(base or "lab")  # which refuses an unknown preset
+    start = None if known else base
+    print(scaffold.write(name, to or paths.notebooks_dir(), preset=start, run_id=run))

@@ -1,0 +1,169 @@
+"""Running a study: which notebooks, in which run, and what is checked before anything starts."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rockstudy import paths, runs
+from rockstudy.cli import execute, parameters
+from rockstudy.cli.execute import NotebookError
+from rockstudy.config.fields import StudyConfig
+from rockstudy.errors import StudyError
+from rockstudy.paths import notebook_order
+
+
+def find(names: Sequence[str], folder: Path) -> list[Path]:
+    """Return the notebooks that are asked for, in their numeric order; all numbered ones for none.
+
+    Parameters
+    ----------
+    names
+        Each a name in ``folder``, with or without its number, the number alone, or the path of a
+        notebook anywhere.
+    folder
+        Where the study's notebooks are.
+
+    Raises
+    ------
+    StudyError
+        An unknown name, one number for two notebooks, or two notebooks of one name.
+    """
+    known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    if not names:
+        numbered = [path for stem, path in known.items() if re.match(r"\d+_", stem)]
+        if not numbered:
+            raise StudyError(f"notebooks: must be in {folder}, named like 00_name.ipynb; got none")
+        return sorted(numbered, key=lambda path: notebook_order(path.stem))
+    found = {_find_one(name, known).resolve() for name in names}
+    stems = [path.stem for path in found]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise StudyError(f"notebook: must have different names in one run; got {stem!r} twice")
+    return sorted(found, key=lambda path: notebook_order(path.stem))
+
+
+def _find_one(name: str, known: dict[str, Path]) -> Path:
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
+    stem = name.removesuffix(".ipynb")
+    parts = {s: re.fullmatch(r"(\d+)_(.+)", s) for s in known}
+    number = int(stem) if stem.isdecimal() else None
+    alike = [known[s] for s, p in parts.items() if p and (int(p[1]) == number or p[2] == stem)]
+    matches = [known[stem]] if stem in known else alike
+    if len(matches) == 1:
+        return matches[0]
+    legal = ", ".join(sorted(known, key=notebook_order)) or "none"
+    raise StudyError(f"notebook: must be one of {legal}, or a path; got {name!r}")
+
+
+def run_study(
+    notebooks: Sequence[Path],
+    *,
+    preset: str | None,
+    run_id: str,
+    seed: int | None = None,
+    given: Sequence[tuple[str, str]] = (),
+    from_run: str | None = None,
+    timeout: float | None = None,
+) -> Path:
+    """Execute the notebooks, render the report, and return the report's path.
+
+    What a notebook computes is cached, so that executing it again is quick.
+
+    Parameters
+    ----------
+    notebooks
+        In the order in which to run them.
+    preset, run_id, seed, from_run
+        See `rockstudy.runs.open_run`.
+    given
+        Names and values as typed (`parameters.assign`).
+    timeout
+        Seconds that one cell may take.
+
+    Raises
+    ------
+    StudyError
+        What is asked is wrong: nothing is written then.
+    NotebookError
+        A notebook failed: those before it, and what it cached, are kept.
+    """
+    values, fields = parameters.assign(notebooks, run_id, given)
+    run = runs.open_run(preset, run_id, seed, fields, from_run, check=_readable).path
+    with locked(run):
+        try:
+            for notebook in notebooks:
+                output = run / "notebooks" / notebook.name
+                seconds = execute.execute(notebook, output, values[notebook], timeout=timeout)
+                say(f"{notebook.stem}: {seconds:.0f} s")
+        except (NotebookError, KeyboardInterrupt):
+            with contextlib.suppress(StudyError):
+                rendered(run)
+            raise
+        return rendered(run)
+
+
+def _readable(config: StudyConfig) -> None:
+    """Refuse a configuration whose models or prompts cannot be read, before it is recorded."""
+    from rockstudy.cli import dry_run
+
+    for check in dry_run.quick(config):
+        if check.wrong:
+            raise StudyError(check.wrong)
+
+
+def check(
+    notebooks: Sequence[Path],
+    *,
+    preset: str | None,
+    run_id: str,
+    seed: int | None,
+    given: Sequence[tuple[str, str]],
+    from_run: str | None,
+    processes: int,
+) -> int:
+    """Print what can be checked of a run before it starts; return 2 if anything is wrong, else 0.
+
+    What is asked raises as in `run_study`; then each other thing that is wrong is a line on stderr.
+    """
+    from rockstudy.cli import dry_run  # imports torch and transformers
+
+    _, fields = parameters.assign(notebooks, run_id, given)
+    study = runs.resolved(preset, run_id, seed, fields, from_run)
+    made = dry_run.checks(study, notebooks, paths.run_dir(run_id), processes)
+    print(dry_run.table(made))
+    wrong = [check.wrong for check in made if check.wrong]
+    for line in dict.fromkeys(wrong):
+        say(f"rockstudy: {line}")
+    return 2 if wrong else 0
+
+
+def rendered(run: Path) -> Path:
+    from rockstudy.report import render  # imports nbconvert: not needed to refuse a command
+
+    return render.render(run)
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run for this process, where that can be; two at once would write the same files."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(
+                f"run_id: must not be in use; another process is running {run.name!r}"
+            ) from None
+        except (ImportError, OSError):  # Windows, file systems without locks: rather than no study
+            pass
+        yield
+
+
+def say(text: str) -> None:
+    """Print a line to stderr, which results do not share."""
+    print(text, file=sys.stderr, flush=True)

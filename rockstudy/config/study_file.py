@@ -1,0 +1,112 @@
+"""A configuration as a TOML file that a person can read and change.
+
+``preset = "lab"`` names the preset whose values the file changes; a file without that line has to
+give every field that has no default. Tables are sections, so that ``steps = 20`` below ``[stage2]``
+is the field ``stage2__steps``. TOML has no null: ``"none"`` stands for it in a field that may be
+None.
+"""
+
+import json
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from rockstudy.config.fields import StudyConfig
+from rockstudy.config.names import FIELDS, SECTIONS, general, may_be_none, meaning
+from rockstudy.config.presets import PRESETS
+from rockstudy.errors import StudyError
+
+NONE = "none"
+WIDTH = 100
+
+
+def is_file(preset: Any) -> bool:
+    """Whether a preset is given as the path of a TOML file."""
+    return isinstance(preset, str) and preset.endswith(".toml")
+
+
+def read(path: str) -> dict[str, Any]:
+    """Return the tables of a file, with None for ``"none"`` where a field may be None.
+
+    Raises
+    ------
+    StudyError
+        No such file, or not TOML.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"{path}: must be a file that can be read; {error.strerror}") from None
+    except ValueError as error:  # UnicodeDecodeError, tomllib.TOMLDecodeError
+        raise StudyError(f"{path}: must be TOML; {' '.join(str(error).split())}") from None
+    return _with_none(table, "")
+
+
+def _with_none(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        prefix = f"{name}__" if name else ""
+        return {part: _with_none(inner, prefix + part) for part, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_none(inner, name) for inner in value]
+    return None if value == NONE and may_be_none(name) else value
+
+
+def nested(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the fields of a file's tables by their nested names."""
+    for part, value in table.items():
+        name = prefix + part
+        if isinstance(value, dict) and general(name) in SECTIONS:
+            yield from nested(value, f"{name}__")
+        else:
+            yield name, value
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def text(config: StudyConfig) -> str:
+    """Return a file that gives this configuration: every field, with its meaning as a comment."""
+    lines = [
+        *_comment(
+            "A configuration of rockstudy: change values and give the file as --config FILE. A "
+            "field that is taken out has the preset's value. After a meaning comes [what is "
+            'legal]; where that ends with None, "none" leaves the field empty.'
+        ),
+        *_lines({name: value for name, value in config if name not in SECTIONS}, ""),
+    ]
+    for section in (name for name in type(config).model_fields if name in SECTIONS):
+        value = getattr(config, section)
+        lines += ["", *_comment(SECTIONS[section]["description"])]
+        if isinstance(value, BaseModel):
+            lines += [f"[{section}]", *_lines(dict(value), f"{section}__")]
+            continue
+        for place, item in enumerate(value):  # the fields of the first item alone are explained
+            gap = [""] if place else []
+            lines += [*gap, f"[[{section}]]", *_lines(dict(item), f"{section}__", not place)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(fields: dict[str, Any], prefix: str, explained: bool = True) -> Iterator[str]:
+    for part, value in fields.items():
+        field = FIELDS[prefix + part]
+        if explained:
+            yield from _comment(meaning(field))
+        known = prefix + part != "preset" or value in PRESETS
+        yield f"{'' if known else '# '}{part} = {_toml(value)}"
+
+
+def _comment(words: str) -> list[str]:
+    return textwrap.wrap(words, WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML writes it: numbers, texts and lists are those of JSON."""
+    if value is None:
+        return f'"{NONE}"'
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
