@@ -6,22 +6,15 @@ line that names the field, what is legal there and what was given.
 """
 
 import copy
-import difflib
 import types
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.presets import PRESETS
-from rockstudy.errors import StudyError
-
-_COLUMNS = {  # of the tasks that read a file
-    "math": "problem and answer",
-    "ifeval": "prompt, instruction_id_list and kwargs",
-    "openthoughts3": "domain and conversations",
-}
+from rockstudy.config.registry import TASKS
+from rockstudy.errors import StudyError, shortened, unknown
 
 
 def from_parameters(preset: str = "lab", seed: int = 0, **overrides: Any) -> StudyConfig:
@@ -60,14 +53,6 @@ def from_parameters(preset: str = "lab", seed: int = 0, **overrides: Any) -> Stu
     return config
 
 
-def unknown(what: str, given: Any, legal: Iterable[str]) -> str:
-    """One line for an unknown name: the legal ones, what was given, and the nearest legal one."""
-    names = list(legal)
-    near = difflib.get_close_matches(str(given), names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{what}: must be one of {', '.join(names)}; got {_short(given)}{hint}"
-
-
 def _add_benchmark(tree: dict[str, Any], name: str) -> None:
     """Where ``name`` is a field of the benchmark after the last, add a copy without a source."""
     known = tree["benchmarks"]
@@ -100,14 +85,14 @@ def _check_paths(config: StudyConfig) -> None:
     tasks = {"train_task": config.train_task}
     tasks |= {f"benchmarks__{i}": task for i, task in enumerate(config.benchmarks)}
     for field, task in tasks.items():
-        columns = _COLUMNS.get(task.name)
-        if columns and task.path is None:
-            legal = f"a JSONL or parquet file with {columns}, or a Hub id"
+        known = TASKS[task.name]
+        if known.columns and task.path is None:
+            legal = f"a JSONL or parquet file with {', '.join(known.columns)}, or a Hub id"
             raise StudyError(f"{field}__path: must be {legal} (preset {config.preset}); got None")
-        if not columns and task.path is not None:
+        if not known.columns and task.path is not None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")
-        if task.name == "openthoughts3" and field != "train_task":
-            raise StudyError(f"{field}__name: must be a task with answers; got 'openthoughts3'")
+        if known.grade is None and field != "train_task":
+            raise StudyError(f"{field}__name: must be a task with answers; got {task.name!r}")
         same = task.path is not None and task.path == config.train_task.path
         most = config.train_task.n_eval
         if same and task.n_eval > most:
@@ -121,12 +106,14 @@ def _one_line(error: ValidationError) -> str:
     """Name the first wrong field, what is legal there and what was given."""
     first = error.errors(include_url=False)[0]
     field = "__".join(str(part) for part in first["loc"])
+    if first["type"] == "unknown_name":  # which the registry explains
+        return f"{field}: {first['msg']}"
     legal = _legal_at(StudyConfig, [], list(first["loc"]))
     if legal is None and first["type"] == "value_error":  # a rule about several fields
         reason = first["msg"].removeprefix("Value error, ")
         return f"{field}: {reason}" if field else reason
     legal = legal or "a mapping of its fields"
-    return f"{field}: must be {legal}; got {_short(first['input'])}"
+    return f"{field}: must be {legal}; got {shortened(first['input'])}"
 
 
 def _legal_at(annotation: Any, metadata: list[Any], loc: list[Any]) -> str | None:
@@ -177,8 +164,3 @@ def _bounds(metadata: list[Any]) -> str:
         if getattr(item, name, None) is not None
     ]
     return f" {' and '.join(found)}" if found else ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

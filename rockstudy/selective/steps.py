@@ -1,6 +1,6 @@
 """The cached steps of notebook 07: arms of stage 2, what they reach, what they cost.
 
-They build on the scored types of `rocks.steps`; what each arm is says `rockstudy.selective.arms`.
+They build on the scored types of `rocks.steps`; `rockstudy.selective.arms` describes the arms.
 Every arm starts from the same stage 1 and is paired with the baseline of its seed. All checkpoints
 answer the same problems with the same random numbers, so what seeds have in common is in the
 problems: intervals resample both.
@@ -23,6 +23,7 @@ from rockstudy.rocks.steps import detected, measured
 from rockstudy.runs import Run
 from rockstudy.sampling import evaluation
 from rockstudy.selective import arms, windows
+from rockstudy.selective.material import Material
 from rockstudy.store import cache
 from rockstudy.store.fingerprints import fingerprint
 from rockstudy.training import stages
@@ -34,12 +35,11 @@ TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, typ
 ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on the lab
 
 
-def material(config: StudyConfig, path: Path) -> arms.Material:
+def material(config: StudyConfig, path: Path) -> Material:
     """What the arms are made from, measured on the baseline of the first seed."""
     found = measured(config, path)
-    return arms.Material(
-        detected(config, path), found.tokens, tuple(map(int, found.tokenizer.all_special_ids))
-    )
+    special = tuple(map(int, found.tokenizer.all_special_ids))
+    return Material(detected(config, path), found.tokens, special, config)
 
 
 def planned(run: Run) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def _jobs(run: Run) -> list[tuple[Arm, int, tuple[str, ...]]]:
     made = material(run.config, Path(run.path))
     every = tuple(run.config.stage2.keep)
     return [
-        (arms.build(name, made, run.config, seed), seed, every if along else ("late",))
+        (arms.build(name, made, seed), seed, every if along else ("late",))
         for name, seed, along in arms.plan(run.config)
     ]
 
@@ -133,7 +133,7 @@ def timing(run: Run) -> pd.DataFrame:
         pair, made = evaluation.loaded_pair(config.pair), material(config, path)
         frames = []
         for number, name in itertools.product(range(ROUNDS), names):
-            arm = arms.build(name, made, config, number)
+            arm = arms.build(name, made, number)
             how = {"run": path, "seed": number, "steps": STEPS, "weights": arm.weights}
             rows = stages.timed(arm.configured(config), "stage2", pair=pair, **how)
             frames.append(rows[rows.step > 1].assign(arm=name, round=number))
@@ -155,7 +155,7 @@ def matched(run: Run) -> pd.DataFrame:
         return cache.load(run.path / "tables" / "arms_match")
     config, path = run.config, Path(run.path)
     made, found = material(config, path), measured(config, path)
-    drawn = [arms.build("random-windows", made, config, seed).weights for seed in config.seeds]
+    drawn = [arms.build("random-windows", made, seed).weights for seed in config.seeds]
 
     def compute() -> pd.DataFrame:
         rollouts = found.rollouts
