@@ -169,7 +169,7 @@ class Registry(Mapping[str, T]):
 
     def __len__(self) -> int:
         """How many plain names there are."""
-        return len([*self])
+        return sum(1 for _ in self)
 
     def _load(self) -> None:
         """Import the home once; it registers the built-in names while this is under way."""
