@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from common import Job, Turns, measure, rounded
 
-from rockstudy.rocks import contexts
+from rockstudy.rocks import contexts, encoders
 from rockstudy.sampling.rollout import Rollouts
 
 TYPES, LENGTH = 4_500, 1_000
@@ -45,7 +45,7 @@ def work(job: Job, turns: Turns) -> None:
     groups = rollouts.completion_ids[rows, columns]
 
     def once(n: int | None = None) -> dict[str, Any]:
-        features = contexts.bag_of_ids(rollouts, rows[:n], columns[:n], job["radius"])
+        features = encoders.bag_of_ids(rollouts, rows[:n], columns[:n], job["radius"])
         rho = contexts.consistency(features, groups[:n], job["gamma"])
         largest = int(np.bincount(groups).max())
         return {"tokens": len(groups), "largest": largest, "mean_rho": float(np.nanmean(rho))}

@@ -26,8 +26,7 @@ import torch
 
 from rockstudy import tasks
 from rockstudy.cli import launcher
-from rockstudy.config.overrides import unknown
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, unknown
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.parallel.distributed import together

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rockstudy.config.fields import StudyConfig
-from rockstudy.config.names import near, unknown
-from rockstudy.errors import StudyError
+from rockstudy.config.names import near
+from rockstudy.errors import StudyError, unknown
 from rockstudy.report import notebook_file
 
 RESERVED = {

@@ -6,12 +6,22 @@ Where the paper (arXiv 2605.09253) states a value, the description ends with its
 summary's numbering ("paper 1" is section 1).
 """
 
-from pathlib import PurePath
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from rockstudy.config import plugins
+from rockstudy.config.registry import ARMS, ENCODERS, SCORES, TASKS, Registry
 from rockstudy.errors import StudyError
 from rockstudy.store.fingerprints import fingerprint
 
@@ -20,16 +30,21 @@ Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]  # part of a file's name
-ArmName = Annotated[
-    str,
-    Field(
-        pattern="^(baseline|rock-freeze|random-windows|lambda-0[.][0-9]+|types|types-normalized|"
-        "next-ranks|soft|ramp|redetected|keep-rocks|(freeze|keep)-(forking|tip|entropy_teacher|"
-        "rkl|frequency))$",
-        description="one of baseline, rock-freeze, random-windows, lambda-0.5 (or another number), "
-        "types, types-normalized, next-ranks, soft, ramp, redetected, keep-rocks, freeze-X, keep-X",
-    ),
-]
+
+
+def _registered(registry: Registry) -> BeforeValidator:
+    """Refuse a name that the registry does not know, with the registry's own line."""
+
+    def check(name: Any) -> Any:
+        complaint = registry.complaint(name)
+        if complaint:
+            raise PydanticCustomError("unknown_name", "{complaint}", {"complaint": complaint})
+        return name
+
+    return BeforeValidator(check)
+
+
+ArmName = Annotated[str, _registered(ARMS)]
 
 COST_ONLY: dict[str, Any] = {"cost_only": True}  # marks a field that cannot change a result
 
@@ -87,8 +102,8 @@ class PairConfig(_Frozen):
 class TaskConfig(_Frozen):
     """Where prompts and answers come from, and how many of them."""
 
-    name: Literal["lab_math", "lab_instruct", "arithmetic", "math", "ifeval", "openthoughts3"] = (
-        Field(description="reads or makes the problems and grades the answers")
+    name: Annotated[str, _registered(TASKS)] = Field(
+        description="reads or makes the problems and grades the answers"
     )
     path: str | None = Field(
         default=None, description="a JSONL or parquet file, or a Hub id; not for the lab's tasks"
@@ -114,6 +129,10 @@ class TaskConfig(_Frozen):
         for suffix in (".jsonl", ".json", ".parquet"):
             name = name.removesuffix(suffix)
         return name
+
+    def size(self, split: Literal["train", "eval"]) -> int:
+        """How many problems a split has."""
+        return self.n_train if split == "train" else self.n_eval
 
 
 class StageConfig(_Frozen):
@@ -263,9 +282,10 @@ class RockConfig(_Frozen):
         description="loss of a position: rkl, the full-vocabulary reverse KL; log_ratio, its "
         "one-sample estimate (paper 1 names both)",
     )
-    selector: Literal["score_ctx", "score"] = Field(
+    selector: Annotated[str, _registered(SCORES)] = Field(
         default="score_ctx",
-        description="types are ranked by R_ctx, or by R alone as in the paper's code (paper 2)",
+        description="score that ranks the types: score_ctx is R_ctx, score is R alone as in the "
+        "paper's code (paper 2)",
     )
     k: Count = Field(default=100, description="token types in the rock set (paper 2: 100)")
     tau_pre: float = Field(
@@ -295,7 +315,7 @@ class RockConfig(_Frozen):
         le=1,
         description="minimum share of the type's other persistent occurrences in a similar context",
     )
-    encoder: Literal["bag", "embedding", "hidden"] = Field(
+    encoder: Annotated[str, _registered(ENCODERS)] = Field(
         default="bag",
         description="encoding of a context: its bag of token ids, their input embeddings, or a "
         "hidden state",
@@ -303,7 +323,7 @@ class RockConfig(_Frozen):
 
 
 class FreezeConfig(_Frozen):
-    """The arms of the training-time intervention (paper 5); `selective.arms` says what each is."""
+    """The arms of the training-time intervention (paper 5); `selective.arms` describes them."""
 
     arms: tuple[ArmName, ...] = Field(
         default=("baseline", "rock-freeze", "random-windows"),
@@ -369,6 +389,27 @@ class StudyConfig(_Frozen):
         description="megabytes for the sums over token types of a pass over the vocabulary",
         json_schema_extra=COST_ONLY,
     )
+    plugins: tuple[Name, ...] = Field(
+        default=(),
+        description="files or modules of your own that register tasks, scores, encoders, selectors "
+        "or arms",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_come_first(cls, data: Any) -> Any:
+        """Import plugins before other fields are checked, which may have names from them."""
+        names = data.get("plugins") if isinstance(data, Mapping) else None
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            return data
+        found = plugins.located(names, Path.cwd())
+        plugins.load(found)
+        return {**data, "plugins": found}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Import plugins in a process that gets the configuration from a different one."""
+        super().__setstate__(state)
+        plugins.load(self.plugins)
 
     @model_validator(mode="after")
     def _all_distinct(self) -> Self:

@@ -173,21 +173,3 @@ def _numbered(known: str, given: str) -> str:
     """Put the number of a list's item, if ``given`` has one, into a known name."""
     item = re.match(r"([a-z_]+?)__(\d+)__", given)
     return known.replace(f"{item[1]}__", f"{item[1]}__{item[2]}__", 1) if item else known
-
-
-def unknown(what: str, given: Any, legal: Iterable[str], near: Sequence[str] = ()) -> str:
-    """One line for an unknown name: the legal ones, what was given, and what may have been meant.
-
-    ``near`` are the names that may have been meant; without any, the closest legal one is.
-    """
-    listed = list(legal)
-    meant = list(map(repr, near or difflib.get_close_matches(str(given), listed, n=1)))
-    words = " or ".join([", ".join(meant[:-1]), meant[-1]] if len(meant) > 1 else meant)
-    hint = f" (did you mean {words}?)" if meant else ""
-    return f"{what}: must be one of {', '.join(listed)}; got {short(given)}{hint}"
-
-
-def short(value: Any) -> str:
-    """Return a value as Python writes it, on one line of at most 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -13,15 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from rockstudy.config import study_file
 from rockstudy.config.fields import StudyConfig
-from rockstudy.config.names import fields_at, legal_at, near, short, unknown
+from rockstudy.config.names import fields_at, legal_at, near
 from rockstudy.config.presets import PRESETS
-from rockstudy.errors import StudyError
-
-_COLUMNS = {  # of the tasks that read a file
-    "math": "problem and answer",
-    "ifeval": "prompt, instruction_id_list and kwargs",
-    "openthoughts3": "domain and conversations",
-}
+from rockstudy.config.registry import TASKS
+from rockstudy.errors import StudyError, shortened, unknown
 
 
 def from_parameters(preset: str = "lab", seed: int | None = None, **overrides: Any) -> StudyConfig:
@@ -126,14 +121,14 @@ def _check_paths(config: StudyConfig) -> None:
     tasks = {"train_task": config.train_task}
     tasks |= {f"benchmarks__{i}": task for i, task in enumerate(config.benchmarks)}
     for field, task in tasks.items():
-        columns = _COLUMNS.get(task.name)
-        if columns and task.path is None:
-            legal = f"a JSONL or parquet file with {columns}, or a Hub id"
+        known = TASKS[task.name]
+        if known.columns and task.path is None:
+            legal = f"a JSONL or parquet file with {', '.join(known.columns)}, or a Hub id"
             raise StudyError(f"{field}__path: must be {legal} (preset {config.preset}); got None")
-        if not columns and task.path is not None:
+        if not known.columns and task.path is not None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")
-        if task.name == "openthoughts3" and field != "train_task":
-            raise StudyError(f"{field}__name: must be a task with answers; got 'openthoughts3'")
+        if known.grade is None and field != "train_task":
+            raise StudyError(f"{field}__name: must be a task with answers; got {task.name!r}")
         same = task.path is not None and task.path == config.train_task.path
         most = config.train_task.n_eval
         if same and task.n_eval > most:
@@ -148,10 +143,12 @@ def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     *above, last = place = first["loc"] or ("",)
     field = "__".join(map(str, place))
+    if first["type"] == "unknown_name":  # which the registry explains
+        return f"{field}: {first['msg']}"
     if first["type"] == "value_error":  # a rule about several fields, or one that code checks
         reason = first["msg"].removeprefix("Value error, ")
         return f"{field}: {reason}" if field else reason
     if first["type"] == "extra_forbidden":
         return unknown(f"parameter {field}", last, fields_at(above), near(field))
-    given = "nothing" if first["type"] == "missing" else short(first["input"])
+    given = "nothing" if first["type"] == "missing" else shortened(first["input"])
     return f"{field}: must be {legal_at(place)}; got {given}"

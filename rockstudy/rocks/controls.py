@@ -25,8 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from rockstudy.config.overrides import unknown
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, unknown
 from rockstudy.intervals import N_BOOT, paired_difference
 from rockstudy.rocks.categories import CATEGORIES
 

@@ -32,14 +32,16 @@ from transformers import PreTrainedModel
 
 from rockstudy import progress
 from rockstudy.config.fields import RockConfig
+from rockstudy.config.registry import ENCODERS, SCORES
 from rockstudy.errors import StudyError
-from rockstudy.rocks import contexts
-from rockstudy.rocks.token_table import TokenSet, type_table
+from rockstudy.rocks import contexts, scores
+from rockstudy.rocks.encoders import needs_student
+from rockstudy.rocks.token_set import TokenSet
+from rockstudy.rocks.token_table import type_table
 from rockstudy.sampling.rollout import Rollouts
 
 STABLE = 0.70  # paper 2: the average Jaccard index that its K = 100 still has
 Features = Any  # csr matrix or dense array, a row per persistent occurrence
-_ROWS = 32  # ours: rollouts in one forward of the encoder `hidden`
 
 
 class NothingPersists(StudyError):
@@ -105,7 +107,7 @@ def detect(
     rollouts
         The trajectories it was computed from.
     model
-        The student whose embeddings or states encode contexts; not needed for the encoder ``bag``.
+        The student, where the encoder needs one (`encoders.needs_student`).
 
     Raises
     ------
@@ -153,15 +155,12 @@ def encode(
     model: PreTrainedModel | None = None,
 ) -> Features:
     """Encode the context of every occurrence by the settings' encoder."""
-    rows, columns = _places(rollouts, occurrences)
-    if settings.encoder == "bag":
-        return contexts.bag_of_ids(rollouts, rows, columns, settings.window)
+    places = _places(rollouts, occurrences)
+    if not needs_student(settings.encoder):
+        return ENCODERS[settings.encoder](rollouts, *places, settings.window)
     if model is None:
         raise StudyError(f"rocks__encoder: {settings.encoder!r} needs the student; got none")
-    if settings.encoder == "embedding":
-        table = model.get_input_embeddings().weight.detach().float().cpu().numpy()
-        return contexts.mean_embedding(rollouts, rows, columns, settings.window, table)
-    return contexts.hidden_states(rollouts, rows, columns, model, _ROWS)
+    return ENCODERS[settings.encoder](rollouts, *places, settings.window, model)
 
 
 def _places(rollouts: Rollouts, occurrences: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -175,17 +174,21 @@ def _score(tokens: pd.DataFrame, occurrences: pd.DataFrame, settings: RockConfig
     """The type table with scores and ranks; `occurrences` has ``token_id`` and ``rock``."""
     means = [c for c in tokens.columns if c.startswith(("rkl_", "fkl_", "log_ratio_", "entropy_"))]
     types = type_table(tokens, means)
-    types["score"] = types[f"{settings.loss}_post_mean"] * types["count"]
+    types["loss"] = types[f"{settings.loss}_post_mean"]
+    types["score"] = scores.score(types)
     types["coverage"] = types.score / types.score.sum()
     places = types.token_id.searchsorted(occurrences.token_id.to_numpy())
     types["n_persistent"] = np.bincount(places, minlength=len(types))
     types["n_rock"] = np.bincount(places[occurrences.rock.to_numpy()], minlength=len(types))
     types["ccr"] = types.n_rock / types["count"]
-    types["score_ctx"] = types.score * types.ccr
+    for name in sorted({"score_ctx", settings.selector} - {"score"}):
+        if name in types:
+            raise StudyError(f"rocks__selector: must not be a column of types; got {name!r}")
+        types[name] = SCORES[name](types)
     order = np.lexsort((types.token_id, -types["count"], -types[settings.selector]))
     types["rank"] = np.empty(len(types), np.int64)
     types.loc[order, "rank"] = np.arange(1, len(types) + 1)
-    return types
+    return types.drop(columns="loss")
 
 
 # --- the cut-off ----------------------------------------------------------------------------------
@@ -264,8 +267,7 @@ def _sub_corpus(
     kept = np.flatnonzero(found.prompt_index.isin(prompts).to_numpy())
     ids = found.token_id.to_numpy()[kept]
     rho = contexts.consistency(features[kept], ids, settings.gamma)
-    loss = f"{settings.loss}_post"
-    some = tokens.loc[tokens.prompt_index.isin(prompts), ["prompt_index", "token_id", loss]]
+    some = tokens[tokens.prompt_index.isin(prompts)]
     return _score(some, pd.DataFrame({"token_id": ids, "rock": rho >= settings.eta}), settings)
 
 

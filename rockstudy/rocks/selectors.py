@@ -1,54 +1,51 @@
 """Other answers to "which tokens matter": each gives a `TokenSet` that can stand for the rocks.
 
-A selector ranks the observed token types by one number from the type table or the token table and
-takes the first K:
-
-    forking          share of its occurrences among the fifth of all positions with the highest
-                     student entropy, times their number: how many of them it holds (Wang et al.,
-                     arXiv 2506.01939, choose positions; a type-level set is ours)
-    tip              mean of student entropy x reverse KL (after TIP, arXiv 2604.14084)
-    entropy_teacher  mean entropy of the teacher
-    rkl              mean reverse KL after training: the rare types that are hard where they occur
-    frequency        occurrences
-    random           types drawn at random, each as frequent as a rock: matched controls
+A selector is a function of the token table: a number for each token type. The first K types are its
+set. Types drawn at random, each as frequent as a rock, are in `rockstudy.rocks.controls`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
-from rockstudy.config.overrides import unknown
+from rockstudy.config.registry import SELECTORS
 from rockstudy.errors import StudyError
-from rockstudy.rocks.token_table import TokenSet
+from rockstudy.rocks.token_set import TokenSet
 
 FORKING = 0.2  # arXiv 2506.01939: the 20% of positions with the highest entropy
 LEAST = 2  # paper 2.6: rare high-KL types have at least 2 occurrences
 
 
+@SELECTORS.register("forking")
 def forking(tokens: pd.DataFrame) -> pd.Series:
-    """How many of the positions with the highest student entropy each type holds."""
+    """Occurrences among the fifth of all positions with the highest student entropy.
+
+    Wang et al. (arXiv 2506.01939) choose positions; a set of types is ours.
+    """
     high = tokens.entropy_post >= tokens.entropy_post.quantile(1 - FORKING)
     return high.groupby(tokens.token_id).sum()
 
 
+@SELECTORS.register("tip")
 def tip(tokens: pd.DataFrame) -> pd.Series:
-    """Mean of student entropy times reverse KL."""
+    """Mean of student entropy times reverse KL (after TIP, arXiv 2604.14084)."""
     return _means(tokens, tokens.entropy_post.astype(np.float64) * tokens.rkl_post)
 
 
+@SELECTORS.register("entropy_teacher")
 def entropy_teacher(tokens: pd.DataFrame) -> pd.Series:
     """Mean entropy of the teacher."""
     return _means(tokens, tokens.entropy_teacher)
 
 
+@SELECTORS.register("rkl")
 def rkl(tokens: pd.DataFrame) -> pd.Series:
-    """Mean reverse KL after training."""
+    """Mean reverse KL after training: the rare types that are hard where they occur."""
     return _means(tokens, tokens.rkl_post)
 
 
+@SELECTORS.register("frequency")
 def frequency(tokens: pd.DataFrame) -> pd.Series:
     """Occurrences."""
     return tokens.groupby("token_id").size()
@@ -60,15 +57,6 @@ def _means(tokens: pd.DataFrame, values: pd.Series) -> pd.Series:
     return grouped.mean()[grouped.size() >= LEAST]
 
 
-SELECTORS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "forking": forking,
-    "tip": tip,
-    "entropy_teacher": entropy_teacher,
-    "rkl": rkl,
-    "frequency": frequency,
-}
-
-
 def scores(tokens: pd.DataFrame, selector: str) -> pd.Series:
     """The number that a selector ranks token types by, indexed by ``token_id``.
 
@@ -77,15 +65,13 @@ def scores(tokens: pd.DataFrame, selector: str) -> pd.Series:
     tokens
         Token table with ``token_id, rkl_post, entropy_post, entropy_teacher``.
     selector
-        One of `SELECTORS`.
+        A name in `SELECTORS`.
 
     Raises
     ------
     StudyError
         An unknown selector.
     """
-    if selector not in SELECTORS:
-        raise StudyError(unknown("selector", selector, SELECTORS))
     return SELECTORS[selector](tokens)
 
 

@@ -24,7 +24,8 @@ from rockstudy.models import loading
 from rockstudy.models.token_texts import token_texts, visible
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import categories, controls, detection, selectors, token_table
-from rockstudy.rocks.token_table import TokenSet
+from rockstudy.rocks.encoders import needs_student
+from rockstudy.rocks.token_set import TokenSet
 from rockstudy.runs import Run, table
 from rockstudy.sampling import engines, evaluation, rollout
 from rockstudy.store import cache
@@ -116,7 +117,7 @@ class Measured:
 
     def encoder(self) -> PreTrainedModel | None:
         """The student that encodes contexts, where the study's encoder needs one."""
-        return None if self.run.config.rocks.encoder == "bag" else self.student("post")
+        return self.student("post") if needs_student(self.run.config.rocks.encoder) else None
 
     def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
         """What samples from a checkpoint, by the engine that `how` names."""

@@ -1,134 +1,125 @@
-r"""The arms of the training-time intervention: stage 2 with other position weights (paper 5).
+"""The arms of the training-time intervention: stage 2 with other position weights (paper 5).
 
 Each arm starts from the end of stage 1, with the same prompts and random numbers of the rollouts,
 so that arms are paired by training seed. Rocks come from the type table of a finished baseline and
 are frozen from the first step, as in the paper. lambda is the weight of what is frozen.
 
-    baseline           1 everywhere
-    rock-freeze        lambda = 0 on rocks and their windows (paper 5)
-    random-windows     lambda = 0 on random windows that match them (paper 5; ours: really matched)
-    lambda-0.5         rocks and windows with another lambda: the sweep
-    types              lambda = 0 on the rocks alone, without windows
-    types-normalized   the same, divided by the sum of weights: what the paper's public code trains
-    next-ranks         lambda = 0 on the next K types by the same score: its random baseline
-    soft               1 - persistence on each rock (ours; open in the paper's limitations)
-    ramp               lambda from 0 to 1 over the stage on rocks and windows (ours)
-    redetected         lambda = 0 on the K types with most loss lately, found anew (ours)
-    keep-rocks         lambda = 0 on everything but the rocks (ours)
-    freeze-X, keep-X   lambda = 0 on, or on all but, the set of `selectors` X (ours)
+An arm is a function of `rockstudy.selective.material.Material`, which has the rocks, other sets of
+types, and the weights that can be made of them.
 """
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-
-from rockstudy.config.fields import StudyConfig
+from rockstudy.config.registry import ARMS, SELECTORS
 from rockstudy.errors import StudyError
-from rockstudy.rocks import controls, selectors
-from rockstudy.rocks.detection import Detection
-from rockstudy.selective.windows import random_window_weights, window_weights
-from rockstudy.training.arm import BASELINE, Arm
-from rockstudy.training.position_weights import Ramp, persistence_weights, redetected, token_weights
 
-REDETECTIONS = 4  # ours: how often a stage finds its rocks anew
+if TYPE_CHECKING:  # names of arms are checked without torch
+    from rockstudy.config.fields import StudyConfig
+    from rockstudy.selective.material import Material
+    from rockstudy.training.arm import Arm
+
 MATCH = 0.01  # ours: how far the share of random windows may be from that of the rocks' own
 
 
-@dataclass(frozen=True)
-class Material:
-    """What arms are made from, measured on a finished baseline.
-
-    Attributes
-    ----------
-    detection
-        Scored types, thresholds, rock settings.
-    tokens
-        The token table behind it.
-    special
-        Ids of special tokens, which are never frozen as controls.
-    """
-
-    detection: Detection
-    tokens: pd.DataFrame
-    special: tuple[int, ...]
-
-    @property
-    def rocks(self) -> tuple[int, ...]:
-        """The rocks: the first K types by rank."""
-        return self.detection.rocks().ids
-
-    @property
-    def controls(self) -> tuple[int, ...]:
-        """As many other types, matched to the rocks by frequency."""
-        pairs = controls.assign(self.detection.types, self.rocks, exclude=self.special).pairs
-        return tuple(sorted(pairs.token_id_control.tolist()))
-
-    @property
-    def threshold(self) -> float:
-        """Reverse KL, which every arm trains on, above which a position belongs to a window."""
-        if self.detection.settings.loss == "rkl":
-            return self.detection.tau_post
-        return float(np.quantile(self.tokens.rkl_post, self.detection.settings.tau_post))
-
-    @property
-    def next_ranks(self) -> tuple[int, ...]:
-        """The types of rank K + 1 to 2 K (the paper's code: 101 to 200)."""
-        k, types = self.detection.settings.k, self.detection.types
-        return tuple(sorted(types.token_id[types["rank"].between(k + 1, 2 * k)].tolist()))
+@ARMS.register("baseline")
+def baseline(made: Material) -> Arm:
+    """Weight 1 everywhere."""
+    return made.arm(None)
 
 
-def build(name: str, material: Material, config: StudyConfig, seed: int) -> Arm:
-    """Return an arm of `config.freeze` at a training seed.
+@ARMS.register("rock-freeze")
+def rock_freeze(made: Material) -> Arm:
+    """Weight 0 on rocks and their windows (paper 5)."""
+    return made.windows(0.0)
 
-    Windows reach as far as the rocks' context windows, and their threshold is the rocks' own
-    quantile of the reverse KL after OPD.
+
+@ARMS.register("random-windows")
+def random_windows(made: Material) -> Arm:
+    """Weight 0 on random windows that match those of the rocks (paper 5; ours: the match)."""
+    return made.random_windows(0.0)
+
+
+def _lambda(text: str) -> float:
+    """A weight below 1, in the one spelling that names an arm."""
+    whole, _, digits = text.partition(".")
+    if whole != "0" or not (digits.isascii() and digits.isdecimal()):
+        raise StudyError(f"number: must be 0 and decimals, such as 0.5; got {text!r}")
+    return float(text)
+
+
+@ARMS.register("lambda-<number>", parse=_lambda)
+def other_lambda(made: Material, number: float) -> Arm:
+    """Rocks and windows with a different lambda, such as lambda-0.5: the sweep."""
+    return made.windows(number)
+
+
+@ARMS.register("types")
+def types(made: Material) -> Arm:
+    """Weight 0 on the rocks alone, without windows."""
+    return made.types(made.rocks)
+
+
+@ARMS.register("types-normalized")
+def types_normalized(made: Material) -> Arm:
+    """As types, divided by the sum of weights: what the paper's public code trains."""
+    return made.types(made.rocks, normalize="weights")
+
+
+@ARMS.register("next-ranks")
+def next_ranks(made: Material) -> Arm:
+    """Weight 0 on the next K types by the same score: the random baseline of the paper's code."""
+    return made.types(made.next_ranks)
+
+
+@ARMS.register("soft")
+def soft(made: Material) -> Arm:
+    """Weight 1 - persistence on each rock (ours; open in the paper's limitations)."""
+    return made.persistence()
+
+
+@ARMS.register("ramp")
+def ramp(made: Material) -> Arm:
+    """Weight from 0 to 1 over the stage on rocks and windows (ours)."""
+    return made.windows(made.ramp)
+
+
+@ARMS.register("redetected")
+def redetected(made: Material) -> Arm:
+    """Weight 0 on the K types with most loss lately, found anew (ours)."""
+    return made.redetected()
+
+
+@ARMS.register("keep-rocks")
+def keep_rocks(made: Material) -> Arm:
+    """Weight 0 on everything but the rocks (ours)."""
+    return made.types(made.rocks, keep=True)
+
+
+@ARMS.register("freeze-<selector>", parse=SELECTORS.check)
+def freeze(made: Material, selector: str) -> Arm:
+    """Weight 0 on the first K types of a selector (ours)."""
+    return made.types(made.selected(selector))
+
+
+@ARMS.register("keep-<selector>", parse=SELECTORS.check)
+def keep(made: Material, selector: str) -> Arm:
+    """Weight 0 on all but the first K types of a selector (ours)."""
+    return made.types(made.selected(selector), keep=True)
+
+
+def build(name: str, material: Material, seed: int) -> Arm:
+    """Return an arm at a training seed.
 
     Raises
     ------
     StudyError
         A name that is no arm; a selector that ranks fewer than K types.
     """
-    rocks, k = material.rocks, config.rocks.k
-    threshold, width = material.threshold, config.rocks.window
-    if name == "baseline":
-        return BASELINE
-    if name == "rock-freeze":
-        return Arm(name, window_weights(rocks, 0.0, threshold, width))
-    if name == "random-windows":
-        others = material.controls
-        weights = random_window_weights(rocks, others, 0.0, threshold, width, seed)
-        return Arm(name, weights)
-    if name == "ramp":
-        ramp = Ramp(0.0, 1.0, config.stage2.steps)
-        return Arm(name, window_weights(rocks, ramp, threshold, width))
-    if found := re.fullmatch(r"lambda-(0\.\d+)", name):
-        return Arm(name, window_weights(rocks, float(found[1]), threshold, width))
-    if name in ("types", "types-normalized"):
-        normalize = "weights" if name == "types-normalized" else "tokens"
-        return Arm(name, token_weights(rocks, 0.0), normalize)
-    if name == "next-ranks":
-        return Arm(name, token_weights(material.next_ranks, 0.0))
-    if name == "soft":
-        return Arm(name, persistence_weights(material.detection.types, rocks, 0.0))
-    if name == "redetected":
-        # the ledger closes a window every logging_steps: a period is made of whole ones
-        logged = config.stage2.logging_steps
-        periods = max(1, round(config.stage2.steps / REDETECTIONS / logged))
-        return Arm(name, redetected(k, periods * logged, 0.0))
-    if name == "keep-rocks":
-        return Arm(name, token_weights(rocks, 0.0, keep=True))
-    how, _, selector = name.partition("-")
-    if how not in ("freeze", "keep"):
-        raise StudyError(
-            f"freeze__arms: must be names listed in rockstudy.selective.arms; got {name!r}"
-        )
-    chosen = selectors.select(material.tokens, selector, k).ids
-    return Arm(name, token_weights(chosen, 0.0, keep=how == "keep"))
+    return ARMS[name](dataclasses.replace(material, name=name, seed=seed))
 
 
 def plan(config: StudyConfig) -> list[tuple[str, int, bool]]:

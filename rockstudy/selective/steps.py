@@ -1,6 +1,6 @@
 """The cached steps of notebook 07: arms of stage 2, what they reach, what they cost.
 
-They build on the scored types of `rocks.steps`; what each arm is says `rockstudy.selective.arms`.
+They build on the scored types of `rocks.steps`; `rockstudy.selective.arms` describes the arms.
 Every arm starts from the same stage 1 and is paired with the baseline of its seed. All checkpoints
 answer the same problems with the same random numbers, so what seeds have in common is in the
 problems: intervals resample both.
@@ -21,6 +21,7 @@ from rockstudy.rocks.steps import TOKENS, measured, tokens_hash
 from rockstudy.runs import Run, table
 from rockstudy.sampling import evaluation
 from rockstudy.selective import arms, windows
+from rockstudy.selective.material import Material
 from rockstudy.training import stages
 from rockstudy.training import steps as training_steps
 from rockstudy.training.arm import Arm
@@ -33,10 +34,11 @@ ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on t
 ARMS = (*TOKENS, "evaluation", "rocks", "freeze")  # fields of the configuration behind the arms
 
 
-def material(run: Run) -> arms.Material:
+def material(run: Run) -> Material:
     """What the arms are made from, measured on the baseline of the first seed."""
-    found, special = measured(run), loading.tokenizer_of(run).all_special_ids
-    return arms.Material(found.detection, found.tokens, tuple(map(int, special)))
+    found = measured(run)
+    special = tuple(map(int, loading.tokenizer_of(run).all_special_ids))
+    return Material(found.detection, found.tokens, special, run.config)
 
 
 def planned(run: Run) -> pd.DataFrame:
@@ -53,7 +55,7 @@ Trained = list[tuple[Arm, int, TrainResult, tuple[str, ...]]]  # seed, and check
 def _jobs(run: Run) -> list[tuple[Arm, int, tuple[str, ...]]]:
     made, every = material(run), tuple(run.config.stage2.keep)
     return [
-        (arms.build(name, made, run.config, seed), seed, every if along else ("late",))
+        (arms.build(name, made, seed), seed, every if along else ("late",))
         for name, seed, along in arms.plan(run.config)
     ]
 
@@ -124,7 +126,7 @@ def timing(run: Run) -> pd.DataFrame:
     config, made, frames = run.config, material(run), []
     names = [name for name in TIMED if name in (*config.freeze.arms, *config.freeze.extra)]
     for number, name in itertools.product(range(ROUNDS), names):
-        arm = arms.build(name, made, config, number)
+        arm = arms.build(name, made, number)
         rows = stages.timed(arm.of(run), "stage2", seed=number, steps=STEPS, weights=arm.weights)
         frames.append(rows[rows.step > 1].assign(arm=name, round=number))
     return pd.concat(frames, ignore_index=True)
@@ -139,7 +141,7 @@ def matched(run: Run) -> pd.DataFrame:
     counts = made.detection.types.set_index("token_id")["count"]
     ids, mask, frames = found.rollouts.completion_ids, found.rollouts.mask, []
     for seed in run.config.seeds:
-        drawn = arms.build("random-windows", made, run.config, seed).weights
+        drawn = arms.build("random-windows", made, seed).weights
         frames.append(windows.match(ids, mask, losses, counts, drawn).assign(seed=seed))
     return pd.concat(frames, ignore_index=True)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -30,6 +31,7 @@ MARK = "kept_apart"
 PLUMBING = tuple(  # ours: stores, moves and refuses values, and computes none
     f"{PACKAGE}.{name}" for name in "config errors parallel paths progress runs store".split()
 )
+REGISTRIES = f"{PACKAGE}.config.registry"
 SEEDS = f"{PACKAGE}.store.seeds"  # random numbers are values
 
 
@@ -97,9 +99,13 @@ def _reached(start: Name) -> set[Name]:
     seen, waiting = set(), [start]
     while waiting:
         module, name = waiting.pop()
-        known = _module(module)
         if (module, name) in seen:
             continue
+        if module == REGISTRIES:
+            seen.add((module, name))
+            waiting += _registered(module, name)
+            continue
+        known = _module(module)
         if name not in known.sources:
             if name in known.imports:  # a name that a module hands on
                 waiting += _resolved(known.imports[name])
@@ -108,16 +114,15 @@ def _reached(start: Name) -> set[Name]:
             continue
         seen.add((module, name))
         waiting += known.references[name]
-        waiting += _registered(module, name)
-    return seen
+    return {one for one in seen if one[0] != REGISTRIES}
 
 
 def _registered(module: str, name: str) -> Iterator[Name]:
     """What a registry holds: no name in the source leads there."""
-    entries = getattr(getattr(sys.modules.get(module), name, None), "entries", None)
-    if callable(entries) and name.isupper():
-        for entry in entries():
-            yield entry.__module__, entry.__qualname__.split(".")[0]
+    registry = getattr(importlib.import_module(module), name, None)
+    for entry in registry.entries() if hasattr(registry, "entries") else ():
+        for function in entry.functions:
+            yield function.__module__, function.__qualname__.split(".")[0]
 
 
 @dataclass
@@ -138,7 +143,11 @@ def _module(name: str) -> _Module:
         return made
     tree = ast.parse(_source(name))
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and not node.level and _is_ours(node.module or ""):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and (_is_ours(node.module) or node.module == REGISTRIES)
+        ):
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found = (inner, None) if _is_module(inner) else (str(node.module), alias.name)
@@ -169,13 +178,12 @@ def _is_module(name: str) -> bool:
 
 
 def _is_ours(module: str | None) -> bool:
-    """Whether a module is the package's or a plugin's: one that no installed package brought."""
+    """Whether a module is the package's, plumbing left out, or a plugin's."""
     if not module or module == "__main__":
         return False
     if module.split(".")[0] == PACKAGE:
         return module == SEEDS or not f"{module}.".startswith(tuple(f"{p}." for p in PLUMBING))
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return getattr(sys.modules.get(module), "__rockstudy_plugin__", False) and bool(file)
+    return hasattr(sys.modules.get(module.split(".")[0]), "__rockstudy_plugin__")
 
 
 def _defined(node: ast.stmt) -> list[str]:

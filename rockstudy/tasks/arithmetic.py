@@ -13,8 +13,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from rockstudy.tasks import Problem
+from rockstudy.config.fields import TaskConfig
+from rockstudy.config.registry import TASKS
+from rockstudy.tasks import grading
 from rockstudy.tasks.lab.maths import NAMES, THINGS, split_of
+from rockstudy.tasks.problem import Problem, Split, Task
 
 EXAMPLE = (
     "Question: Sam has 5 pens and buys 2 more. How many pens does Sam have?\n"
@@ -46,14 +49,17 @@ FAMILIES: dict[str, Callable[[random.Random, str, str], tuple[str, Numbers, int]
 }
 
 
-def load(split: str, n: int) -> list[Problem]:
-    """`n` problems of a split ("train" or "eval"), the same every time, no two alike."""
+def load(task: TaskConfig, split: Split) -> list[Problem]:
+    """Word problems of one step of arithmetic; the same every time, no two alike."""
     found: dict[str, Problem] = {}
     for problem in _problems(split):
-        if len(found) == n:
+        if len(found) == task.size(split):
             break
         found.setdefault(problem.prompt, problem)
     return list(found.values())
+
+
+TASKS.add("arithmetic", Task(load, grading.grade_numbers))
 
 
 def _problems(split: str) -> Iterator[Problem]:

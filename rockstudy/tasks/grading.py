@@ -25,6 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rockstudy.config.fields import TaskConfig
+from rockstudy.tasks.problem import Problem
+
 LIMIT_S = 3  # ours: the slowest answer of MATH-500 and the competitions takes 0.7
 MAX_CHARS = 400  # ours: the longest reference answer of those has 53
 NUMBER = re.compile(r"(-?)(?:(\d{1,12})|\\[dt]?frac\{(-?\d{1,12})\}\{(\d{1,12})\})")
@@ -67,6 +70,13 @@ def grade_number(answer: str, text: str) -> bool:
         return given is not None
     value = number(given)
     return value is not None and value == number(answer)
+
+
+def grade_numbers(
+    task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]
+) -> list[bool]:
+    """Whether the last box of each text is its problem's number."""
+    return [grade_number(p.answer, text) for p, text in zip(problems, texts, strict=True)]
 
 
 def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:

@@ -25,16 +25,17 @@ from typing import Any, Literal
 import pandas as pd
 
 from rockstudy.config.fields import TaskConfig
-from rockstudy.config.overrides import unknown
-from rockstudy.errors import StudyError
-from rockstudy.tasks import Problem, rows
+from rockstudy.config.registry import TASKS
+from rockstudy.errors import StudyError, unknown
+from rockstudy.tasks import rows
+from rockstudy.tasks.problem import Problem, Split, Task
 
 COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")
 NEED_PUNKT = ("change_case:capital_word_frequency", "length_constraints:number_sentences")
 
 
-def load(task: TaskConfig, split: Literal["train", "eval"]) -> list[Problem]:
-    """Return the problems of one split that can be graded here.
+def load(task: TaskConfig, split: Split) -> list[Problem]:
+    """Prompts whose instructions a program checks (IFEval); those that can be graded here.
 
     ``n_eval`` and ``n_train`` count rows, so that fewer problems come back where rows are left out.
 
@@ -62,10 +63,13 @@ def load(task: TaskConfig, split: Literal["train", "eval"]) -> list[Problem]:
     return kept
 
 
-def follows(problems: Sequence[Problem], texts: Sequence[str]) -> list[bool]:
+def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> list[bool]:
     """Whether each text follows all instructions of its problem (prompt-level strict)."""
     pairs = zip(problems, texts, strict=True)
     return [all(_followed("strict", problem, text)) for problem, text in pairs]
+
+
+TASKS.add("ifeval", Task(load, grade, COLUMNS))
 
 
 def rates(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:

@@ -8,18 +8,25 @@ that ends in ``#### 1,450``, is reduced to the number after the mark, without th
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from rockstudy.config.fields import TaskConfig
-from rockstudy.tasks import Problem, rows
+from rockstudy.config.registry import TASKS
+from rockstudy.tasks import grading, rows
+from rockstudy.tasks.problem import Problem, Split, Task
 
 # ours: the box is what `grading` looks for
 INSTRUCTION = "\n\nReason step by step, and write the final answer inside \\boxed{}."
+COLUMNS = ("problem", "answer")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
-def load(task: TaskConfig, split: Literal["train", "eval"]) -> list[Problem]:
-    """Return the problems of one split, the same ones every time.
+def load(task: TaskConfig, split: Split) -> list[Problem]:
+    """Maths problems with answers, from a file or the Hub; the same ones every time.
 
     Raises
     ------
@@ -30,10 +37,30 @@ def load(task: TaskConfig, split: Literal["train", "eval"]) -> list[Problem]:
     return rows.problems(task, split, lambda place, row: _problem(place, row, task))
 
 
+def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:
+    """Whether the last box of each text equals the answer, by math-verify: bool (len(texts),).
+
+    Answers that cannot be compared in time are wrong; a warning counts them and shows the first.
+    """
+    graded = grading.grade_math([problem.answer for problem in problems], texts)
+    late = np.flatnonzero(graded.timed_out)
+    if len(late):
+        warnings.warn(
+            f"{task.label}: {len(late)} of {len(texts)} answers are graded wrong: comparing "
+            f"them takes over {grading.LIMIT_S} s; the first: "
+            f"{grading.boxed(texts[late[0]])!r:.80}",
+            stacklevel=3,
+        )
+    return graded.correct
+
+
+TASKS.add("math", Task(load, grade, COLUMNS))
+
+
 def _problem(place: str, row: Any, task: TaskConfig) -> Problem:
     if isinstance(row, dict) and "problem" not in row and "question" in row:
         row = row | {"problem": row["question"]}
-    rows.check(place, row, ("problem", "answer"))
+    rows.check(place, row, COLUMNS)
     answer = str(row["answer"])
     if "####" in answer:
         answer = _THOUSANDS.sub("", answer.rsplit("####", 1)[1])

@@ -11,12 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 from rockstudy.config.fields import TaskConfig
+from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError
-from rockstudy.tasks import Problem, rows
+from rockstudy.tasks import rows
+from rockstudy.tasks.problem import Problem, Split, Task
+
+COLUMNS = ("domain", "conversations")
 
 
-def load(task: TaskConfig) -> list[Problem]:
-    """Return the first ``n_train`` distinct maths prompts, answers empty.
+def load(task: TaskConfig, split: Split) -> list[Problem]:
+    """Maths prompts of OpenThoughts3 without answers: the first ``n_train`` distinct ones.
 
     Raises
     ------
@@ -35,9 +39,12 @@ def load(task: TaskConfig) -> list[Problem]:
     return rows.leading(task, once)
 
 
+TASKS.add("openthoughts3", Task(load, columns=COLUMNS))
+
+
 def _prompt(place: str, row: Any) -> str | None:
     """The first human turn of a maths row; None for another domain."""
-    rows.check(place, row, ("domain", "conversations"))
+    rows.check(place, row, COLUMNS)
     if row["domain"] != "math":
         return None
     turns = row["conversations"]

@@ -14,13 +14,12 @@ import json
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.tasks import Problem
+from rockstudy.tasks.problem import Problem, Split
 
-Split = Literal["train", "eval"]
 Row = tuple[str, Any]  # a place to name in errors, and what stands there
 Make = Callable[[str, Any], Problem | None]
 
@@ -112,7 +111,7 @@ def _take(
     held_out: Container[str] = (),
 ) -> list[Problem]:
     """Consume the problems of a split; `held_out` keys are passed over."""
-    wanted = task.n_eval if split == "eval" else task.n_train
+    wanted = task.size(split)
     taken = list(itertools.islice((p for p in made if p.key not in held_out), wanted))
     if len(taken) < wanted:
         what = f"{len(taken)} problems" if taken else "no problems"

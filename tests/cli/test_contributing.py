@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from rockstudy import paths
@@ -39,7 +40,7 @@ def copy(tmp_path):
             run("git", "apply", "--recount", "-", text=patch)
         for block in blocks(section, "python"):
             where, source = block.split("\n", 1)
-            (tmp_path / where.removeprefix("# ")).write_text(source, encoding="utf-8")
+            add(tmp_path / where.removeprefix("# "), source)
 
     run("git", "init", "-q")
     return run, apply, tmp_path
@@ -53,43 +54,73 @@ def commands(section: str) -> list[list[str]]:
     return [[sys.executable, "-m", "rockstudy.cli.main", *shlex.split(line)[1:]] for line in lines]
 
 
-CHECK_SELECTOR = """
-import numpy as np, pandas as pd
-from rockstudy import config, selectors
-tokens = pd.DataFrame({"token_id": [1, 1, 2, 2, 3], "rkl_pre": [1, 2, 3, 4, 9.0],
-                       "rkl_post": [1, 2, 1, 1, 0.0]})
-assert selectors.select(tokens, "learned", 1).ids == (2,)
-config.from_parameters("tiny", freeze__extra=["keep-learned"])
-"""
+def add(file, source: str) -> None:
+    """Write a file, or add a cell to a notebook after the one that makes `types`."""
+    if file.suffix != ".ipynb":
+        file.write_text(source, encoding="utf-8")
+        return
+    notebook = nbformat.read(file, as_version=4)
+    before = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("types ="))
+    notebook.cells.insert(before + 1, nbformat.v4.new_code_cell(source.strip()))
+    nbformat.write(notebook, file)
 
-CHECK_TASK = """
-from rockstudy import config, tasks
-task = config.from_parameters("tiny", benchmarks__1__name="parity").benchmarks[1]
+
+CHECKS = {
+    "A score": """
+import pandas as pd
+from rockstudy.config.overrides import from_parameters
+from rockstudy.config.registry import SCORES
+name = from_parameters("tiny", rocks__selector="persistent").rocks.selector
+types = pd.DataFrame({"loss": [1.0, 2.0], "n_persistent": [5, 1]})
+assert SCORES[name](types).tolist() == [5, 2]
+""",
+    "An arm": """
+import types
+from rockstudy.config.overrides import from_parameters
+from rockstudy.config.registry import ARMS
+from_parameters("tiny", freeze__extra=["rocks-and-next"])
+made = types.SimpleNamespace(rocks=(1, 2), next_ranks=(3,), types=lambda ids: ids)
+assert ARMS["rocks-and-next"](made) == (1, 2, 3)
+""",
+    "A figure": """
+import pandas as pd
+from rockstudy.rocks import figures
+figures.rock_consistency(pd.DataFrame({"n_persistent": [0, 4, 5], "ccr": [0, 0.5, 1]}))
+""",
+    "A task of one's own": """
+from rockstudy import tasks
+from rockstudy.config.overrides import from_parameters
+config = from_parameters("tiny", plugins=["parity.py"], benchmarks__1__name="parity")
+task = config.benchmarks[1]
 train, evaluation = (tasks.load(task, split) for split in ("train", "eval"))
 assert not {p.prompt for p in train} & {p.prompt for p in evaluation}
 assert len(train) == task.n_train and len(evaluation) == task.n_eval
 right = [f"It is {p.answer}." for p in evaluation]
 assert tasks.grade(task, evaluation, right).all()
 assert not tasks.grade(task, evaluation, ["I cannot say."] * len(evaluation)).any()
-"""
+""",
+}
 
 
-@pytest.mark.parametrize(
-    ("section", "check"), [("A selector", CHECK_SELECTOR), ("A task", CHECK_TASK)]
-)
-def test_an_example_applies_to_the_code_as_it_is_and_does_what_it_says(copy, section, check):
+@pytest.mark.parametrize("section", CHECKS)
+def test_an_example_applies_to_the_code_as_it_is_and_does_what_it_says(copy, section):
     run, apply, _ = copy
     apply(section)
-    run(sys.executable, "-c", check)
+    run(sys.executable, "-c", CHECKS[section])
+
+
+def test_an_example_edits_no_more_files_than_a_newcomer_should_have_to():
+    most = {"A score": 2, "An arm": 1, "A figure": 2, "A task of one's own": 1}
+    for section, limit in most.items():
+        patched = re.findall(r"^\+\+\+ b/(.+)$", SECTIONS[section], re.MULTILINE)
+        assert len(patched) + len(blocks(section, "python")) <= limit
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_examples_run(copy):
+@pytest.mark.parametrize("section", [*CHECKS, "A notebook"])
+def test_the_commands_of_an_example_run(copy, section):
     run, apply, folder = copy
-    for section in ("A selector", "A task", "A notebook"):
-        apply(section)
-    made, then = commands("A notebook")
-    for command in [*commands("A task"), made, then]:
+    apply(section)
+    for command in commands(section):
         run(*command)
-    assert (folder / "runs/tiny/notebooks/10_first_tokens.ipynb").is_file()
-    assert (folder / "runs/parity/notebooks/00_task_and_models.ipynb").is_file()
+    assert [*folder.glob("runs/*/notebooks/*.ipynb")]

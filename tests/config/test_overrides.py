@@ -54,7 +54,7 @@ BAD = [
     ({"benchmarks__0": 9}, ["benchmarks__0", "a field"]),
     (
         {"train_task__name": "maths"},
-        ["train_task__name:", "lab_math, lab_instruct, arithmetic, math"],
+        ["train_task__name:", "lab_math, arithmetic, ifeval, math", "mean 'math'"],
     ),
     ({"train_task__path": "x.jsonl"}, ["train_task__path:", "None for lab_math", "'x.jsonl'"]),
     ({"train_task__name": "math"}, ["train_task__path:", "JSONL or parquet", "got None"]),

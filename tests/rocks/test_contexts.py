@@ -1,42 +1,15 @@
-"""Windows, encodings and the share of similar contexts, against double loops over pairs."""
+"""The share of similar contexts, against double loops over pairs."""
 
 import math
 from collections import Counter
 
 import numpy as np
 import pytest
-import torch
-from conftest import tiny_model
+from corpora import every_token, rollouts, window
 from scipy import sparse
 
 from rockstudy.errors import StudyError
-from rockstudy.rocks import contexts, neighbours
-from rockstudy.sampling.rollout import Rollouts
-
-PAD = 3  # also a token of the corpora, so that padding in a window would be found
-
-
-def rollouts(lengths, types=12, seed=0):
-    """Completions of tokens drawn with probability 1 / (k + 1), padded with a real token's id."""
-    rng = np.random.default_rng(seed)
-    chance = 1 / np.arange(1, types + 1)
-    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
-    ids = rng.choice(types, size=mask.shape, p=chance / chance.sum()).astype(np.int32)
-    prompts = [rng.integers(0, types, n) for n in (1, 4, 2)]
-    index = (np.arange(len(lengths)) % 3).astype(np.int32)
-    ids[~mask] = PAD
-    return Rollouts(prompts, ids, mask, index, index.astype(np.int16), np.zeros(len(mask), bool))
-
-
-def every_token(corpus):
-    """Rows, columns and types of all positions, in shuffled order."""
-    rows, columns = np.random.default_rng(9).permutation(np.argwhere(corpus.mask)).T
-    return rows, columns, corpus.completion_ids[rows, columns]
-
-
-def window(corpus, row, column, radius):
-    ids = corpus.completion_ids[row, : corpus.mask[row].sum()].tolist()
-    return ids[max(0, column - radius) : column] + ids[column + 1 : column + 1 + radius]
+from rockstudy.rocks import contexts, encoders, neighbours
 
 
 def by_double_loop(similarity, groups, gamma):
@@ -88,7 +61,7 @@ def test_share_of_similar_windows_equals_a_double_loop_over_multisets(path, radi
     rows, columns, types = every_token(corpus)
     windows = [window(corpus, r, c, radius) for r, c in zip(rows, columns, strict=True)]
     expected = by_double_loop(of_windows(windows), types, gamma)
-    bags = contexts.bag_of_ids(corpus, rows, columns, radius)
+    bags = encoders.bag_of_ids(corpus, rows, columns, radius)
     for block in (1, 50, neighbours.BLOCK):
         found = contexts.consistency(bags, types, gamma, block=block)
         np.testing.assert_allclose(found, expected, atol=0, rtol=1e-15)
@@ -112,7 +85,7 @@ def test_large_groups_take_the_table_and_the_sparse_correction(monkeypatch):
     """The real thresholds on groups of more than a thousand, against one whole product."""
     corpus = rollouts([1500] * 3, types=60)
     rows, columns, types = every_token(corpus)
-    bags = contexts.bag_of_ids(corpus, rows, columns, 4)
+    bags = encoders.bag_of_ids(corpus, rows, columns, 4)
     called = []
     count = neighbours._correction
     monkeypatch.setattr(neighbours, "_correction", lambda *a: called.append(len(a[1])) or count(*a))
@@ -140,7 +113,7 @@ def test_share_of_similar_dense_rows_equals_a_double_loop(block):
 def test_dense_and_sparse_rows_give_the_same_shares(path):
     corpus = rollouts([40, 33])
     rows, columns, types = every_token(corpus)
-    bags = contexts.bag_of_ids(corpus, rows, columns, 2)
+    bags = encoders.bag_of_ids(corpus, rows, columns, 2)
     found = [contexts.consistency(x, types, 0.5) for x in (bags, bags.toarray())]
     np.testing.assert_array_equal(*found)
 
@@ -165,58 +138,6 @@ def test_no_occurrences_give_no_shares(encode):
     assert contexts.consistency(encode, np.empty(0, int), 0.5).shape == (0,)
 
 
-def test_windows_stop_at_the_completions_edges_and_hold_no_padding():
-    corpus = rollouts([6, 1, 3])
-    rows, columns, _ = every_token(corpus)
-    bags = contexts.bag_of_ids(corpus, rows, columns, 2)
-    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        found = Counter((bags[[i]].indices // 4).tolist())
-        assert found == Counter(window(corpus, row, column, 2))
-    assert bags.dtype == np.float32 and (bags.data == 1).all()
-
-
-def test_encodings_do_not_depend_on_how_many_windows_are_held(monkeypatch):
-    corpus = rollouts([20, 9])
-    rows, columns, _ = every_token(corpus)
-    table = np.random.default_rng(3).normal(size=(12, 5))
-    bags = contexts.bag_of_ids(corpus, rows, columns, 3)
-    means = contexts.mean_embedding(corpus, rows, columns, 3, table)
-    monkeypatch.setattr(contexts, "_WINDOWS", 4)
-    assert (bags != contexts.bag_of_ids(corpus, rows, columns, 3)).nnz == 0
-    again = contexts.mean_embedding(corpus, rows, columns, 3, torch.tensor(table))
-    np.testing.assert_array_equal(means, again)
-
-
-def test_mean_embedding_is_the_mean_over_the_window_without_its_centre():
-    corpus = rollouts([20, 1, 9])
-    rows, columns, _ = every_token(corpus)
-    table = np.random.default_rng(4).normal(size=(12, 5)).astype(np.float32)
-    found = contexts.mean_embedding(corpus, rows, columns, 2, table)
-    assert found.dtype == np.float32
-    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        ids = window(corpus, row, column, 2)
-        expected = table[ids].mean(0) if ids else np.zeros(5)
-        np.testing.assert_allclose(found[i], expected, atol=1e-6)
-
-
-def test_hidden_states_equal_a_forward_of_each_row_alone(tiny_tokenizer):
-    model = tiny_model(tiny_tokenizer, 32, seed=0).train()
-    corpus = rollouts([12, 5, 8, 1, 12])
-    rows, columns, _ = every_token(corpus)
-    rows, columns = rows[rows != 2][:25], columns[rows != 2][:25]  # one rollout is not needed
-    found = contexts.hidden_states(corpus, rows, columns, model, 2)
-    assert found.dtype == np.float32 and model.training
-    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        prompt = corpus.prompt_ids[corpus.prompt_index[row]]
-        ids = np.concatenate([prompt, corpus.completion_ids[row, :column]])
-        with torch.no_grad():
-            states = model(torch.tensor(ids)[None], output_hidden_states=True).hidden_states
-        np.testing.assert_allclose(found[i], states[-1][0, -1].numpy(), atol=2e-5)
-    for batch_size in (1, 100):
-        again = contexts.hidden_states(corpus, rows, columns, model, batch_size)
-        np.testing.assert_allclose(again, found, atol=2e-5)
-
-
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -235,35 +156,3 @@ def test_consistency_refuses_what_it_cannot_count(change, line):
     given = {"features": np.ones((4, 2)), "groups": np.zeros(4, int), "gamma": 0.5} | change
     with pytest.raises(StudyError, match=line):
         contexts.consistency(**given)
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "radius", "line"),
-    [
-        (0, 0, 0, "radius: must be a whole number of at least 1; got 0"),
-        (0, 0, 1.5, "radius: must be a whole number of at least 1; got 1.5"),
-        (2, 0, 1, r"rows: must be in \[0, 2\); got 2"),
-        (1, 3, 1, r"columns: must be in \[0, 3\), the completion of row 1; got 3"),
-        (1, -1, 1, r"columns: must be in \[0, 3\), the completion of row 1; got -1"),
-    ],
-)
-def test_encodings_refuse_what_is_not_a_window_of_a_completion(row, column, radius, line):
-    corpus = rollouts([6, 3])
-    with pytest.raises(StudyError, match=line):
-        contexts.bag_of_ids(corpus, [row], [column], radius)
-    with pytest.raises(StudyError, match=line):
-        contexts.mean_embedding(corpus, [row], [column], radius, np.ones((12, 2)))
-
-
-def test_encodings_refuse_lengths_ids_and_prompts_that_do_not_fit(tiny_tokenizer):
-    corpus = rollouts([6, 3])
-    with pytest.raises(StudyError, match=r"rows, columns: must have one length; got \(1,\), \(2,"):
-        contexts.bag_of_ids(corpus, [0], [0, 1], 1)
-    with pytest.raises(StudyError, match="embeddings: must have a row for every token id"):
-        contexts.mean_embedding(corpus, [0] * 6, range(6), 1, np.ones((1, 2)))
-    model = tiny_model(tiny_tokenizer, 32, seed=0)
-    with pytest.raises(StudyError, match="batch_size: must be a whole number of at least 1"):
-        contexts.hidden_states(corpus, [0], [0], model, 0)
-    corpus.prompt_ids[0] = np.empty(0, np.int64)
-    with pytest.raises(StudyError, match="prompt_ids: prompt 0 must have at least one token"):
-        contexts.hidden_states(corpus, [0], [0], model, 1)

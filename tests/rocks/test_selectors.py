@@ -6,7 +6,7 @@ import pytest
 
 from rockstudy.errors import StudyError
 from rockstudy.rocks import selectors
-from rockstudy.rocks.token_table import TokenSet
+from rockstudy.rocks.token_set import TokenSet
 
 TOKENS = pd.DataFrame(
     {

@@ -8,7 +8,8 @@ import torch
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.rocks import token_table as module
-from rockstudy.rocks.token_table import TokenSet, TokenTable, token_table, type_table
+from rockstudy.rocks.token_set import TokenSet
+from rockstudy.rocks.token_table import TokenTable, token_table, type_table
 from rockstudy.sampling import rollout
 from rockstudy.sampling.rollout import Rollouts
 

@@ -94,7 +94,9 @@ def test_rows_that_need_missing_data_are_named_and_left_out(tmp_path, no_punkt):
 def test_with_the_data_sentences_are_counted(tmp_path, punkt):
     problems = tasks.load(task(write(tmp_path / "i.jsonl", ROWS)), "eval")
     assert [p.key for p in problems] == ["1", "2", "3"]
-    graded = ifeval.follows([problems[2]] * 2, ["It is one. It is two.", "It is one alone"])
+    graded = ifeval.grade(
+        task("f.jsonl"), [problems[2]] * 2, ["It is one. It is two.", "It is one alone"]
+    )
     assert graded == [True, False]
 
 
@@ -128,7 +130,7 @@ def test_brackets_nested_beyond_the_json_parser_follow_nothing():
     pytest.importorskip("lm_eval")
     json_format = {"instruction_id_list": ["detectable_format:json_format"], "kwargs": [{}]}
     problem = tasks.Problem("JSON, please.", "", "", "1", json_format)
-    assert ifeval.follows([problem] * 2, ['{"a": 1}', "[" * 50_000]) == [True, False]
+    assert ifeval.grade(task("f.jsonl"), [problem] * 2, ['{"a": 1}', "[" * 50_000]) == [True, False]
 
 
 @real
@@ -193,7 +195,9 @@ def test_a_language_is_detected_the_same_way_every_time():
     pytest.importorskip("lm_eval")
     asked = {"instruction_id_list": ["language:response_language"], "kwargs": [{"language": "de"}]}
     problem = tasks.Problem("Auf Deutsch.", "", "", "1", asked)
-    assert ifeval.follows([problem] * 2, ["Das ist ein schöner Tag.", "A fine day"]) == [
+    assert ifeval.grade(
+        task("f.jsonl"), [problem] * 2, ["Das ist ein schöner Tag.", "A fine day"]
+    ) == [
         True,
         False,
     ]

@@ -5,6 +5,7 @@ from itertools import islice
 
 import pytest
 
+from rockstudy.config.fields import TaskConfig
 from rockstudy.tasks.grading import grade_number
 from rockstudy.tasks.lab import instructions, maths
 from rockstudy.tasks.lab.register import LAYOUTS, STUDENT, TEACHER, layout_of, write
@@ -12,6 +13,10 @@ from rockstudy.tasks.lab.register import LAYOUTS, STUDENT, TEACHER, layout_of, w
 
 def drafts(n, split="train", seed=3):
     return list(islice(maths.drafts(split, random.Random(seed)), n))
+
+
+def sizes(n):
+    return TaskConfig(name="lab_math", n_train=n, n_eval=n, max_prompt_tokens=256)
 
 
 def value(expression, x=None):
@@ -79,18 +84,18 @@ def test_layout_follows_the_voice_with_noise():
 
 
 def test_training_and_evaluation_problems_are_disjoint():
-    train = {p.key for p in maths.load("train", 5000)}
-    held_out = {p.key for p in maths.load("eval", 500)}
+    train = {p.key for p in maths.load(sizes(5000), "train")}
+    held_out = {p.key for p in maths.load(sizes(500), "eval")}
     assert len(held_out) == 500 and not train & held_out
-    train = {p.key.split(":", 1)[1] for p in instructions.load("train", 2000)}
-    held_out = {p.key.split(":", 1)[1] for p in instructions.load("eval", 500)}
+    train = {p.key.split(":", 1)[1] for p in instructions.load(sizes(2000), "train")}
+    held_out = {p.key.split(":", 1)[1] for p in instructions.load(sizes(500), "eval")}
     assert not train & held_out
 
 
 def test_the_corpus_is_deterministic_from_its_seed():
-    assert maths.load("eval", 40) == maths.load("eval", 40)
-    assert instructions.load("eval", 40) == instructions.load("eval", 40)
-    assert maths.load("train", 40, seed=1) != maths.load("train", 40, seed=2)
+    assert maths.load(sizes(40), "eval") == maths.load(sizes(40), "eval")
+    assert instructions.load(sizes(40), "eval") == instructions.load(sizes(40), "eval")
+    assert maths.distinct("train", 40, seed=1) != maths.distinct("train", 40, seed=2)
 
 
 def test_obeying_writers_follow_every_kind_of_instruction():

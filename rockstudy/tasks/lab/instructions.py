@@ -10,12 +10,14 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rockstudy.tasks import Problem
+from rockstudy.config.fields import TaskConfig
+from rockstudy.config.registry import TASKS
 from rockstudy.tasks.lab.maths import Draft, answer_of, distinct
 from rockstudy.tasks.lab.register import Habits, Style, style_of, write
+from rockstudy.tasks.problem import Problem, Split, Task
 
 PHRASES = ("That is all.", "Thank you.", "I hope this helps.", "Done.")
 WORDS = ("exactly", "simply", "clearly", "carefully")
@@ -145,15 +147,23 @@ def follows(text: str, kwargs: dict) -> bool:
     return KINDS[kwargs["kind"]].check(text, kwargs)
 
 
-def load(split: str, n: int, seed: int = 0) -> list[Problem]:
-    """`n` instructed problems of a split, kinds in turn, the same for the same seed."""
+def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> list[bool]:
+    """Whether each text follows the instruction of its problem."""
+    return [follows(text, p.kwargs) for p, text in zip(problems, texts, strict=True)]
+
+
+def load(task: TaskConfig, split: Split) -> list[Problem]:
+    """The lab's maths problems under instructions, kinds in turn; the same every time."""
     kinds = sorted(KINDS)
-    items = distinct(split, n, seed + 1)
+    items = distinct(split, task.size(split), seed=1)
     return [
         instruct(
             d,
             kinds[(i + i // len(kinds)) % len(kinds)],
-            random.Random(zlib.crc32(f"{seed}{i}{d.key}".encode())),
+            random.Random(zlib.crc32(f"0{i}{d.key}".encode())),
         ).problem
         for i, d in enumerate(items)
     ]
+
+
+TASKS.add("lab_instruct", Task(load, grade))

@@ -16,7 +16,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from rockstudy.tasks import Problem
+from rockstudy.config.fields import TaskConfig
+from rockstudy.config.registry import TASKS
+from rockstudy.tasks import grading
+from rockstudy.tasks.problem import Problem, Split, Task
 
 NAMES = (
     "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan "
@@ -433,6 +436,9 @@ def distinct(split: str, n: int, seed: int, wanted: Callable[[Draft], bool] = bo
     raise AssertionError("drafts is endless")
 
 
-def load(split: str, n: int, seed: int = 0) -> list[Problem]:
-    """`n` lab maths problems of a split ("train" or "eval"), the same for the same seed."""
-    return [problem_of(draft) for draft in distinct(split, n, seed)]
+def load(task: TaskConfig, split: Split) -> list[Problem]:
+    """Procedural maths with worked solutions; the same problems every time."""
+    return [problem_of(draft) for draft in distinct(split, task.size(split), seed=0)]
+
+
+TASKS.add("lab_math", Task(load, grading.grade_numbers))

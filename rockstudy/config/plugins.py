@@ -1,0 +1,89 @@
+"""Plugins: modules of the user's own that register tasks, scores, selectors, encoders and arms.
+
+A plugin is a file, or a module that Python can import. It is imported before the names in a
+configuration are checked, in every process that checks or unpickles the configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from rockstudy.config.registry import REGISTRIES
+from rockstudy.errors import StudyError
+
+if TYPE_CHECKING:
+    from rockstudy.config.fields import StudyConfig
+
+
+def located(names: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """Replace files by their absolute paths: ``mine.py``, or ``mine`` where `folder` has the file.
+
+    Other processes work in other folders, so a relative path would not do for them.
+    """
+    return tuple(_located(name, folder.resolve()) for name in names)
+
+
+def _located(name: str, folder: Path) -> str:
+    file = folder / Path(name if name.endswith(".py") else f"{name}.py").expanduser()
+    return str(file.resolve()) if name.endswith(".py") or file.is_file() else name
+
+
+def load(names: Iterable[str]) -> list[ModuleType]:
+    """Import plugins; those that are imported already cost nothing.
+
+    Raises
+    ------
+    StudyError
+        A module that is not there, cannot be imported or registers nothing; a registered name that
+        is taken.
+    """
+    modules = [_imported(name) for name in names]
+    for module in modules:
+        if not any(_is_within(entry.module, module) for r in REGISTRIES for entry in r.entries()):
+            known = ", ".join(f"{registry.what}s" for registry in REGISTRIES)
+            raise StudyError(
+                f"plugins: must be modules that register {known}; got {module.__name__!r}, which "
+                "registers nothing"
+            )
+    return modules
+
+
+def _imported(name: str) -> ModuleType:
+    file = Path(name) if name.endswith(".py") else None
+    if file and str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))  # which worker processes take over
+    importlib.invalidate_caches()  # the file may be a second old
+    try:
+        module = importlib.import_module(file.stem if file else name)
+        module.__rockstudy_plugin__ = True  # type: ignore[attr-defined]  # `store.code` reads it
+    except Exception as error:  # whatever the user's code raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StudyError(
+            f"plugins: must be files or modules that can be imported; got {name!r} ({reason:.300})"
+        ) from None
+    if file and Path(module.__file__ or "").resolve() != file:
+        raise StudyError(
+            f"plugins: must have a name that no other module has; got {name!r}, and "
+            f"{file.stem!r} is {module.__file__ or 'built into Python'}"
+        )
+    return module
+
+
+def plugin_sources(config: StudyConfig) -> dict[str, str]:
+    """SHA-256 of every source file of a study's plugins, by the name of its module."""
+    return {
+        name: hashlib.sha256(Path(one.__file__).read_bytes()).hexdigest()
+        for module in load(config.plugins)
+        for name, one in sorted(sys.modules.items())
+        if _is_within(name, module) and getattr(one, "__file__", None)
+    }
+
+
+def _is_within(name: str, module: ModuleType) -> bool:
+    return name == module.__name__ or name.startswith(f"{module.__name__}.")

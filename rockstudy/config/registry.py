@@ -1,0 +1,191 @@
+"""Registries: what the names in a configuration stand for.
+
+A registry maps names to functions, or to small frozen objects made of functions. Built-in functions
+are registered where they are defined; importing the registry's home imports them all, at the first
+look-up. So a configuration's names are checked without importing rooms above `config` beforehand,
+and homes import neither torch nor transformers, which take seconds. A user's own functions register
+in the same way, from a file outside the package (`rockstudy.config.plugins`).
+
+    @SELECTORS.register("longest")
+    def longest(tokens):
+        '''The first line of the docstring is the help text.'''
+
+A name that ends in a placeholder registers a family: ``ARMS.register("lambda-<number>", parse=f)``
+answers to ``lambda-0.5``. `parse` turns ``0.5`` into a value or raises a `StudyError`, and the
+registered function gets the value as its argument ``number``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from rockstudy.errors import StudyError, one_of
+
+T = TypeVar("T")
+Parse = Callable[[str], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry(Generic[T]):
+    """A registered name, what it stands for, and the parser of its placeholder."""
+
+    name: str
+    value: T
+    parse: Parse | None = None
+
+    @property
+    def prefix(self) -> str:
+        """The name up to its placeholder."""
+        return self.name.partition("<")[0]
+
+    @property
+    def placeholder(self) -> str:
+        """The word between the angle brackets; empty where the name has none."""
+        return self.name.partition("<")[2].removesuffix(">")
+
+    @property
+    def functions(self) -> tuple[Callable, ...]:
+        """The registered functions: the value, or the functions among the fields of an object."""
+        if not dataclasses.is_dataclass(self.value):
+            return (self.value,)  # type: ignore[return-value]
+        parts = [getattr(self.value, field.name) for field in dataclasses.fields(self.value)]
+        return tuple(part for part in parts if callable(part))
+
+    @property
+    def module(self) -> str:
+        """Name of the module that defines the first function."""
+        return self.functions[0].__module__
+
+    @property
+    def place(self) -> str:
+        """Module and qualified name of the first function."""
+        return f"{self.module}.{self.functions[0].__qualname__}"
+
+    @property
+    def help(self) -> str:
+        """First line of the first function's docstring."""
+        return (self.functions[0].__doc__ or "").strip().partition("\n")[0]
+
+
+class Registry(Mapping[str, T]):
+    """Names and what they stand for, in the order of their registration.
+
+    As a mapping it has the plain names; look-ups also answer to the members of families.
+
+    Parameters
+    ----------
+    what
+        What a name stands for; error lines begin with it.
+    home
+        Module whose import registers the built-in names.
+    """
+
+    def __init__(self, what: str, home: str) -> None:
+        self.what, self.home = what, home
+        self._entries: dict[str, Entry[T]] = {}
+        self._loaded = False
+
+    def register(self, name: str, parse: Parse | None = None) -> Callable[[T], T]:
+        """Register the decorated function under a name; errors as `add`."""
+
+        def decorate(value: T) -> T:
+            self.add(name, value, parse)
+            return value
+
+        return decorate
+
+    def add(self, name: str, value: T, parse: Parse | None = None) -> None:
+        """Register a value. The same function may be registered again: its module was reloaded.
+
+        Raises
+        ------
+        StudyError
+            A name that a different function has.
+        """
+        self._load()
+        entry = Entry(name, value, parse)
+        taken = self._entries.get(name, entry)
+        if taken.place != entry.place:
+            raise StudyError(
+                f"{self.what} {name!r}: must have one definition; got {taken.place} and "
+                f"{entry.place}"
+            )
+        self._entries[name] = entry
+
+    def entries(self) -> tuple[Entry[T], ...]:
+        """Every registered name, families included, with its functions and help text."""
+        self._load()
+        return tuple(self._entries.values())
+
+    def help(self) -> dict[str, str]:
+        """The help text of every name."""
+        return {entry.name: entry.help for entry in self.entries()}
+
+    def complaint(self, name: Any) -> str | None:
+        """What is wrong with a name: the legal ones and what was given; None where it is legal."""
+        found, reason = self._find(name)
+        names = [entry.name for entry in self.entries()]
+        return one_of(name, names, reason) if found is None else None
+
+    def check(self, name: str) -> str:
+        """Return the name; StudyError where it is unknown."""
+        complaint = self.complaint(name)
+        if complaint:
+            raise StudyError(f"{self.what}: {complaint}")
+        return name
+
+    def __getitem__(self, name: str) -> T:
+        """What a name stands for; StudyError where it is unknown."""
+        found, _ = self._find(self.check(name))
+        assert found is not None
+        return found
+
+    def _find(self, name: Any) -> tuple[T | None, str]:
+        """What a name stands for; None, and why the family that it resembles refuses it."""
+        reason = ""
+        plain_first = sorted(self.entries(), key=lambda entry: entry.parse is not None)
+        for entry in plain_first if isinstance(name, str) else ():
+            if entry.parse is None and name == entry.name:
+                return entry.value, ""
+            if entry.parse is not None and name.startswith(entry.prefix):
+                try:
+                    given = {entry.placeholder: entry.parse(name.removeprefix(entry.prefix))}
+                    return partial(entry.value, **given), ""  # type: ignore
+                except StudyError as error:
+                    reason = str(error)
+        return None, reason
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a name is registered or a member of a family."""
+        return self.complaint(name) is None
+
+    def __iter__(self) -> Iterator[str]:
+        """The plain names."""
+        return (entry.name for entry in self.entries() if not entry.parse)
+
+    def __len__(self) -> int:
+        """How many plain names there are."""
+        return sum(1 for _ in self)
+
+    def _load(self) -> None:
+        """Import the home once; it registers the built-in names while this is under way."""
+        if self._loaded:
+            return
+        self._loaded = True
+        try:
+            importlib.import_module(self.home)
+        except BaseException:
+            self._loaded = False
+            raise
+
+
+TASKS: Registry[Any] = Registry("task", home="rockstudy.tasks")
+SCORES: Registry[Callable] = Registry("score", home="rockstudy.rocks.scores")
+SELECTORS: Registry[Callable] = Registry("selector", home="rockstudy.rocks.selectors")
+ENCODERS: Registry[Callable] = Registry("encoder", home="rockstudy.rocks.encoders")
+ARMS: Registry[Callable] = Registry("arm", home="rockstudy.selective.arms")
+REGISTRIES = (TASKS, SCORES, SELECTORS, ENCODERS, ARMS)

@@ -1,0 +1,125 @@
+"""What arms are made from: a finished baseline's measurements, and the weights made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from rockstudy.config.fields import StudyConfig
+from rockstudy.rocks import controls, selectors
+from rockstudy.rocks.detection import Detection
+from rockstudy.selective.windows import random_window_weights, window_weights
+from rockstudy.training.arm import Arm
+from rockstudy.training.position_weights import (
+    Level,
+    Ramp,
+    WeightFunction,
+    persistence_weights,
+    redetected,
+    token_weights,
+)
+
+REDETECTIONS = 4  # ours: how often a stage finds its rocks anew
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an arm is made from, measured on a finished baseline.
+
+    Attributes
+    ----------
+    detection
+        Scored types, thresholds, rock settings.
+    tokens
+        The token table behind it.
+    special
+        Ids of special tokens, which are never frozen as controls.
+    config
+        The study.
+    name, seed
+        Of the arm that is being made: its name and training seed.
+    """
+
+    detection: Detection
+    tokens: pd.DataFrame
+    special: tuple[int, ...]
+    config: StudyConfig
+    name: str = "baseline"
+    seed: int = 0
+
+    @property
+    def rocks(self) -> tuple[int, ...]:
+        """The rocks: the first K types by rank."""
+        return self.detection.rocks().ids
+
+    @property
+    def controls(self) -> tuple[int, ...]:
+        """As many other types, matched to the rocks by frequency."""
+        pairs = controls.assign(self.detection.types, self.rocks, exclude=self.special).pairs
+        return tuple(sorted(pairs.token_id_control.tolist()))
+
+    @property
+    def threshold(self) -> float:
+        """Reverse KL, which every arm trains on, above which a position belongs to a window.
+
+        The rocks' own quantile of the reverse KL after OPD.
+        """
+        if self.detection.settings.loss == "rkl":
+            return self.detection.tau_post
+        return float(np.quantile(self.tokens.rkl_post, self.detection.settings.tau_post))
+
+    @property
+    def next_ranks(self) -> tuple[int, ...]:
+        """The types of rank K + 1 to 2 K (the paper's code: 101 to 200)."""
+        k, types = self.detection.settings.k, self.detection.types
+        return tuple(sorted(types.token_id[types["rank"].between(k + 1, 2 * k)].tolist()))
+
+    @property
+    def ramp(self) -> Ramp:
+        """A weight from 0 to 1 over the stage."""
+        return Ramp(0.0, 1.0, self.config.stage2.steps)
+
+    def selected(self, selector: str) -> tuple[int, ...]:
+        """The first K types of a selector; StudyError where it ranks fewer."""
+        return selectors.select(self.tokens, selector, self.config.rocks.k).ids
+
+    def arm(
+        self, weights: WeightFunction | None, normalize: Literal["tokens", "weights"] = "tokens"
+    ) -> Arm:
+        """An arm of any position weights."""
+        return Arm(self.name, weights, normalize)
+
+    def types(
+        self,
+        ids: Collection[int],
+        *,
+        keep: bool = False,
+        normalize: Literal["tokens", "weights"] = "tokens",
+    ) -> Arm:
+        """Leave token types out of the loss, or with `keep` all the others."""
+        return self.arm(token_weights(ids, 0.0, keep=keep), normalize)
+
+    def windows(self, value: Level) -> Arm:
+        """Weigh the rocks and their windows, which reach as far as the rocks' context windows."""
+        width = self.config.rocks.window
+        return self.arm(window_weights(self.rocks, value, self.threshold, width))
+
+    def random_windows(self, value: Level) -> Arm:
+        """Weigh random windows that match those of the rocks."""
+        width, ids = self.config.rocks.window, (self.rocks, self.controls)
+        return self.arm(random_window_weights(*ids, value, self.threshold, width, self.seed))
+
+    def persistence(self) -> Arm:
+        """Weigh each rock by 1 - its persistence."""
+        return self.arm(persistence_weights(self.detection.types, self.rocks, 0.0))
+
+    def redetected(self) -> Arm:
+        """Leave out the K types with most loss lately, found anew `REDETECTIONS` times."""
+        # the ledger closes a window every logging_steps: a period is made of whole ones
+        stage = self.config.stage2
+        periods = max(1, round(stage.steps / REDETECTIONS / stage.logging_steps))
+        return self.arm(redetected(self.config.rocks.k, periods * stage.logging_steps, 0.0))
