@@ -281,7 +281,7 @@ def measure_command(
     given = {name: parameters.literal(text) for name, text in map(_pair, parameter or [])}
     study, run = from_parameters(preset, seed, **given), paths.run_dir(run_id or preset)
     measure.check(parts or [])
-    first = os.environ.get("RANK", "0") == "0" and launcher.PARENT not in os.environ
+    first = os.environ.get("RANK", "0") == "0" and processes == 1
     with _locked(run) if first else contextlib.nullcontext():
         if processes == 1:
             measure.measure(study, run, parts or [])
