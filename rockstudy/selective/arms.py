@@ -31,9 +31,9 @@ from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
 from rockstudy.rocks import controls, selectors
 from rockstudy.rocks.detection import Detection
-from rockstudy.selective.windows import random_window_weights, window_weights
+from rockstudy.selective.windows import RandomWindows, WindowWeights
 from rockstudy.training.arm import BASELINE, Arm
-from rockstudy.training.position_weights import Ramp, persistence_weights, redetected, token_weights
+from rockstudy.training.position_weights import Ramp, Redetected, TokenWeights, persistence_weights
 
 REDETECTIONS = 4  # ours: how often a stage finds its rocks anew
 MATCH = 0.01  # ours: how far the share of random windows may be from that of the rocks' own
@@ -98,37 +98,37 @@ def build(name: str, material: Material, config: StudyConfig, seed: int) -> Arm:
     if name == "baseline":
         return BASELINE
     if name == "rock-freeze":
-        return Arm(name, window_weights(rocks, 0.0, threshold, width))
+        return Arm(name, WindowWeights(rocks, 0.0, threshold, width))
     if name == "random-windows":
         others = material.controls
-        weights = random_window_weights(rocks, others, 0.0, threshold, width, seed)
+        weights = RandomWindows(rocks, others, 0.0, threshold, width, seed)
         return Arm(name, weights)
     if name == "ramp":
         ramp = Ramp(0.0, 1.0, config.stage2.steps)
-        return Arm(name, window_weights(rocks, ramp, threshold, width))
+        return Arm(name, WindowWeights(rocks, ramp, threshold, width))
     if found := re.fullmatch(r"lambda-(0\.\d+)", name):
-        return Arm(name, window_weights(rocks, float(found[1]), threshold, width))
+        return Arm(name, WindowWeights(rocks, float(found[1]), threshold, width))
     if name in ("types", "types-normalized"):
         normalize = "weights" if name == "types-normalized" else "tokens"
-        return Arm(name, token_weights(rocks, 0.0), normalize)
+        return Arm(name, TokenWeights(rocks, 0.0), normalize)
     if name == "next-ranks":
-        return Arm(name, token_weights(material.next_ranks, 0.0))
+        return Arm(name, TokenWeights(material.next_ranks, 0.0))
     if name == "soft":
         return Arm(name, persistence_weights(material.detection.types, rocks, 0.0))
     if name == "redetected":
         # the ledger closes a window every logging_steps: a period is made of whole ones
         logged = config.stage2.logging_steps
         periods = max(1, round(config.stage2.steps / REDETECTIONS / logged))
-        return Arm(name, redetected(k, periods * logged, 0.0))
+        return Arm(name, Redetected(k, periods * logged, 0.0))
     if name == "keep-rocks":
-        return Arm(name, token_weights(rocks, 0.0, keep=True))
+        return Arm(name, TokenWeights(rocks, 0.0, keep=True))
     how, _, selector = name.partition("-")
     if how not in ("freeze", "keep"):
         raise StudyError(
             f"freeze__arms: must be names listed in rockstudy.selective.arms; got {name!r}"
         )
     chosen = selectors.select(material.tokens, selector, k).ids
-    return Arm(name, token_weights(chosen, 0.0, keep=how == "keep"))
+    return Arm(name, TokenWeights(chosen, 0.0, keep=how == "keep"))
 
 
 def plan(config: StudyConfig) -> list[tuple[str, int, bool]]:
