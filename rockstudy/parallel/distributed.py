@@ -197,25 +197,21 @@ def once(cached: Callable[[Compute], FolderArtefact], compute: Compute) -> Folde
     processes = together()
     if processes.num_processes == 1:
         return cached(compute)
-    message: list[Any] = [None, None]  # the folder to fill; the finished one
 
     def everywhere(folder: Path) -> None:
-        message[0] = folder
-        broadcast_object_list(message)
-        compute(folder)
+        compute(agreed(folder))
         processes.wait_for_everyone()
 
+    found: Any = None
     if processes.is_main_process:
-        message[1] = cached(everywhere)
-        broadcast_object_list(message)
-    while message[1] is None:
-        broadcast_object_list(message)
-        if message[1] is None:
-            folder = message[0]
-            _seen(folder, folder.is_dir)
-            compute(folder)
-            processes.wait_for_everyone()
-    found: FolderArtefact = message[1]
+        found = cached(everywhere)
+        if not found.fresh:
+            agreed(None)  # there was nothing to fill
+    elif folder := agreed(None):
+        _seen(folder, folder.is_dir)
+        compute(folder)
+        processes.wait_for_everyone()
+    found = agreed(found)
     if not processes.is_main_process:
         _seen(found.path, lambda: cache.load_manifest(found.path) == found.manifest)
     return found
