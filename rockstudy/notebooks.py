@@ -1,4 +1,4 @@
-"""What a notebook's kernel needs: errors as one line, and parameters that papermill cannot misspell.
+"""What a notebook's kernel needs: errors as one line, and no misspelt parameters from papermill.
 
 papermill writes its values into a cell after the ``parameters`` cell, whatever their names and
 types. Both cells are in the kernel's history when a notebook opens its run, and are compared there.
@@ -74,7 +74,7 @@ def _unknown(name: str, legal: list[str]) -> str:
     if "__" in name:
         return (
             f"{name}: must be one of {', '.join(legal)}; a field of the configuration goes into "
-            f"overrides (rockstudy run -p {name} VALUE, or papermill -y 'overrides: {{{name}: ...}}')"
+            f"overrides (rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}')"
         )
     near = difflib.get_close_matches(name, legal, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""

@@ -508,7 +508,7 @@ def _agreeing(
     known, run_id = recorded(path), path.name
     if from_run is not None and from_run != origin_of(path):
         raise StudyError(
-            f"from_run: {run_id!r} exists and was started from {origin_of(path)!r}; got {from_run!r}"
+            f"from_run: {run_id!r} was started from {origin_of(path)!r}; got {from_run!r}"
         )
     same = preset is None or preset == known.preset
     wanted = _with(known if same else from_parameters(preset), seed, given)

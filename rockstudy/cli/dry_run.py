@@ -71,7 +71,7 @@ def checks(
     return [
         Check("configuration", f"preset {config.preset}, fingerprint {config.fingerprint()}"),
         Check("notebooks", f"{names}: parameters accepted"),
-        *_models(config),
+        *_models(config, pair),
         *_data(config, run),
         *_batches(config, pair, processes),
         *_versions(),
@@ -88,7 +88,7 @@ def quick(config: StudyConfig) -> list[Check]:
     """
     pair = _pair_dimensions(config)
     return [
-        *_models(config, hub=False),
+        *_models(config, pair, hub=False),
         *_data(config, None, hub=False),
         *_batches(config, pair, processes=1),
     ]
@@ -106,7 +106,9 @@ def table(made: Sequence[Check]) -> str:
 # --- models and data ------------------------------------------------------------------------------
 
 
-def _models(config: StudyConfig, hub: bool = True) -> Iterator[Check]:
+def _models(
+    config: StudyConfig, sizes: estimates.ModelPair | None, hub: bool = True
+) -> Iterator[Check]:
     pair = config.pair
     for field in ("teacher", "student"):
         name, revision = getattr(pair, field), getattr(pair, f"{field}_revision")
@@ -121,15 +123,15 @@ def _models(config: StudyConfig, hub: bool = True) -> Iterator[Check]:
             yield Check(field, f"{name}: {found}")
         except StudyError as error:
             yield Check(field, name, str(error))
-    sizes = _pair_dimensions(config)
-    if sizes is None:
+    vocabulary = [] if sizes is None else [model.config.vocab_size for model in sizes]
+    if not vocabulary:
         yield Check("vocabulary", "dimensions not known without the weights: not checked")
-    elif sizes.student.vocab != sizes.teacher.vocab:
-        both = f"{sizes.teacher.vocab} ids and the student {sizes.student.vocab}"
+    elif vocabulary[0] != vocabulary[1]:
+        both = f"{vocabulary[1]} ids and the student {vocabulary[0]}"
         line = f"student: must share the teacher's vocabulary; the teacher has {both}"
         yield Check("vocabulary", both, line)
     else:
-        yield Check("vocabulary", f"{sizes.teacher.vocab} ids in both")
+        yield Check("vocabulary", f"{vocabulary[0]} ids in both")
 
 
 def _local_weights(source: sources.Source, field: str) -> str:
@@ -148,14 +150,14 @@ def _pair_dimensions(config: StudyConfig) -> estimates.ModelPair | None:
     if student is None or teacher is None:
         return None
     if pair.drop_every is not None:
-        student = student.pruned(pair.drop_every)
+        student = Dimensions(loading.depth_pruned(student.model, pair.drop_every))
     return estimates.ModelPair(student, teacher)
 
 
 def _dimensions(name: str, field: str) -> Dimensions | None:
     """From our list of facts, from a tiny model itself, or from a folder's configuration."""
     if name in KNOWN:
-        return KNOWN[name]
+        return Dimensions.of(KNOWN[name])
     try:
         if name.startswith("tiny:"):
             tokenizer = loading.load_tokenizer(name, field=field)
@@ -272,7 +274,7 @@ def _batches(
         return
     trained = config.train_task.max_prompt_tokens
     graded = max(task.max_prompt_tokens for task in config.benchmarks)
-    context = min(model.context for model in pair)
+    context = min(model.config.max_position_embeddings for model in pair)
     prompts = dict.fromkeys(("stage1", "stage2"), trained)
     prompts |= dict.fromkeys(("evaluation", "statistics", "knockout"), graded)
     for name, prompt in prompts.items():

@@ -107,7 +107,7 @@ def teacher_bytes(teacher: Dimensions, shards: int) -> float:
 
 def _gathered(model: Dimensions) -> int:
     """Parameters that FSDP2 gathers: those of no layer, of the layer at work and of the next."""
-    return model.parameters - model.layers * model.layer + 2 * model.layer
+    return model.parameters - (len(model.layers) - 2) * model.layer
 
 
 def head_bytes(student: Dimensions, positions: int, shards: int = 1) -> float:
@@ -115,8 +115,8 @@ def head_bytes(student: Dimensions, positions: int, shards: int = 1) -> float:
 
     FSDP2's shards of the head are gathered in float32; in one process it is there already.
     """
-    tiles = 2 * 4 * min(positions, TILE[0]) * min(student.vocab, TILE[1])
-    states = 4 * positions * student.hidden
+    tiles = 2 * 4 * min(positions, TILE[0]) * min(student.config.vocab_size, TILE[1])
+    states = 4 * positions * student.config.hidden_size
     return tiles + states + 4 * student.head * (1 if shards == 1 else 2)
 
 

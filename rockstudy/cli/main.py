@@ -90,7 +90,7 @@ def run_command(
 ) -> None:
     """Run notebooks in their order and print the path of the report last.
 
-    What has been computed is read again, and what was interrupted continues from what it had stored.
+    What has been computed is only read, and what was interrupted continues where it stopped.
     """
     found = running.find(notebooks or [], paths.notebooks_dir())
     base = chosen(preset, config)
@@ -128,17 +128,14 @@ def measure_command(
 
     On several nodes `accelerate launch -m rockstudy measure` starts the processes.
     """
-    from rockstudy.cli import (
-        launcher,
-        measure,  # imports torch and transformers
-    )
+    from rockstudy.cli import launcher, measure  # imports torch and transformers
 
     launcher.follow()
     base = chosen(preset, config)
     measure.check(parts or [])
     run_id = run_id or run_name(base)
     run = runs.open_run(base, run_id, seed, fields(parameter or []), from_run)
-    first = os.environ.get("RANK", "0") == "0" and launcher.PARENT not in os.environ
+    first = os.environ.get("RANK", "0") == "0" and processes == 1
     with running.locked(run.path) if first else contextlib.nullcontext():
         if processes == 1:
             measure.measure(run, parts or [])

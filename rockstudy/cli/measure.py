@@ -19,13 +19,13 @@ logits in batches of another shape and of gradients that are added in another or
 
 from __future__ import annotations
 
-import sys
+import os
+import time
 from collections.abc import Callable, Sequence
 
 import torch
 
 from rockstudy import tasks
-from rockstudy.cli import launcher
 from rockstudy.errors import StudyError, unknown
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import steps as knockout_steps
@@ -36,6 +36,8 @@ from rockstudy.selective import steps as selective_steps
 from rockstudy.training import steps as training_steps
 from rockstudy.training.arm import BASELINE
 from rockstudy.training.prompts import train_prompts
+
+GRACE_S = 30  # ours: in which the launcher sees who failed first, and ends those who lost it
 
 
 def data(run: Run) -> None:
@@ -99,8 +101,6 @@ def measure(run: Run, parts: Sequence[str] = ()) -> None:
     ------
     StudyError
         An unknown part; whatever the steps raise, with the number of the process.
-    SystemExit
-        Another process is gone: what happened to it, that one's line says.
     """
     check(parts)
     together()  # each process takes its own device before it loads models
@@ -109,12 +109,12 @@ def measure(run: Run, parts: Sequence[str] = ()) -> None:
             if not parts or name in parts:
                 PARTS[name](run)
     except StudyError as error:
-        if launcher.launched():
+        if "RANK" in os.environ:
             raise StudyError(f"process {together().process_index}: {error}") from None
         raise
     except RuntimeError as error:
-        if launcher.launched() and _lost_another(error):
-            sys.exit(launcher.LOST)
+        if "RANK" in os.environ and _lost_another(error):
+            time.sleep(GRACE_S)
         raise
 
 

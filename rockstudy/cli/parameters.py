@@ -37,23 +37,24 @@ class Parameter:
 def parameters(notebook: Path) -> dict[str, Parameter]:
     """Return the parameters of a notebook, from its one cell with the tag ``parameters``."""
     cells = notebook_file.read(notebook).cells
-    tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in cells)
-    if tagged != 1:
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
         raise StudyError(
-            f"notebook {notebook.stem}: must have one cell tagged 'parameters'; got {tagged}"
+            f"notebook {notebook.stem}: must have one cell tagged 'parameters'; got {len(tagged)}"
         )
-    from papermill import inspect_notebook  # takes a second
+    from papermill.translators import PythonTranslator  # takes a second
 
-    return {name: _parameter(**about) for name, about in inspect_notebook(notebook).items()}
+    source = tagged[0].source.replace(" | None", "")  # papermill reads no unions of types
+    return {found.name: _parameter(found) for found in PythonTranslator.inspect({"source": source})}
 
 
-def _parameter(name: str, inferred_type_name: str, default: str, **_: str) -> Parameter:
+def _parameter(found: Any) -> Parameter:
     """Return what papermill found in the cell, with the default as a value instead of as text."""
     named = {"int": int, "float": float, "str": str, "bool": bool}
-    kind, value = named.get(inferred_type_name), literal(default)
-    if value is default or value is None:  # no literal, or no type to be seen
-        return Parameter(name, None, kind)
-    return Parameter(name, value, kind or type(value))
+    kind, value = named.get(found.inferred_type_name), literal(found.default)
+    if value is found.default or value is None:  # no literal, or no type to be seen
+        return Parameter(found.name, None, kind)
+    return Parameter(found.name, value, kind or type(value))
 
 
 def cast(parameter: Parameter, text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Commands about runs: their report, their claims, what there is, what is deleted, a new notebook."""
+"""Commands about runs: report, claims, overview, deletion, a new notebook."""
 
 import importlib.metadata
 import json

@@ -141,6 +141,7 @@ def check(
 
 
 def rendered(run: Path) -> Path:
+    """Render a run's report and return its path."""
     from rockstudy.report import render  # imports nbconvert: not needed to refuse a command
 
     return render.render(run)

@@ -27,8 +27,8 @@ What is asked here, in one sentence that a number can answer.
 %% text
 ## Parameters
 
-The run records its values when it is first used: `run_id` alone opens it again. `overrides` takes fields of the
-configuration for a new run, such as `{"evaluation__n_prompts": 50}`; `from_run` names a run that a new one takes over from.
+A run records its values at its first use; `run_id` alone opens it again. For a new run, `overrides`
+takes fields such as `{"evaluation__n_prompts": 50}`, and `from_run` a run that it takes over from.
 %% parameters
 run_id = "<RUN>"
 preset = <PRESET>
@@ -55,7 +55,7 @@ $\bar{n} = \frac{1}{U} \sum_{u=1}^{U} n_u$, the mean of `n_words` over the $U$ p
 %% text
 ## Measure
 
-One cached call: computed once for these prompts, then read from the run. What a table is computed from is handed in.
+One cached call: computed once for these prompts, then read from the run. The data are handed in.
 %% code
 prompts = [[problem.family, problem.prompt] for problem in problems]
 words = run.table(

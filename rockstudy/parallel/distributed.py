@@ -33,7 +33,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from rockstudy.errors import StudyError
-from rockstudy.store import cache, resumable
+from rockstudy.store import cache
 from rockstudy.store.cache import Artefact, FolderArtefact
 
 T = TypeVar("T")
@@ -202,22 +202,24 @@ def once(
     processes = together()
     if processes.num_processes == 1:
         return cache.cached_folder(run, stage, name, **place, code=code, compute=compute)
-    first, path = processes.is_main_process, Path(run) / stage / name
-    current = agreed(first and cache.folder_is_current(run, stage, name, **place))
-    filled = resumable.folder(path)
 
     def everywhere(folder: Path) -> None:
-        processes.wait_for_everyone()  # the folder is there
+        compute(agreed(folder))
+        processes.wait_for_everyone()
+
+    if processes.is_main_process:
+        made = cache.cached_folder(run, stage, name, **place, code=code, compute=everywhere)
+        if not made.fresh:
+            agreed(None)  # there was nothing to fill
+    elif folder := agreed(None):
         _seen(folder, folder.is_dir)
         compute(folder)
         processes.wait_for_everyone()
-
-    if first:
-        made = cache.cached_folder(run, stage, name, **place, code=code, compute=everywhere)
-    elif not current:
-        everywhere(filled)
     processes.wait_for_everyone()
-    return made if first else _seen(path, lambda: cache.stored_folder(run, stage, name, **place))
+    if not processes.is_main_process:
+        path = Path(run) / stage / name
+        made = _seen(path, lambda: cache.stored_folder(run, stage, name, **place))
+    return made
 
 
 def _seen(path: Path, look: Callable[[], T | None]) -> T:

@@ -12,15 +12,15 @@ import pandas as pd
 from rockstudy.config.fields import StudyConfig
 from rockstudy.rocks import controls, selectors
 from rockstudy.rocks.detection import Detection
-from rockstudy.selective.windows import random_window_weights, window_weights
+from rockstudy.selective.windows import RandomWindows, WindowWeights
 from rockstudy.training.arm import Arm
 from rockstudy.training.position_weights import (
     Level,
     Ramp,
+    Redetected,
+    TokenWeights,
     WeightFunction,
     persistence_weights,
-    redetected,
-    token_weights,
 )
 
 REDETECTIONS = 4  # ours: how often a stage finds its rocks anew
@@ -101,17 +101,17 @@ class Material:
         normalize: Literal["tokens", "weights"] = "tokens",
     ) -> Arm:
         """Leave token types out of the loss, or with `keep` all the others."""
-        return self.arm(token_weights(ids, 0.0, keep=keep), normalize)
+        return self.arm(TokenWeights(ids, 0.0, keep=keep), normalize)
 
     def windows(self, value: Level) -> Arm:
         """Weigh the rocks and their windows, which reach as far as the rocks' context windows."""
         width = self.config.rocks.window
-        return self.arm(window_weights(self.rocks, value, self.threshold, width))
+        return self.arm(WindowWeights(self.rocks, value, self.threshold, width))
 
     def random_windows(self, value: Level) -> Arm:
         """Weigh random windows that match those of the rocks."""
         width, ids = self.config.rocks.window, (self.rocks, self.controls)
-        return self.arm(random_window_weights(*ids, value, self.threshold, width, self.seed))
+        return self.arm(RandomWindows(*ids, value, self.threshold, width, self.seed))
 
     def persistence(self) -> Arm:
         """Weigh each rock by 1 - its persistence."""
@@ -122,4 +122,4 @@ class Material:
         # the ledger closes a window every logging_steps: a period is made of whole ones
         stage = self.config.stage2
         periods = max(1, round(stage.steps / REDETECTIONS / stage.logging_steps))
-        return self.arm(redetected(self.config.rocks.k, periods * stage.logging_steps, 0.0))
+        return self.arm(Redetected(self.config.rocks.k, periods * stage.logging_steps, 0.0))

@@ -28,14 +28,26 @@ from torch import Tensor
 
 from rockstudy.errors import StudyError
 from rockstudy.store.seeds import generator
-from rockstudy.training.position_weights import Batch, Level, legal_ids, legal_level, level, lowered
+from rockstudy.training.position_weights import Batch, Checked, Level, level, lowered
 
 
 @dataclass(frozen=True)
-class WindowWeights:
-    """One weight on a set of tokens and their windows, 1 elsewhere."""
+class WindowWeights(Checked):
+    """One weight on a set of tokens and their windows, 1 elsewhere.
 
-    ids: tuple[int, ...]
+    Attributes
+    ----------
+    ids
+        Token ids.
+    value
+        The paper's lambda, or a `Ramp` of it.
+    threshold
+        Least loss in nats inside a window.
+    width
+        Most positions on each side of a token.
+    """
+
+    ids: Collection[int]
     value: Level
     threshold: float
     width: int
@@ -49,16 +61,30 @@ class WindowWeights:
 
 
 @dataclass(frozen=True)
-class RandomWindows:
-    """One weight on random windows that match those of a set of tokens, 1 elsewhere."""
+class RandomWindows(Checked):
+    """One weight on random windows that match those of a set of tokens, drawn anew by each seed.
 
-    ids: tuple[int, ...]
-    controls: tuple[int, ...]
+    Raises
+    ------
+    StudyError
+        As `Checked`, and a control that is one of the ids.
+    """
+
+    ids: Collection[int]
+    controls: Collection[int]
     value: Level
     threshold: float
     width: int
     seed: int
     needs_losses: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the fields, then that no control is a rock."""
+        super().__post_init__()
+        if common := sorted({*self.ids} & {*self.controls}):
+            raise StudyError(
+                f"weights: controls must not be among the ids; got {common[0]} in both"
+            )
 
     def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
         """Return the level of ``value`` on the random windows, else 1, float (R, T)."""
@@ -68,51 +94,6 @@ class RandomWindows:
         rng = generator(self.seed, "random-windows", (batch.step << 16) + batch.part)
         random = random_windows(rocks, chosen, np.isin(ids, self.controls) & mask, mask, rng)
         return _weights(batch, random, self.value)
-
-
-def window_weights(
-    ids: Collection[int], value: Level, threshold: float, width: int
-) -> WindowWeights:
-    """Weigh by ``value`` the predictions of some tokens and their windows.
-
-    Parameters
-    ----------
-    ids
-        Token ids.
-    value
-        The paper's lambda, or a `weights.Ramp` of it.
-    threshold
-        Least loss in nats inside a window.
-    width
-        Most positions on each side of a token.
-
-    Raises
-    ------
-    StudyError
-        No ids, a width below 1, a threshold or value that is negative or not finite.
-    """
-    return WindowWeights(legal_ids(ids), legal_level(value), *_legal(threshold, width))
-
-
-def random_window_weights(
-    ids: Collection[int],
-    controls: Collection[int],
-    value: Level,
-    threshold: float,
-    width: int,
-    seed: int,
-) -> RandomWindows:
-    """Weigh by ``value`` random windows that match those of `ids`, drawn anew for each seed.
-
-    Raises
-    ------
-    StudyError
-        As `window_weights`, and a control that is one of the ids.
-    """
-    rocks, others = legal_ids(ids), legal_ids(controls)
-    if common := sorted(set(rocks) & set(others)):
-        raise StudyError(f"weights: controls must not be among the ids; got {common[0]} in both")
-    return RandomWindows(rocks, others, legal_level(value), *_legal(threshold, width), seed)
 
 
 def windows(centres: np.ndarray, high: np.ndarray, width: int) -> np.ndarray:
@@ -267,13 +248,3 @@ def _arrays(batch: Batch, losses: Tensor | None) -> tuple[np.ndarray, np.ndarray
 def _weights(batch: Batch, chosen: np.ndarray, value: Level) -> Tensor:
     on_device = torch.from_numpy(chosen).to(batch.mask.device)
     return lowered(on_device, level(value, batch.step))
-
-
-def _legal(threshold: float, width: int) -> tuple[float, int]:
-    if not 0 <= threshold < float("inf"):
-        raise StudyError(
-            f"weights: threshold must be finite and not negative, in nats; got {threshold!r}"
-        )
-    if width < 1:
-        raise StudyError(f"weights: width must be at least 1; got {width}")
-    return float(threshold), int(width)

@@ -10,8 +10,10 @@ projected to the vocabulary, so a frozen position costs no LM head; only where t
 the losses themselves must every position be projected. Windows are in `selective.windows`.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -63,8 +65,60 @@ class WeightFunction(Protocol):
         ...
 
 
+def legal_ids(name: str, ids: Collection[int]) -> tuple[int, ...]:
+    """Sorted, unique ids; StudyError where there are none or one is negative."""
+    unique = tuple(sorted({int(i) for i in ids}))
+    if not unique or unique[0] < 0:
+        raise StudyError(f"weights: {name} must be at least one token id; got {list(unique)!r:.60}")
+    return unique
+
+
+def _legal_value(name: str, value: float) -> float:
+    if not 0 <= value < float("inf"):
+        raise StudyError(f"weights: {name} must be finite and not negative; got {value!r}")
+    return float(value)
+
+
+def _legal_level(name: str, value: Level) -> Level:
+    return value if isinstance(value, Ramp) else _legal_value(name, value)
+
+
+def _legal_count(name: str, count: int) -> int:
+    if count < 1:
+        raise StudyError(f"weights: {name} must be at least 1; got {count}")
+    return int(count)
+
+
+LEGAL: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("ids", "controls"), legal_ids),
+    **dict.fromkeys(("first", "last", "threshold"), _legal_value),
+    **dict.fromkeys(("k", "every", "width", "steps"), _legal_count),
+    "value": _legal_level,
+}
+
+
 @dataclass(frozen=True)
-class Ramp:
+class Checked:
+    """A dataclass whose fields are made plain and checked by their names (`LEGAL`).
+
+    Raises
+    ------
+    StudyError
+        No ids or a negative one; a weight or threshold that is negative or not finite; a count
+        below 1.
+    """
+
+    needs_losses: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Replace each field by its legal value."""
+        for name, value in vars(self).items():
+            if name in LEGAL:
+                object.__setattr__(self, name, LEGAL[name](name, value))
+
+
+@dataclass(frozen=True)
+class Ramp(Checked):
     """A weight on a straight line from ``first`` to ``last`` over ``steps`` steps, then level."""
 
     first: float
@@ -84,11 +138,10 @@ def level(value: Level, step: int) -> float:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Checked):
     """The same weight everywhere."""
 
-    value: float
-    needs_losses: ClassVar[bool] = False
+    value: float = 1.0
 
     def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
         """Return ``value`` at every position, float (R, T)."""
@@ -96,16 +149,23 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class TokenWeights:
+class TokenWeights(Checked):
     """One weight where a token of a set is being predicted, 1 elsewhere; ``keep`` is the reverse.
 
-    With ``keep`` the set has weight 1 and everything else ``value``.
+    Attributes
+    ----------
+    ids
+        Token ids; their order does not matter.
+    value
+        The paper's lambda (paper 5), or a `Ramp` of it; 0 takes the positions out of the LM head
+        altogether.
+    keep
+        Weigh all the other positions instead.
     """
 
-    ids: tuple[int, ...]
+    ids: Collection[int]
     value: Level
     keep: bool = False
-    needs_losses: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
         """Return the level of ``value`` where the predicted token is chosen, else 1, (R, T)."""
@@ -114,12 +174,17 @@ class TokenWeights:
 
 
 @dataclass(frozen=True)
-class TypeWeights:
-    """A weight of its own for each token type of a set, 1 elsewhere."""
+class TypeWeights(Checked):
+    """A weight of its own for each token type of a set, 1 elsewhere: ``values`` in ids' order."""
 
-    ids: tuple[int, ...]
-    values: tuple[float, ...]
-    needs_losses: ClassVar[bool] = False
+    ids: Sequence[int]
+    values: Sequence[float]
+
+    def __post_init__(self) -> None:
+        """Sort both by the ids."""
+        pairs = sorted(zip(self.ids, self.values, strict=True))
+        object.__setattr__(self, "values", tuple(_legal_value("value", v) for _, v in pairs))
+        super().__post_init__()
 
     def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
         """Return the weight of the type that is being predicted, float (R, T)."""
@@ -131,7 +196,7 @@ class TypeWeights:
 
 
 @dataclass(frozen=True)
-class Redetected:
+class Redetected(Checked):
     """One weight on the ``k`` types that carried most loss in the ``every`` steps before.
 
     The set is found anew every ``every`` steps by the rock score R(v), mean loss times occurrences
@@ -170,44 +235,6 @@ def lowered(chosen: Tensor, value: float) -> Tensor:
     return torch.ones_like(chosen, dtype=torch.float32).masked_fill(chosen, value)
 
 
-def constant(value: float = 1.0) -> Constant:
-    """Weigh every position by ``value``."""
-    return Constant(legal_value(value))
-
-
-def token_weights(ids: Collection[int], value: Level, *, keep: bool = False) -> TokenWeights:
-    """Weigh by ``value`` the positions whose *predicted* token is in ``ids``.
-
-    Parameters
-    ----------
-    ids
-        Token ids; their order does not matter.
-    value
-        The paper's lambda (paper 5), or a `Ramp` of it; 0 takes the positions out of the LM head
-        altogether.
-    keep
-        Weigh all the other positions instead.
-
-    Raises
-    ------
-    StudyError
-        No ids, a negative id, or a value that is negative or not finite.
-    """
-    return TokenWeights(legal_ids(ids), legal_level(value), keep)
-
-
-def type_weights(values: Mapping[int, float]) -> TypeWeights:
-    """Weigh each token type by its own number.
-
-    Raises
-    ------
-    StudyError
-        As `token_weights`.
-    """
-    ids = legal_ids(values)
-    return TypeWeights(ids, tuple(legal_value(values[i]) for i in ids))
-
-
 def persistence_weights(types: pd.DataFrame, ids: Collection[int], value: float) -> TypeWeights:
     """Soft weights that fall with a type's persistence: 1 - (1 - value) x persistence.
 
@@ -224,27 +251,14 @@ def persistence_weights(types: pd.DataFrame, ids: Collection[int], value: float)
     Raises
     ------
     StudyError
-        As `token_weights`, and an id that is not in the table.
+        As `Checked`, and an id that is not in the table.
     """
     share = (types.n_persistent / types["count"]).set_axis(types.token_id)
     absent = sorted(set(ids) - set(share.index))
     if absent:
         raise StudyError(f"weights: ids must be observed token types; got {absent[0]}")
-    return type_weights({i: 1 - (1 - value) * float(share[i]) for i in ids})
-
-
-def redetected(k: int, every: int, value: Level) -> Redetected:
-    """Freeze what carried most loss lately, found anew every ``every`` steps.
-
-    Raises
-    ------
-    StudyError
-        A count below 1, or a value that is negative or not finite.
-    """
-    for name, count in (("k", k), ("every", every)):
-        if count < 1:
-            raise StudyError(f"weights: {name} must be at least 1; got {count}")
-    return Redetected(k, every, legal_level(value))
+    ids = legal_ids("ids", ids)
+    return TypeWeights(ids, [1 - (1 - value) * float(share[i]) for i in ids])
 
 
 def describe(weights: WeightFunction | None) -> dict[str, Any]:
@@ -255,7 +269,7 @@ def describe(weights: WeightFunction | None) -> dict[str, Any]:
     StudyError
         Something whose parameters cannot be read, so that two arms could be taken for one.
     """
-    weights = constant() if weights is None else weights
+    weights = Constant() if weights is None else weights
     if not dataclasses.is_dataclass(weights) or isinstance(weights, type):
         raise StudyError(
             "weights: must be a dataclass instance with __call__(batch, losses) and needs_losses; "
@@ -277,7 +291,7 @@ def evaluate(weights: WeightFunction | None, batch: Batch, losses: Tensor | None
     StudyError
         A shape other than (R, T), or a weight that is negative or not finite.
     """
-    w = (constant() if weights is None else weights)(batch, losses)
+    w = (Constant() if weights is None else weights)(batch, losses)
     if w.shape != batch.mask.shape:
         raise StudyError(
             f"weights: must be one number per rollout and position, {tuple(batch.mask.shape)}; "
@@ -287,27 +301,3 @@ def evaluate(weights: WeightFunction | None, batch: Batch, losses: Tensor | None
     if not bool((w.isfinite() & (w >= 0)).all()):
         raise StudyError("weights: must be finite and not negative; got some that are not")
     return w
-
-
-def legal_ids(ids: Collection[int]) -> tuple[int, ...]:
-    """Sorted, unique ids; StudyError where there are none or one is negative."""
-    unique = tuple(sorted({int(i) for i in ids}))
-    if not unique or unique[0] < 0:
-        raise StudyError(f"weights: ids must be at least one token id; got {list(unique)!r:.60}")
-    return unique
-
-
-def legal_value(value: float) -> float:
-    """A weight as a float; StudyError where it is negative or not finite."""
-    if not 0 <= value < float("inf"):
-        raise StudyError(f"weights: value must be finite and not negative; got {value!r}")
-    return float(value)
-
-
-def legal_level(value: Level) -> Level:
-    """A weight or a ramp of weights; StudyError as `legal_value`, or for a ramp of no steps."""
-    if not isinstance(value, Ramp):
-        return legal_value(value)
-    if value.steps < 1:
-        raise StudyError(f"weights: steps must be at least 1; got {value.steps}")
-    return Ramp(legal_value(value.first), legal_value(value.last), value.steps)

@@ -152,11 +152,23 @@ def test_disagreements_name_two_sides_a_stance_and_numbers_that_exist():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[a]\nwhat = "w"\nvalue = 1\nunit = ""', "missing, empty or unknown: locator"),
-        ('[a]\nwhat = ""\nvalue = 1\nunit = ""\nlocator = "l"', "missing, empty or unknown: what"),
-        ('[a]\nwhat = "w"\nvalue = 1\nunit = ""\nlocator = "l"\nx = 1', "unknown: x"),
-        ('[a]\nwhat = "w"\nvalue = "1"\nunit = ""\nlocator = "l"', "a must be a number"),
-        ('[a]\nwhat = "w"\nvalue = 1\nunit = ""\nlocator = "l"\nbound = "x"', "bound 'x'"),
+        ('[a]\nwhat = "w"\nvalue = 1\nunit = ""', "a: locator: Field required; got nothing"),
+        (
+            '[a]\nwhat = ""\nvalue = 1\nunit = ""\nlocator = "l"',
+            "what: String should have at least 1 character; got ''",
+        ),
+        (
+            '[a]\nwhat = "w"\nvalue = 1\nunit = ""\nlocator = "l"\nx = 1',
+            "a: x: Unexpected keyword argument; got 1",
+        ),
+        (
+            '[a]\nwhat = "w"\nvalue = "1"\nunit = ""\nlocator = "l"',
+            "a: value: Input should be a valid number; got '1'",
+        ),
+        (
+            '[a]\nwhat = "w"\nvalue = 1\nunit = ""\nlocator = "l"\nbound = "x"',
+            "bound: Input should be '', 'about', 'above' or 'below'; got 'x'",
+        ),
         ("[a", "must be a TOML file"),
         ("", "must hold the paper's numbers"),
     ],

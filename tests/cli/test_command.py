@@ -172,6 +172,16 @@ def test_a_value_takes_the_type_of_the_default(tmp_path, default, text, value):
     assert type(cast) is type(value)
 
 
+def test_an_annotation_is_the_type_where_the_default_is_none(tmp_path):
+    own = "limit: int | None = None\nshare: float = None  # of 1\nmany = [\n    1,\n    2,\n]"
+    known = parameters.parameters(write(tmp_path, "a", own=own))
+    assert parameters.cast(known["limit"], "3") == 3
+    assert parameters.cast(known["share"], "3") == 3.0
+    assert known["many"].default == [1, 2]
+    with pytest.raises(StudyError, match="-p limit: must be an integer like the default None"):
+        parameters.cast(known["limit"], "word")
+
+
 def test_a_name_goes_to_the_notebooks_that_have_it_and_a_field_into_overrides(home):
     notebooks = main.find([], paths.notebooks_dir())
     given = [("flag", "false"), ("limit", "4"), ("stage2__lr", "1e-4"), ("seeds", "[5]")]

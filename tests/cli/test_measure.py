@@ -3,10 +3,12 @@
 The processes are real ones, started as a user starts them.
 """
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate import DistributedType, PartialState
+from torch.distributed.launcher.api import elastic_launch
 
 from rockstudy import paths
 from rockstudy.cli import launcher, main
@@ -60,6 +62,18 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def children(process: subprocess.Popen) -> list[int]:
+    """The processes that a command has started, by their rank."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return sorted(map(int, found), key=rank_of)
+
+
+def rank_of(pid: int) -> int:
+    """What torchrun has told a process that it is."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return int(dict(v.split(b"=", 1) for v in variables if v)[b"RANK"])
+
+
 def started_from(one: Path, home: Path) -> Path:
     """A home that holds only the trainings of another one."""
     run = home / "runs" / "tiny"
@@ -76,18 +90,14 @@ def test_a_killed_process_is_named_and_the_next_call_has_the_tables_of_one(one, 
     first = home / "runs" / "tiny" / "evaluation" / "teacher.json"
     while not first.is_file() and process.poll() is None:
         time.sleep(0.05)
-    victim = next(
-        int(pid)
-        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
-    )
-    os.kill(victim, signal.SIGKILL)
+    os.kill(children(process)[1], signal.SIGKILL)
     _, said = process.communicate()
     lines = [line for line in said.splitlines() if line.startswith("rockstudy:")]
     assert process.returncode == 2
     assert len(lines) == 1 and "Traceback" not in said, said
-    assert lines[0].startswith("rockstudy: process 1 of 2: killed by SIGKILL")
-    assert lines[0].endswith("run again, what was finished is kept")
+    assert lines[0] == (
+        "rockstudy: process 1 of 2: killed by SIGKILL; run again, what was finished is kept"
+    )
     kept = first.stat().st_mtime_ns
 
     again = command(home, "statistics", "--processes", "2")
@@ -123,66 +133,71 @@ def test_a_disk_that_fills_is_one_line_and_the_next_call_has_the_same_tables(one
         cache.load(manifest.with_suffix(""))  # whole
 
 
-def test_a_line_says_who_died_and_at_what(tmp_path):
-    class Dead:
-        pid, returncode = 17, -signal.SIGKILL
+def launched(monkeypatch, capfd, code: str, processes: int = 2) -> list[str]:
+    """The lines that processes print which run some code in place of the command."""
+    monkeypatch.setattr(launcher.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ.pop("OMP_NUM_THREADS", None)
 
-    bars = tmp_path / "bars"
-    bars.write_text(
-        '{"id": "17-0", "desc": "first", "n": 3, "total": 3, "done": true}\n'
-        '{"id": "17-1", "desc": "token table", "n": 40, "total": 90, "done": false}\n'
-        '{"id": "18-0", "desc": "another", "n": 1, "total": 2, "done": false}\n'
-        '{"id": "17-1", "desc": "token tab'
-    )
-    assert launcher._line(0, [Dead()], bars) == (
-        "process 0 of 1: killed by SIGKILL at token table (40 of 90); "
-        "run again, what was finished is kept"
-    )
+    def start(how, python):
+        return lambda *words: elastic_launch(how, python)("-c", code)
+
+    monkeypatch.setattr(launcher, "elastic_launch", start)
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        launcher.launch([], processes)
+    finally:
+        for which, handler in handlers.items():
+            signal.signal(which, handler)  # torchrun's stay otherwise
+        logging.disable(logging.NOTSET)
+    return sorted(capfd.readouterr().out.splitlines())
 
 
-def test_each_process_sees_all_devices_and_takes_the_one_of_its_number(monkeypatch, tmp_path):
-    """As under `accelerate launch`: LOCAL_RANK must be a device's number in what is visible."""
+def test_processes_have_numbers_and_share_the_threads(monkeypatch, capfd):
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
+    code = f"import os; print(*(os.environ[name] for name in {names}))"
+    assert launched(monkeypatch, capfd, code) == ["0 0 2 2 4", "1 1 2 2 4"]
+
+
+def test_a_process_that_fails_is_named_with_its_code_and_ends_the_others(monkeypatch, capfd):
+    code = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '1' else time.sleep(600)"
+    with pytest.raises(StudyError, match=r"^process 1 of 2: ended with code 3; run again, what"):
+        launched(monkeypatch, capfd, code)
+
+
+def test_more_processes_than_devices_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    launcher._check_devices(3)
-    given = [launcher._environment(r, 3, tmp_path / "bars") for r in range(3)]
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in given] == ["4,5,6,7"] * 3
-    assert [one["RANK"] for one in given] == [one["LOCAL_RANK"] for one in given] == ["0", "1", "2"]
-    assert len({one["MASTER_PORT"] for one in given}) == 1
-    taken = []
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    for one in given:  # accelerate's own choice
-        state = object.__new__(PartialState)
-        state.__dict__ = {"device": None, "distributed_type": DistributedType.MULTI_GPU}
-        state.local_process_index = int(one["LOCAL_RANK"])
-        PartialState.set_device(state)
-        assert state.device == torch.device("cuda", state.local_process_index)  # the barriers' too
-    assert [device.index for device in taken] == [0, 1, 2]
     with pytest.raises(StudyError, match="processes: must be at most the 4 CUDA devices; got 5"):
-        launcher._check_devices(5)
+        launcher.launch([], 5)
 
 
-def test_half_of_the_devices_can_hold_teachers(monkeypatch, tmp_path):
+def test_half_of_the_devices_can_hold_teachers(monkeypatch):
     """Two processes on four devices: each has a device for its teacher after those that train."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     for rank in range(2):
-        given = launcher._environment(rank, 2, tmp_path / "bars")
-        monkeypatch.setenv("LOCAL_RANK", given["LOCAL_RANK"])
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", given["LOCAL_WORLD_SIZE"])
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
         assert placement.places("next").teacher == torch.device("cuda", 2 + rank)
 
 
-def test_who_died_first_is_told_from_who_lost_it():
-    def ended(*codes: int) -> int | None:
-        made = [subprocess.Popen([sys.executable, "-c", f"exit({code})"]) for code in codes]
-        found = launcher._first_to_fail(made)
-        for process in made:
-            process.wait()
-        return found
+def test_ctrl_c_ends_the_processes(monkeypatch, capfd):
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        launched(monkeypatch, capfd, "import time; time.sleep(600)")
 
-    assert ended(0, 0) is None
-    assert ended(launcher.LOST, 2) == 1
-    assert ended(launcher.LOST, 0) == 0
+
+@pytest.mark.slow
+def test_processes_end_with_the_command_that_started_them(tmp_path):
+    process = command(tmp_path, "training", "--processes", "2")
+    while not (tmp_path / "runs" / "tiny").is_dir() and process.poll() is None:
+        time.sleep(0.05)  # until the first one has begun
+    workers = [Path(f"/proc/{pid}") for pid in children(process)]
+    process.kill()
+    process.communicate()
+    limit = time.monotonic() + 60
+    while any(worker.exists() for worker in workers) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert [worker.exists() for worker in workers] == [False, False]
 
 
 @pytest.mark.parametrize(

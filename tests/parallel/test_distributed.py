@@ -163,11 +163,11 @@ def test_another_node_waits_for_a_folder_to_fill_and_for_the_filled_one(tmp_path
     path, filled = tmp_path / "stage" / "name", []
     partial = tmp_path / "stage" / "name.partial"
     manifest = write(tmp_path / "elsewhere", 1, {})
-    said = iter([[partial, None], [partial, cache.FolderArtefact(path, "x", manifest, True)]])
+    said = iter([partial, cache.FolderArtefact(path, "x", manifest, True)])
     threads = []
 
     def hear(message) -> None:
-        message[:] = next(said)
+        message[:] = [next(said)]
         made = partial if not threads else path.with_suffix(".json")
 
         def appear() -> None:

@@ -8,10 +8,10 @@ import torch
 from rockstudy.errors import StudyError
 from rockstudy.rocks import controls
 from rockstudy.selective.windows import (
+    RandomWindows,
+    WindowWeights,
     match,
-    random_window_weights,
     random_windows,
-    window_weights,
     windows,
 )
 from rockstudy.training.position_weights import Batch, evaluate
@@ -40,7 +40,7 @@ def test_a_window_weight_reads_the_losses_and_stops_at_the_threshold():
     ids = torch.tensor([[1, 2, 9, 3, 4, 5], [9, 6, 7, 0, 0, 0]])
     mask = torch.tensor([[True] * 6, [True, True, True, False, False, False]])
     losses = torch.tensor([[0.9, 0.2, 0.5, 0.8, 0.9, 0.7], [0.1, 0.9, 0.9, 0.9, 0, 0]])
-    w = evaluate(window_weights({9}, 0.25, 0.5, 2), Batch(ids, mask), losses)
+    w = evaluate(WindowWeights({9}, 0.25, 0.5, 2), Batch(ids, mask), losses)
     # of row 0 the left neighbour is below, the right run is cut at 2; of row 1 the rock is below
     assert w.tolist() == [[1, 1, 0.25, 0.25, 0.25, 1], [0.25, 1, 1, 0, 0, 0]]
 
@@ -72,7 +72,7 @@ def test_random_windows_freeze_the_same_share_elsewhere(corpus):
 
 def test_the_match_of_shares_lengths_and_frequencies_is_as_reported(corpus):
     ids, mask, losses, counts, rocks, others = corpus
-    how = random_window_weights(rocks, others, 0.0, 0.6, 4, seed=3)
+    how = RandomWindows(rocks, others, 0.0, 0.6, 4, seed=3)
     rock, random = match(ids, mask, losses, counts, how).set_index("arm").loc[["rock", "random"]]\
         .to_dict("index").values()  # fmt: skip
     assert random["share"] == pytest.approx(rock["share"], rel=0.01)
@@ -96,7 +96,7 @@ def test_random_windows_are_drawn_anew_for_each_seed_step_and_part_and_else_the_
     tensors = torch.from_numpy(ids), torch.from_numpy(mask)
 
     def drawn(seed, step, part):
-        how = random_window_weights(rocks, others, 0.0, 0.6, 4, seed)
+        how = RandomWindows(rocks, others, 0.0, 0.6, 4, seed)
         return evaluate(how, Batch(*tensors, step, part), torch.from_numpy(losses).float())
 
     first = drawn(0, 5, 1)
@@ -108,12 +108,12 @@ def test_random_windows_are_drawn_anew_for_each_seed_step_and_part_and_else_the_
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: window_weights([], 0.0, 0.5, 2), "ids"),
-        (lambda: window_weights([1], 0.0, -0.5, 2), "threshold"),
-        (lambda: window_weights([1], 0.0, float("nan"), 2), "threshold"),
-        (lambda: window_weights([1], 0.0, 0.5, 0), "width"),
-        (lambda: random_window_weights([1, 2], [2, 3], 0.0, 0.5, 2, 0), "got 2 in both"),
-        (lambda: window_weights([1], 0.0, 0.5, 1)(Batch(*[torch.ones(1, 1)] * 2), None), "losses"),
+        (lambda: WindowWeights([], 0.0, 0.5, 2), "ids"),
+        (lambda: WindowWeights([1], 0.0, -0.5, 2), "threshold"),
+        (lambda: WindowWeights([1], 0.0, float("nan"), 2), "threshold"),
+        (lambda: WindowWeights([1], 0.0, 0.5, 0), "width"),
+        (lambda: RandomWindows([1, 2], [2, 3], 0.0, 0.5, 2, 0), "got 2 in both"),
+        (lambda: WindowWeights([1], 0.0, 0.5, 1)(Batch(*[torch.ones(1, 1)] * 2), None), "losses"),
     ],
 )
 def test_windows_that_make_no_sense_are_refused_in_one_line(make, named):

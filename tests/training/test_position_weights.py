@@ -11,15 +11,15 @@ import torch
 from rockstudy.errors import StudyError
 from rockstudy.training.position_weights import (
     Batch,
+    Constant,
     Ramp,
-    constant,
+    Redetected,
+    TokenWeights,
+    TypeWeights,
     describe,
     evaluate,
     level,
     persistence_weights,
-    redetected,
-    token_weights,
-    type_weights,
 )
 
 
@@ -31,46 +31,46 @@ def batch():
 
 
 def test_a_token_weight_lies_on_the_column_that_predicts_the_token(batch):
-    w = evaluate(token_weights({5}, 0.25), batch, None)
+    w = evaluate(TokenWeights({5}, 0.25), batch, None)
     assert w.tolist() == [[0.25, 1, 0.25, 1], [1, 1, 0, 0]]
 
 
 def test_padding_weighs_nothing_even_where_its_id_is_chosen(batch):
-    w = evaluate(token_weights({0}, 3.0), batch, None)
+    w = evaluate(TokenWeights({0}, 3.0), batch, None)
     assert w.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
 
 
 def test_no_weights_and_a_constant_of_one_are_the_same(batch):
-    assert torch.equal(evaluate(None, batch, None), evaluate(constant(), batch, None))
-    assert evaluate(constant(0.5), batch, None).sum() == 3.0
+    assert torch.equal(evaluate(None, batch, None), evaluate(Constant(), batch, None))
+    assert evaluate(Constant(0.5), batch, None).sum() == 3.0
 
 
 def test_the_order_and_repetition_of_ids_do_not_make_another_arm():
-    assert token_weights([9, 5, 5], 0) == token_weights({5, 9}, 0.0)
-    assert describe(token_weights([9, 5], 0)) == {
+    assert TokenWeights([9, 5, 5], 0) == TokenWeights({5, 9}, 0.0)
+    assert describe(TokenWeights([9, 5], 0)) == {
         "name": "TokenWeights",
         "ids": (5, 9),
         "value": 0.0,
         "keep": False,
     }
-    assert describe(None) == describe(constant(1.0)) != describe(constant(0.9))
+    assert describe(None) == describe(Constant(1.0)) != describe(Constant(0.9))
 
 
 def test_a_set_can_be_what_is_kept(batch):
-    w = evaluate(token_weights({5}, 0.25, keep=True), batch, None)
+    w = evaluate(TokenWeights({5}, 0.25, keep=True), batch, None)
     assert w.tolist() == [[1, 0.25, 1, 0.25], [0.25, 0.25, 0, 0]]
 
 
 def test_a_ramp_goes_from_its_first_to_its_last_value_and_stays(batch):
     ramp = Ramp(0.0, 1.0, 4)
     assert [level(ramp, step) for step in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
-    w = evaluate(token_weights({5}, ramp), batch, None)  # step 3
+    w = evaluate(TokenWeights({5}, ramp), batch, None)  # step 3
     assert w.tolist() == [[0.75, 1, 0.75, 1], [1, 1, 0, 0]]
-    assert describe(token_weights({5}, ramp))["value"] == {"first": 0.0, "last": 1.0, "steps": 4}
+    assert describe(TokenWeights({5}, ramp))["value"] == {"first": 0.0, "last": 1.0, "steps": 4}
 
 
 def test_each_type_can_have_its_own_weight(batch):
-    w = evaluate(type_weights({7: 0.5, 9: 0.0}), batch, None)
+    w = evaluate(TypeWeights([9, 7], [0.0, 0.5]), batch, None)
     assert w.tolist() == [[1, 0.5, 1, 0], [0.5, 0.5, 0, 0]]
 
 
@@ -85,7 +85,7 @@ def test_soft_weights_fall_with_the_share_of_persistent_occurrences():
 def test_what_is_redetected_are_the_types_with_most_loss_in_the_steps_before(batch):
     rows = [(2, 7, 3, 9.0), (4, 7, 3, 1.0), (4, 9, 9, 3.0), (4, 5, 1, 2.0), (6, 11, 1, 99.0)]
     batch = replace(batch, step=5, type_losses=np.array(rows))
-    again = redetected(2, 2, 0.0)
+    again = Redetected(2, 2, 0.0)
     assert again.found(batch) == (5, 9)  # of the steps 3 and 4
     assert evaluate(again, batch, None).tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
     first = replace(batch, step=1)
@@ -113,16 +113,17 @@ def test_a_function_of_the_losses_gets_them(batch):
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda batch: constant(-0.1), "value"),
-        (lambda batch: constant(float("nan")), "value"),
-        (lambda batch: constant(float("inf")), "value"),
-        (lambda batch: token_weights([], 0.0), "ids"),
-        (lambda batch: token_weights([-1], 0.0), "ids"),
-        (lambda batch: token_weights([1], Ramp(0.0, 1.0, 0)), "steps"),
-        (lambda batch: token_weights([1], Ramp(0.0, float("inf"), 2)), "value"),
-        (lambda batch: type_weights({}), "ids"),
-        (lambda batch: redetected(0, 2, 0.0), "k must be"),
-        (lambda batch: redetected(2, 0, 0.0), "every must be"),
+        (lambda batch: Constant(-0.1), "value"),
+        (lambda batch: Constant(float("nan")), "value"),
+        (lambda batch: Constant(float("inf")), "value"),
+        (lambda batch: TokenWeights([], 0.0), "ids"),
+        (lambda batch: TokenWeights([-1], 0.0), "ids"),
+        (lambda batch: TokenWeights([1], Ramp(0.0, 1.0, 0)), "steps"),
+        (lambda batch: TokenWeights([1], Ramp(0.0, float("inf"), 2)), "last"),
+        (lambda batch: TypeWeights([], []), "ids"),
+        (lambda batch: TypeWeights([1], [-1.0]), "value"),
+        (lambda batch: Redetected(0, 2, 0.0), "k must be"),
+        (lambda batch: Redetected(2, 0, 0.0), "every must be"),
         (lambda batch: describe(lambda batch, losses: batch.mask), "dataclass"),
         (lambda batch: describe(Above), "dataclass"),
         (lambda batch: evaluate(lambda b, _: b.mask[:, :1].float(), batch, None), r"\(2, 4\)"),

@@ -25,11 +25,11 @@ from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.sampling import rollout
-from rockstudy.selective.windows import random_window_weights, window_weights
+from rockstudy.selective.windows import RandomWindows, WindowWeights
 from rockstudy.store import cache
 from rockstudy.training import stages, trainer
 from rockstudy.training.metrics import Ledger
-from rockstudy.training.position_weights import Ramp, constant, redetected, token_weights
+from rockstudy.training.position_weights import Constant, Ramp, Redetected, TokenWeights
 from rockstudy.training.trainer import DistillTrainer
 
 STAGE = StageConfig(
@@ -139,7 +139,7 @@ def _assert_same(gradients, expected, **tolerance):
     ],
 )
 def test_loss_and_gradient_equal_a_plain_loop_with_full_logits(pair, rows, tmp_path, loss):
-    weights = token_weights(range(3, 100), 0.3)
+    weights = TokenWeights(range(3, 100), 0.3)
     trainer = _trainer(pair, tmp_path, rows, weights, **loss)
     value, gradients, step = _step(trainer, rows)
     expected, wanted = _reference(pair, rows, step["weights"], trainer.stage)
@@ -175,8 +175,8 @@ def test_weights_of_one_give_trls_chunked_divergence_loss(pair, rows, tmp_path):
 def test_lambda_of_one_is_the_baseline_bit_for_bit(pair, rows, tmp_path):
     baseline, gradients, _ = _step(_trainer(pair, tmp_path, rows), rows)
     ids = range(3, 100)
-    windows = window_weights(ids, 1.0, 0.5, 2)
-    for weights in (constant(1.0), token_weights(ids, 1.0), windows):
+    windows = WindowWeights(ids, 1.0, 0.5, 2)
+    for weights in (Constant(1.0), TokenWeights(ids, 1.0), windows):
         value, same, _ = _step(_trainer(pair, tmp_path, rows, weights), rows)
         assert torch.equal(value, baseline)
         assert all(torch.equal(same[name], gradient) for name, gradient in gradients.items())
@@ -209,7 +209,7 @@ def test_freezing_a_token_cuts_the_gradient_where_it_is_predicted_and_nowhere_el
 ):
     rows[0]["completions"][0][3] = rows[2]["completions"][1][5] = frozen = 11
     before, step = _hidden_gradients(_trainer(pair, tmp_path, rows), rows)
-    after, _ = _hidden_gradients(_trainer(pair, tmp_path, rows, token_weights({frozen}, 0)), rows)
+    after, _ = _hidden_gradients(_trainer(pair, tmp_path, rows, TokenWeights({frozen}, 0)), rows)
     predicts = (step["completion_ids"] == frozen) & step["completion_mask"].bool()
     assert predicts.sum() >= 2
     assert before[predicts].abs().sum(-1).min() > 0
@@ -223,7 +223,7 @@ def test_freezing_a_token_cuts_the_gradient_where_it_is_predicted_and_nowhere_el
 def test_the_normaliser_is_the_token_count_in_every_arm_unless_asked_otherwise(
     pair, rows, tmp_path, normalize, share
 ):
-    weights = token_weights(range(3, 200), 0.25)
+    weights = TokenWeights(range(3, 200), 0.25)
     tokens = sum(len(c) for row in rows for c in row["completions"])
     frozen, _, step = _step(_trainer(pair, tmp_path, rows, weights, normalize=normalize), rows)
     expected, _ = _reference(pair, rows, step["weights"], STAGE)
@@ -233,7 +233,7 @@ def test_the_normaliser_is_the_token_count_in_every_arm_unless_asked_otherwise(
 
 
 def test_micro_batches_add_up_to_the_whole_step(pair, rows, tmp_path):
-    weights = token_weights(range(3, 200), 0.25)
+    weights = TokenWeights(range(3, 200), 0.25)
     whole, gradients, _ = _step(_trainer(pair, tmp_path, rows, weights), rows)
     trainer = _trainer(pair, tmp_path, rows, weights, micro_batch=2)
     trainer.model.train()
@@ -251,7 +251,7 @@ def test_micro_batches_add_up_to_the_whole_step(pair, rows, tmp_path):
 
 def test_a_step_of_zero_weights_has_loss_zero_and_zero_gradients(pair, rows, tmp_path):
     for normalize in ("tokens", "weights"):
-        trainer = _trainer(pair, tmp_path, rows, constant(0.0), normalize=normalize, **MIX)
+        trainer = _trainer(pair, tmp_path, rows, Constant(0.0), normalize=normalize, **MIX)
         loss, gradients, _ = _step(trainer, rows)
         assert loss == 0
         assert not any(gradient.any() for gradient in gradients.values())
@@ -274,7 +274,7 @@ def test_positions_of_weight_zero_never_reach_a_head(pair, rows, tmp_path, monke
         return real(self, model, ids, where)
 
     monkeypatch.setattr(DistillTrainer, "_hidden", counted)
-    _, _, step = _step(_trainer(pair, tmp_path, rows, token_weights(range(3, 200), 0)), rows)
+    _, _, step = _step(_trainer(pair, tmp_path, rows, TokenWeights(range(3, 200), 0)), rows)
     kept = int((step["weights"] > 0).sum())
     assert 0 < kept < step["completion_mask"].sum()
     assert seen == [kept, kept]  # student and teacher
@@ -325,7 +325,7 @@ def test_a_window_cuts_the_gradient_inside_it_and_nowhere_else(pair, rows, tmp_p
     before, step = _hidden_gradients(_trainer(pair, tmp_path, rows), rows)
     losses, mask = _reference_losses(pair, rows, step), step["completion_mask"].bool()
     threshold = losses[0, 3:6].min().item() - 1e-4  # both neighbours are in the window
-    window = window_weights({frozen}, 0.0, threshold, 1)
+    window = WindowWeights({frozen}, 0.0, threshold, 1)
     after, _ = _hidden_gradients(_trainer(pair, tmp_path, rows, window), rows)
     inside = torch.zeros_like(mask)
     inside[0, 3:6] = True
@@ -339,8 +339,8 @@ def test_random_windows_freeze_as_many_positions_as_the_rocks_windows(pair, rows
     common = {"ids": {*range(3, 40)}, "value": 0.0, "threshold": 0.5, "width": 2}
     kept = []
     for weights in (
-        window_weights(**common),
-        random_window_weights(controls={*range(40, 80)}, seed=1, **common),
+        WindowWeights(**common),
+        RandomWindows(controls={*range(40, 80)}, seed=1, **common),
     ):
         trainer = _trainer(pair, tmp_path, rows, weights, micro_batch=2)
         for _ in range(3):
@@ -482,19 +482,19 @@ def test_another_weight_function_under_the_same_name_trains_again(trained, tmp_p
     run, first = trained
     config = from_parameters("tiny", **STEPS)
     frozen = stages.train(
-        config, "stage2", run=run, seed=0, arm="frozen", weights=token_weights(range(200), 0)
+        config, "stage2", run=run, seed=0, arm="frozen", weights=TokenWeights(range(200), 0)
     )
     assert frozen.hash != first.hash
     assert frozen.metrics["n_kept"].lt(frozen.metrics["n_tokens"]).all()
     soft = stages.train(
-        config, "stage2", run=run, seed=0, arm="frozen", weights=token_weights(range(200), 0.5)
+        config, "stage2", run=run, seed=0, arm="frozen", weights=TokenWeights(range(200), 0.5)
     )
     assert soft.hash != frozen.hash
 
 
 def test_windows_of_weight_one_train_the_same_student_as_the_baseline(trained):
     run, first = trained
-    weights = window_weights(range(200), 1.0, 0.1, 2)
+    weights = WindowWeights(range(200), 1.0, 0.1, 2)
     same = stages.train(
         from_parameters("tiny", **STEPS), "stage2", run=run, seed=0, arm="one", weights=weights
     )
@@ -503,7 +503,7 @@ def test_windows_of_weight_one_train_the_same_student_as_the_baseline(trained):
 
 def test_types_are_detected_again_by_the_losses_of_the_steps_before(trained):
     run, first = trained
-    again = redetected(5, 3, Ramp(0.0, 1.0, 6))
+    again = Redetected(5, 3, Ramp(0.0, 1.0, 6))
     result = stages.train(
         from_parameters("tiny", **STEPS), "stage2", run=run, seed=0, arm="again", weights=again
     )
@@ -715,12 +715,12 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from rockstudy import distill
 from rockstudy.config import StudyError, from_parameters
 from rockstudy.processes import together
-from rockstudy.windows import window_weights
+from rockstudy.windows import WindowWeights
 
 start, step_end = PartialState.__init__, distill._Keeper.on_step_end
 arm, weights = "baseline", None
 if sys.argv[2] == "windows":
-    arm, weights = "windows", window_weights(range(200), 0.0, 0.1, 2)
+    arm, weights = "windows", WindowWeights(range(200), 0.0, 0.1, 2)
 
 def as_devices(self, *args, **kwargs):  # accelerate shards on devices alone; gloo does as well
     start(self, *args, **kwargs)
