@@ -46,6 +46,11 @@ def figure(width: float = 6.4, height: float = 3.6, columns: int = 1) -> tuple[F
     return made, axes
 
 
+def look(role: str) -> dict[str, str]:
+    """Return the colour and the marker of a role, for matplotlib."""
+    return {"color": ROLES[role], "marker": MARKERS[role]}
+
+
 def role_of(model: str) -> str:
     """Return the role whose colour a model's name takes."""
     return "teacher" if model.startswith("teacher") else "student"

@@ -51,11 +51,6 @@ class Estimate:
         interval = f"[{self.lo:.3g}, {self.hi:.3g}]"
         return f"{self.value:.3g} {interval} ({LEVEL:.0%} bootstrap over {units})"
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return self.lo > 0 or self.hi < 0
-
 
 def cluster_mean(
     frame: pd.DataFrame,
@@ -91,11 +86,8 @@ def cluster_mean(
     Every row counts the same, so a prompt with more rollouts weighs more. With equal counts this is
     also the mean of cluster means.
     """
-    grouped: Any = _values(frame, value, _columns(cluster)).groupby(_columns(cluster))["_value"]
-    sums, counts = grouped.sum().to_numpy(), grouped.size().to_numpy(np.float64)
-    _check_units(len(sums), unit)
-    samples = resample(lambda w: (w @ sums) / (w @ counts), len(sums), rng, n_boot)
-    return _estimate(sums.sum() / counts.sum(), samples, unit, len(sums), n_boot)
+    rows = frame.assign(_row=1)
+    return cluster_ratio(rows, value, "_row", cluster, rng, n_boot=n_boot, unit=unit)
 
 
 def cluster_ratio(
@@ -166,11 +158,8 @@ def paired_difference(
     StudyError
         As `cluster_mean`, and where the two frames do not hold the same units.
     """
-    difference = _difference(before, after, value, _columns(cluster)).to_numpy()
-    _check_units(len(difference), unit)
-    n = len(difference)
-    samples = resample(lambda w: (w @ difference) / n, n, rng, n_boot)
-    return _estimate(difference.mean(), samples, unit, n, n_boot)
+    change = _difference(before, after, value, _columns(cluster)).rename("change").reset_index()
+    return cluster_mean(change, "change", _columns(cluster), rng, n_boot=n_boot, unit=unit)
 
 
 def crossed_mean(

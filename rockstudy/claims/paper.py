@@ -21,7 +21,6 @@ from pydantic.dataclasses import dataclass
 from rockstudy import paths
 from rockstudy.errors import StudyError
 
-ARXIV = "2605.09253"
 BOUNDS = {"": "", "about": "≈", "above": ">", "below": "<"}
 DISAGREEMENTS = "disagreements"  # the file that holds no numbers
 STRICT = ConfigDict(extra="forbid", strict=True)

@@ -309,10 +309,11 @@ def _versions() -> Iterator[Check]:
 
 
 def _unmet(wanted: Requirement) -> str | None:
-    version = _version(wanted.name) or "not installed"
-    if version != "not installed" and wanted.specifier.contains(version, prereleases=True):
+    version = _version(wanted.name)
+    if version and wanted.specifier.contains(version, prereleases=True):
         return None
-    return f"{wanted.name}: must be {wanted.specifier or 'installed'}; got {version}"
+    got = version or "not installed"
+    return f"{wanted.name}: must be {wanted.specifier or 'installed'}; got {got}"
 
 
 def _engines(config: StudyConfig) -> Iterator[Check]:

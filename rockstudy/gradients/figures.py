@@ -57,8 +57,7 @@ def persistence(rows: pd.DataFrame, moved: pd.DataFrame) -> figure_style.Figure:
             some.early.clip(lower=floor),
             some.late.clip(lower=floor),
             s=20,
-            color=figure_style.ROLES[group],
-            marker=figure_style.MARKERS[group],
+            **figure_style.look(group),
             alpha=0.65,
             lw=0,
             label=group,
@@ -70,8 +69,7 @@ def persistence(rows: pd.DataFrame, moved: pd.DataFrame) -> figure_style.Figure:
     left.legend(frameon=False, fontsize=8)
     for i, row in enumerate(moved.itertuples()):
         error = [[row.change - row.change_lo], [row.change_hi - row.change]]
-        style = {"color": figure_style.ROLES[row.group], "marker": figure_style.MARKERS[row.group]}
-        right.errorbar(row.change, i, xerr=error, capsize=4, ms=7, **style)
+        right.errorbar(row.change, i, xerr=error, capsize=4, ms=7, **figure_style.look(row.group))
         right.text(
             row.change_hi, i - 0.18, f"  Wilcoxon p = {row.wilcoxon_p:.1g}", fontsize=7, va="bottom"
         )
@@ -100,8 +98,7 @@ def split_sample(halves: pd.DataFrame) -> figure_style.Figure:
             xerr=error,
             capsize=4,
             ms=7,
-            color=figure_style.ROLES[row.group],
-            marker=figure_style.MARKERS[row.group],
+            **figure_style.look(row.group),
             mfc="white" if row.half == "other" else None,
         )
     axis.axvline(0, color="black", lw=1)
@@ -123,8 +120,7 @@ def groups_along_training(table: pd.DataFrame) -> figure_style.Figure:
     """
     made, (axis,) = figure_style.figure(6.4, 3.4)
     for group, rows in table.groupby("group", sort=False):
-        style = {"color": figure_style.ROLES[group], "marker": figure_style.MARKERS[group]}
-        axis.plot(rows.step, rows.rkl, lw=1.8, ms=4, label=group, **style)
+        axis.plot(rows.step, rows.rkl, lw=1.8, ms=4, label=group, **figure_style.look(group))
     axis.set(xlabel="optimiser step", ylabel="reverse KL of the group (nats)", yscale="log")
     axis.legend(frameon=False, fontsize=8)
     made.alt = "Mean reverse KL of the groups of token types along training."

@@ -41,8 +41,7 @@ def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> figure_style.Figu
         x[chosen],
         y[chosen],
         s=26,
-        color=figure_style.ROLES["rock"],
-        marker=figure_style.MARKERS["rock"],
+        **figure_style.look("rock"),
         label=f"rock tokens ({chosen.sum()})",
     )
     axis.set(

@@ -31,8 +31,7 @@ def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> figure_style.Figur
             axis.plot(
                 rows.step,
                 rows.value,
-                color=figure_style.ROLES[role],
-                marker=figure_style.MARKERS[role],
+                **figure_style.look(role),
                 label=arm,
             )
         axis.set(title=benchmark, xlabel="optimiser step")
@@ -65,8 +64,7 @@ def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> figure_style.
             role = names.get(str(arm), "control")
             error = [[row.value - row.lo], [row.hi - row.value]] if row.seeds > 1 else None
             style = {
-                "color": figure_style.ROLES[role],
-                "marker": figure_style.MARKERS[role],
+                **figure_style.look(role),
                 "capsize": 3,
             }
             axis.errorbar(row.value, place, xerr=error, ls="none", **style)
