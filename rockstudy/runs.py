@@ -312,19 +312,21 @@ class Run:
         return None
 
     def _notice_code(self, path: Path, now: str) -> None:
-        """Say once that an artefact was made by other code than there is now."""
-        made_by, name = cache.load_manifest(path).code, f"{path.parent.name}/{path.name}"
+        """Print a line, once for each stage, where an artefact was made by different code."""
+        made_by, stage = cache.load_manifest(path).code, path.parent.name
         if made_by in (None, now):
             return
         if self.reference is not None:
             notice(
-                f"the reference of {self.config.preset} was made by other code ({name} first); "
-                "a run of your own computes with the code as it is"
+                f"{stage} of the reference of {self.config.preset} was made by different code "
+                f"({path.name} first); a run of your own computes with the code as it is",
+                about=f"{self.reference} {stage}",
             )
         else:
             notice(
-                f"{name} was made by other code and is kept; to make it again: "
-                f"rockstudy forget {self.id} {name}"
+                f"{stage} of {self.id} was made by different code ({path.name} first) and is not "
+                f"made again; `rockstudy forget {self.id} {stage}` deletes it",
+                about=f"{self.path} {stage}",
             )
 
     def _take_over(self, *, stage: str, name: str, **key: Any) -> None:
@@ -398,10 +400,10 @@ def _field(config: StudyConfig, name: str) -> Any:
 _NOTICED: set[str] = set()
 
 
-def notice(text: str) -> None:
-    """Print a line to stderr, once in a process."""
-    if text not in _NOTICED:
-        _NOTICED.add(text)
+def notice(text: str, about: str = "") -> None:
+    """Print a line to stderr, once in a process for what it is about."""
+    if (about or text) not in _NOTICED:
+        _NOTICED.add(about or text)
         print(text, file=sys.stderr, flush=True)
 
 

@@ -121,7 +121,8 @@ def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
     before
         A notebook: only those that come earlier, which are what it can depend on.
     """
-    stored = [path.with_suffix("") for path in (Path(run) / "claims").glob("*.parquet")]
+    folder = run.path if isinstance(run, Run) else run
+    stored = [path.with_suffix("") for path in (folder / "claims").glob("*.parquet")]
     if before is not None:
         stored = [
             path
