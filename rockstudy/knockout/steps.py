@@ -142,6 +142,7 @@ def _sampled(
 
     vLLM has an engine for all of them, and batches of its own.
     """
+    run.needs_models("knockouts")
     with _student(run) as student:
         bases = [baseline(run, task, student) for task, *_ in screenings]
         if run.config.knockout.engine == "transformers":

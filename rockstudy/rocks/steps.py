@@ -26,7 +26,7 @@ from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import categories, controls, detection, selectors, token_table
 from rockstudy.rocks.encoders import needs_student
 from rockstudy.rocks.token_set import TokenSet
-from rockstudy.runs import Run, table
+from rockstudy.runs import Run, notice, table
 from rockstudy.sampling import engines, evaluation, rollout
 from rockstudy.store import cache
 from rockstudy.training import steps as training_steps
@@ -258,11 +258,14 @@ def cutoffs(types: pd.DataFrame, selector: str) -> list[int]:
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def sensitivity(run: Run) -> pd.DataFrame:
-    """`rocks.sensitivity` over `SWEEP`."""
-    found = measured(run)
-    return detection.sensitivity(
-        found.tokens, found.rollouts, run.config.rocks, SWEEP, found.student("post")
-    )
+    """`detection.sensitivity` over `SWEEP`; a reference leaves out encoders that need a model."""
+    made, sweep, student = measured(run), dict(SWEEP), None
+    if run.reference is None:
+        student = made.student("post")
+    else:
+        sweep["encoder"] = tuple(name for name in SWEEP["encoder"] if not needs_student(name))
+        notice("sensitivity: encoders that need a model are left out of what a reference gives")
+    return detection.sensitivity(made.tokens, made.rollouts, run.config.rocks, sweep, student)
 
 
 def rock_set(run: Run, types: pd.DataFrame) -> TokenSet:

@@ -43,13 +43,12 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
         `rollout.evaluate`'s columns and ``model``, the label.
     """
     config, how = run.config, run.config.evaluation
-    tokenizer = loading.tokenizer_of(run)
     seed = torch_seed(config.seed, "evaluation")
 
     def compute(model: engines.Engine, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
         task, part = piece
         with advised(f"evaluation of {label}", sampling_knobs("evaluation", how)):
-            made = rollout.evaluate(model, tokenizer, task, how, seed, part)
+            made = rollout.evaluate(model, loading.tokenizer_of(run), task, how, seed, part)
         return made.assign(model=label)
 
     return run.sampled(
@@ -119,11 +118,10 @@ def answered(
         Gives the hash of what samples.
     """
     how, seed = getattr(run.config, stage), torch_seed(run.config.seed, stage)
-    tokenizer = loading.tokenizer_of(run)
 
     def compute(model: engines.Engine, part: slice) -> pd.DataFrame:
         with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
-            made, _ = rollout.answer(model, tokenizer, task, how, seed, part)
+            made, _ = rollout.answer(model, loading.tokenizer_of(run), task, how, seed, part)
         return made.to_frame(part.start)
 
     done = run.sampled(
@@ -139,6 +137,7 @@ def answered(
     return rollout.Rollouts.from_frame(done.data), done.hash
 
 
+@kept_apart
 def checkpoint(run: Run, folder: Path, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
     """What samples from a checkpoint (`engines.opened`)."""
     return engines.opened(

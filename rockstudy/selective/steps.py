@@ -22,6 +22,7 @@ from rockstudy.runs import Run, table
 from rockstudy.sampling import evaluation
 from rockstudy.selective import arms, windows
 from rockstudy.selective.material import Material
+from rockstudy.store.code import kept_apart
 from rockstudy.training import stages
 from rockstudy.training import steps as training_steps
 from rockstudy.training.arm import Arm
@@ -60,10 +61,12 @@ def _jobs(run: Run) -> list[tuple[Arm, int, tuple[str, ...]]]:
     ]
 
 
+@kept_apart
 def trained(run: Run, *, grade: bool = True) -> Trained:
     """Train every arm at every seed, and grade them, side by side; each once in a run."""
 
     def train() -> Trained:
+        run.needs_models("arms of stage 2")
         jobs = _jobs(run)
         if "random-windows" in {arm.name for arm, _, _ in jobs}:
             _check_match(matched(run))

@@ -63,7 +63,8 @@ def identity(function: Callable[..., Any]) -> str:
 def _is_of_a_module(function: Any) -> bool:
     module = sys.modules.get(function.__module__)
     name = function.__qualname__.split(".")[0]
-    return bool(getattr(module, "__file__", None)) and "<" not in name and hasattr(module, name)
+    nested = "<" in function.__qualname__
+    return bool(getattr(module, "__file__", None)) and not nested and hasattr(module, name)
 
 
 def _of_notebook(function: Any) -> str:

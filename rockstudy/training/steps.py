@@ -19,6 +19,7 @@ from rockstudy.models.token_texts import token_texts
 from rockstudy.parallel import cpu_pool
 from rockstudy.runs import Run, table
 from rockstudy.sampling import evaluation
+from rockstudy.store.code import kept_apart
 from rockstudy.training import stages
 from rockstudy.training.arm import BASELINE, Arm
 
@@ -72,6 +73,7 @@ def pair_sizes(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@kept_apart
 def stage1(run: Run) -> stages.TrainResult:
     """Stage 1, trained once at the study's seed."""
     return run.in_memory("stage1", lambda: stages.train(run, "stage1", seed=run.config.seed))
@@ -83,6 +85,7 @@ def stage1_metrics(run: Run) -> pd.DataFrame:
     return stage1(run).metrics
 
 
+@kept_apart
 def baselines(run: Run) -> dict[int, stages.TrainResult]:
     """The baseline of stage 2 at every training seed, trained and graded side by side."""
 
@@ -94,6 +97,7 @@ def baselines(run: Run) -> dict[int, stages.TrainResult]:
     return run.in_memory("baselines", train)
 
 
+@kept_apart
 def first_baseline(run: Run) -> stages.TrainResult:
     """The baseline of the first training seed, on as many threads as all seeds side by side."""
     jobs = [(BASELINE, seed, ()) for seed in run.config.seeds]
@@ -130,6 +134,7 @@ def timing(run: Run) -> pd.DataFrame:
     return _stacked(run, "timing")
 
 
+@kept_apart
 def train_arms(
     run: Run,
     jobs: Sequence[tuple[Arm, int, tuple[str, ...]]],
@@ -155,6 +160,7 @@ def train_arms(
     cpu_pool.run({name: (_train_and_grade, given) for name, given in named.items()}, done)
 
 
+@kept_apart
 def trained(run: Run, arm: Arm, seed: int) -> stages.TrainResult:
     """Train an arm at one seed, or read it back."""
     return stages.train(arm.of(run), "stage2", seed=seed, arm=arm.name, weights=arm.weights)
