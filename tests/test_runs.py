@@ -21,7 +21,7 @@ ONE_SEED = {"seeds": [0], "stage2__steps": 2, "evaluation__n_prompts": 2, "knock
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory):
-    """A home with the run `mine`: tiny, one seed, two steps of stage 2, statistics and candidates."""
+    """A home with the run `mine`: tiny, one seed, two steps of stage 2."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROCKSTUDY_HOME", str(folder))
@@ -135,7 +135,7 @@ def test_what_is_taken_over_is_linked_and_outlives_the_old_run(mine):
 
 
 def test_a_changed_training_is_another_artefact_next_to_what_is_taken_over():
-    run = open_run(run_id="longer", overrides={"stage2__steps": 3}, from_run="mine")
+    run = open_run(run_id="faster", overrides={"stage2__lr": 0.01}, from_run="mine")
     training_steps.metrics(run)
     stage1 = next(run.path.glob("training/stage1-*/late/model.safetensors"))
     assert os.stat(stage1).st_nlink >= 2
