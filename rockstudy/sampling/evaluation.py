@@ -43,11 +43,10 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
         `rollout.evaluate`'s columns and ``model``, the label.
     """
     config, how = run.config, run.config.evaluation
-    tokenizer = loading.tokenizer_of(run)
     seed = torch_seed(config.seed, "evaluation")
 
     def compute(model: engines.Engine, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
-        task, part = piece
+        (task, part), tokenizer = piece, loading.tokenizer_of(run)
         with advised(f"evaluation of {label}", sampling_knobs("evaluation", how)):
             made = rollout.evaluate(model, tokenizer, task, how, seed, part)
         return made.assign(model=label)
@@ -119,9 +118,9 @@ def answered(
         Gives the hash of what samples.
     """
     how, seed = getattr(run.config, stage), torch_seed(run.config.seed, stage)
-    tokenizer = loading.tokenizer_of(run)
 
     def compute(model: engines.Engine, part: slice) -> pd.DataFrame:
+        tokenizer = loading.tokenizer_of(run)
         with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
             made, _ = rollout.answer(model, tokenizer, task, how, seed, part)
         return made.to_frame(part.start)
