@@ -1,12 +1,12 @@
 """Knockouts against the exactly enumerated policy; reuse, resume, controls, accounting."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -268,9 +268,8 @@ def test_the_bar_counts_the_tokens_that_are_still_to_come(tmp_path, screen, monk
 KILLED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import test_prefix_reuse
-test_prefix_reuse.long_screen(Path(sys.argv[2]))
+test_prefix_reuse.long_screen(Path(sys.argv[1]))
 """
 
 
@@ -295,7 +294,8 @@ def test_a_screen_that_is_killed_for_real_redoes_no_finished_shard(tmp_path):
     script = tmp_path / "screen.py"
     script.write_text(KILLED)
     cut = tmp_path / "cut"
-    with subprocess.Popen([sys.executable, script, Path(__file__).parent, cut]) as child:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen([sys.executable, script, cut], env=environment) as child:
         while child.poll() is None and len(list(cut.glob("knockout/x-*.json"))) < 4:
             time.sleep(0.005)
         child.kill()
