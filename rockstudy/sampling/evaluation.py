@@ -46,7 +46,7 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
     seed = torch_seed(config.seed, "evaluation")
 
     def compute(model: engines.Engine, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
-        task, part = piece
+        (task, part), tokenizer = piece, loading.tokenizer_of(run)
         with advised(f"evaluation of {label}", sampling_knobs("evaluation", how)):
             made = rollout.evaluate(model, loading.tokenizer_of(run), task, how, seed, part)
         return made.assign(model=label)
@@ -120,6 +120,7 @@ def answered(
     how, seed = getattr(run.config, stage), torch_seed(run.config.seed, stage)
 
     def compute(model: engines.Engine, part: slice) -> pd.DataFrame:
+        tokenizer = loading.tokenizer_of(run)
         with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
             made, _ = rollout.answer(model, loading.tokenizer_of(run), task, how, seed, part)
         return made.to_frame(part.start)

@@ -1,12 +1,12 @@
 """Knockouts against the exactly enumerated policy; reuse, resume, controls, accounting."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,10 +18,12 @@ from test_rollout import END, TOKENIZER, completions, enumerate_completions, sam
 
 from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, PairConfig, TaskConfig
+from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.knockout import prefix_reuse
 from rockstudy.knockout.prefix_reuse import Candidate, plan, resample
 from rockstudy.models import loading
+from rockstudy.runs import Run
 from rockstudy.sampling import rollout
 
 N = 6_000
@@ -166,10 +168,14 @@ def screen():
     return pair, task, how, made, candidates
 
 
-def outcomes(tmp_path, screen, **given):
+def run_in(folder):
+    return Run(from_parameters("tiny"), folder)
+
+
+def outcomes(folder, screen, **given):
     pair, task, how, made, candidates = screen
     return prefix_reuse.outcomes(
-        tmp_path, "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
+        run_in(folder), "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
         inputs={}, **given,
     )  # fmt: skip
 
@@ -228,14 +234,14 @@ def test_a_killed_screen_goes_on_and_ends_the_same(tmp_path, screen, monkeypatch
     monkeypatch.setattr(prefix_reuse, "resample", killed)
     with pytest.raises(KeyboardInterrupt):
         outcomes(tmp_path / "cut", screen, chunk=2)
-    done = len(list((tmp_path / "cut").rglob("shard-*.json")))
+    done = len(list((tmp_path / "cut").glob("knockout/x-*.json")))
     assert done == 2
     calls.clear()
     monkeypatch.setattr(
         prefix_reuse, "resample", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
     )
     resumed = outcomes(tmp_path / "cut", screen, chunk=2)
-    shards = len(list((tmp_path / "cut").rglob("shard-*.json")))
+    shards = len(list((tmp_path / "cut").glob("knockout/x-*.json")))
     assert len(calls) == shards - done
     pd.testing.assert_frame_equal(resumed, whole)
 
@@ -243,7 +249,7 @@ def test_a_killed_screen_goes_on_and_ends_the_same(tmp_path, screen, monkeypatch
 @pytest.mark.parametrize("kept", [0, 3], ids=["from nothing", "after a kill"])
 def test_the_bar_counts_the_tokens_that_are_still_to_come(tmp_path, screen, monkeypatch, kept):
     outcomes(tmp_path / "run", screen, chunk=2)
-    manifests = sorted((tmp_path / "run").rglob("shard-*.json"))
+    manifests = sorted((tmp_path / "run").glob("knockout/x-*.json"))
     for file in manifests[kept:]:
         file.unlink()
     monkeypatch.setenv("ROCKSTUDY_PROGRESS", str(tmp_path / "bar"))
@@ -262,9 +268,8 @@ def test_the_bar_counts_the_tokens_that_are_still_to_come(tmp_path, screen, monk
 KILLED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_knockout
-test_knockout.long_screen(Path(sys.argv[2]))
+import test_prefix_reuse
+test_prefix_reuse.long_screen(Path(sys.argv[1]))
 """
 
 
@@ -278,7 +283,7 @@ def long_screen(folder):
     often = types[np.argsort(-counts, kind="stable")][:40]
     candidates = [Candidate(int(t), (int(t),)) for t in often]
     return prefix_reuse.outcomes(
-        folder, "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
+        run_in(folder), "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
         inputs={}, chunk=10,
     )  # fmt: skip
 
@@ -289,19 +294,20 @@ def test_a_screen_that_is_killed_for_real_redoes_no_finished_shard(tmp_path):
     script = tmp_path / "screen.py"
     script.write_text(KILLED)
     cut = tmp_path / "cut"
-    with subprocess.Popen([sys.executable, script, Path(__file__).parent, cut]) as child:
-        while child.poll() is None and len(list(cut.rglob("shard-*.json"))) < 4:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen([sys.executable, script, cut], env=environment) as child:
+        while child.poll() is None and len(list(cut.glob("knockout/x-*.json"))) < 4:
             time.sleep(0.005)
         child.kill()
     assert child.returncode == -signal.SIGKILL
-    finished = {file.with_suffix(".parquet"): file for file in cut.rglob("shard-*.json")}
-    total = len(list((tmp_path / "whole").rglob("shard-*.json")))
+    finished = {file.with_suffix(".parquet"): file for file in cut.glob("knockout/x-*.json")}
+    total = len(list((tmp_path / "whole").glob("knockout/x-*.json")))
     assert 4 <= len(finished) < total - 4
     files = [*finished, *finished.values()]
     before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
     resumed = long_screen(cut)
     assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files] == before
-    assert len(list(cut.rglob("shard-*.json"))) == total
+    assert len(list(cut.glob("knockout/x-*.json"))) == total
     pd.testing.assert_frame_equal(resumed, whole)
 
 
@@ -348,10 +354,10 @@ def lab():
     return pair, task, how, made, [Candidate(int(t), (int(t),)) for t in chosen]
 
 
-def of_lab(lab, run, mode, seed):
+def of_lab(lab, folder, mode, seed):
     pair, task, how, made, candidates = lab
     return prefix_reuse.outcomes(
-        run, mode, pair.student, pair.tokenizer, task, made, candidates, how, seed,
+        run_in(folder), mode, pair.student, pair.tokenizer, task, made, candidates, how, seed,
         inputs={}, mode=mode,
     )  # fmt: skip
 
@@ -439,5 +445,14 @@ def test_rollouts_without_grades_are_refused(tmp_path, screen):
     plain = SimpleNamespace(**{**made.__dict__, "correct": None})
     with pytest.raises(StudyError, match="rollouts: must be graded"):
         prefix_reuse.outcomes(
-            tmp_path, "x", pair.student, pair.tokenizer, task, plain, candidates, how, 0, inputs={}
+            run_in(tmp_path),
+            "x",
+            pair.student,
+            pair.tokenizer,
+            task,
+            plain,
+            candidates,
+            how,
+            0,
+            inputs={},
         )

@@ -1,17 +1,18 @@
 """The steps of notebooks 02 and 03: what is loaded, verdicts, cut-offs, HTML, categories."""
 
 import gc
+import json
 import weakref
 
 import pandas as pd
 import pytest
 
 from rockstudy.config.overrides import from_parameters
+from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.rocks import claims as rocks_claims
 from rockstudy.rocks import steps as rocks_steps
-from rockstudy.runs import Run
-from rockstudy.sampling import evaluation
+from rockstudy.runs import Run, open_run
 from rockstudy.store import cache
 from rockstudy.training import steps as training_steps
 
@@ -38,12 +39,13 @@ def test_a_cluster_is_reproduced_by_the_sign_of_its_enrichment_alone():
     assert {row["verdict"] for row in rocks_claims.category_claims(None)} == {"not run"}
 
 
-def test_cut_offs_grow_to_the_number_of_types_with_a_score_and_hold_k():
+def test_cut_offs_grow_to_the_number_of_types_with_a_score_and_hold_the_papers():
     types = pd.DataFrame({"score": [1.0] * 250 + [0.0] * 50})
-    found = rocks_steps.cutoffs(types, "score", 100)
-    assert found[0] == 3 and found[-1] == 250 and 100 in found
+    found = rocks_steps.cutoffs(types, "score")
+    assert found[0] == 3 and found[-1] == 250
     assert found == sorted(set(found))
-    assert rocks_steps.cutoffs(types.head(2), "score", 100) == [2]
+    assert {k for k in rocks_steps.CUTOFFS if k <= 250} < set(found)
+    assert rocks_steps.cutoffs(types.head(2), "score") == [2]
 
 
 def test_token_text_is_escaped_and_its_blanks_are_shown():
@@ -65,35 +67,58 @@ def test_shares_of_categories_add_up_to_one_in_every_set():
     assert [one.ids for one in rocks_steps.sets_of(sets)] == [(1, 2), (2, 3)]
 
 
-def test_a_replayed_run_reads_tables_and_loads_no_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(rocks_steps, "measured", lambda *_: pytest.fail("a model was loaded"))
-    types = pd.DataFrame({"token_id": [1], "rank": [1]})
-    cache.save(tmp_path / "tables" / "rock_types", types, config={})
-    replayed = Run(from_parameters("tiny"), tmp_path, replay=True)
-    pd.testing.assert_frame_equal(rocks_steps.types(replayed), types)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder of a tiny run whose student is trained and of which nothing is measured."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    training_steps.first_baseline(Run(from_parameters("tiny"), folder))
+    return folder
 
 
-def test_a_measurement_that_is_there_loads_no_checkpoint_and_a_new_one_keeps_none(
-    tmp_path, monkeypatch
-):
-    """The arms train with the devices for themselves."""
-    config, loaded = from_parameters("tiny"), []
-    real = loading.load_model
+@pytest.fixture
+def loaded(monkeypatch):
+    """Weak references to the models that are loaded from now on."""
+    real, seen = loading.load_model, []
 
-    def seen(*arguments, **named):
+    def load_model(*arguments, **named):
         model = real(*arguments, **named)
-        loaded.append(weakref.ref(model))
+        seen.append(weakref.ref(model))
         return model
 
-    evaluation.loaded_pair(config.pair)
-    training_steps.train_seeds(Run(config, tmp_path), config.seeds[:1])
-    monkeypatch.setattr(loading, "load_model", seen)
-    first = rocks_steps.Measured(config, tmp_path)
+    monkeypatch.setattr(loading, "load_model", load_model)
+    return seen
+
+
+def test_a_measurement_that_is_there_loads_no_checkpoint_and_a_new_one_keeps_none(trained, loaded):
+    """The arms train with the devices for themselves."""
+    run = Run(from_parameters("tiny"), trained)
+    loading.pair_of(run)
+    loaded.clear()
+    first = rocks_steps.measured(run)
+    assert not loaded  # nothing is computed before it is asked for
+    assert first is rocks_steps.measured(run) and len(first.tokens)
     gc.collect()
     assert len(loaded) >= len(first.folders) and not any(one() for one in loaded)
     loaded.clear()
-    again = rocks_steps.Measured(config, tmp_path)
+    again = rocks_steps.measured(Run(run.config, trained))
     assert again.table.hash == first.table.hash and not loaded
-    encoded = from_parameters("tiny", rocks__encoder="hidden")
-    assert len(rocks_steps.detected(encoded, tmp_path).types)
+    encoded = Run(from_parameters("tiny", rocks__encoder="hidden"), trained)
+    assert len(rocks_steps.measured(encoded).detection.types)
     assert len(loaded) == 1
+
+
+def test_a_replayed_run_reads_tables_and_loads_no_model(trained, loaded, tmp_path, monkeypatch):
+    run = Run(from_parameters("tiny"), trained)
+    types = rocks_steps.types(run)
+    committed = tmp_path / "data" / "reference" / "tiny"
+    cache.link(trained / "tables" / "rocks.types", committed / "tables" / "rocks.types")
+    record = {"preset": "tiny", "from": None, "config": run.config.model_dump(mode="json")}
+    (committed / "run.json").write_text(json.dumps(record))
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    loaded.clear()
+    replayed = open_run("tiny", "reference")
+    pd.testing.assert_frame_equal(rocks_steps.types(replayed), types)
+    with pytest.raises(StudyError, match="needs models, which the reference of tiny") as error:
+        rocks_steps.thresholds(replayed)
+    assert "\n" not in str(error.value) and not loaded
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # a reference computes nothing

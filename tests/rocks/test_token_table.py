@@ -5,11 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
+from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.rocks import token_table as module
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.rocks.token_table import TokenTable, token_table, type_table
+from rockstudy.runs import Run
 from rockstudy.sampling import rollout
 from rockstudy.sampling.rollout import Rollouts
 
@@ -43,8 +45,9 @@ def checkpoints(pair):
     return {"pre": pair.student, "post": other}
 
 
-def table(run, rollouts, pair, checkpoints, **given) -> TokenTable:
-    return token_table(run, "base", rollouts, pair.teacher, checkpoints, inputs={}, **given)
+def table(folder, rollouts, pair, checkpoints, **given) -> TokenTable:
+    run, models = Run(from_parameters("tiny"), folder), {"teacher": pair.teacher, **checkpoints}
+    return token_table(run, "base", rollouts, models, [*checkpoints], inputs=dict, **given)
 
 
 @pytest.fixture(scope="module")
@@ -108,22 +111,21 @@ def test_batches_and_shards_do_not_change_the_table(
 def test_a_killed_pass_goes_on_from_its_last_shard(
     tmp_path, rollouts, pair, checkpoints, monkeypatch
 ):
-    real, done = module._shard_frame, []
+    real, done = module._check_finite, []  # the last thing that is done to each shard
 
-    def killed_after_two(*arguments):
+    def killed_after_two(frame):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(real(*arguments))
-        return done[-1]
+        done.append(real(frame))
 
-    monkeypatch.setattr(module, "_shard_frame", killed_after_two)
+    monkeypatch.setattr(module, "_check_finite", killed_after_two)
     with pytest.raises(KeyboardInterrupt):
         table(tmp_path, rollouts, pair, checkpoints, shard_tokens=30)
     counted = []
-    monkeypatch.setattr(module, "_shard_frame", lambda *a: (counted.append(1), real(*a))[1])
+    monkeypatch.setattr(module, "_check_finite", counted.append)
     resumed = table(tmp_path, rollouts, pair, checkpoints, shard_tokens=30)
     assert len(counted) == resumed.n_shards - 2 > 0
-    monkeypatch.setattr(module, "_shard_frame", real)
+    monkeypatch.setattr(module, "_check_finite", real)
     straight = table(tmp_path / "other", rollouts, pair, checkpoints, shard_tokens=30)
     assert resumed.hash == straight.hash and resumed.read().equals(straight.read())
 

@@ -11,6 +11,7 @@ from rockstudy.config.registry import ARMS
 from rockstudy.errors import StudyError
 from rockstudy.rocks import selectors
 from rockstudy.rocks.detection import Detection
+from rockstudy.runs import Run
 from rockstudy.selective import arms
 from rockstudy.selective import claims as selective_claims
 from rockstudy.selective import steps as selective_steps
@@ -83,10 +84,13 @@ def test_arms_are_made_of_rocks_matched_controls_and_the_next_ranks(material):
     assert rkl == selectors.select(material.tokens, "rkl", 3).ids
 
 
-def test_the_normaliser_changes_stage_2_and_nothing_else(material):
-    changed = arms.build("types-normalized", material, 0).configured(CONFIG)
-    assert changed.stage2.normalize == "weights"
-    assert changed.model_copy(update={"stage2": CONFIG.stage2}) == CONFIG
+def test_the_normaliser_changes_stage_2_and_nothing_else(material, tmp_path):
+    run = Run(CONFIG, tmp_path)
+    changed = arms.build("types-normalized", material, 0).of(run)
+    assert changed.config.stage2.normalize == "weights"
+    stage2 = changed.config.stage2.model_copy(update={"normalize": CONFIG.stage2.normalize})
+    assert changed.config.model_copy(update={"stage2": stage2}) == CONFIG == run.config
+    assert changed.path == run.path
 
 
 def test_extra_arms_have_fewer_seeds_and_are_graded_at_the_end():
