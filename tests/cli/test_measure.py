@@ -186,10 +186,16 @@ def test_half_of_the_devices_can_hold_teachers(monkeypatch):
         assert placement.places("next").teacher == torch.device("cuda", 2 + rank)
 
 
-def test_ctrl_c_ends_the_processes(monkeypatch, capfd):
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+def test_ctrl_c_ends_the_processes(monkeypatch, capfd, tmp_path):
+    def interrupt() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)  # until both have started
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    code = f"import os, time; open(f'{tmp_path}/{{os.getpid()}}', 'w'); time.sleep(600)"
     with pytest.raises(KeyboardInterrupt):
-        launched(monkeypatch, capfd, "import time; time.sleep(600)")
+        launched(monkeypatch, capfd, code)
 
 
 @pytest.mark.slow
