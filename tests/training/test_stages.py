@@ -655,7 +655,7 @@ def test_a_loss_that_is_not_finite_stops_training_with_one_line(tmp_path, monkey
     with pytest.raises(StudyError, match=r"stage1 step 2: the loss .* nan; lower stage1__lr") as e:
         stages.train(_run(tmp_path), "stage1", seed=0)
     assert "\n" not in str(e.value)
-    assert not list(tmp_path.glob("training/*")) and not list(tmp_path.rglob("late"))
+    assert not list(tmp_path.glob("training/*.json")) and not list(tmp_path.rglob("late"))
 
 
 def test_out_of_memory_says_what_to_lower_and_the_next_run_goes_on(trained, tmp_path, monkeypatch):
