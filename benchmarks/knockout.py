@@ -30,13 +30,14 @@ import pandas as pd
 import torch
 from common import DEVICE, END, SMOLLM2, Job, Side, Turns, measure, rounded, writer
 
-from rockstudy import paths
+from rockstudy import runs
 from rockstudy.config.fields import EvalConfig, PairConfig, TaskConfig
-from rockstudy.knockout import prefix_reuse
+from rockstudy.config.overrides import from_parameters
+from rockstudy.knockout import prefix_reuse, steps
 from rockstudy.knockout.prefix_reuse import Candidate
 from rockstudy.models import loading
+from rockstudy.runs import Run
 from rockstudy.sampling import rollout
-from rockstudy.store import cache
 
 GROUPS = 10  # ours: deciles of the candidates by occurrences
 MODES = ("reuse", "naive")
@@ -65,9 +66,10 @@ def _lab(job: Job, turns: Turns) -> None:
     few = [chosen[i] for i in np.unique(places.round().astype(int))]
 
     def once() -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as run:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(from_parameters("lab"), Path(folder))
             table = prefix_reuse.outcomes(
-                Path(run), job["way"], student, pair.tokenizer, task, base, few, how, 1,
+                run, job["way"], student, pair.tokenizer, task, base, few, how, 1,
                 inputs={}, mode=job["way"],
             )  # fmt: skip
         return {"tokens": int(table.n_new_tokens.sum()), "table": table, "few": few, "often": often}
@@ -165,8 +167,7 @@ def compared(reuse: Side, naive: Side) -> dict[str, float]:
 
 def screened(most: int) -> list[Candidate]:
     """The token-level candidates of the lab's committed screen, the first ones by rank."""
-    tables = paths.data_dir() / "reference" / "lab" / "tables"
-    table = cache.load(tables / "knockout_candidates")
+    table = steps.candidates(runs.opened(runs.reference_dir("lab")))
     single = table[table["arm"] == "token"].nsmallest(most, "rank")
     return [Candidate(int(token), (int(token),)) for token in single.target]
 

@@ -23,9 +23,11 @@ from common import DEVICE, SMOLLM2, Job, Turns, faster, measure, random_model, r
 
 from rockstudy import tasks
 from rockstudy.config.fields import PairConfig, TaskConfig
+from rockstudy.config.overrides import from_parameters
 from rockstudy.models import loading
 from rockstudy.models.divergence import Head
 from rockstudy.rocks import token_table
+from rockstudy.runs import Run
 from rockstudy.sampling import rollout
 from rockstudy.sampling.rollout import Rollouts, completion_states
 
@@ -59,14 +61,20 @@ def _pair(job: Job) -> list:
     ]
 
 
+def _run(folder: str) -> Run:
+    """A run to keep a table in, whose configuration the table does not read."""
+    return Run(from_parameters("lab"), Path(folder))
+
+
 def _table(job: Job, turns: Turns) -> None:
     """Write the table of one checkpoint."""
     teacher, student = _pair(job)
     rows = random_rollouts(job["vocab"], job["rows"], job["length"])
 
     def once() -> dict[str, Any]:
+        models = {"teacher": teacher, "post": student}
         with tempfile.TemporaryDirectory() as folder:
-            token_table.token_table(Path(folder), "x", rows, teacher, {"post": student}, inputs={})
+            token_table.token_table(_run(folder), "x", rows, models, ["post"], inputs=dict)
         return {"tokens": rows.n_tokens}
 
     turns.run(once)
@@ -108,9 +116,9 @@ def _prompts(job: Job, turns: Turns) -> None:
         rows = rollout.generate(
             student, pair.tokenizer, ids, max_new_tokens=NEW_TOKENS, batch_size=256, seed=0
         )
-        both = {"pre": student, "post": student}
+        models = {"teacher": teacher, "pre": student, "post": student}
         with tempfile.TemporaryDirectory() as folder:
-            token_table.token_table(Path(folder), "x", rows, teacher, both, inputs={})
+            token_table.token_table(_run(folder), "x", rows, models, ["pre", "post"], inputs=dict)
         return {"tokens": rows.n_tokens}
 
     turns.run(once)

@@ -73,9 +73,12 @@ def identity(name: str, revision: str | None, gguf_file: str | None, field: str)
     """
     source = resolve(name, revision, gguf_file, field)
     if "local_files_only" in source.kwargs:
+        file = gguf_file or "config.json"
+        where = {key: value for key, value in source.kwargs.items() if key != "gguf_file"}
         with readable(source, "a model's configuration"):
-            file = hf_hub_download(name, "config.json", **source.kwargs)
-        return f"{name} {Path(file).parent.name}"
+            found = hf_hub_download(name, file, **where)
+        commit = Path(found).parents[file.count("/")].name
+        return f"{name} {commit} {file}"
     folders = [Path(source.tokenizer)]
     if not name.startswith("tiny:") and source.where != source.tokenizer:
         folders.append(Path(source.where))

@@ -14,7 +14,7 @@ import torch
 import typer
 
 from rockstudy import paths
-from rockstudy.cli import dry_run, main, measure
+from rockstudy.cli import dry_run, main, measure, running
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
@@ -301,7 +301,7 @@ def test_every_command_of_the_launch_folder_parses():
             assert own.params["preset"] == "paper"
         names = list(takewhile(lambda word: not word.startswith("-"), rest[1:]))
         if rest[0] == "run":
-            main.find(names, paths.notebooks_dir())
+            running.find(names, paths.notebooks_dir())
 
 
 def test_what_scripts_source_is_there():

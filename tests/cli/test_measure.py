@@ -18,11 +18,14 @@ import pytest
 import torch
 from torch.distributed.launcher.api import elastic_launch
 
-from rockstudy import paths
+from rockstudy import paths, runs
 from rockstudy.cli import launcher, main
 from rockstudy.errors import StudyError
+from rockstudy.gradients import steps as gradients_steps
+from rockstudy.knockout import steps as knockout_steps
 from rockstudy.parallel import placement
 from rockstudy.store import cache
+from rockstudy.training import steps as training_steps
 
 SMALL = {"knockout__n_prompts": 4, "screen": 3, "seeds": "[0]"}
 # gradients are float32 sums that two processes add in another order
@@ -48,7 +51,7 @@ def command(home: Path, *words: str) -> subprocess.Popen:
 def tables(home: Path) -> dict[str, pd.DataFrame]:
     """Every table of a run but those of training, which the statistics begin with."""
     run = home / "runs" / "tiny"
-    files = [f for f in sorted(run.rglob("*.parquet")) if not f.parts[-2].startswith("training")]
+    files = [f for f in sorted(run.rglob("*.parquet")) if f.relative_to(run).parts[0] != "training"]
     return {f.relative_to(run).as_posix(): cache.load(f.with_suffix("")) for f in files}
 
 
@@ -75,11 +78,13 @@ def rank_of(pid: int) -> int:
 
 
 def started_from(one: Path, home: Path) -> Path:
-    """A home that holds only the trainings of another one."""
-    run = home / "runs" / "tiny"
-    run.mkdir(parents=True)
-    for stage in (one / "runs" / "tiny").glob("stage*"):
-        subprocess.run(["cp", "-r", str(stage), str(run)], check=True)
+    """A home that holds only the record of another one's run and its trainings."""
+    before, run = one / "runs" / "tiny", home / "runs" / "tiny"
+    (run / "rollouts").mkdir(parents=True)
+    for kept in (before / runs.RECORD, before / "training"):
+        subprocess.run(["cp", "-r", str(kept), str(run)], check=True)
+    for kept in (before / "rollouts").glob("stage1-teacher-*"):
+        subprocess.run(["cp", str(kept), str(run / "rollouts")], check=True)
     return home
 
 
@@ -87,7 +92,8 @@ def started_from(one: Path, home: Path) -> Path:
 def test_a_killed_process_is_named_and_the_next_call_has_the_tables_of_one(one, tmp_path):
     home = started_from(one, tmp_path)
     process = command(home, "statistics", "--processes", "2")
-    first = home / "runs" / "tiny" / "evaluation" / "teacher.json"
+    (first,) = (f.name for f in (one / "runs" / "tiny" / "evaluation").glob("teacher-*.json"))
+    first = home / "runs" / "tiny" / "evaluation" / first
     while not first.is_file() and process.poll() is None:
         time.sleep(0.05)
     os.kill(children(process)[1], signal.SIGKILL)
@@ -105,7 +111,7 @@ def test_a_killed_process_is_named_and_the_next_call_has_the_tables_of_one(one, 
     assert again.returncode == 0, said
     assert first.stat().st_mtime_ns == kept
     wanted, found = tables(one), tables(home)
-    assert {n for n in wanted if not n.startswith("tables/stage")} == found.keys()
+    assert {n for n in wanted if not n.startswith("tables/training.stage1")} == found.keys()
     for name, table in found.items():
         rtol = next((r for part, r in LOOSE.items() if part in name), 0)
         pd.testing.assert_frame_equal(table, wanted[name], check_exact=rtol == 0, rtol=rtol)
@@ -180,16 +186,22 @@ def test_half_of_the_devices_can_hold_teachers(monkeypatch):
         assert placement.places("next").teacher == torch.device("cuda", 2 + rank)
 
 
-def test_ctrl_c_ends_the_processes(monkeypatch, capfd):
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+def test_ctrl_c_ends_the_processes(monkeypatch, capfd, tmp_path):
+    def interrupt() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)  # until both have started
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    code = f"import os, time; open(f'{tmp_path}/{{os.getpid()}}', 'w'); time.sleep(600)"
     with pytest.raises(KeyboardInterrupt):
-        launched(monkeypatch, capfd, "import time; time.sleep(600)")
+        launched(monkeypatch, capfd, code)
 
 
 @pytest.mark.slow
 def test_processes_end_with_the_command_that_started_them(tmp_path):
     process = command(tmp_path, "training", "--processes", "2")
-    while not (tmp_path / "runs" / "tiny").is_dir() and process.poll() is None:
+    while not [*(tmp_path / "runs" / "tiny").glob("*/*")] and process.poll() is None:
         time.sleep(0.05)  # until the first one has begun
     workers = [Path(f"/proc/{pid}") for pid in children(process)]
     process.kill()
@@ -223,8 +235,11 @@ def test_what_is_asked_wrongly_is_one_line_and_nothing_is_written(
     assert not [*tmp_path.rglob("*")]
 
 
-def test_what_steps_share_is_what_notebooks_read(one):
-    """The names of the tables that a notebook would otherwise compute for itself."""
-    found = {path.stem for path in (one / "runs" / "tiny" / "tables").glob("*.parquet")}
-    assert {"accuracy_along", "gradients", "knockout_screen", "knockout_controls"} <= found
-    assert np.isfinite(cache.load(one / "runs/tiny/tables/gradients").norm_logit).all()
+def test_what_steps_share_is_what_notebooks_read(one, monkeypatch):
+    """The steps of a notebook compute nothing more."""
+    monkeypatch.setattr(cache, "save", lambda *_, **__: pytest.fail("computed"))
+    run = runs.opened(one / "runs" / "tiny")
+    chosen = knockout_steps.candidates(run)
+    assert len(knockout_steps.screen(run, chosen)) and len(knockout_steps.controls(run, chosen))
+    assert len(training_steps.accuracy_along(run))
+    assert np.isfinite(gradients_steps.half_samples(run).norm_logit).all()

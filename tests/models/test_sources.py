@@ -1,12 +1,15 @@
 """What is cached depends on the contents of the files that it was made from, not on names alone."""
 
 import json
+import shutil
 
 import pytest
+from huggingface_hub import constants
 
 from rockstudy import tasks
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.overrides import from_parameters
+from rockstudy.errors import StudyError
 from rockstudy.models import sources
 from rockstudy.runs import Run
 from rockstudy.sampling import evaluation
@@ -29,19 +32,52 @@ def test_a_task_is_its_configuration_and_the_bytes_of_its_file(tmp_path):
     assert tasks.identity(lab) == lab.model_dump(mode="json")
 
 
-def test_weights_are_the_files_of_a_folder_or_the_revision_of_the_hub(tiny_pair_dir, tmp_path):
-    teacher = str(tiny_pair_dir / "teacher")
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    (copy / "model.safetensors").write_bytes(
-        (tiny_pair_dir / "teacher" / "model.safetensors").read_bytes()
-    )
-    same = sources.identity(teacher, None, None, "teacher")
-    assert sources.identity(str(copy), None, None, "teacher") == same
-    (copy / "model.safetensors").write_bytes(b"other weights")
-    assert sources.identity(str(copy), None, None, "teacher") != same
-    one, two = (sources.identity("someone/model", r, None, "teacher") for r in ("a", "b"))
-    assert one != two
+PARTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors",
+)
+
+
+def test_a_model_in_a_folder_is_all_files_that_change_what_it_writes_and_no_others(
+    tiny_pair_dir, tmp_path
+):
+    def identity(folder) -> str:
+        return sources.identity(str(folder), None, None, "teacher")
+
+    copy = shutil.copytree(tiny_pair_dir / "teacher", tmp_path / "copy")
+    found = [identity(tiny_pair_dir / "teacher"), identity(copy)]
+    assert found[0] == found[1]
+    (copy / "README.md").write_text("about it")
+    assert identity(copy) == found[0]
+    for name in PARTS:
+        (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+        found.append(identity(copy))
+    assert len(set(found)) == 1 + len(PARTS)
+
+
+def test_a_model_of_the_hub_is_its_commit_and_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--someone--model"
+    for revision, commit in {"main": "1" * 40, "v1": "1" * 40, "v2": "2" * 40}.items():
+        for file in ("config.json", "small.gguf", "more/large.gguf"):
+            path = model / "snapshots" / commit / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        (model / "refs").mkdir(exist_ok=True)
+        (model / "refs" / revision).write_text(commit)
+
+    def identity(revision=None, gguf_file=None) -> str:
+        return sources.identity("someone/model", revision, gguf_file, "teacher")
+
+    assert identity() == identity("v1") != identity("v2")
+    assert len({identity(), identity(None, "small.gguf"), identity(None, "more/large.gguf")}) == 3
+    assert identity("v1", "more/large.gguf") != identity("v2", "more/large.gguf")
+    with pytest.raises(StudyError, match="teacher: must be a model's configuration that can be"):
+        identity("v3")
 
 
 @pytest.mark.parametrize("label", ["teacher", "student"])
@@ -52,8 +88,14 @@ def test_a_grading_of_the_pair_depends_on_its_problems_and_its_weights(
     write(file, "one")
     given = {"benchmarks__0__name": "math", "benchmarks__0__path": str(file)}
     run = Run(from_parameters("tiny", **given), tmp_path)
-    before = evaluation.grading_key(run, label, None)
+
+    def key() -> dict:
+        found = evaluation._grading(run, label, None)
+        return found | {"inputs": found["inputs"]()}
+
+    before = key()
     write(file, "two")
-    assert evaluation.grading_key(run, label, None)["config"] != before["config"]
+    assert key()["config"] != before["config"] and key()["inputs"] == before["inputs"]
     monkeypatch.setattr(sources, "identity", lambda *_: "other weights")
-    assert evaluation.grading_key(run, label, None)["inputs"] != before["inputs"]
+    assert key()["inputs"]["model"] != before["inputs"]["model"]
+    assert key()["inputs"]["tokenizer"] != before["inputs"]["tokenizer"]

@@ -159,33 +159,51 @@ def test_what_is_never_seen_is_one_line_that_names_file_and_machine(tmp_path, mo
 
 
 def test_another_node_waits_for_a_folder_to_fill_and_for_the_filled_one(tmp_path, monkeypatch):
-    """The first process's messages: the folder to fill, and when that is done the finished one."""
-    path, filled = tmp_path / "stage" / "name", []
-    partial = tmp_path / "stage" / "name.partial"
-    manifest = write(tmp_path / "elsewhere", 1, {})
-    said = iter([partial, cache.FolderArtefact(path, "x", manifest, True)])
-    threads = []
+    """The first process's one message is the folder to fill; the finished one is seen later."""
+    place = {"stage": "stage", "name": "name", "config": {"seed": 1}}
+    stage, threads, filled = tmp_path / "stage", [], []
+    partial = stage / "name.partial"
+
+    def later(act) -> None:
+        def wait_and_act() -> None:
+            time.sleep(0.3)
+            act()
+
+        threads.append(threading.Thread(target=wait_and_act))
+        threads[-1].start()
+
+    def publish() -> None:
+        cache.cached_folder(tmp_path / "first", **place, compute=fill)
+        stage.mkdir(exist_ok=True)
+        for made in (tmp_path / "first" / "stage").iterdir():  # the manifest last
+            if made.is_dir():
+                made.rename(stage / made.name)
+        (tmp_path / "first" / "stage" / "name.json").rename(stage / "name.json")
+
+    def fill(folder) -> None:
+        (folder / "part").write_text("of the first")
+
+    def compute(folder) -> None:
+        filled.append(folder.is_dir())
+        later(publish)
 
     def hear(message) -> None:
-        message[:] = [next(said)]
-        made = partial if not threads else path.with_suffix(".json")
-
-        def appear() -> None:
-            time.sleep(0.3)
-            if made is partial:
-                made.mkdir(parents=True)
-            else:
-                made.write_bytes((tmp_path / "elsewhere" / "stage" / "name.json").read_bytes())
-
-        threads.append(threading.Thread(target=appear))
-        threads[-1].start()
+        message[:] = [partial]
+        later(lambda: partial.mkdir(parents=True))
 
     monkeypatch.setattr(distributed, "together", Second)
     monkeypatch.setattr(distributed, "broadcast_object_list", hear)
-    found = distributed.once(
-        lambda compute: pytest.fail("the first process's"),
-        lambda folder: filled.append(folder.is_dir()),
-    )
-    assert filled == [True] and found.path == path and path.with_suffix(".json").is_file()
+    found = distributed.once(tmp_path, **place, compute=compute)
+    assert filled == [True] and not found.fresh
+    assert found.path == stage / "name" and (found.path / "part").read_text() == "of the first"
     for thread in threads:
         thread.join()
+
+
+def test_another_node_fills_nothing_where_the_first_process_finds_the_folder(tmp_path, monkeypatch):
+    place = {"stage": "stage", "name": "name", "config": {"seed": 1}}
+    made = cache.cached_folder(tmp_path, **place, compute=lambda folder: (folder / "part").touch())
+    monkeypatch.setattr(distributed, "together", Second)
+    monkeypatch.setattr(distributed, "agreed", lambda value: value)
+    found = distributed.once(tmp_path, **place, compute=lambda folder: pytest.fail("filled"))
+    assert found.path == made.path and found.hash == made.hash and not found.fresh

@@ -120,22 +120,22 @@ def prompts_of(n, vocab, seed=0):
 def test_trainings_share_an_engine_and_another_one_follows_them_in_the_process(model, tmp_path):
     """Before the engines of the other tests, which take what a device has left."""
     from rockstudy.config.overrides import from_parameters
+    from rockstudy.runs import Run
     from rockstudy.training import stages, vllm_rollouts
 
     small = {"steps": 2, "prompts_per_step": 2, "max_new_tokens": 16}
     given = {f"{s}__{name}": value for s in ("stage1", "stage2") for name, value in small.items()}
-    config = from_parameters("lab", **given, stage2__engine="vllm")
-    how = {"run": tmp_path, "seed": 0}
-    first = stages.train(config, "stage2", arm="one", **how)
-    again = stages.train(config, "stage2", arm="two", **how)
+    run = Run(from_parameters("lab", **given, stage2__engine="vllm"), tmp_path)
+    first = stages.train(run, "stage2", seed=0, arm="one")
+    again = stages.train(run, "stage2", seed=0, arm="two")
     assert first.metrics.n_tokens.tolist() == again.metrics.n_tokens.tolist()  # the same rollouts
-    other = stages.train(config, "stage2", run=tmp_path, seed=1)
+    other = stages.train(run, "stage2", seed=1)
     assert other.hash != first.hash
     assert len(vllm_rollouts._ENGINES) == 1 and gc.get_freeze_count() == 0
     with serve(model, tmp_path / "m", HOW) as engine:
         engine.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys()
-    stages.train(config, "stage2", arm="three", **how)  # sampling left the trainer's engine alone
+    stages.train(run, "stage2", seed=0, arm="three")  # sampling left the trainer's engine alone
 
 
 def test_greedy_completions_are_those_of_transformers(large, served_large, tiny_tokenizer):
@@ -314,8 +314,8 @@ def test_a_study_evaluates_measures_and_knocks_out_with_it(tmp_path, monkeypatch
         screen=3,
         rocks__eta=0.0,
     )
-    run = Run(config, tmp_path, replay=False)
-    training_steps.train_seeds(run)
+    run = Run(config, tmp_path)
+    training_steps.first_baseline(run)
     monkeypatch.setattr(
         engines.TransformersEngine, "complete", lambda *_: pytest.fail("transformers sampled")
     )

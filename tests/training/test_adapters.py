@@ -9,6 +9,7 @@ import torch
 from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.models import adapters, loading
+from rockstudy.runs import Run
 from rockstudy.training import stages
 from rockstudy.training.trainer import DistillTrainer
 
@@ -48,13 +49,13 @@ def test_every_linear_layer_but_the_head_gets_adapters():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Both stages of `tiny`, the second with adapters alone."""
-    run = tmp_path_factory.mktemp("run")
-    return run, stages.train(from_parameters("tiny", **GIVEN), "stage2", run=run, seed=0)
+    run = Run(from_parameters("tiny", **GIVEN), tmp_path_factory.mktemp("run"))
+    return run, stages.train(run, "stage2", seed=0)
 
 
 def test_a_kept_checkpoint_is_an_ordinary_model_that_differs_by_matrices_of_the_rank(trained):
     run, result = trained
-    start = run / "stage1-baseline-s0" / "training" / "late"
+    start = stages.train(run, "stage1", seed=0).checkpoints["late"]
     assert {f.name for f in result.checkpoints["late"].iterdir()} == {
         f.name for f in start.iterdir()
     }
@@ -73,16 +74,15 @@ def test_a_kept_checkpoint_is_an_ordinary_model_that_differs_by_matrices_of_the_
 
 
 def test_adapters_start_alike_at_one_seed_and_otherwise_at_another(trained, tmp_path):
-    config, (_, first) = from_parameters("tiny", **GIVEN), trained
-    again = stages.train(config, "stage2", run=tmp_path, seed=0)
-    assert again.hash == first.hash
-    assert stages.train(config, "stage2", run=tmp_path, seed=1).hash != first.hash
+    run, (_, first) = Run(from_parameters("tiny", **GIVEN), tmp_path), trained
+    assert stages.train(run, "stage2", seed=0).hash == first.hash
+    assert stages.train(run, "stage2", seed=1).hash != first.hash
 
 
 def test_training_of_adapters_that_failed_goes_on_and_ends_with_the_same_bytes(
     trained, tmp_path, monkeypatch
 ):
-    config, (_, whole) = from_parameters("tiny", **GIVEN), trained
+    run, (_, whole) = Run(from_parameters("tiny", **GIVEN), tmp_path), trained
     real = DistillTrainer._compute_loss
 
     def failing(self, *arguments):
@@ -93,11 +93,10 @@ def test_training_of_adapters_that_failed_goes_on_and_ends_with_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(DistillTrainer, "_compute_loss", failing)
         with pytest.raises(StudyError, match="stage2 step 5: out of memory"):
-            stages.train(config, "stage2", run=tmp_path, seed=0)
+            stages.train(run, "stage2", seed=0)
     (kept,) = tmp_path.rglob("checkpoint-4")
     assert not [*kept.glob("model*.safetensors")]  # adapters alone
-    resumed = stages.train(config, "stage2", run=tmp_path, seed=0)
-    assert resumed.hash == whole.hash
+    assert stages.train(run, "stage2", seed=0).hash == whole.hash
 
 
 @pytest.mark.parametrize("rank", [0, -1, True, 1.5, "low"])

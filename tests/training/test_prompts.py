@@ -23,6 +23,11 @@ SIZES = {"n_train": 4, "n_eval": 2, "max_prompt_tokens": 64}
 HUB = TaskConfig(name="math", path="someone/maths", **SIZES)
 
 
+def run_of(task: TaskConfig, folder: Path) -> Run:
+    """A run of `tiny` that trains on the prompts of a task."""
+    return Run(from_parameters("tiny").model_copy(update={"train_task": task}), folder)
+
+
 @pytest.fixture
 def read(monkeypatch):
     """The splits that were read of a task, whose training problems repeat one prompt."""
@@ -37,13 +42,14 @@ def read(monkeypatch):
 
 
 def test_prompts_of_the_hub_are_read_once_in_a_run(read, tmp_path):
-    first = train_prompts(HUB, tmp_path)
-    assert first == train_prompts(HUB, tmp_path) == ["1 + 1?", "é?", "3?"]
+    run = run_of(HUB, tmp_path)
+    first = train_prompts(run)
+    assert first == train_prompts(run) == ["1 + 1?", "é?", "3?"]
     assert read == ["train"]
-    assert cache.is_current(**kept_at(HUB, tmp_path))
+    assert cache.is_current(run.path, **kept_at(HUB))
     longer = HUB.model_copy(update={"max_prompt_tokens": 99})  # which lessons leave out
-    assert train_prompts(longer, tmp_path) == first and read == ["train"]
-    train_prompts(HUB.model_copy(update={"revision": "v2"}), tmp_path)
+    assert train_prompts(run_of(longer, tmp_path)) == first and read == ["train"]
+    train_prompts(run_of(HUB.model_copy(update={"revision": "v2"}), tmp_path))
     assert read == ["train", "train"]
 
 
@@ -51,7 +57,7 @@ def test_what_lies_here_is_read_each_time_and_nothing_is_kept(read, tmp_path):
     made = TaskConfig(name="lab_math", **SIZES)
     file = HUB.model_copy(update={"path": str(tmp_path / "a.jsonl")})
     for task in (made, made, file):
-        assert train_prompts(task, tmp_path) == ["1 + 1?", "é?", "3?"]
+        assert train_prompts(run_of(task, tmp_path)) == ["1 + 1?", "é?", "3?"]
     assert read == ["train"] * 3 and not list(tmp_path.iterdir())
 
 
@@ -65,17 +71,17 @@ def test_the_first_process_reads_and_the_others_load(read, tmp_path, monkeypatch
     said = []
     monkeypatch.setattr(distributed, "together", Process)
     monkeypatch.setattr(distributed, "agreed", lambda value: said.append(value) or said[0])
-    first = train_prompts(HUB, tmp_path)
+    first = train_prompts(run_of(HUB, tmp_path))
     monkeypatch.setattr(Process, "is_main_process", False)
-    assert train_prompts(HUB, tmp_path) == first
+    assert train_prompts(run_of(HUB, tmp_path)) == first
     assert said == [False, False] and read == ["train"]
 
 
 def test_a_stage_trains_on_the_prompts_that_are_kept(read, tmp_path, tiny_tokenizer):
     """The same ones in the same order as those that a local file gives."""
-    study = from_parameters("tiny")
-    of_hub, local = (study.model_copy(update={"train_task": t}) for t in (HUB, study.train_task))
-    found = [_prompts(c, "stage2", 0, tiny_tokenizer, tmp_path) for c in (of_hub, local)]
+    local = from_parameters("tiny").train_task
+    runs = (run_of(task, tmp_path) for task in (HUB, local))
+    found = [_prompts(run, "stage2", 0, tiny_tokenizer) for run in runs]
     assert found[0] == found[1] and read == ["train"] * 2
 
 
@@ -113,7 +119,7 @@ def test_without_a_network_a_study_reads_what_measure_data_has_read(tmp_path, mo
     assert pd.read_parquet(kept).prompt.str.startswith(("2 + 2?", "3 + 3?", "4", "5")).all()
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "empty"))
-    assert len(train_prompts(study.train_task, run.path)) == SIZES["n_train"]
+    assert len(train_prompts(run)) == SIZES["n_train"]
     found = {check.what: check for check in dry_run._data(study, run.path)}
     assert found["train_task"].found == "maths: its prompts are in the run"
     assert "cannot be loaded" in (found["benchmarks__0"].wrong or "")

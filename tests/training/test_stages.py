@@ -24,6 +24,7 @@ from rockstudy.config.fields import StageConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
+from rockstudy.runs import Run
 from rockstudy.sampling import rollout
 from rockstudy.selective.windows import RandomWindows, WindowWeights
 from rockstudy.store import cache
@@ -428,6 +429,17 @@ def test_the_seed_of_trls_rollouts_is_numpys_as_well_and_the_rest_of_a_run_draws
 STEPS = {"stage2__steps": 6, "stage2__save_steps": 2, "stage2__logging_steps": 3}
 
 
+def _run(folder, **changes):
+    """A run of `tiny` in a folder."""
+    return Run(from_parameters("tiny", **changes), folder)
+
+
+def _stored(run, name):
+    """The folder of a training, whose name ends with its key."""
+    (manifest,) = (run.path / "training").glob(f"{name}-????????.json")
+    return manifest.with_suffix("")
+
+
 def _tables(result):
     """The bytes of what training recorded, times left out."""
     folder = result.checkpoints["late"].parent
@@ -437,31 +449,31 @@ def _tables(result):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """An uninterrupted run of both stages."""
-    run = tmp_path_factory.mktemp("run")
-    return run, stages.train(from_parameters("tiny", **STEPS), "stage2", run=run, seed=0)
+    run = _run(tmp_path_factory.mktemp("run"), **STEPS)
+    return run, stages.train(run, "stage2", seed=0)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trained, tmp_path):
     _, first = trained
-    config = from_parameters("tiny", **STEPS)
-    again = stages.train(config, "stage2", run=tmp_path, seed=0)
+    run = _run(tmp_path, **STEPS)
+    again = stages.train(run, "stage2", seed=0)
     assert _tables(again) == _tables(first)
     assert again.hash == first.hash
-    other = stages.train(config, "stage2", run=tmp_path, seed=1)
+    other = stages.train(run, "stage2", seed=1)
     assert other.hash != first.hash
 
 
 def test_a_stage_that_is_there_is_read_back_without_training(trained, monkeypatch):
     run, first = trained
     monkeypatch.setattr(DistillTrainer, "train", None)
-    again = stages.train(from_parameters("tiny", **STEPS), "stage2", run=run, seed=0)
+    again = stages.train(run, "stage2", seed=0)
     assert again.hash == first.hash
     pd.testing.assert_frame_equal(again.metrics, first.metrics)
 
 
 def test_a_timed_run_keeps_nothing_saves_nothing_and_gives_its_memory_back(trained, monkeypatch):
     run, first = trained
-    before, made, real = set(run.rglob("*")), [], DistillTrainer.__init__
+    before, made, real = set(run.path.rglob("*")), [], DistillTrainer.__init__
 
     def seen(self, *arguments, **named):
         real(self, *arguments, **named)
@@ -470,43 +482,43 @@ def test_a_timed_run_keeps_nothing_saves_nothing_and_gives_its_memory_back(train
     monkeypatch.setattr(DistillTrainer, "__init__", seen)
     for name in ("keep", "_save_checkpoint"):
         monkeypatch.setattr(DistillTrainer, name, lambda *_: pytest.fail("a model was written"))
-    config = from_parameters("tiny", **STEPS)
-    table = stages.timed(config, "stage2", run=run, seed=0, steps=2)
+    table = stages.timed(run, "stage2", seed=0, steps=2)
     assert table.columns.tolist() == first.timing.columns.tolist()
     assert table.step.tolist() == [1, 2]
-    assert set(run.rglob("*")) == before
+    assert set(run.path.rglob("*")) == before
     assert [one() for one in made] == [None]
 
 
-def test_another_weight_function_under_the_same_name_trains_again(trained, tmp_path):
+def test_another_weight_function_under_the_same_name_is_trained_next_to_the_first(trained):
     run, first = trained
-    config = from_parameters("tiny", **STEPS)
-    frozen = stages.train(
-        config, "stage2", run=run, seed=0, arm="frozen", weights=TokenWeights(range(200), 0)
-    )
-    assert frozen.hash != first.hash
-    assert frozen.metrics["n_kept"].lt(frozen.metrics["n_tokens"]).all()
-    soft = stages.train(
-        config, "stage2", run=run, seed=0, arm="frozen", weights=TokenWeights(range(200), 0.5)
-    )
-    assert soft.hash != frozen.hash
+    found = [
+        stages.train(run, "stage2", seed=0, arm="frozen", weights=TokenWeights(range(200), value))
+        for value in (0, 0.5)
+    ]
+    assert len({first.hash, *(one.hash for one in found)}) == 3
+    assert found[0].metrics["n_kept"].lt(found[0].metrics["n_tokens"]).all()
+    assert all(one.checkpoints["late"].is_dir() for one in (first, *found))
+
+
+def test_a_stage_is_trained_only_where_its_arm_and_its_seed_are_there(trained):
+    run, _ = trained
+    assert stages.is_trained(run, "stage1", seed=0) and stages.is_trained(run, "stage2", seed=0)
+    assert not stages.is_trained(run, "stage2", seed=1)
+    assert not stages.is_trained(run, "stage2", seed=0, weights=TokenWeights(range(5), 0))
+    longer = run.with_config(from_parameters("tiny", **STEPS | {"stage2__steps": 7}))
+    assert not stages.is_trained(longer, "stage2", seed=0)
 
 
 def test_windows_of_weight_one_train_the_same_student_as_the_baseline(trained):
     run, first = trained
     weights = WindowWeights(range(200), 1.0, 0.1, 2)
-    same = stages.train(
-        from_parameters("tiny", **STEPS), "stage2", run=run, seed=0, arm="one", weights=weights
-    )
-    assert same.hash == first.hash
+    assert stages.train(run, "stage2", seed=0, arm="one", weights=weights).hash == first.hash
 
 
 def test_types_are_detected_again_by_the_losses_of_the_steps_before(trained):
     run, first = trained
     again = Redetected(5, 3, Ramp(0.0, 1.0, 6))
-    result = stages.train(
-        from_parameters("tiny", **STEPS), "stage2", run=run, seed=0, arm="again", weights=again
-    )
+    result = stages.train(run, "stage2", seed=0, arm="again", weights=again)
     weight = result.metrics.mean_weight.tolist()
     assert weight[0] == 1.0 > weight[1]  # nothing is frozen before three steps have been seen
     assert (result.metrics.n_kept == result.metrics.n_tokens).all()
@@ -527,9 +539,9 @@ def test_the_tables_agree_with_each_other(trained):
     phases = timing.filter(regex="seconds_(?!step)").sum(axis=1)
     assert (phases <= timing["seconds_step"] * 1.0001).all()
     assert (phases > 0.5 * timing["seconds_step"]).all()
-    stage1 = cache.load(run / "stage1-baseline-s0" / "training" / "metrics")
+    stage1 = cache.load(_stored(run, "stage1-baseline-s0") / "metrics")
     assert stage1["rkl"].isna().all() and stage1["loss"].notna().all()
-    assert cache.load(run / "stage1-baseline-s0" / "training" / "type_losses").empty
+    assert cache.load(_stored(run, "stage1-baseline-s0") / "type_losses").empty
 
 
 def test_named_checkpoints_are_models_without_pickles_and_nothing_else_is_left(trained):
@@ -537,9 +549,9 @@ def test_named_checkpoints_are_models_without_pickles_and_nothing_else_is_left(t
     assert set(result.checkpoints) == {"early", "late"}
     early, late = (loading.load_model(str(result.checkpoints[n])) for n in ("early", "late"))
     assert loading.weights_hash(early) != loading.weights_hash(late)
-    left = {file.name for file in run.rglob("*") if file.is_file()}
+    left = {file.name for file in run.path.rglob("*") if file.is_file()}
     assert not [name for name in left if name.endswith((".bin", ".pt", ".pth", ".pkl", ".tmp"))]
-    assert not [*run.rglob("checkpoint-*"), *run.rglob("*.partial")]
+    assert not [*run.path.rglob("checkpoint-*"), *run.path.rglob("*.partial")]
 
 
 def test_the_type_losses_are_the_reverse_kl_of_each_predicted_token(pair, rows, tmp_path):
@@ -557,11 +569,8 @@ def test_stages_train_on_different_prompts(trained):
     from rockstudy.training.prompts import lessons
 
     run, _ = trained
-    config = from_parameters("tiny", **STEPS)
-    loaded = loading.load_pair(config.pair)
-    where = {"teacher": loaded.teacher, "tokenizer": loaded.tokenizer, "run": run}
     first, second = (
-        {tuple(row["prompt_ids"]) for row in lessons(config, stage, 0, **where)}
+        {tuple(row["prompt_ids"]) for row in lessons(run, stage, 0)}
         for stage in ("stage1", "stage2")
     )
     assert first and second and not first & second
@@ -570,19 +579,21 @@ def test_stages_train_on_different_prompts(trained):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rockstudy import distill
-from rockstudy.config import from_parameters
+from rockstudy.config.overrides import from_parameters
+from rockstudy.runs import Run
+from rockstudy.training import stages
 
-real = distill._Keeper.on_step_end
+real = stages._Keeper.on_step_end
 
 def dying(self, args, state, control, **kwargs):
     if state.max_steps == 6 and state.global_step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     real(self, args, state, control, **kwargs)
 
-distill._Keeper.on_step_end = dying
+stages._Keeper.on_step_end = dying
 overrides = dict(pair.split("=") for pair in sys.argv[2:])
-distill.train(from_parameters("tiny", **overrides), "stage2", run=Path(sys.argv[1]), seed=0)
+run = Run(from_parameters("tiny", **overrides), Path(sys.argv[1]))
+stages.train(run, "stage2", seed=0)
 """
 
 
@@ -600,8 +611,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(trained, tmp_path, 
         return real(self, *arguments)
 
     monkeypatch.setattr(DistillTrainer, "training_step", counted)
-    config = from_parameters("tiny", **STEPS)
-    resumed = stages.train(config, "stage2", run=tmp_path, seed=0)
+    resumed = stages.train(_run(tmp_path, **STEPS), "stage2", seed=0)
     assert steps == [4, 5]  # stage 1 was there, and so were four steps of stage 2
     assert resumed.hash == whole.hash
     assert _tables(resumed) == _tables(whole)
@@ -643,14 +653,13 @@ def test_a_loss_that_is_not_finite_stops_training_with_one_line(tmp_path, monkey
 
     monkeypatch.setattr(DistillTrainer, "_compute_loss", broken)
     with pytest.raises(StudyError, match=r"stage1 step 2: the loss .* nan; lower stage1__lr") as e:
-        stages.train(from_parameters("tiny"), "stage1", run=tmp_path, seed=0)
+        stages.train(_run(tmp_path), "stage1", seed=0)
     assert "\n" not in str(e.value)
-    assert not list(tmp_path.rglob("training")) and not list(tmp_path.rglob("late"))
+    assert not list(tmp_path.glob("training/*.json")) and not list(tmp_path.rglob("late"))
 
 
 def test_out_of_memory_says_what_to_lower_and_the_next_run_goes_on(trained, tmp_path, monkeypatch):
-    _, whole = trained
-    config = from_parameters("tiny", **STEPS)
+    (_, whole), run = trained, _run(tmp_path, **STEPS)
     real = DistillTrainer._hidden
 
     def greedy(self, *arguments):
@@ -665,9 +674,9 @@ def test_out_of_memory_says_what_to_lower_and_the_next_run_goes_on(trained, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(DistillTrainer, "_hidden", greedy)
         with pytest.raises(StudyError, match=f"^{re.escape(line)}$"):
-            stages.train(config, "stage2", run=tmp_path, seed=0)
+            stages.train(run, "stage2", seed=0)
     assert list(tmp_path.rglob("checkpoint-4"))
-    assert stages.train(config, "stage2", run=tmp_path, seed=0).hash == whole.hash
+    assert stages.train(run, "stage2", seed=0).hash == whole.hash
 
 
 def test_too_high_a_learning_rate_is_found_before_a_checkpoint_is_kept(tmp_path, monkeypatch):
@@ -681,15 +690,15 @@ def test_too_high_a_learning_rate_is_found_before_a_checkpoint_is_kept(tmp_path,
 
     monkeypatch.setattr(DistillTrainer, "training_step", breaking)
     with pytest.raises(StudyError, match="stage1 step 2: the student's weights must be finite"):
-        stages.train(from_parameters("tiny"), "stage1", run=tmp_path, seed=0)
+        stages.train(_run(tmp_path), "stage1", seed=0)
 
 
 def test_one_problem_cannot_feed_two_stages(tmp_path):
-    config = from_parameters("tiny", train_task__n_train=1)
+    run = _run(tmp_path, train_task__n_train=1)
     with pytest.raises(
         StudyError, match=r"train_task: must leave each .* n_train 1 gives 1 distinct"
     ):
-        stages.train(config, "stage1", run=tmp_path, seed=0)
+        stages.train(run, "stage1", seed=0)
 
 
 @pytest.mark.slow
@@ -702,7 +711,7 @@ def test_two_gloo_processes_equal_one(trained, tmp_path):
     environment = os.environ | {"ROCKSTUDY_HOME": str(tmp_path), "PYTHONPATH": str(repository)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    _assert_trained_alike(run, tmp_path / "runs" / "tiny")
+    _assert_trained_alike(run, Run(run.config, tmp_path / "runs" / "tiny"))
 
 
 SHARDED = """
@@ -712,12 +721,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from rockstudy import distill
-from rockstudy.config import StudyError, from_parameters
-from rockstudy.processes import together
-from rockstudy.windows import WindowWeights
+from rockstudy.config.overrides import from_parameters
+from rockstudy.errors import StudyError
+from rockstudy.parallel.distributed import together
+from rockstudy.runs import Run
+from rockstudy.selective.windows import WindowWeights
+from rockstudy.training import stages
 
-start, step_end = PartialState.__init__, distill._Keeper.on_step_end
+start, step_end = PartialState.__init__, stages._Keeper.on_step_end
 arm, weights = "baseline", None
 if sys.argv[2] == "windows":
     arm, weights = "windows", WindowWeights(range(200), 0.0, 0.1, 2)
@@ -740,10 +751,11 @@ def checked(self, args, state, control, **kwargs):
             assert module._get_fsdp_state()._mp_policy == policy
     step_end(self, args, state, control, **kwargs)
 
-PartialState.__init__, distill._Keeper.on_step_end = as_devices, checked
+PartialState.__init__, stages._Keeper.on_step_end = as_devices, checked
 together()
 config = from_parameters("tiny", **dict(pair.split("=") for pair in sys.argv[3:]))
-distill.train(config, "stage2", run=Path(sys.argv[1]), seed=0, arm=arm, weights=weights)
+run = Run(config, Path(sys.argv[1]))
+stages.train(run, "stage2", seed=0, arm=arm, weights=weights)
 """
 
 
@@ -754,7 +766,7 @@ def _sharded(folder, run, ending, given, precision="no"):
     (folder / "fsdp2.yaml").write_text(yaml.safe_dump(shipped | on_cpu))
     (folder / "script.py").write_text(SHARDED)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    command += [str(folder / "fsdp2.yaml"), str(folder / "script.py"), str(run), ending]
+    command += [str(folder / "fsdp2.yaml"), str(folder / "script.py"), str(run.path), ending]
     command += [f"{name}={value}" for name, value in given.items()]
     environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -767,28 +779,29 @@ def test_student_and_teacher_sharded_over_two_processes_train_as_one_does(tmp_pa
     Rollouts are greedy, because a sharded student's are TRL's own, which draws other numbers.
     """
     given = STEPS | {"stage2__temperature": 0, "stage2__lr": 2e-3}
-    one, two = tmp_path / "one", tmp_path / "two"
-    stages.train(from_parameters("tiny", **given), "stage2", run=one, seed=0)
+    one, two = (_run(tmp_path / name, **given) for name in ("one", "two"))
+    stages.train(one, "stage2", seed=0)
     for ending in ("fails", "ends"):
         done = _sharded(tmp_path, two, ending, given)
         assert (done.returncode == 0) == (ending == "ends"), done.stderr
-        assert bool([*two.rglob("checkpoint-4")]) == (ending == "fails")
+        assert bool([*two.path.rglob("checkpoint-4")]) == (ending == "fails")
     _assert_trained_alike(one, two)
 
 
 @pytest.mark.slow
 def test_a_student_sharded_in_bf16_has_weights_losses_and_gradient_sums_in_float32(tmp_path):
     """As the shipped configuration has it on devices; windows are made of the losses."""
-    done = _sharded(tmp_path, tmp_path / "run", "windows", STEPS, precision="bf16")
+    run = _run(tmp_path / "run", **STEPS)
+    done = _sharded(tmp_path, run, "windows", STEPS, precision="bf16")
     assert done.returncode == 0, done.stderr
-    metrics = cache.load(tmp_path / "run" / "stage2-windows-s0" / "training" / "metrics")
+    metrics = cache.load(_stored(run, "stage2-windows-s0") / "metrics")
     assert metrics.loss.gt(0).all() and metrics.mean_weight.between(0, 1, "neither").all()
 
 
 def _assert_trained_alike(one, two):
     """Two runs of both stages agree up to the order in which floating-point numbers are added."""
     for stage in ("stage1", "stage2"):
-        first, second = (run / f"{stage}-baseline-s0" / "training" for run in (one, two))
+        first, second = (_stored(run, f"{stage}-baseline-s0") for run in (one, two))
         for name, tolerance in (("metrics", {}), ("type_losses", {"atol": 1e-4})):
             found, wanted = (cache.load(folder / name) for folder in (second, first))
             pd.testing.assert_frame_equal(found, wanted, rtol=1e-4, **tolerance)
