@@ -205,11 +205,7 @@ def _reuses(run: Run) -> bool:
 
 
 def _deltas(
-    run: Run,
-    task: TaskConfig,
-    chosen: Sequence[Candidate],
-    changed: pd.DataFrame,
-    base: Rollouts,
+    run: Run, task: TaskConfig, chosen: Sequence[Candidate], changed: pd.DataFrame, base: Rollouts
 ) -> pd.DataFrame:
     delta = prefix_reuse.differences(changed, chosen, base.n_prompts, run.config.knockout.samples)
     tested = census.bootstrap(delta, run.rng(f"bootstrap-{task.label}"))

@@ -31,11 +31,7 @@ _TOLERANCE = 1e-6  # ours: what float32 rounding can take from a similarity that
 
 
 def consistency(
-    features: Any,
-    groups: np.ndarray,
-    gamma: float,
-    *,
-    block: int = neighbours.BLOCK,
+    features: Any, groups: np.ndarray, gamma: float, *, block: int = neighbours.BLOCK
 ) -> np.ndarray:
     """Share of the other occurrences of the same group whose context is similar (paper 2).
 

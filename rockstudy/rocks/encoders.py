@@ -82,11 +82,7 @@ def bag_of_ids(
 
 @ENCODERS.register("embedding")
 def mean_embedding(
-    rollouts: Rollouts,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    radius: int,
-    student: PreTrainedModel,
+    rollouts: Rollouts, rows: np.ndarray, columns: np.ndarray, radius: int, student: PreTrainedModel
 ) -> np.ndarray:
     """Mean input embedding of the window's tokens, float32 (N, H); zeros for an empty window.
 
