@@ -52,7 +52,7 @@ def _differences(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
 
 
 def _equivalent(claim: str, words: str, number: str, one: dict) -> Row:
-    """``reproduced`` where the interval lies inside the margin, ``differs`` where it lies outside."""
+    """Whether the interval of a difference lies inside the margin, or outside of it."""
     if one["seeds"] < 2:
         verdict = "inconclusive"
     elif one["lo"] >= -WITHIN and one["hi"] <= WITHIN:
@@ -87,13 +87,13 @@ def _costs(costs: pd.DataFrame) -> list[Row]:
          "speed-up/elsewhere", "rock-freeze", "speedup"),
         ("speed-up-types", "Speed-up of a step when rock positions skip the LM head.",
          "speed-up/elsewhere", "types", "speedup"),
-        ("speed-up-bound", "Largest possible speed-up of a step without the frozen share of the LM heads.",
+        ("speed-up-bound", "Largest speed-up of a step by skipping the frozen share of the heads.",
          "speed-up/elsewhere", "rock-freeze", "bound"),
-        ("speed-up-bound-all", "Largest possible speed-up of a step without any LM head.",
+        ("speed-up-bound-all", "Largest speed-up of a step by skipping every head.",
          "speed-up/one-place", "rock-freeze", "bound_all"),
         ("frozen-share", "Share of the positions that Rock-Freeze leaves out.",
          "frozen-share/one-place", "rock-freeze", "frozen"),
-        ("frozen-share-elsewhere", "Share of the positions that Rock-Freeze leaves out (the paper's other number).",
+        ("frozen-share-elsewhere", "Share of the positions left out (the paper's other number).",
          "frozen-share/elsewhere", "rock-freeze", "frozen"),
     )  # fmt: skip
     made = []

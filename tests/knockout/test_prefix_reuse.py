@@ -168,10 +168,8 @@ def screen():
 
 def outcomes(tmp_path, screen, **given):
     pair, task, how, made, candidates = screen
-    return prefix_reuse.outcomes(
-        tmp_path, "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
-        inputs={}, **given,
-    )  # fmt: skip
+    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, made, candidates, how, 3)
+    return prefix_reuse.outcomes(tmp_path, "x", what, inputs={}, **given)
 
 
 def test_an_outcome_table_has_a_row_for_every_completion_that_changes(tmp_path, screen):
@@ -277,10 +275,8 @@ def long_screen(folder):
     types, counts = np.unique(made.completion_ids[made.mask], return_counts=True)
     often = types[np.argsort(-counts, kind="stable")][:40]
     candidates = [Candidate(int(t), (int(t),)) for t in often]
-    return prefix_reuse.outcomes(
-        folder, "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
-        inputs={}, chunk=10,
-    )  # fmt: skip
+    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, made, candidates, how, 3)
+    return prefix_reuse.outcomes(folder, "x", what, inputs={}, chunk=10)
 
 
 @pytest.mark.slow
@@ -350,10 +346,10 @@ def lab():
 
 def of_lab(lab, run, mode, seed):
     pair, task, how, made, candidates = lab
-    return prefix_reuse.outcomes(
-        run, mode, pair.student, pair.tokenizer, task, made, candidates, how, seed,
-        inputs={}, mode=mode,
-    )  # fmt: skip
+    what = prefix_reuse.Screen(
+        pair.student, pair.tokenizer, task, made, candidates, how, seed, mode
+    )
+    return prefix_reuse.outcomes(run, mode, what, inputs={})
 
 
 def under_knockout(table, lab, measure):
@@ -437,7 +433,6 @@ def test_rollouts_cut_at_another_limit_are_refused(model, base):
 def test_rollouts_without_grades_are_refused(tmp_path, screen):
     pair, task, how, made, candidates = screen
     plain = SimpleNamespace(**{**made.__dict__, "correct": None})
+    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, plain, candidates, how, 0)
     with pytest.raises(StudyError, match="rollouts: must be graded"):
-        prefix_reuse.outcomes(
-            tmp_path, "x", pair.student, pair.tokenizer, task, plain, candidates, how, 0, inputs={}
-        )
+        prefix_reuse.outcomes(tmp_path, "x", what, inputs={})
