@@ -68,10 +68,10 @@ def _lab(job: Job, turns: Turns) -> None:
     def once() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(from_parameters("lab"), Path(folder))
-            table = prefix_reuse.outcomes(
-                run, job["way"], student, pair.tokenizer, task, base, few, how, 1,
-                inputs={}, mode=job["way"],
-            )  # fmt: skip
+            screen = prefix_reuse.Screen(
+                student, pair.tokenizer, task, base, few, how, 1, job["way"]
+            )
+            table = prefix_reuse.outcomes(run, job["way"], screen, inputs={})
         return {"tokens": int(table.n_new_tokens.sum()), "table": table, "few": few, "often": often}
 
     turns.run(once)

@@ -1,12 +1,13 @@
-"""Figures: a frame in, a `matplotlib` figure out; nothing is measured here.
+"""The style of the figures. A figure is a function of a frame and measures nothing.
 
-One seaborn style; a colour and a marker belong to a role (`ROLES`) in every figure.
+All share one seaborn style, and a role (`ROLES`) has the same colour and marker everywhere.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 import seaborn as sns
@@ -46,9 +47,15 @@ def figure(width: float = 6.4, height: float = 3.6, columns: int = 1) -> tuple[F
     return made, axes
 
 
-def look(role: str) -> dict[str, str]:
-    """Return the colour and the marker of a role, for matplotlib."""
+def style(role: str) -> dict[str, str]:
+    """Return the colour and the marker of a role as arguments of `plot`."""
     return {"color": ROLES[role], "marker": MARKERS[role]}
+
+
+def whiskers(row: Any, value: str = "value", ends: tuple[str, str] = ("lo", "hi")) -> list:
+    """Return the distances of an interval's ends from its value, as `errorbar` takes them."""
+    centre, lo, hi = (getattr(row, name) for name in (value, *ends))
+    return [[centre - lo], [hi - centre]]
 
 
 def role_of(model: str) -> str:

@@ -1,8 +1,8 @@
 r"""Estimates with intervals that resample the unit that was sampled.
 
-Prompts (or training seeds) were drawn at random; rollouts of one prompt and tokens of one rollout
-were not drawn independently of each other. So rollouts are averaged within their prompt first, and
-the percentile bootstrap resamples whole prompts,
+Prompts (or training seeds) were drawn at random. Rollouts of one prompt, and tokens of one rollout,
+depend on each other. So rollouts are averaged within their prompt first, and the percentile
+bootstrap resamples whole prompts,
 
     value* = sum_c w_c s_c / sum_c w_c n_c,   w ~ Multinomial(U, 1/U),
 
@@ -11,12 +11,13 @@ together. Two crossed factors (training seeds x problems) are resampled independ
 Weights are drawn in chunks, so memory does not grow with the number of bootstrap samples.
 
 How these can mislead: with fewer than about ten units a percentile interval is too narrow; with
-three training seeds the seed part of an interval is hardly estimated at all, so n is always said.
+three training seeds the seed part of an interval is hardly estimated at all. Every estimate
+therefore carries its n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,14 @@ from scipy import stats
 from rockstudy.errors import StudyError
 
 LEVEL = 0.95  # ours: the level of every interval
+FACTORS = ["seed", "prompt_index"]
 N_BOOT = 10_000  # ours: Monte Carlo error of an end point about 1% of the interval's width
-_CHUNK_CELLS = 4_000_000  # ours: weights held at once, about 32 MB
+_CHUNK_CELLS = 4_000_000  # ours: weights in memory at once, about 32 MB
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval, the unit that was resampled and how many there were.
+    """A value with its interval, the unit of resampling and the number of units.
 
     ``n`` is one count, or one per factor where ``unit`` names several ("seeds x problems").
     """
@@ -55,7 +57,7 @@ class Estimate:
 def cluster_mean(
     frame: pd.DataFrame,
     value: str,
-    cluster: str | Sequence[str],
+    cluster: str,
     rng: np.random.Generator,
     *,
     n_boot: int = N_BOOT,
@@ -70,9 +72,7 @@ def cluster_mean(
     value
         Column to average; booleans count as 0 and 1.
     cluster
-        Column or columns that identify the unit of resampling.
-    rng
-        Source of the bootstrap weights; nothing else is drawn from.
+        Column that identifies the unit of resampling.
     n_boot, unit
         Number of bootstrap samples, and the unit's name for readers.
 
@@ -86,18 +86,17 @@ def cluster_mean(
     Every row counts the same, so a prompt with more rollouts weighs more. With equal counts this is
     also the mean of cluster means.
     """
-    rows = frame.assign(_row=1)
-    return cluster_ratio(rows, value, "_row", cluster, rng, n_boot=n_boot, unit=unit)
+    grouped = _grouped(frame, value, [cluster])
+    return _ratio(grouped.sum(), grouped.size(), rng, n_boot, unit)
 
 
 def cluster_ratio(
     frame: pd.DataFrame,
     numerator: str,
     denominator: str,
-    cluster: str | Sequence[str],
+    cluster: str,
     rng: np.random.Generator,
     *,
-    n_boot: int = N_BOOT,
     unit: str = "problems",
 ) -> Estimate:
     """Sum of one column over the sum of another, with whole clusters resampled.
@@ -107,23 +106,18 @@ def cluster_ratio(
     StudyError
         As `cluster_mean`, and where the denominator adds up to 0.
     """
-    keys = _columns(cluster)
-    both = [_values(frame, name, keys).groupby(keys)["_value"] for name in (numerator, denominator)]
-    above, below = (grouped.sum().to_numpy() for grouped in both)
-    _check_units(len(below), unit)
-    if below.sum() == 0:
+    above, below = (_grouped(frame, name, [cluster]).sum() for name in (numerator, denominator))
+    if len(below) > 1 and below.sum() == 0:
         raise StudyError(f"{denominator}: must not add up to 0")
-    samples = resample(lambda w: (w @ above) / (w @ below), len(below), rng, n_boot)
-    return _estimate(above.sum() / below.sum(), samples, unit, len(below), n_boot)
+    return _ratio(above, below, rng, N_BOOT, unit)
 
 
 def cluster_median(
     frame: pd.DataFrame,
     value: str,
-    cluster: str | Sequence[str],
+    cluster: str,
     rng: np.random.Generator,
     *,
-    n_boot: int = N_BOOT,
     unit: str = "problems",
 ) -> Estimate:
     """Median over clusters of the mean within a cluster, by scipy's percentile bootstrap.
@@ -133,19 +127,19 @@ def cluster_median(
     StudyError
         As `cluster_mean`.
     """
-    means = _means(frame, value, _columns(cluster)).to_numpy()
+    means = _grouped(frame, value, [cluster]).mean().to_numpy()
     _check_units(len(means), unit)
     samples = stats.bootstrap(
-        (means,), np.median, n_resamples=n_boot, method="percentile", rng=rng, batch=500
+        (means,), np.median, n_resamples=N_BOOT, method="percentile", rng=rng, batch=500
     ).bootstrap_distribution
-    return _estimate(float(np.median(means)), samples, unit, len(means), n_boot)
+    return _estimate(float(np.median(means)), samples, unit, len(means), N_BOOT)
 
 
 def paired_difference(
     before: pd.DataFrame,
     after: pd.DataFrame,
     value: str,
-    cluster: str | Sequence[str],
+    cluster: str,
     rng: np.random.Generator,
     *,
     n_boot: int = N_BOOT,
@@ -156,74 +150,65 @@ def paired_difference(
     Raises
     ------
     StudyError
-        As `cluster_mean`, and where the two frames do not hold the same units.
+        As `cluster_mean`, and where the two frames have different units.
     """
-    change = _difference(before, after, value, _columns(cluster)).rename("change").reset_index()
-    return cluster_mean(change, "change", _columns(cluster), rng, n_boot=n_boot, unit=unit)
+    difference = _difference(before, after, value, [cluster])
+    return _ratio(difference, np.ones(len(difference)), rng, n_boot, unit)
 
 
-def crossed_mean(
-    frame: pd.DataFrame,
-    value: str,
-    rng: np.random.Generator,
-    *,
-    factors: tuple[str, str] = ("seed", "prompt_index"),
-    n_boot: int = N_BOOT,
-    unit: str = "seeds x problems",
-) -> Estimate:
-    """Mean over a complete seeds x problems grid, both factors resampled independently.
+def crossed_mean(frame: pd.DataFrame, value: str, rng: np.random.Generator) -> Estimate:
+    """Mean over a complete grid of seeds x problems, both factors resampled independently.
 
-    Rows of one cell are averaged first, so every cell counts the same.
+    The factors are the columns ``seed`` and ``prompt_index``. Rows of one cell are averaged first,
+    so every cell counts the same.
 
     Raises
     ------
     StudyError
         As `cluster_mean`, and where a seed lacks a problem that another has.
     """
-    return _crossed(_means(frame, value, list(factors)), rng, n_boot, unit)
+    return _crossed(_grouped(frame, value, FACTORS).mean(), rng)
 
 
 def crossed_difference(
-    before: pd.DataFrame,
-    after: pd.DataFrame,
-    value: str,
-    rng: np.random.Generator,
-    *,
-    factors: tuple[str, str] = ("seed", "prompt_index"),
-    n_boot: int = N_BOOT,
-    unit: str = "seeds x problems",
+    before: pd.DataFrame, after: pd.DataFrame, value: str, rng: np.random.Generator
 ) -> Estimate:
     """Mean of after minus before over seeds x problems, paired in every cell.
 
-    ``before`` may lack the seed column: one evaluation of a model that all seeds start from, paired
-    with each of them.
+    ``before`` may lack the seed column: it is then one evaluation of a model that all seeds start
+    from, and is paired with each of them.
 
     Raises
     ------
     StudyError
-        As `crossed_mean`, and where the two frames do not hold the same cells.
+        As `crossed_mean`, and where the two frames have different cells.
     """
-    seed, problem = factors
-    if seed not in before.columns:
-        shared = _values(before, value, [problem])
-        before = shared.merge(after[[seed]].drop_duplicates(), how="cross")
-    return _crossed(_difference(before, after, value, list(factors)), rng, n_boot, unit)
+    if "seed" not in before.columns:
+        before = before.merge(after[["seed"]].drop_duplicates(), how="cross")
+    return _crossed(_difference(before, after, value, FACTORS), rng)
 
 
-def _crossed(cells: pd.Series, rng: np.random.Generator, n_boot: int, unit: str) -> Estimate:
-    grid = cells.unstack().to_numpy()  # (seeds, problems)
+def _ratio(above: Any, below: Any, rng: np.random.Generator, n_boot: int, unit: str) -> Estimate:
+    """Sum of `above` over the sum of `below`, a value for each unit in both."""
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    _check_units(len(below), unit)
+    samples = resample(lambda w: (w @ above) / (w @ below), len(below), rng, n_boot)
+    return _estimate(above.sum() / below.sum(), samples, unit, len(below), n_boot)
+
+
+def _crossed(cells: pd.Series, rng: np.random.Generator) -> Estimate:
+    grid, unit = cells.unstack().to_numpy(), "seeds x problems"  # (seeds, problems)
     if np.isnan(grid).any():
         raise StudyError(f"{unit}: must form a complete grid; {np.isnan(grid).sum()} cells missing")
     n_rows, n_columns = grid.shape
-    _check_units(n_rows, unit)
-    _check_units(n_columns, unit)
+    _check_units(min(grid.shape), unit)
 
     def mean(w: np.ndarray) -> np.ndarray:
         seeds = _weights(n_rows, rng, len(w))
         return np.einsum("bs,bs->b", seeds, w @ grid.T) / grid.size
 
-    samples = resample(mean, n_columns, rng, n_boot)
-    return _estimate(grid.mean(), samples, unit, (n_rows, n_columns), n_boot)
+    samples = resample(mean, n_columns, rng, N_BOOT)
+    return _estimate(grid.mean(), samples, unit, grid.shape, N_BOOT)
 
 
 def seed_mean(values: np.ndarray, unit: str = "seeds") -> Estimate:
@@ -268,29 +253,23 @@ def _estimate(
 def _difference(
     before: pd.DataFrame, after: pd.DataFrame, value: str, cluster: list[str]
 ) -> pd.Series:
-    """After minus before for each unit; both must hold the same units."""
-    old, new = _means(before, value, cluster), _means(after, value, cluster)
+    """After minus before for each unit; both frames must have the same units."""
+    old, new = (_grouped(frame, value, cluster).mean() for frame in (before, after))
     if not old.index.equals(new.index):
         unpaired = old.index.symmetric_difference(new.index)
         raise StudyError(
-            f"{' x '.join(cluster)}: before and after must hold the same units;"
+            f"{' x '.join(cluster)}: before and after must have the same units;"
             f" {len(unpaired)} are on one side only, such as {unpaired[0]}"
         )
     return new - old
 
 
-def _means(frame: pd.DataFrame, value: str, cluster: list[str]) -> pd.Series:
-    """Mean over the rows of each unit."""
-    grouped: Any = _values(frame, value, cluster).groupby(cluster)["_value"]
-    return grouped.mean()
-
-
-def _values(frame: pd.DataFrame, value: str, cluster: list[str]) -> pd.DataFrame:
-    """The cluster columns and the value as float64, checked."""
+def _grouped(frame: pd.DataFrame, value: str, cluster: list[str]) -> Any:
+    """The values of each unit as float64, checked."""
     missing = [name for name in (value, *cluster) if name not in frame.columns]
     if missing:
         raise StudyError(
-            f"columns: must hold {missing[0]}; got {', '.join(map(str, frame.columns))}"
+            f"columns: must include {missing[0]}; got {', '.join(map(str, frame.columns))}"
         )
     if frame.empty:
         raise StudyError(f"{value}: must have at least one row; got none")
@@ -298,13 +277,7 @@ def _values(frame: pd.DataFrame, value: str, cluster: list[str]) -> pd.DataFrame
     if not np.isfinite(numbers).all() or frame[cluster].isna().to_numpy().any():
         bad = int((~np.isfinite(numbers)).sum())
         raise StudyError(f"{value}: must be finite in every row of a unit; {bad} rows are not")
-    return frame[cluster].assign(
-        _value=numbers, **({value: numbers} if value not in cluster else {})
-    )
-
-
-def _columns(cluster: str | Sequence[str]) -> list[str]:
-    return [cluster] if isinstance(cluster, str) else list(cluster)
+    return frame[cluster].assign(_value=numbers).groupby(cluster)["_value"]
 
 
 def _check_units(n: int, unit: str) -> None:
@@ -313,7 +286,7 @@ def _check_units(n: int, unit: str) -> None:
 
 
 def as_columns(estimate: Estimate) -> dict:
-    """An estimate as columns; of a crossed one ``n`` counts the problems, the unit the seeds."""
+    """An estimate as columns; a crossed one has the problems in ``n`` and the seeds in ``unit``."""
     shown = {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
     if isinstance(estimate.n, tuple):
         seeds, problems = estimate.n

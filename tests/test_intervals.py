@@ -172,7 +172,7 @@ BAD = {
     "no rows": (lambda: cluster_mean(FRAME[:0], "x", "p", RNG), "at least one row"),
     "NaN": (lambda: cluster_mean(FRAME.assign(x=[0, np.nan]), "x", "p", RNG), "1 rows are not"),
     "infinity": (lambda: cluster_mean(FRAME.assign(x=[0, np.inf]), "x", "p", RNG), "finite"),
-    "no column": (lambda: cluster_mean(FRAME, "y", "p", RNG), "must hold y; got p, x"),
+    "no column": (lambda: cluster_mean(FRAME, "y", "p", RNG), "must include y; got p, x"),
     "one unit": (lambda: cluster_mean(FRAME.assign(p=0), "x", "p", RNG), "at least 2"),
     "no samples": (lambda: cluster_mean(FRAME, "x", "p", RNG, n_boot=0), "n_boot"),
     "other units": (

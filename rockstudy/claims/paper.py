@@ -1,7 +1,7 @@
-"""The numbers of the paper (arXiv 2605.09253), each with its place: what ``data/paper/`` holds.
+"""The numbers of the paper (arXiv 2605.09253) with their places, from ``data/paper/``.
 
-Nothing else in the study repeats a number of the paper. A table of a file is a number and its name
-is the id; a value that is itself a table holds a number for each label, with the id ``name/label``.
+No other file of the study repeats a number of the paper. A table of a file is a number, and its
+name is the id. A value that is itself a table gives a number for each label: ``name/label``.
 """
 
 from __future__ import annotations
@@ -92,12 +92,11 @@ def labelled(name: str) -> dict[str, Number]:
     StudyError
         No number under that name.
     """
-    found = {
-        i.removeprefix(f"{name}/"): n for i, n in numbers().items() if i.startswith(f"{name}/")
-    }
-    if not found:
-        number(f"{name}/")  # raises, with the nearest ids
-    return found
+    prefix = f"{name}/"
+    by_label = {i.removeprefix(prefix): n for i, n in numbers().items() if i.startswith(prefix)}
+    if not by_label:
+        number(prefix)  # raises, with the nearest ids
+    return by_label
 
 
 def numbers() -> Mapping[str, Number]:

@@ -39,15 +39,15 @@ def claims(
     Parameters
     ----------
     run
-        From `open_run`. A reference is not written to.
+        The run (`rockstudy.runs.open_run`); a reference is not written to.
     notebook
         The notebook's name: the table is ``claims/<notebook>``.
     rows
         Mappings with ``claim`` (an id), ``statement`` (in our words), ``locator`` (in the paper),
         ``verdict``, and optionally ``reason`` (the verdict's rule, or why there is none; required
-        where the verdict is ``not run``), ``headline`` (whether a short table shows it), ``paper``
-        (the paper's number) and the measured number: either ``measured``, an `inference.Estimate`,
-        or its value, lo, hi, unit and n by name. `rockstudy.claims.verdicts` makes such rows.
+        with the verdict ``not run``), ``headline`` (whether a short table shows it), ``paper`` (the
+        paper's number) and the measured number: ``measured``, an `intervals.Estimate`, or its
+        value, lo, hi, unit and n by name. `rockstudy.claims.verdicts` makes such rows.
     inputs
         Hashes of the artefacts that the numbers come from.
 

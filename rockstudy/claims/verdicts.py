@@ -1,12 +1,12 @@
-"""Rows of the claims table with their verdicts, each by a rule that the row states.
+"""Rows of the claims table. Each has a verdict and states the rule behind it.
 
-    reproduced     the rule holds here
-    differs        it is contradicted here
-    inconclusive   it is neither, or the two numbers cannot mean the same thing
-    not run        nothing was measured; the row says why
+    reproduced     this run satisfies the rule
+    differs        this run contradicts it
+    inconclusive   neither, or the two numbers cannot mean the same thing
+    not run        nothing was measured; the row gives the reason
 
-A verdict is about this run. The paper's models, data and vocabulary are others, so that `differs`
-does not say that the paper is wrong, nor `reproduced` that it is right.
+A verdict is about this run. The paper has different models, data and vocabulary, so `differs` does
+not mean that the paper is wrong, and `reproduced` does not mean that it is right.
 """
 
 from __future__ import annotations
@@ -28,20 +28,10 @@ Measured = Estimate | Mapping[str, Any]  # value, lo, hi, unit, n
 
 
 def holds(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> Row:
-    """Compare a number: ``reproduced`` where our interval holds the paper's, else ``differs``.
+    """Compare a number: ``reproduced`` where our interval contains the paper's, else ``differs``.
 
-    Without an interval: where ours is within a tenth of the paper's.
-
-    Parameters
-    ----------
-    claim, statement
-        Id of the row, and what is claimed in our words.
-    number
-        Id of the paper's number (`rockstudy.claims.paper`).
-    measured
-        Ours.
-    **more
-        Further columns, such as ``headline``.
+    Without an interval the two must lie within a tenth of each other. `number` is the id of the
+    paper's number (`rockstudy.claims.paper`), and `more` are further columns such as ``headline``.
     """
     ours, theirs = _columns(measured), paper.number(number).value
     if ours["lo"] is None:
@@ -49,25 +39,23 @@ def holds(claim: str, statement: str, number: str, measured: Measured, **more: A
         reason = "no interval: must be within a tenth of the paper's number"
     else:
         same = ours["lo"] <= theirs <= ours["hi"]
-        reason = "the interval must hold the paper's number"
+        reason = "the interval must contain the paper's number"
     verdict = "reproduced" if same else "differs"
-    return _row(claim, statement, number, **ours, verdict=verdict, reason=reason, **more)
+    return judged(claim, statement, number, ours, verdict=verdict, reason=reason, **more)
 
 
 def equals(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> Row:
     """Compare a count: ``reproduced`` where ours is the paper's, else ``differs``."""
-    ours = _columns(measured)
-    verdict = "reproduced" if ours["value"] == paper.number(number).value else "differs"
-    reason = "must be the paper's count"
-    return _row(claim, statement, number, **ours, verdict=verdict, reason=reason, **more)
+    same = _columns(measured)["value"] == paper.number(number).value
+    about = {"verdict": "reproduced" if same else "differs", "reason": "must be the paper's count"}
+    return judged(claim, statement, number, measured, **about, **more)
 
 
 def exceeds(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> Row:
     """Compare with a lower bound: ``reproduced`` where our interval lies above it."""
-    ours, bound = _columns(measured), paper.number(number).value
-    verdict = _side(ours["lo"], ours["hi"], bound)
+    verdict = _side(measured, paper.number(number).value)
     reason = "the interval must lie above the number that the paper exceeds"
-    return _row(claim, statement, number, **ours, verdict=verdict, reason=reason, **more)
+    return judged(claim, statement, number, measured, verdict=verdict, reason=reason, **more)
 
 
 def sign(
@@ -81,14 +69,13 @@ def sign(
 ) -> Row:
     """Compare a direction: ``reproduced`` where our interval lies on the claimed side of 0.
 
-    ``number`` may be None for a direction without one; ``locator`` then says where it is claimed.
+    `number` may be None where the paper gives only a direction; ``locator`` then names its place.
     """
-    ours = _columns(measured)
-    verdict = _side(ours["lo"], ours["hi"])
+    verdict = _side(measured, 0.0)
     if not positive:
         verdict = {"reproduced": "differs", "differs": "reproduced"}.get(verdict, verdict)
     reason = f"the interval must lie {'above' if positive else 'below'} 0"
-    return _row(claim, statement, number, **ours, verdict=verdict, reason=reason, **more)
+    return judged(claim, statement, number, measured, verdict=verdict, reason=reason, **more)
 
 
 def concludes(
@@ -103,26 +90,24 @@ def concludes(
 ) -> Row:
     """Compare the conclusion of a test at a level, not the size of its p-value.
 
-    ``reproduced`` where both reject on the same side, or neither does; ``inconclusive`` where only
-    the paper rejects, since not to see an effect is not to see its absence; else ``differs``.
+    ``reproduced`` where both reject on the same side, or neither rejects. ``inconclusive`` where
+    only the paper rejects, because an effect that is not seen may still exist. Else ``differs``.
     """
-    ours, theirs = _columns(measured), paper.number(number).value
-    rejected = ours["value"] < level
-    if theirs < level:
+    rejected = _columns(measured)["value"] < level
+    if paper.number(number).value < level:
         verdict = "inconclusive" if not rejected else "reproduced" if same_side else "differs"
     else:
         verdict = "differs" if rejected else "reproduced"
     reason = f"must come to the paper's conclusion at {level:.2g}"
-    return _row(claim, statement, number, **ours, verdict=verdict, reason=reason, **more)
+    return judged(claim, statement, number, measured, verdict=verdict, reason=reason, **more)
 
 
 def shown(
     claim: str, statement: str, number: str | None, measured: Measured, why: str, **more: Any
 ) -> Row:
-    """Show two numbers side by side without judging: ``inconclusive``, and why."""
-    ours = _columns(measured)
-    reason = f"not judged: {why}"
-    return _row(claim, statement, number, **ours, verdict="inconclusive", reason=reason, **more)
+    """Show two numbers without judging them: ``inconclusive``, with the reason."""
+    about = {"verdict": "inconclusive", "reason": f"not judged: {why}"}
+    return judged(claim, statement, number, measured, **about, **more)
 
 
 def judged(
@@ -135,20 +120,19 @@ def judged(
     reason: str,
     **more: Any,
 ) -> Row:
-    """A verdict by a rule of the caller's, which ``reason`` states."""
+    """Record a verdict by the caller's own rule, which ``reason`` states."""
     ours = _columns(measured)
     return _row(claim, statement, number, **ours, verdict=verdict, reason=reason, **more)
 
 
 def not_run(claim: str, statement: str, number: str | None, why: str, **more: Any) -> Row:
-    """A row that says why nothing was measured."""
+    """Record that nothing was measured, with the reason."""
     return _row(claim, statement, number, verdict="not run", reason=why, **more)
 
 
 def share(count: int, n: int, unit: str) -> Row:
     """A count of a sample as a share with Wilson's interval."""
-    found = stats.binomtest(count, n)
-    interval = found.proportion_ci(method="wilson")
+    interval = stats.binomtest(count, n).proportion_ci(method="wilson")
     lo, hi = min(float(interval.low), count / n), max(float(interval.high), count / n)
     return {"value": count / n, "lo": lo, "hi": hi, "unit": f"{unit} (Wilson)", "n": n}
 
@@ -156,25 +140,26 @@ def share(count: int, n: int, unit: str) -> Row:
 def _row(claim: str, statement: str, number: str | None, **columns: Any) -> Row:
     row: Row = {"claim": claim, "statement": statement}
     if number is not None:
-        found = paper.number(number)
-        row |= {"locator": found.where, "paper": found.value}
+        theirs = paper.number(number)
+        row |= {"locator": theirs.where, "paper": theirs.value}
     if columns.get("value", 0.0) != columns.get("value", 0.0):
         columns |= {"verdict": "not run", "reason": "it is not defined here"}
     return row | columns
 
 
 def _columns(measured: Measured) -> Row:
-    """Value, interval, unit and n; an interval that is not defined is none."""
+    """Value, interval, unit and n; an interval that is not defined is None."""
     names = ("value", "lo", "hi", "unit", "n")
     if isinstance(measured, Estimate):
         return {name: getattr(measured, name) for name in names}
-    found = {"lo": None, "hi": None} | {name: measured[name] for name in names if name in measured}
-    ends = [found["lo"], found["hi"]]
-    return found | (dict.fromkeys(("lo", "hi")) if any(pd.isna(end) for end in ends) else {})
+    ours = {"lo": None, "hi": None} | {name: measured[name] for name in names if name in measured}
+    undefined = pd.isna(ours["lo"]) or pd.isna(ours["hi"])
+    return ours | (dict.fromkeys(("lo", "hi")) if undefined else {})
 
 
-def _side(lo: float | None, hi: float | None, bound: float = 0.0) -> str:
-    """Whether an interval lies above a bound; without an interval nothing is concluded."""
+def _side(measured: Measured, bound: float) -> str:
+    """Whether an interval lies above a bound; without an interval, ``inconclusive``."""
+    lo, hi = (_columns(measured)[end] for end in ("lo", "hi"))
     if lo is None or hi is None:
         return "inconclusive"
     return "reproduced" if lo > bound else "differs" if hi < bound else "inconclusive"

@@ -6,20 +6,17 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from rockstudy import figure_style
+from rockstudy.figure_style import ROLES, Figure, figure, style, whiskers
 
 
-def gradient_groups(rows: pd.DataFrame) -> figure_style.Figure:
+def gradient_groups(rows: pd.DataFrame) -> Figure:
     """Norms of mean gradients and cosines with the balanced sum, by group (figure 3a, b).
 
-    Parameters
-    ----------
-    rows : DataFrame
-        ``group`` and ``norm_<space>, cos_balanced_<space>`` for the spaces logit (upper row) and
-        hidden; a row per type.
+    `rows` has a row per type: ``group`` and, in logit space (upper panels) and hidden space,
+    ``norm_<space>, cos_balanced_<space>``.
     """
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.85):
-        made = figure_style.Figure(figsize=(9.0, 6.0), layout="constrained")
+        made = Figure(figsize=(9.0, 6.0), layout="constrained")
         axes = made.subplots(2, 2, sharex=True)
     groups = list(dict.fromkeys(rows.group))
     counts = rows.groupby("group", sort=False).size()
@@ -28,9 +25,7 @@ def gradient_groups(rows: pd.DataFrame) -> figure_style.Figure:
             for i, group in enumerate(groups):
                 values = rows.loc[rows.group == group, f"{name}_{space}"].dropna()
                 spread = np.linspace(-0.22, 0.22, len(values))
-                axis.scatter(
-                    i + spread, values, s=10, color=figure_style.ROLES[group], alpha=0.5, lw=0
-                )
+                axis.scatter(i + spread, values, s=10, color=ROLES[group], alpha=0.5, lw=0)
                 axis.hlines(values.median(), i - 0.32, i + 0.32, color="black", lw=2)
             sns.despine(ax=axis)
             axis.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
@@ -40,36 +35,25 @@ def gradient_groups(rows: pd.DataFrame) -> figure_style.Figure:
     return made
 
 
-def persistence(rows: pd.DataFrame, moved: pd.DataFrame) -> figure_style.Figure:
+def persistence(rows: pd.DataFrame, moved: pd.DataFrame) -> Figure:
     """Mean KL of every type late against early, and the change by group (figure 3c, d).
 
-    Parameters
-    ----------
-    rows : DataFrame
-        ``group, early, late``; a row per type.
-    moved : DataFrame
-        ``group, n, change, change_lo, change_hi, wilcoxon_p``: medians with intervals over prompts.
+    `rows` has ``group, early, late`` of each type; `moved` has the medians of each group with
+    intervals over prompts: ``group, n, change, change_lo, change_hi, wilcoxon_p``.
     """
-    made, (left, right) = figure_style.figure(9.4, 3.8, 2)
+    made, (left, right) = figure(9.4, 3.8, 2)
     floor = 1e-4
     for group, some in list(rows.groupby("group", sort=False))[::-1]:
-        left.scatter(
-            some.early.clip(lower=floor),
-            some.late.clip(lower=floor),
-            s=20,
-            **figure_style.look(group),
-            alpha=0.65,
-            lw=0,
-            label=group,
-        )
+        early, late = (some[name].clip(lower=floor) for name in ("early", "late"))
+        left.scatter(early, late, s=20, alpha=0.65, lw=0, label=group, **style(group))
     ends = (floor, rows[["early", "late"]].max(axis=None))
     left.plot(ends, ends, color="black", lw=1, ls=":")
     left.set(xscale="log", yscale="log", xlabel="mean reverse KL early (nats)")
     left.set_ylabel("mean reverse KL late (nats)")
     left.legend(frameon=False, fontsize=8)
     for i, row in enumerate(moved.itertuples()):
-        error = [[row.change - row.change_lo], [row.change_hi - row.change]]
-        right.errorbar(row.change, i, xerr=error, capsize=4, ms=7, **figure_style.look(row.group))
+        error = whiskers(row, "change", ("change_lo", "change_hi"))
+        right.errorbar(row.change, i, xerr=error, capsize=4, ms=7, **style(row.group))
         right.text(
             row.change_hi, i - 0.18, f"  Wilcoxon p = {row.wilcoxon_p:.1g}", fontsize=7, va="bottom"
         )
@@ -81,46 +65,30 @@ def persistence(rows: pd.DataFrame, moved: pd.DataFrame) -> figure_style.Figure:
     return made
 
 
-def split_sample(halves: pd.DataFrame) -> figure_style.Figure:
-    """Change of groups measured where they were chosen and on other prompts.
+def split_sample(halves: pd.DataFrame) -> Figure:
+    """Change of each group on the prompts it was chosen on and on other prompts.
 
-    Parameters
-    ----------
-    halves : DataFrame
-        ``group, half, early, late, change, change_lo, change_hi``.
+    `halves` has ``group, half, change, change_lo, change_hi``.
     """
-    made, (axis,) = figure_style.figure(6.6, 2.6)
+    made, (axis,) = figure(6.6, 2.6)
     for i, row in enumerate(halves.itertuples()):
-        error = [[row.change - row.change_lo], [row.change_hi - row.change]]
-        axis.errorbar(
-            row.change,
-            i,
-            xerr=error,
-            capsize=4,
-            ms=7,
-            **figure_style.look(row.group),
-            mfc="white" if row.half == "other" else None,
-        )
+        error = whiskers(row, "change", ("change_lo", "change_hi"))
+        look = style(row.group) | ({"mfc": "white"} if row.half == "other" else {})
+        axis.errorbar(row.change, i, xerr=error, capsize=4, ms=7, **look)
     axis.axvline(0, color="black", lw=1)
     labels = [f"{row.group}, {row.half} half" for row in halves.itertuples()]
     axis.set_yticks(range(len(halves)), labels)
     axis.invert_yaxis()
     axis.set_xlabel("median change late - early (nats; mean and 95% of random halves)")
-    made.alt = "Median change of mean KL on the prompts that chose a group and on the others."
+    made.alt = "Median change of mean KL on the prompts a group was chosen on and on other prompts."
     return made
 
 
-def groups_along_training(table: pd.DataFrame) -> figure_style.Figure:
-    """Mean reverse KL of each group along stage 2.
-
-    Parameters
-    ----------
-    table : DataFrame
-        ``group, step, rkl``; occurrences of a logging window and all seeds pooled.
-    """
-    made, (axis,) = figure_style.figure(6.4, 3.4)
+def groups_along_training(table: pd.DataFrame) -> Figure:
+    """Mean reverse KL of each group along stage 2: ``group, step, rkl``, all seeds pooled."""
+    made, (axis,) = figure(6.4, 3.4)
     for group, rows in table.groupby("group", sort=False):
-        axis.plot(rows.step, rows.rkl, lw=1.8, ms=4, label=group, **figure_style.look(group))
+        axis.plot(rows.step, rows.rkl, lw=1.8, ms=4, label=group, **style(group))
     axis.set(xlabel="optimiser step", ylabel="reverse KL of the group (nats)", yscale="log")
     axis.legend(frameon=False, fontsize=8)
     made.alt = "Mean reverse KL of the groups of token types along training."

@@ -8,12 +8,12 @@ The groups of the paper, and a fourth:
     random    twice as many of the other types, drawn at random
     control   as many other types as there are rocks, matched to them by frequency (ours)
 
-A group that is chosen for its high loss early falls by selection alone: part of what made it high
-was noise, which is not there again late (regression to the mean). `split_sample` removes it: the
-group is chosen on one half of the prompts and measured, early and late, on the other half.
+The loss of a group that is chosen for its high early loss falls by selection alone: part of the
+early loss is noise, which does not return late (regression to the mean). `split_sample` removes
+this effect: it chooses the group on one half of the prompts and measures it on the other half.
 
-Intervals of medians resample prompts: the medians are over fixed types, whose means move with the
-prompts that they were measured on.
+Intervals of medians resample prompts, because the types are fixed and only their means change with
+the prompts.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ class PromptSums:
         weights = np.ones(len(self.counts)) if prompts is None else np.zeros(len(self.counts))
         if prompts is not None:
             weights[prompts] = 1
-        found = {name: mean[0] for name, mean in self.means(weights[None]).items()}
+        means = {name: mean[0] for name, mean in self.means(weights[None]).items()}
         count = (weights @ self.counts).astype(np.int64)
-        return pd.DataFrame({"token_id": self.ids, "count": count, **found})
+        return pd.DataFrame({"token_id": self.ids, "count": count, **means})
 
 
 def high_loss(types: pd.DataFrame, column: str, rocks: Sequence[int], k: int) -> np.ndarray:
-    """The `k` types with the highest mean that occur at least twice and are no rocks."""
+    """The `k` types with the highest mean among those that occur twice and are no rocks."""
     able = types[(types["count"] >= LEAST) & ~types.token_id.isin(list(rocks))]
     return able.nlargest(k, column).token_id.to_numpy()
 
@@ -98,9 +98,7 @@ def groups(
     types
         ``token_id, count`` and the mean loss in `column`.
     rocks
-        Ids of the rocks; K of them.
-    rng
-        Draws the random others.
+        Ids of the K rocks.
 
     Raises
     ------
@@ -149,13 +147,11 @@ def medians(
             value, *drawn = np.nanmedian(means[what][:, places], axis=1)
             lo, hi = np.nanquantile(drawn, [0.025, 0.975])
             row |= {what: value, f"{what}_lo": lo, f"{what}_hi": hi}
-        rows.append(row | {"wilcoxon_p": _wilcoxon(means["change"][0, places])})
+        changes = means["change"][0, places]
+        changes = changes[np.isfinite(changes)]
+        p = float(stats.wilcoxon(changes).pvalue) if np.any(changes) else float("nan")
+        rows.append(row | {"wilcoxon_p": p})
     return pd.DataFrame(rows)
-
-
-def _wilcoxon(changes: np.ndarray) -> float:
-    changes = changes[np.isfinite(changes)]
-    return float(stats.wilcoxon(changes).pvalue) if np.any(changes) else float("nan")
 
 
 def split_sample(
@@ -258,7 +254,7 @@ def half_sample_medians(
     Parameters
     ----------
     types, replicates
-        `geometry.TypeGradients`, the replicates on random halves of the folds, (R, types).
+        Those of `type_gradients.TypeGradients`, on random halves of the folds, (R, types).
     chosen
         Token ids by group.
     columns
@@ -281,25 +277,18 @@ def half_sample_medians(
         places = types.token_id.searchsorted(ids)
         for column in columns:
             median = float(np.nanmedian(types[column].to_numpy()[places]))
-            halves = _median_rows(replicates[column][:, places])
+            values = replicates[column][:, places]
+            halves = np.nanmedian(values[~np.isnan(values).all(1)], axis=1)
             half = 1.96 * np.std(halves) if len(halves) > 1 else np.nan
             row = {"group": name, "statistic": column, "median": median}
             rows.append(row | {"lo": median - half, "hi": median + half, "n": len(ids)})
     return pd.DataFrame(rows)
 
 
-def _median_rows(values: np.ndarray) -> np.ndarray:
-    """Median of each row over what is there; rows with nothing are left out."""
-    return np.nanmedian(values[~np.isnan(values).all(1)], axis=1)
-
-
 def along_training(types: pd.DataFrame, chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Mean reverse KL of each group along stage 2, occurrences pooled: ``group, step, rkl, count``.
 
-    Parameters
-    ----------
-    types
-        The per-type accumulators of training: ``step, token_id, count, rkl_sum``, seeds pooled.
+    `types` has the sums that training logs by type: ``step, token_id, count, rkl_sum``.
     """
     frames = []
     for name, ids in chosen.items():

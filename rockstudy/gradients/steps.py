@@ -1,6 +1,6 @@
-"""The cached steps of notebook 04: gradients of token types, and whether groups persist.
+"""The cached steps of notebook 04: gradients of token types, and losses of groups over training.
 
-They build on the rollouts and the token table of `rockstudy.rocks.steps`.
+They use the rollouts and the token table of `rockstudy.rocks.steps`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def half_samples(run: Run) -> pd.DataFrame:
 def _positions(found: Measured, folder: Path) -> tuple[Positions, type_gradients.Share]:
     """Hidden states of student and teacher before every completion token, memory-mapped.
 
-    Of several processes each has some of the rollouts, with about as many tokens as the others.
+    Several processes share the rollouts, with about as many tokens each.
     """
     rows = found.rollouts
     order = np.argsort(rows.lengths, kind="stable")
@@ -165,14 +165,14 @@ def losses(run: Run) -> pd.DataFrame:
 
 @table(*TOKENS, inputs=tokens_hash)
 def medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
-    """`persistence.medians` of the groups."""
+    """`group_losses.medians` of the groups."""
     _, sums = _sums(run)
     return group_losses.medians(sums, ids_of(chosen), run.rng("medians"))
 
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def split(run: Run, draws: int) -> pd.DataFrame:
-    """`persistence.split_summary` over random halves of the prompts."""
+    """`group_losses.split_summary` over random halves of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
     _, sums = _sums(run)
@@ -197,14 +197,14 @@ def persistence_table(
 
 
 def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a type table that are in a group, with it; a type may be in one group only."""
+    """The rows of the type table whose type is in a group, and the group."""
     return chosen.merge(types, on="token_id")
 
 
 def effects(
     types: pd.DataFrame, chosen: pd.DataFrame, statistic: str, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """`persistence.effects` of the rocks against the other groups, for one statistic."""
+    """`group_losses.effects` of the rocks against the other groups, for one statistic."""
     rows = by_group(types, chosen)
     values = {str(n): g[statistic].to_numpy() for n, g in rows.groupby("group", sort=False)}
     return group_losses.effects(values, rng).assign(statistic=statistic)

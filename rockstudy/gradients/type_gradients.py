@@ -1,4 +1,4 @@
-"""What a token type does to the gradient of the reverse KL (paper 2.6, figure 3).
+"""The gradient of the reverse KL by token type (paper 2.6, figure 3).
 
 At one position, with student p = softmax(z) and teacher q, the gradient of KL(p || q) with respect
 to the student's logits is
@@ -40,51 +40,31 @@ from rockstudy.errors import StudyError
 from rockstudy.models.divergence import Head, States, logits, token_statistics
 
 BUDGET = 2 * 1024**3  # ours: bytes for sums over a vocabulary block
-_ROWS = 512  # ours: positions whose logits of a block are held at once
+_ROWS = 512  # ours: positions whose logits of a block are in memory at once
 SPACES = ("logit", "hidden")
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Hidden states before N completion tokens, and what each token is.
+    """Hidden states before N completion tokens, which may be memory-mapped, and the tokens."""
 
-    Attributes
-    ----------
-    student, teacher
-        float arrays (N, H), each with its own H; memory-mapped ones do.
-    token_id
-        int (N,), the predicted token.
-    fold
-        int (N,), the fold of the token's prompt, from 0.
-    """
-
-    student: np.ndarray
-    teacher: np.ndarray
-    token_id: np.ndarray
-    fold: np.ndarray
+    student: np.ndarray  # float (N, H)
+    teacher: np.ndarray  # float (N, H), with its own H
+    token_id: np.ndarray  # int (N,): the predicted token
+    fold: np.ndarray  # int (N,): fold of the token's prompt, from 0
 
 
 @dataclass(frozen=True)
 class Share:
-    """What several processes must know, where each holds some of the positions.
+    """What processes must share where each of them has some of the positions."""
 
-    Attributes
-    ----------
-    ids
-        Sorted token ids of the types that occur anywhere.
-    n_folds
-        Folds of all positions.
-    summed
-        Adds up, in place, the tensors that all processes give; all call it equally often.
-    """
-
-    ids: np.ndarray
-    n_folds: int
-    summed: Callable[[Tensor], Tensor]
+    ids: np.ndarray  # sorted token ids of the types that occur anywhere
+    n_folds: int  # folds of all positions
+    summed: Callable[[Tensor], Tensor]  # adds up, in place, a tensor of each process
 
     @classmethod
     def whole(cls, positions: Positions) -> Share:
-        """One process that holds everything."""
+        """Return the share of a process that has all positions."""
         return cls(np.unique(positions.token_id), int(positions.fold.max()) + 1, lambda x: x)
 
 
@@ -118,12 +98,10 @@ def type_gradients(
 
     Parameters
     ----------
-    positions
-        Hidden states with their tokens.
     student, teacher
         The heads, over one vocabulary.
     budget
-        Bytes that the sums over one vocabulary block may take: memory, never the result.
+        Bytes for the sums over one vocabulary block; the result does not depend on it.
     keep
         bool (R, F): the folds that each replicate is made of (`half_samples`); none when None.
     share
@@ -176,7 +154,7 @@ def half_samples(n_folds: int, n: int, rng: np.random.Generator) -> np.ndarray:
 
 def _check(positions: Positions, student: Head) -> None:
     if len(positions.token_id) == 0:
-        raise StudyError("positions: must hold at least one position; got none")
+        raise StudyError("positions: must have at least one position; got none")
     for name in ("student", "teacher"):
         states = getattr(positions, name)
         for start in range(0, len(states), 65_536):
@@ -212,9 +190,9 @@ def _normalisers(positions: Positions, student: Head, teacher: Head) -> Tensor:
             rows = slice(start, start + 8 * _ROWS)
             p, q = _states(positions, rows, student, teacher)
             targets = torch.from_numpy(positions.token_id[rows].astype(np.int64))
-            found = token_statistics(q, [p], targets.to(p.hidden.device))
-            one = found.students[0]
-            parts.append(torch.stack([one.log_total, found.log_total_teacher, one.rkl]))
+            both = token_statistics(q, [p], targets.to(p.hidden.device))
+            one = both.students[0]
+            parts.append(torch.stack([one.log_total, both.log_total_teacher, one.rkl]))
             bar.update(parts[-1].shape[1])
     return torch.cat(parts, dim=1)
 
@@ -302,9 +280,9 @@ class _Sums:
             "cos_balanced": self.balanced / (norm * self.g_balanced.sqrt()[:, None]),
             "cos_total": self.total / (norm * self.g_total.sqrt()[:, None]),
         }
-        found = {"norm": norm, **cosines}
-        found["contrib"] = self.counts.cpu() * norm * found["cos_balanced"]
-        return {name: value.numpy() for name, value in found.items()}
+        contrib = self.counts.cpu() * norm * cosines["cos_balanced"]
+        every = {"norm": norm, **cosines, "contrib": contrib}
+        return {name: value.numpy() for name, value in every.items()}
 
 
 def _statistics(ids: np.ndarray, counts: np.ndarray, sums: _Sums) -> TypeGradients:

@@ -1,7 +1,7 @@
 """Claims rows of notebooks 05 and 06: the census, its corrections, pillars, predictors.
 
-The first benchmark of a run stands for the paper's MATH-500, the second for its IFEval. Counts of
-the paper's 200 candidates are compared as shares, with Wilson's interval over candidates.
+The first benchmark of a run corresponds to the paper's MATH-500, the second to its IFEval. The
+paper counts classes among 200 candidates; the rows compare shares, with Wilson's interval.
 """
 
 from __future__ import annotations
@@ -25,12 +25,8 @@ def of_screen(
 ) -> list[Row]:
     """Claims rows of notebook 05, one for each number of the paper's census.
 
-    Parameters
-    ----------
-    run
-        The run.
-    screen, chosen, controls
-        `knockout_steps.screen`, `knockout_steps.candidates`, `knockout_steps.controls`.
+    `screen`, `chosen` and `controls` are the tables `screen`, `candidates` and `controls` of
+    `rockstudy.knockout.steps`.
     """
     classes = steps.classes(screen)
     counted = steps.census_table(classes, run.config.rocks.k, chosen)
@@ -54,13 +50,13 @@ def of_screen(
 
 
 def _seen(rows: list[Row], right: bool) -> list[Row]:
-    """The rows, without their numbers where the student is never right: a share of 0 says nothing.
+    """The rows; without numbers where the student is never right.
 
-    What is never right cannot become wrong, so that no candidate could have been a pillar.
+    An answer that is never right cannot become wrong, so no candidate could be a pillar.
     """
     if right:
         return rows
-    why = "the student is never right there, so that a knockout has nothing to take away"
+    why = "the student is never right there, so a knockout cannot lower its accuracy"
     bare = [{k: v for k, v in row.items() if k not in _MEASURED} for row in rows]
     return [row | {"verdict": "not run", "reason": why} for row in bare]
 
@@ -69,10 +65,10 @@ def _base(theirs: str, ours: str, screen: pd.DataFrame) -> Row:
     one = screen[screen.benchmark == ours].iloc[0]
     return verdicts.shown(
         f"census-base-{ours}",
-        f"Accuracy of the student after OPD on {ours}, nothing knocked out.",
+        f"Accuracy of the student after OPD on {ours} without any knockout.",
         f"base-accuracy/{theirs}",
         {"value": one.base, "unit": "problems", "n": int(one.n_problems)},
-        f"the paper's student answers {theirs}, another benchmark",
+        f"the paper's benchmark is a different one, {theirs}",
     )
 
 
@@ -103,7 +99,7 @@ def _a(kind: str) -> str:
 def _cross_task(classes: pd.DataFrame) -> list[Row]:
     """Candidates by their classes on both benchmarks."""
     letters = {"N": NEUTRAL, "P": PILLAR}
-    found = census.agreement(classes) if classes.benchmark.nunique() > 1 else None
+    pairs = census.agreement(classes) if classes.benchmark.nunique() > 1 else None
     rows = []
     for label in paper.labelled("cross-task-share"):
         first, second = (letters[letter] for letter in label.split("|"))
@@ -113,11 +109,11 @@ def _cross_task(classes: pd.DataFrame) -> list[Row]:
             "the second.",
             f"cross-task-share/{label}",
         )
-        if found is None:
+        if pairs is None:
             rows.append(verdicts.not_run(*about, "the run has one benchmark"))
             continue
-        count = found["count"][(found["first"] == first) & (found["second"] == second)].sum()
-        n = int(found["count"].sum())
+        count = pairs["count"][(pairs["first"] == first) & (pairs["second"] == second)].sum()
+        n = int(pairs["count"].sum())
         rows.append(verdicts.holds(*about, verdicts.share(int(count), n, "candidates")))
     return rows
 
@@ -141,7 +137,7 @@ def _corrected(theirs: str, ours: str, corrected: pd.DataFrame) -> list[Row]:
             f"Smallest p-value of the screen on {ours}.",
             f"smallest-p/{theirs}",
             {"value": raw.smallest} | size,
-            "it falls with the number of tests; the corrected counts are judged",
+            "it falls with the number of tests; the corrected counts are judged instead",
         ),
     ]
     for method, level, number, words in (
@@ -152,7 +148,7 @@ def _corrected(theirs: str, ours: str, corrected: pd.DataFrame) -> list[Row]:
         rows.append(
             verdicts.equals(
                 f"census-{number}-{ours}",
-                f"Rejections on {ours} that are left after {words}.",
+                f"Rejections on {ours} that remain after {words}.",
                 f"{number}-survivors/{theirs}",
                 {"value": int(left)} | size,
                 headline=number == "fdr",
@@ -198,11 +194,11 @@ def _ranks(theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame) 
     for text in paper.labelled(f"pillar-rank/{theirs}"):
         about = (
             f"pillar-rank-{text.strip(' -').lower()}",
-            f"{text!r}, a pillar of the paper on {theirs}, is one on {ours}: its rank.",
+            f"{text!r}, a pillar in the paper on {theirs}, is a pillar on {ours} too: its rank.",
             f"pillar-rank/{theirs}/{text}",
         )
         if visible(text) not in ranks.index:
-            why = f"no candidate here is spelled {text!r}; the vocabulary is another one"
+            why = f"no candidate of this vocabulary is spelled {text!r}"
             rows.append(verdicts.not_run(*about, why))
             continue
         one = ranks.loc[visible(text)]
@@ -221,7 +217,7 @@ def _core(counted: pd.DataFrame, k: int) -> Row:
     both = counted[counted.benchmark == "both"].set_index("candidates")
     inside, pillars = (int(both.loc[name, PILLAR]) for name in (f"top {k}", "all"))
     part = both.loc[f"top {k}", "n"] / both.loc["all", "n"]
-    about = ("census-core", f"Share of the pillars that are inside the top {k}.", "core-share")
+    about = ("census-core", f"Share of the pillars that rank in the top {k}.", "core-share")
     if not pillars:
         return verdicts.not_run(*about, "no candidate is a pillar here")
     why = f"the top {k} is {part:.0%} of the candidates here and half of them in the paper"
@@ -229,12 +225,14 @@ def _core(counted: pd.DataFrame, k: int) -> Row:
 
 
 def _null(controls: pd.DataFrame) -> Row:
-    found = steps.null_summary(controls).set_index("mode")
-    about = ("null-knockout", "Resampling the same suffixes with no ban changes nothing", None)
+    modes = steps.null_summary(controls).set_index("mode")
+    about = ("null-knockout", "Resampling the same suffixes without a ban changes nothing", None)
     more = {"headline": True, "locator": "ours: a control that the paper does not have"}
-    if "null" not in found.index:
-        return verdicts.not_run(*about, "with top-p below 1 no suffix is resampled alone", **more)
-    null = found.loc["null"]
+    if "null" not in modes.index:
+        return verdicts.not_run(
+            *about, "the control needs prefix reuse, which is not exact with top-p below 1", **more
+        )
+    null = modes.loc["null"]
     claim, words, number = about
     return verdicts.judged(
         claim,
@@ -242,7 +240,7 @@ def _null(controls: pd.DataFrame) -> Row:
         number,
         {"value": null.delta, "lo": null.lo, "hi": null.hi, "unit": "problems", "n": int(null.n)},
         verdict="reproduced" if null.lo <= 0 <= null.hi else "differs",
-        reason="the interval must hold 0",
+        reason="the interval must contain 0",
         **more,
     )
 
@@ -250,17 +248,14 @@ def _null(controls: pd.DataFrame) -> Row:
 def of_predictors(table: pd.DataFrame) -> list[Row]:
     """Claims rows of notebook 06: table 1, r of each predictor, and the smallest p of each half.
 
-    Parameters
-    ----------
-    table
-        `knockout_steps.correlations`.
+    `table` is that of `rockstudy.knockout.steps.correlations`.
     """
     rows = []
     for theirs, (ours, some) in zip(
         BENCHMARKS, table.groupby("benchmark", sort=False), strict=False
     ):
-        found = some.set_index("predictor")
-        rows += [_correlation(theirs, ours, name, found.loc[name]) for name in found.index]
+        by_name = some.set_index("predictor")
+        rows += [_correlation(theirs, ours, name, by_name.loc[name]) for name in by_name.index]
         number = min(paper.labelled(f"predictor-p/{theirs}").values(), key=lambda one: one.value)
         about = (
             f"predictor-smallest-p-{ours}",
@@ -270,8 +265,8 @@ def of_predictors(table: pd.DataFrame) -> list[Row]:
         rows.append(
             verdicts.concludes(
                 *about,
-                {"value": found.p.min(), "unit": "candidates", "n": int(found.n.max())},
-                level=census.ALPHA / len(found),
+                {"value": some.p.min(), "unit": "candidates", "n": int(some.n.max())},
+                level=census.ALPHA / len(some),
                 headline=True,
             )
         )

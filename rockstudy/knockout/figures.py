@@ -5,38 +5,27 @@ from __future__ import annotations
 import pandas as pd
 import seaborn as sns
 
-from rockstudy import figure_style
+from rockstudy.figure_style import ROLES, Figure, figure, style
+from rockstudy.knockout.census import CLASSES
 
 
-def census_bars(found: pd.DataFrame, least: float) -> figure_style.Figure:
+def census_bars(classes: pd.DataFrame, least: float) -> Figure:
     """Delta of every candidate, sorted, one panel per benchmark (figure 4).
 
-    Parameters
-    ----------
-    found : DataFrame
-        ``benchmark, class, delta``: a row per candidate and benchmark.
-    least : float
-        Half the width of the shaded band in which no effect counts as strong.
+    `classes` has ``benchmark, class, delta`` of each candidate. No effect within `least` of 0, the
+    shaded band, counts as strong.
     """
-    benchmarks = list(dict.fromkeys(found.benchmark))
-    made, axes = figure_style.figure(4.6 * len(benchmarks) + 0.6, 3.4, len(benchmarks))
+    benchmarks = list(dict.fromkeys(classes.benchmark))
+    made, axes = figure(4.6 * len(benchmarks) + 0.6, 3.4, len(benchmarks))
     colours = {
-        "Strong Pillar": figure_style.ROLES["rock"],
-        "Neutral": figure_style.ROLES["random"],
-        "Strong Stumbling Block": figure_style.ROLES["teacher"],
+        kind: ROLES[r] for kind, r in zip(CLASSES, ("rock", "random", "teacher"), strict=True)
     }
     for axis, benchmark in zip(axes, benchmarks, strict=True):
-        rows = found[found.benchmark == benchmark].sort_values("delta").reset_index(drop=True)
+        rows = classes[classes.benchmark == benchmark].sort_values("delta").reset_index(drop=True)
         axis.axhspan(-least, least, color="black", alpha=0.08, lw=0)
         for kind, some in rows.groupby("class", sort=False):
-            axis.bar(
-                some.index,
-                some.delta,
-                width=1.0,
-                color=colours[kind],
-                label=f"{kind} ({len(some)})",
-                lw=0,
-            )
+            look = {"color": colours[kind], "label": f"{kind} ({len(some)})", "lw": 0}
+            axis.bar(some.index, some.delta, width=1.0, **look)
         axis.axhline(0, color="black", lw=0.8)
         axis.set(title=benchmark, xlabel=f"candidates, sorted (n = {len(rows)})")
         axis.legend(fontsize=8, loc="lower right")
@@ -45,27 +34,18 @@ def census_bars(found: pd.DataFrame, least: float) -> figure_style.Figure:
     return made
 
 
-def knockout_cost(screen: pd.DataFrame) -> figure_style.Figure:
+def knockout_cost(screen: pd.DataFrame) -> Figure:
     """Tokens generated for a candidate as a share of a naive run, against its frequency.
 
-    Parameters
-    ----------
-    screen : DataFrame
-        ``arm, completions, tokens_generated, tokens_naive``.
+    `screen` has ``arm, completions, tokens_generated, tokens_naive`` of each candidate.
     """
-    made, (axis,) = figure_style.figure(6.4, 3.4)
+    made, (axis,) = figure(6.4, 3.4)
     for arm, role in (("token", "rock"), ("window", "teacher")):
         some = screen[screen["arm"] == arm]
-        share = some.tokens_generated / some.tokens_naive
-        axis.scatter(
-            some.completions.clip(lower=1),
-            share.clip(lower=1e-5),
-            s=14,
-            **figure_style.look(role),
-            alpha=0.6,
-            lw=0,
-            label=f"{arm} level: {share.mean():.1%} on average",
-        )
+        changed, share = some.completions.clip(lower=1), some.tokens_generated / some.tokens_naive
+        label = f"{arm} level: {share.mean():.1%} on average"
+        look = style(role) | {"s": 14, "alpha": 0.6, "lw": 0, "label": label}
+        axis.scatter(changed, share.clip(lower=1e-5), **look)
     axis.set(xscale="log", yscale="log", xlabel="completions that change (of one benchmark)")
     axis.set_ylabel("tokens generated / naive")
     axis.legend(frameon=False, fontsize=8)
@@ -75,36 +55,21 @@ def knockout_cost(screen: pd.DataFrame) -> figure_style.Figure:
 
 def predictor_panels(
     table: pd.DataFrame, correlations: pd.DataFrame, classes: pd.DataFrame, names: dict[str, str]
-) -> figure_style.Figure:
+) -> Figure:
     """Delta against properties of token types, r and p in each panel (figure 6).
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``target, delta`` and the properties, on one benchmark.
-    correlations : DataFrame
-        ``predictor, r, p`` on the same benchmark.
-    classes : DataFrame
-        ``target, class``: pillars are marked.
-    names : dict
-        Label of each property, in the order of the panels.
+    All three frames are of one benchmark: `table` has ``target, delta`` and the properties,
+    `correlations` has ``predictor, r, p``, and `classes` has ``target, class``, whose pillars are
+    marked. `names` maps each property to its label, in the order of the panels.
     """
     rows = -(-len(names) // 3)
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.8):
-        made = figure_style.Figure(figsize=(9.6, 2.7 * rows), layout="constrained")
+        made = Figure(figsize=(9.6, 2.7 * rows), layout="constrained")
         axes = made.subplots(rows, 3, squeeze=False).ravel()
-    pillars = set(classes.target[classes["class"] == "Strong Pillar"])
-    marked = table.target.isin(pillars)
+    marked = table.target.isin(classes.target[classes["class"] == CLASSES[0]])
     for axis, (name, label) in zip(axes, names.items(), strict=False):
-        axis.scatter(
-            table[name], table.delta, s=10, color=figure_style.ROLES["random"], alpha=0.6, lw=0
-        )
-        axis.scatter(
-            table.loc[marked, name],
-            table.loc[marked, "delta"],
-            s=22,
-            color=figure_style.ROLES["rock"],
-        )
+        axis.scatter(table[name], table.delta, s=10, color=ROLES["random"], alpha=0.6, lw=0)
+        axis.scatter(table.loc[marked, name], table.loc[marked, "delta"], s=22, color=ROLES["rock"])
         one = correlations[correlations.predictor == name].iloc[0]
         defined = f"r = {one.r:+.3f}, p = {one.p:.2g}" if one.r == one.r else "r is not defined"
         axis.set(title=defined, xlabel=label)
@@ -114,5 +79,5 @@ def predictor_panels(
         axis.set_visible(False)
     for axis in axes[::3]:
         axis.set_ylabel("Delta")
-    made.alt = "Change of accuracy against properties of the knocked out token types."
+    made.alt = "Change of accuracy against properties of the token types that are knocked out."
     return made

@@ -1,4 +1,4 @@
-"""What happens when the student may not write a token: knockouts by prefix reuse (paper 3).
+"""Knockouts by prefix reuse: the student without a token or a set of tokens (paper 3).
 
 The knockout policy for a set of tokens v gives each of them a logit of minus infinity at every
 step. At T = 1 without truncation a baseline completion up to (not including) its first v is already
@@ -8,13 +8,13 @@ p without v, which sums to p(u) / (1 - p(v)). So
     a completion without v        is reused whole: nothing to generate, no difference
     a completion with a first v   is continued from there, with v banned from then on
 
-Both sides share their prefix, so that a difference of outcomes comes from what was knocked out and
-not from another sample: its variance is far below that of two independent runs. Greedy decoding is
-the same argument without the probabilities. With top-p or top-k below 1 it does not hold, since the
-kept set changes when a token is banned: then the mode *naive* regenerates in full.
+Both sides share their prefix, so a difference of outcomes comes from the ban and not from a
+different sample. Its variance is far below that of two independent runs. The argument covers greedy
+decoding too. It fails with top-p or top-k below 1, because the kept set changes when a token is
+banned: the mode *naive* then regenerates in full.
 
-Two controls run through the same code: a *null* knockout keeps the first v and resamples what comes
-after it with no ban (the difference must centre on 0), a *naive* one regenerates everything.
+Two controls run through the same code. A *null* knockout keeps the first v and resamples the rest
+without a ban, so the difference must centre on 0. A *naive* one regenerates everything.
 """
 
 from __future__ import annotations
@@ -46,21 +46,28 @@ CHUNK = 2**20  # ours: tokens in a shard at most, a minute or two of work for a 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is knocked out together.
-
-    Attributes
-    ----------
-    target
-        The token that the outcome is about.
-    banned
-        Its id alone (token level), or with the rocks of its windows (window level); sorted.
-    arm
-        Name of the kind of knockout, for tables.
-    """
+    """A token type with the ids that its knockout bans."""
 
     target: int
-    banned: tuple[int, ...]
-    arm: str = "token"
+    banned: tuple[int, ...]  # the target alone (token level), or with the rocks of its windows
+    arm: str = "token"  # kind of knockout, for tables
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Candidates to knock out of graded baseline completions, and how to sample and grade.
+
+    ``task`` has the evaluation problems of ``rollouts``; ``how`` has their sampling settings.
+    """
+
+    model: PreTrainedModel | Engine
+    tokenizer: PreTrainedTokenizerBase
+    task: TaskConfig
+    rollouts: Rollouts
+    candidates: Sequence[Candidate]
+    how: EvalConfig
+    seed: int
+    mode: Mode = "reuse"
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,8 @@ def plan(
 
     Parameters
     ----------
-    rollouts
-        The baseline completions.
-    candidates
-        What to knock out.
-    vocab
-        Size of the vocabulary.
+    rollouts, candidates, vocab
+        Baseline completions, what to knock out of them, and the size of the vocabulary.
     mode
         ``reuse`` starts at the first banned token, ``null`` after it, ``naive`` at column 0 of
         every completion.
@@ -97,7 +100,7 @@ def plan(
     StudyError
         A candidate with no token, with one outside the vocabulary, or with all of them.
     """
-    found: list[list[np.ndarray]] = [[], [], []]
+    columns: list[list[np.ndarray]] = [[], [], []]
     for number, candidate in enumerate(candidates):
         _check(candidate, vocab)
         hit = np.isin(rollouts.completion_ids, candidate.banned) & rollouts.mask
@@ -105,9 +108,9 @@ def plan(
         first = hit[rows].argmax(1) if mode != "naive" else np.zeros(len(rows), np.int64)
         start = first + (mode == "null")
         rows, start = (x[start < rollouts.lengths[rows]] for x in (rows, start))
-        for kept, values in zip(found, (np.full(len(rows), number), rows, start), strict=True):
-            kept.append(values)
-    return Plan(*(np.concatenate([np.empty(0, np.int64), *kept]) for kept in found))
+        for column, values in zip(columns, (np.full(len(rows), number), rows, start), strict=True):
+            column.append(values)
+    return Plan(*(np.concatenate([np.empty(0, np.int64), *column]) for column in columns))
 
 
 def _check(candidate: Candidate, vocab: int) -> None:
@@ -135,9 +138,9 @@ def resample(
 ) -> list[np.ndarray]:
     """Generate the planned completions, prefix included: one int32 array each.
 
-    The random numbers of a completion come from (seed, candidate, prompt, sample) alone: neither
-    the batch size nor the other candidates change it, up to floating point in the logits. `bar`
-    counts tokens; one that its completion does not come to write counts when that is done.
+    The random numbers of a completion depend on (seed, candidate, prompt, sample) alone. The batch
+    size and the other candidates change it only through rounding of the logits. `bar` counts
+    tokens; those that a completion leaves unused count at its end.
 
     Raises
     ------
@@ -185,33 +188,21 @@ def resample(
 def outcomes(
     run: Run,
     name: str,
-    model: PreTrainedModel | Engine,
-    tokenizer: PreTrainedTokenizerBase,
-    task: TaskConfig,
-    rollouts: Rollouts,
-    candidates: Sequence[Candidate],
-    how: EvalConfig,
-    seed: int,
+    screen: Screen,
     *,
     inputs: Mapping[str, str],
-    mode: Mode = "reuse",
     chunk: int = CHUNK,
 ) -> pd.DataFrame:
     """Outcomes of the completions that a knockout changes; the others are those of the baseline.
 
-    Candidates are taken in shards of about `chunk` tokens, if every completion came to its limit,
-    all candidates of a shard in one queue, so that batches stay full whatever the candidate. A
-    shard is complete or not there, and a killed screen goes on from the last one; several processes
-    take them in turns.
+    Candidates form shards of at most about `chunk` tokens. All candidates of a shard share one
+    queue, so batches stay full. A killed screen continues after its last complete shard, and
+    several processes divide the shards.
 
     Parameters
     ----------
     run, name
         Shards are ``<run>/knockout/<name>-<number>-<key>``.
-    task
-        What grades the completions; its evaluation problems are those of the rollouts.
-    rollouts
-        Graded baseline completions.
     inputs
         Hashes of the model and of the rollouts.
 
@@ -227,19 +218,26 @@ def outcomes(
     StudyError
         Rollouts without grades; as `plan` and `resample`.
     """
-    if rollouts.correct is None:
+    if screen.rollouts.correct is None:
         raise StudyError("rollouts: must be graded; these are not")
-    todo = plan(rollouts, candidates, model.config.vocab_size, mode)
-    problems = tasks.load(task, "eval")
+    candidates = screen.candidates
+    todo = plan(screen.rollouts, candidates, screen.model.config.vocab_size, screen.mode)
+    problems = tasks.load(screen.task, "eval")
     if not len(todo):  # no candidate occurs
-        return _frame(model, task, tokenizer, rollouts, candidates, todo, [], problems)
-    limits = how.max_new_tokens - todo.start
+        return _frame(screen, todo, [], problems)
+    limits = screen.how.max_new_tokens - todo.start
     parts = _shards(todo, limits, len(candidates), chunk)
     own, made_by = distributed.mine(list(enumerate(parts))), code.identity(outcomes)
     total = sum(int(limits[_between(todo, *part)].sum()) for _, part in own)
 
     def place(number: int, part: tuple[int, int]) -> dict[str, Any]:
-        config = _settings(task, candidates[slice(*part)], how, seed, mode)
+        config = {
+            "task": tasks.identity(screen.task),
+            "candidates": [[c.arm, c.target, list(c.banned)] for c in candidates[slice(*part)]],
+            "evaluation": identity(screen.how),
+            "seed": screen.seed,
+            "mode": screen.mode,
+        }
         return run.addressed(
             "knockout", f"{name}-{number:04d}", config, lambda: inputs, by=outcomes
         )
@@ -250,10 +248,10 @@ def outcomes(
 
         def compute() -> pd.DataFrame:
             made = resample(
-                model, tokenizer, rollouts, candidates, mine, how, seed,
-                bans=mode != "null", bar=bar,
+                screen.model, screen.tokenizer, screen.rollouts, candidates, mine, screen.how,
+                screen.seed, bans=screen.mode != "null", bar=bar,
             )  # fmt: skip
-            return _frame(model, task, tokenizer, rollouts, candidates, mine, made, problems)
+            return _frame(screen, mine, made, problems)
 
         return cache.cached(run.path, **place(number, part), code=made_by, compute=compute)
 
@@ -264,18 +262,6 @@ def outcomes(
     distributed.together().wait_for_everyone()
     made = [distributed.written(run.path, **place(*one)).data for one in enumerate(parts)]
     return pd.concat(made, ignore_index=True)
-
-
-def _settings(
-    task: TaskConfig, candidates: Sequence[Candidate], how: EvalConfig, seed: int, mode: Mode
-) -> dict[str, Any]:
-    return {
-        "task": tasks.identity(task),
-        "candidates": [[c.arm, c.target, list(c.banned)] for c in candidates],
-        "evaluation": identity(how),
-        "seed": seed,
-        "mode": mode,
-    }
 
 
 def _shards(todo: Plan, limits: np.ndarray, n_candidates: int, chunk: int) -> list[tuple[int, int]]:
@@ -299,20 +285,14 @@ def _between(todo: Plan, first: int, last: int) -> np.ndarray:
 
 
 def _frame(
-    model: PreTrainedModel | Engine,
-    task: TaskConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    rollouts: Rollouts,
-    candidates: Sequence[Candidate],
-    mine: Plan,
-    made: list[np.ndarray],
-    problems: list[tasks.Problem],
+    screen: Screen, mine: Plan, made: list[np.ndarray], problems: list[tasks.Problem]
 ) -> pd.DataFrame:
-    rows = [ids.tolist() for ids in made]
+    task, tokenizer, rollouts = screen.task, screen.tokenizer, screen.rollouts
+    candidates, rows = screen.candidates, [ids.tolist() for ids in made]
     texts = tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
     prompt = rollouts.prompt_index[mine.row]
     lengths = np.array([len(ids) for ids in made], np.int64)
-    ends = set(rollout.eos_ids(model, tokenizer))
+    ends = set(rollout.eos_ids(screen.model, tokenizer))
     graded = tasks.grade(task, [problems[i] for i in prompt], texts)
     assert rollouts.correct is not None
     return pd.DataFrame(

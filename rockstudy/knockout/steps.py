@@ -1,6 +1,6 @@
-"""The cached steps of notebooks 05 and 06: the screen, the census, what predicts a difference.
+"""The cached steps of notebooks 05 and 06: the screen, the census, predictors of a difference.
 
-They build on the scored types of `rockstudy.rocks.steps`.
+They use the scored types of `rockstudy.rocks.steps`.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def _screened_on(run: Run) -> dict[str, str]:
 
 @table(*TOKENS, *ROCKS, "rocks.selector", "screen", inputs=tokens_hash)
 def candidates(run: Run) -> pd.DataFrame:
-    """What is screened: ``arm, target, rank, spelling, banned`` (ids), a row per kind of knockout.
+    """The candidates: ``arm, target, rank, spelling, banned`` (ids), a row per kind of knockout.
 
-    The first types by rank that have a positive score, at most ``screen`` of them, without special
-    tokens: a student that may not end its text is another question.
+    They are the first ``screen`` types by rank that have a positive score. Special tokens are left
+    out, because a student that cannot end its text is a different question.
     """
     found, made = measured(run), measured(run).detection
     special = set(loading.tokenizer_of(run).all_special_ids)
@@ -90,8 +90,8 @@ def _together(
 ) -> dict[int, list[int]]:
     """Candidates with a high loss within `window` tokens of a candidate's persistent occurrences.
 
-    The local high-divergence windows W(v) of the paper, which gives neither their width nor their
-    threshold: ours are those of the rocks.
+    These are the local high-divergence windows W(v) of the paper. It gives neither width nor
+    threshold; we take those of the rocks.
     """
     keys = ["prompt_index", "sample_index", "position"]
     losses = tokens[f"{made.settings.loss}_post"]
@@ -103,8 +103,8 @@ def _together(
         near = moved.merge(high[[*keys, "token_id"]], on=keys, suffixes=("", "_near"))
         pairs.append(near[["token_id", "token_id_near"]].drop_duplicates())
     near = pd.concat(pairs).drop_duplicates()
-    found = near.groupby("token_id").token_id_near.agg(set).to_dict()
-    return {int(i): sorted({int(i), *map(int, found.get(i, set()))}) for i in ids}
+    others = near.groupby("token_id").token_id_near.agg(set).to_dict()
+    return {int(i): sorted({int(i), *map(int, others.get(i, set()))}) for i in ids}
 
 
 def _candidates(table: pd.DataFrame) -> list[Candidate]:
@@ -115,7 +115,7 @@ def _candidates(table: pd.DataFrame) -> list[Candidate]:
 
 
 def _student(run: Run) -> AbstractContextManager[Engine]:
-    """What samples from the student after OPD: one engine for all of a step."""
+    """Open the engine that samples from the student after OPD, one for a whole step."""
     return measured(run).sampler("post", run.config.knockout)
 
 
@@ -138,9 +138,9 @@ Screening = tuple[TaskConfig, list[Candidate], str, prefix_reuse.Mode]
 def _sampled(
     run: Run, screenings: Sequence[Screening]
 ) -> list[tuple[TaskConfig, list[Candidate], pd.DataFrame, Rollouts]]:
-    """Outcomes and baselines of some screenings, which are sampled side by side.
+    """Outcomes and baselines of some screenings, sampled in parallel.
 
-    vLLM has an engine for all of them, and batches of its own.
+    With vLLM one engine serves all of them, in batches of its own.
     """
     run.needs_models("knockouts")
     with _student(run) as student:
@@ -162,25 +162,17 @@ def _outcomes(
     mode: prefix_reuse.Mode,
     student: Engine | None = None,
 ) -> pd.DataFrame:
-    """`knockout.outcomes` on one benchmark; `student` where it is open already."""
-    found = measured(run)
+    """`prefix_reuse.outcomes` on one benchmark; `student` is an engine that is already open."""
     with nullcontext(student) if student is not None else _student(run) as sampler:
         base, of_base = baseline(run, task, sampler)
         knobs = evaluation.sampling_knobs("knockout", run.config.knockout)
         with advised(f"{name} on {task.label}", knobs):
-            return prefix_reuse.outcomes(
-                run,
-                f"{name}-{task.label}",
-                sampler,
-                loading.tokenizer_of(run),
-                task,
-                base,
-                chosen,
-                run.config.knockout,
-                run.config.seed,
-                inputs={"student": found.hashes["post"], "rollouts": of_base},
-                mode=mode,
+            tokenizer, config = loading.tokenizer_of(run), run.config
+            screening = prefix_reuse.Screen(
+                sampler, tokenizer, task, base, chosen, config.knockout, config.seed, mode
             )
+            inputs = {"student": measured(run).hashes["post"], "rollouts": of_base}
+            return prefix_reuse.outcomes(run, f"{name}-{task.label}", screening, inputs=inputs)
 
 
 @table(*TOKENS, "knockout", "screened", inputs=_screened_on)
@@ -196,21 +188,17 @@ def screen(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """
     some = _candidates(chosen)
     mode: prefix_reuse.Mode = "reuse" if _reuses(run) else "naive"
-    found = _sampled(run, [(task, some, "screen", mode) for task in run.config.screens])
-    return pd.concat([_deltas(run, *one) for one in found], ignore_index=True)
+    outcomes = _sampled(run, [(task, some, "screen", mode) for task in run.config.screens])
+    return pd.concat([_deltas(run, *one) for one in outcomes], ignore_index=True)
 
 
 def _reuses(run: Run) -> bool:
-    """Whether prefixes may be reused: not where top-p cuts the distribution (`knockout`)."""
+    """Whether prefixes can be reused: not with top-p below 1 (`prefix_reuse`)."""
     return run.config.knockout.top_p == 1
 
 
 def _deltas(
-    run: Run,
-    task: TaskConfig,
-    chosen: Sequence[Candidate],
-    changed: pd.DataFrame,
-    base: Rollouts,
+    run: Run, task: TaskConfig, chosen: Sequence[Candidate], changed: pd.DataFrame, base: Rollouts
 ) -> pd.DataFrame:
     delta = prefix_reuse.differences(changed, chosen, base.n_prompts, run.config.knockout.samples)
     tested = census.bootstrap(delta, run.rng(f"bootstrap-{task.label}"))
@@ -248,9 +236,9 @@ def controls(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     some = _candidates(single.iloc[places])
     modes: tuple[prefix_reuse.Mode, ...] = ("naive", "null", "reuse")  # the longest first
     modes = modes if _reuses(run) else modes[:1]
-    found = _sampled(run, [(task, some, f"control-{mode}", mode) for mode in modes])
+    outcomes = _sampled(run, [(task, some, f"control-{mode}", mode) for mode in modes])
     frames = []
-    for (_, _, changed, base), mode in zip(found, modes, strict=True):
+    for (_, _, changed, base), mode in zip(outcomes, modes, strict=True):
         delta = prefix_reuse.differences(changed, some, base.n_prompts, run.config.knockout.samples)
         rng = run.rng(f"bootstrap-{mode}")
         mean = census.bootstrap(delta.mean(0, keepdims=True), rng).iloc[0]
@@ -259,10 +247,10 @@ def controls(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def null_summary(found: pd.DataFrame) -> pd.DataFrame:
+def null_summary(controls: pd.DataFrame) -> pd.DataFrame:
     """Mean Delta of each mode with its interval over problems, and tokens against naive."""
     rows = []
-    for mode, some in found.groupby("mode", sort=False):
+    for mode, some in controls.groupby("mode", sort=False):
         rows.append(
             {
                 "mode": mode,
@@ -278,16 +266,16 @@ def null_summary(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def classes(found: pd.DataFrame) -> pd.DataFrame:
+def classes(screen: pd.DataFrame) -> pd.DataFrame:
     """`census.census` of the screen."""
-    return census.census(found)
+    return census.census(screen)
 
 
-def census_table(found: pd.DataFrame, k: int, chosen: pd.DataFrame) -> pd.DataFrame:
+def census_table(classes: pd.DataFrame, k: int, chosen: pd.DataFrame) -> pd.DataFrame:
     """Table 2: candidates by class on each benchmark, all and inside the top K, with sign tests."""
     ranks = chosen.drop_duplicates("target").set_index("target")["rank"]
     rows = []
-    for benchmark, some in [*found.groupby("benchmark", sort=False), ("both", found)]:
+    for benchmark, some in [*classes.groupby("benchmark", sort=False), ("both", classes)]:
         for name, part in (("all", some), (f"top {k}", some[some.target.map(ranks) <= k])):
             counts = part["class"].value_counts()
             row = {"benchmark": benchmark, "candidates": name, "n": len(part)}
@@ -297,9 +285,9 @@ def census_table(found: pd.DataFrame, k: int, chosen: pd.DataFrame) -> pd.DataFr
 
 
 def arm_table(screen: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Each kind of knockout by itself: ``banned`` ids together (median), candidates by class.
+    """Classes by kind of knockout, and ``banned``, the median number of ids banned together.
 
-    In a small vocabulary a window bans a large part of it, which says little about its candidate.
+    In a small vocabulary a window bans many types, so its effect is hardly that of the candidate.
     """
     banned = chosen.groupby("arm").banned.agg(lambda ids: int(ids.map(len).median()))
     rows = []
@@ -311,9 +299,9 @@ def arm_table(screen: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tests(found: pd.DataFrame) -> pd.DataFrame:
+def tests(screen: pd.DataFrame) -> pd.DataFrame:
     """`census.multiplicity` of each benchmark, the token level alone."""
-    single = found[found["arm"] == "token"]
+    single = screen[screen["arm"] == "token"]
     frames = [
         census.multiplicity(some.p.to_numpy()).assign(benchmark=name)
         for name, some in single.groupby("benchmark", sort=False)
@@ -324,13 +312,13 @@ def tests(found: pd.DataFrame) -> pd.DataFrame:
 # --- notebook 06 ----------------------------------------------------------------------------------
 
 
-def with_predictors(found: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
+def with_predictors(screen: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
     """The token-level screen with the nine predictors of each candidate, a row per benchmark."""
     known = types.assign(
         frequency=np.log10(types["count"]), rkl_improvement=types.rkl_pre_mean - types.rkl_post_mean
     )
     columns = ["token_id", "spelling", "rank", *PREDICTORS]
-    single = found[found["arm"] == "token"]
+    single = screen[screen["arm"] == "token"]
     return single.merge(known[columns], left_on="target", right_on="token_id")
 
 
@@ -343,17 +331,17 @@ def correlations(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def power(found: pd.DataFrame) -> pd.DataFrame:
-    """What the screen could have seen, per benchmark.
+def power(screen: pd.DataFrame) -> pd.DataFrame:
+    """Power of the screen on each benchmark.
 
     Returns
     -------
     DataFrame
         ``detectable_median, detectable_max`` (Delta at 80% power), ``reliability`` of Delta over
-        candidates, ``largest_r`` (its square root: the most that a perfect predictor can show).
+        candidates, ``largest_r`` (its square root, the r of a perfect predictor).
     """
     rows = []
-    for name, some in found[found["arm"] == "token"].groupby("benchmark", sort=False):
+    for name, some in screen[screen["arm"] == "token"].groupby("benchmark", sort=False):
         least = census.detectable(some.se.to_numpy())
         share = census.reliability(some.delta.to_numpy(), some.se.to_numpy())
         rows.append(

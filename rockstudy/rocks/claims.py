@@ -20,7 +20,7 @@ def rock_claims(
 ) -> list[dict]:
     """Claims rows of figure 2: coverage, Jaccard index, densities and the size of the rock set.
 
-    The paper's cut-offs of 50, 100 and 150 stand for half, all of and one and a half times K here.
+    The paper's cut-offs of 50, 100 and 150 correspond to K/2, K and 3K/2 here.
     """
     k = run.config.rocks.k
     rows = [*_coverage_claims(types, outputs, k, rng), *_jaccard_claims(stable, k)]
@@ -47,7 +47,7 @@ def rock_claims(
             "Distinct token types in the completions.",
             "observed-types",
             count,
-            "another vocabulary",
+            "the vocabulary is a different one",
         ),
     ]
 
@@ -78,20 +78,20 @@ def _coverage_claims(
 def _jaccard_claims(stable: pd.DataFrame, k: int) -> list[dict]:
     """The average Jaccard index at K, at half of K, and from one and a half times K on."""
     largest = int(stable.k.max())
-    near = [min(stable.k, key=lambda found, cut=cut: abs(found - cut)) for cut in (k, k / 2)]
-    at_k, at_half = (_jaccard(stable[stable.k == found]) for found in near)
+    near = [min(stable.k, key=lambda at, cut=cut: abs(at - cut)) for cut in (k, k / 2)]
+    at_k, at_half = (_jaccard(stable[stable.k == at]) for at in near)
     rows = [
         verdicts.exceeds(
             "rock-jaccard",
-            f"The top {near[0]} of a sub-corpus is the top {near[0]} of the whole (mean Jaccard "
-            "index).",
+            f"The top {near[0]} of a sub-corpus agrees with the top {near[0]} of the whole corpus "
+            "(mean Jaccard index).",
             "jaccard-to-cutoff",
             at_k,
             headline=True,
         ),
         verdicts.holds(
             "rock-jaccard-half",
-            f"The top {near[1]}, half of the rocks, are more stable (mean Jaccard index).",
+            f"The top {near[1]}, half of the rocks, is more stable (mean Jaccard index).",
             "jaccard-at-50",
             at_half,
         ),
@@ -119,19 +119,19 @@ def _jaccard(rows: pd.DataFrame) -> dict:
 
 
 def _density_claims(outputs: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
-    """Both definitions of a rock in an output against both numbers of the paper."""
+    """Density by both definitions of a rock, against both numbers of the paper."""
     meanings = {"types": "whose type is a rock", "occurrences": "that are rock occurrences"}
     places = {"text": "18% in its text, 18.5% in a caption", "plot": "52.5% in its plot"}
     rows = []
     for name, meaning in meanings.items():
-        found = intervals.cluster_median(outputs, name, "prompt_index", rng, unit="prompts")
+        median = intervals.cluster_median(outputs, name, "prompt_index", rng, unit="prompts")
         for place, said in places.items():
             rows.append(
                 verdicts.holds(
                     f"rock-density-{name}-{place}",
                     f"Median share of an output's tokens {meaning} (the paper: {said}).",
                     f"density/{place}",
-                    found,
+                    median,
                     headline=(name, place) == ("types", "text"),
                 )
             )
@@ -145,17 +145,17 @@ def category_claims(enriched: pd.DataFrame | None, why: str = "not matched") -> 
         fewer = name == "word"
         about = (
             f"rocks-{name}",
-            f"Rocks hold {'fewer' if fewer else 'more'} types of the category {name} "
-            "than controls of the same frequency (share of rocks minus share of controls).",
+            f"The category {name} is {'rarer' if fewer else 'more common'} among rocks than among "
+            "controls of the same frequency (share of rocks minus share of controls).",
             None,  # the paper gives no number
         )
         more = {"locator": f"{paper.number('clusters').where}; no number is given"}
-        found = None if enriched is None else enriched[enriched.category == name]
-        if found is None or found.empty:
-            reason = why if enriched is None else "neither the rocks nor their controls hold one"
+        of_category = None if enriched is None else enriched[enriched.category == name]
+        if of_category is None or of_category.empty:
+            reason = why if enriched is None else "neither the rocks nor their controls include one"
             rows.append(verdicts.not_run(*about, reason, headline=True, **more))
             continue
-        one = found.iloc[0]
+        one = of_category.iloc[0]
         number = {"value": one.difference, "lo": one.lo, "hi": one.hi, "unit": one.unit}
         number |= {"n": int(one.n)}
         rows.append(verdicts.sign(*about, number, positive=not fewer, headline=True, **more))

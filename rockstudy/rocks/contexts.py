@@ -8,9 +8,9 @@ with sim the cosine. f_ctx is one of `rockstudy.rocks.encoders`: the multiset of
 ids, the mean of their input embeddings, or the model's hidden state (which sees everything before
 the position instead of a window).
 
-Departure: the paper names w, f_ctx, sim and gamma and states none of them. The choices here are
-ours. How this can mislead: rho falls as a group's contexts get more varied, and a window of common
-tokens is similar to many others by chance alone, so compare values at one radius and one gamma.
+Departure: the paper names w, f_ctx, sim and gamma but gives no values. The choices here are ours.
+How this can mislead: rho falls as a group's contexts get more varied, and a window of common tokens
+is similar to many others by chance, so compare values at the same radius and gamma.
 
 Source: arXiv 2605.09253, section 2. `neighbours` does the counting.
 """
@@ -31,11 +31,7 @@ _TOLERANCE = 1e-6  # ours: what float32 rounding can take from a similarity that
 
 
 def consistency(
-    features: Any,
-    groups: np.ndarray,
-    gamma: float,
-    *,
-    block: int = neighbours.BLOCK,
+    features: Any, groups: np.ndarray, gamma: float, *, block: int = neighbours.BLOCK
 ) -> np.ndarray:
     """Share of the other occurrences of the same group whose context is similar (paper 2).
 
@@ -47,10 +43,10 @@ def consistency(
     groups
         int (N,): the token type of each occurrence.
     gamma
-        Least similarity that counts, in (0, 1]. A similarity up to 1e-6 below it counts too, since
-        float32 rounding may have put it there.
+        Minimum similarity that counts, in (0, 1]. A similarity up to 1e-6 below it counts too,
+        because of rounding in float32.
     block
-        Similarities held at once: speed and memory, never the result.
+        Similarities in memory at once; the result does not depend on it.
 
     Returns
     -------

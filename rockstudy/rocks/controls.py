@@ -1,8 +1,8 @@
 r"""Controls: as many other token types as there are rocks, and about as frequent.
 
-Knocking out or reweighting rocks does more than the same to rare words because rocks are frequent,
-so every comparison needs types that are not rocks but occur as often. Rocks and controls are paired
-one to one with the smallest total
+Rocks are frequent, so knocking them out or reweighting them changes more than doing the same to
+rare words. Every comparison therefore needs types that occur as often and are no rocks. Rocks and
+controls are paired one to one with the smallest total
 
     sum_i | log count(control_i) - log count(rock_i) |,
 
@@ -10,16 +10,15 @@ an assignment problem (arXiv 2605.09253, section 2). On one axis many pairings s
 rocks 10, 100 and controls 1, 5 both do. Of these we take the one in the order of frequency, whose
 worst pair is the least bad; the paper does not say.
 
-The paper does not report how good its match is. Where the rocks are the most frequent types there
-is nothing left that occurs as often, the controls are all rarer, and a difference between rocks and
-controls is a difference of frequency. `match` refuses such a pool; `assign` shows it.
+The paper does not report how good its match is. Where the rocks are the most frequent types, all
+controls are rarer, and a difference between rocks and controls is a difference of frequency.
+`match` refuses such a pool; `assign` shows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,7 @@ TOLERANCE = 2.0  # ours: a factor between the frequencies of rocks and of contro
 
 @dataclass(frozen=True)
 class Matched:
-    """Rocks with their controls, one row of ``pairs`` each, in the order the rocks came in.
+    """Rocks with their controls: a row of ``pairs`` for each rock, in the order they were given.
 
     Columns: ``token_id_rock, token_id_control, count_rock, count_control`` and ``log_ratio``, the
     logarithm of control over rock.
@@ -45,8 +44,7 @@ class Matched:
     @property
     def total_ratio(self) -> float:
         """Occurrences of all controls over those of all rocks."""
-        control, rock = (self.pairs[f"count_{side}"].to_numpy() for side in ("control", "rock"))
-        return float(control.sum() / rock.sum())
+        return float(self.pairs["count_control"].sum() / self.pairs["count_rock"].sum())
 
     @property
     def median_ratio(self) -> float:
@@ -72,11 +70,9 @@ def assign(types: pd.DataFrame, rock_ids: Sequence[int], *, exclude: Iterable[in
     Parameters
     ----------
     types
-        One row per observed token type: ``token_id`` and ``count``, its number of occurrences.
-    rock_ids
-        Token ids of the rocks; all must be observed.
-    exclude
-        Token ids that may not serve as controls, such as special tokens.
+        ``token_id, count`` (occurrences) of each observed token type.
+    rock_ids, exclude
+        Token ids of the rocks, all observed, and those that cannot be controls.
 
     Raises
     ------
@@ -86,8 +82,8 @@ def assign(types: pd.DataFrame, rock_ids: Sequence[int], *, exclude: Iterable[in
 
     Notes
     -----
-    Types of equal count are interchangeable; which of them become controls depends on nothing but
-    the counts and the ids, not on the order of the rows.
+    Types of equal count are interchangeable. Which of them become controls depends on the counts
+    and the ids alone, not on the order of the rows.
     """
     rocks, pool = _split(types, rock_ids, exclude)
     log_rock, log_pool = np.log(rocks["count"].to_numpy()), np.log(pool["count"].to_numpy())
@@ -95,12 +91,12 @@ def assign(types: pd.DataFrame, rock_ids: Sequence[int], *, exclude: Iterable[in
     controls = pool.iloc[np.sort(chosen)]  # the pool is in the order of frequency
     rank = np.argsort(np.argsort(log_rock, kind="stable"))
     controls = controls.iloc[rank]
+    sides = {"rock": rocks, "control": controls}
     pairs = pd.DataFrame(
         {
-            "token_id_rock": rocks["token_id"].to_numpy(),
-            "token_id_control": controls["token_id"].to_numpy(),
-            "count_rock": rocks["count"].to_numpy(),
-            "count_control": controls["count"].to_numpy(),
+            f"{c}_{side}": rows[c].to_numpy()
+            for c in ("token_id", "count")
+            for side, rows in sides.items()
         }
     )
     return Matched(pairs.assign(log_ratio=np.log(pairs["count_control"] / pairs["count_rock"])))
@@ -118,15 +114,15 @@ def match(
     Parameters
     ----------
     types, rock_ids, exclude
-        As for `assign`.
+        See `assign`.
     tolerance
-        Largest factor between the frequencies, both of all rocks and all controls together and of
-        the median pair. Single pairs may differ by more.
+        Largest factor between the total frequencies of rocks and controls, and between those of the
+        median pair. Single pairs may differ by more.
 
     Raises
     ------
     StudyError
-        As `assign`, and where either factor exceeds ``tolerance``: one line with the figures.
+        As `assign`, and where either factor exceeds ``tolerance``; the line has the figures.
     """
     matched = assign(types, rock_ids, exclude=exclude)
     total = max(matched.total_ratio, 1 / matched.total_ratio)
@@ -151,10 +147,6 @@ def enrichment(
     ----------
     categories_rock, categories_control
         Keys of `rockstudy.rocks.categories.CATEGORIES` (K,), rock i paired with control i.
-    rng
-        Source of the bootstrap weights.
-    n_boot
-        Number of bootstrap samples.
 
     Returns
     -------
@@ -170,9 +162,9 @@ def enrichment(
 
     Notes
     -----
-    The pairs are those of one corpus: the interval says how much the difference rests on single
-    types, not how it would vary over corpora. Categories add up to one, so their rows are not
-    independent findings.
+    All pairs come from one corpus. The interval shows how much the difference depends on single
+    types, not how it would vary over corpora. Shares add up to one, so the rows are not independent
+    findings.
     """
     rock, control = np.asarray(categories_rock, str), np.asarray(categories_control, str)
     if rock.shape != control.shape:
@@ -183,33 +175,19 @@ def enrichment(
     present = set(rock.tolist()) | set(control.tolist())
     for name in sorted(present - set(CATEGORIES)):
         raise StudyError(unknown("category", name, CATEGORIES))
-    rows = [
-        _enriched(name, rock == name, control == name, rng, n_boot)
-        for name in CATEGORIES
-        if name in present
-    ]
+    rows = []
+    for name in (name for name in CATEGORIES if name in present):
+        before, after = (
+            pd.DataFrame({"pair": np.arange(len(side)), "share": side == name})
+            for side in (control, rock)
+        )
+        estimate = paired_difference(
+            before, after, "share", "pair", rng, n_boot=n_boot, unit="matched pairs"
+        )
+        row = {"category": name, "share_rock": after.share.mean()}
+        row |= {"share_control": before.share.mean(), "difference": estimate.value}
+        rows.append(row | {key: getattr(estimate, key) for key in ("lo", "hi", "n", "unit")})
     return pd.DataFrame(rows)
-
-
-def _enriched(
-    name: str, rock: np.ndarray, control: np.ndarray, rng: np.random.Generator, n_boot: int
-) -> dict[str, Any]:
-    before, after = (
-        pd.DataFrame({"pair": np.arange(len(side)), "share": side}) for side in (control, rock)
-    )
-    estimate = paired_difference(
-        before, after, "share", "pair", rng, n_boot=n_boot, unit="matched pairs"
-    )
-    return {
-        "category": name,
-        "share_rock": rock.mean(),
-        "share_control": control.mean(),
-        "difference": estimate.value,
-        "lo": estimate.lo,
-        "hi": estimate.hi,
-        "n": estimate.n,
-        "unit": estimate.unit,
-    }
 
 
 def _split(
@@ -236,9 +214,9 @@ def _check_types(types: pd.DataFrame) -> None:
     missing = [name for name in ("token_id", "count") if name not in types.columns]
     if missing:
         raise StudyError(
-            f"types: must hold {missing[0]}; got {', '.join(map(str, types.columns)) or 'none'}"
+            f"types: must include {missing[0]}; got {', '.join(map(str, types.columns)) or 'none'}"
         )
     if types["token_id"].duplicated().any():
-        raise StudyError("types: must hold each token_id once; some are repeated")
+        raise StudyError("types: must have each token_id once; some are repeated")
     if not (types["count"].to_numpy() >= 1).all():
         raise StudyError(f"count: must be at least 1 for each type; got {types['count'].min()}")

@@ -9,15 +9,15 @@ For a token type v with occurrences i, losses l_i after on-policy distillation (
     score_ctx  R_ctx(v) = R(v) * CCR(v)
 
 The paper states neither the thresholds nor the window w nor the similarity. Ours, and why
-(`rockstudy.config.fields.RockConfig` has the values; `sensitivity` says how much hangs on them):
+(`rockstudy.config.fields.RockConfig` has the values; `sensitivity` measures their effect):
 
-- tau is a *quantile* of each stage's losses: losses shrink along training, so that one number in
-  nats would mean another share of the positions before than after. The top tenth: the loss is so
-  unevenly spread that positions in the upper fifth can still be at a hundredth of its mean;
-- contexts are compared by the bag of token ids around the position: no model decides what is alike,
-  and gamma reads as the share of the window's tokens that two windows have in common;
-- eta asks for company, not for uniformity: a type may have several kinds of context, and an
-  occurrence counts when a tenth of its fellows look like it.
+- tau is a *quantile* of each stage's losses. Losses shrink along training, so one number in nats
+  would select different shares of the positions before and after. We take the top tenth: the loss
+  is so uneven that positions in the upper fifth can still be at a hundredth of its mean;
+- contexts are compared by the bag of token ids around the position. No model is involved, and gamma
+  is the share of tokens that two windows have in common;
+- eta allows several kinds of context: an occurrence counts when a tenth of the type's other
+  persistent occurrences have a similar context.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rockstudy.config.registry import ENCODERS, SCORES
 from rockstudy.errors import StudyError
 from rockstudy.rocks import contexts, scores
 from rockstudy.rocks.encoders import needs_student
-from rockstudy.rocks.token_set import TokenSet
+from rockstudy.rocks.token_set import TokenSet, jaccard
 from rockstudy.rocks.token_table import type_table
 from rockstudy.sampling.rollout import Rollouts
 
@@ -88,8 +88,8 @@ class Detection:
                 f"{selector}; got {k}"
             )
         ids = self.types.nsmallest(k, "rank").token_id
-        found = self.settings.model_dump(mode="json") | {"k": k}
-        return TokenSet.of("rocks", ids.to_numpy(), **found)
+        selected_by = self.settings.model_dump(mode="json") | {"k": k}
+        return TokenSet.of("rocks", ids.to_numpy(), **selected_by)
 
 
 def detect(
@@ -127,17 +127,15 @@ def detect(
 def persistence(tokens: pd.DataFrame, settings: RockConfig) -> tuple[np.ndarray, float, float]:
     """Where the loss is high before and after, bool (N,), and the two thresholds in nats."""
     pre, post = (_losses(tokens, f"{settings.loss}_{stage}") for stage in ("pre", "post"))
-    tau_pre, tau_post = (
-        float(np.quantile(pre, settings.tau_pre)),
-        float(np.quantile(post, settings.tau_post)),
-    )
-    found = (pre >= tau_pre) & (post >= tau_post)
-    if not found.any():
+    tau_pre = float(np.quantile(pre, settings.tau_pre))
+    tau_post = float(np.quantile(post, settings.tau_post))
+    persistent = (pre >= tau_pre) & (post >= tau_post)
+    if not persistent.any():
         raise NothingPersists(
             f"rocks__tau_pre, rocks__tau_post: must leave at least one occurrence; none has a loss "
             f">= {tau_pre:.3g} nats before and >= {tau_post:.3g} after"
         )
-    return found, tau_pre, tau_post
+    return persistent, tau_pre, tau_post
 
 
 def _losses(tokens: pd.DataFrame, column: str) -> np.ndarray:
@@ -155,19 +153,13 @@ def encode(
     model: PreTrainedModel | None = None,
 ) -> Features:
     """Encode the context of every occurrence by the settings' encoder."""
-    places = _places(rollouts, occurrences)
-    if not needs_student(settings.encoder):
-        return ENCODERS[settings.encoder](rollouts, *places, settings.window)
-    if model is None:
+    needed = (model,) if needs_student(settings.encoder) else ()
+    if None in needed:
         raise StudyError(f"rocks__encoder: {settings.encoder!r} needs the student; got none")
-    return ENCODERS[settings.encoder](rollouts, *places, settings.window, model)
-
-
-def _places(rollouts: Rollouts, occurrences: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of occurrences in the rollouts."""
     keys = pd.MultiIndex.from_arrays([rollouts.prompt_index, rollouts.sample_index])
     wanted = pd.MultiIndex.from_arrays([occurrences.prompt_index, occurrences.sample_index])
-    return keys.get_indexer(wanted), occurrences.position.to_numpy(np.int64)
+    places = keys.get_indexer(wanted), occurrences.position.to_numpy(np.int64)
+    return ENCODERS[settings.encoder](rollouts, *places, settings.window, *needed)
 
 
 def _score(tokens: pd.DataFrame, occurrences: pd.DataFrame, settings: RockConfig) -> pd.DataFrame:
@@ -253,9 +245,7 @@ def stability(
                 types = _sub_corpus(tokens, detection, features, kept)
                 for k, expected in zip(ks, whole, strict=True):
                     top = _top(types, detection.settings.selector, k)
-                    both = len(np.intersect1d(expected, top, assume_unique=True))
-                    union = len(expected) + len(top) - both
-                    rows.append((n, draw, k, both / union if union else np.nan))
+                    rows.append((n, draw, k, jaccard(expected, top)))
                 bar.update(1)
     return pd.DataFrame(rows, columns=["n", "draw", "k", "jaccard"])
 
@@ -263,9 +253,9 @@ def stability(
 def _sub_corpus(
     tokens: pd.DataFrame, detection: Detection, features: Features, prompts: np.ndarray
 ) -> pd.DataFrame:
-    settings, found = detection.settings, detection.occurrences
-    kept = np.flatnonzero(found.prompt_index.isin(prompts).to_numpy())
-    ids = found.token_id.to_numpy()[kept]
+    settings, persistent = detection.settings, detection.occurrences
+    kept = np.flatnonzero(persistent.prompt_index.isin(prompts).to_numpy())
+    ids = persistent.token_id.to_numpy()[kept]
     rho = contexts.consistency(features[kept], ids, settings.gamma)
     some = tokens[tokens.prompt_index.isin(prompts)]
     return _score(some, pd.DataFrame({"token_id": ids, "rock": rho >= settings.eta}), settings)
@@ -334,9 +324,9 @@ def density(tokens: pd.DataFrame, rocks: TokenSet, occurrences: pd.DataFrame) ->
     """
     keys = ["prompt_index", "sample_index"]
     frame = tokens[keys].assign(types=rocks.mask(tokens.token_id.to_numpy()))
-    found = occurrences[occurrences.rock & rocks.mask(occurrences.token_id.to_numpy())]
+    of_rocks = occurrences[occurrences.rock & rocks.mask(occurrences.token_id.to_numpy())]
     frame["occurrences"] = pd.MultiIndex.from_frame(tokens[[*keys, "position"]]).isin(
-        pd.MultiIndex.from_frame(found[[*keys, "position"]])
+        pd.MultiIndex.from_frame(of_rocks[[*keys, "position"]])
     )
     grouped = frame.groupby(keys, as_index=False)
     return grouped.agg(
@@ -351,7 +341,7 @@ def sensitivity(
     grid: Mapping[str, Sequence[Any]],
     model: PreTrainedModel | None = None,
 ) -> pd.DataFrame:
-    """Change one setting at a time: how far the top K moves, how many rocks are left.
+    """Change one setting at a time, and compare the top K and the number of rocks.
 
     Parameters
     ----------
@@ -387,11 +377,10 @@ _NO_ROCKS = {"jaccard": 0.0, "n_rocks": 0, "n_types": 0, "n_persistent": 0, "n_r
 
 
 def _compared(found: Detection, wanted: np.ndarray) -> dict[str, Any]:
-    """What a setting finds, and the overlap of its top K with the default's."""
+    """Counts of rocks under a setting, and the overlap of its top K with the default's."""
     top = _top(found.types, found.settings.selector, found.settings.k)
-    union = len(np.union1d(wanted, top))
     return {
-        "jaccard": len(np.intersect1d(wanted, top)) / union if union else np.nan,
+        "jaccard": jaccard(wanted, top),
         "n_rocks": len(top),
         "n_types": int((found.types[found.settings.selector] > 0).sum()),
         "n_persistent": len(found.occurrences),

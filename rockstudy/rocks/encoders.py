@@ -1,10 +1,9 @@
-"""Encodings of a context: what stands for the tokens around an occurrence.
+"""Encodings of a context: features of the tokens around an occurrence.
 
 A context is the window of `radius` tokens on each side of the position, without the position
-itself, clipped to the completion: never the prompt, never padding. An encoder is a function of
-rollouts, places and radius, and of the student where it has a parameter of that name. It gives a
-row of features for each occurrence, dense or sparse; two contexts are alike as far as the cosine of
-their rows says (`rockstudy.rocks.contexts`).
+itself, the prompt or padding. An encoder is a function of rollouts, places and radius, and of the
+student where it has a parameter of that name. It returns a row of features for each occurrence,
+dense or sparse; the similarity of two contexts is the cosine of their rows (`rocks.contexts`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from rockstudy.sampling.rollout import Rollouts
 
-_WINDOWS = 65_536  # ours: occurrences whose windows are held at once, a few MB at small radii
+_WINDOWS = 65_536  # ours: occurrences whose windows are in memory at once, a few MB
 ROLLOUTS = 32  # ours: rollouts in one forward of the student
 
 
@@ -43,8 +42,6 @@ def bag_of_ids(
 
     Parameters
     ----------
-    rollouts
-        Completions; the windows are cut from ``completion_ids``.
     rows, columns
         int (N,): rollout and completion column of each occurrence.
     radius
@@ -82,25 +79,11 @@ def bag_of_ids(
 
 @ENCODERS.register("embedding")
 def mean_embedding(
-    rollouts: Rollouts,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    radius: int,
-    student: PreTrainedModel,
+    rollouts: Rollouts, rows: np.ndarray, columns: np.ndarray, radius: int, student: PreTrainedModel
 ) -> np.ndarray:
     """Mean input embedding of the window's tokens, float32 (N, H); zeros for an empty window.
 
-    Parameters
-    ----------
-    rollouts, rows, columns, radius
-        As `bag_of_ids`.
-    student
-        Its input embeddings are taken, (V, H).
-
-    Raises
-    ------
-    StudyError
-        As `bag_of_ids`, and where a token id lies outside the embeddings.
+    Parameters and errors as in `bag_of_ids`; StudyError also where a token id has no embedding.
     """
     table = student.get_input_embeddings().weight.detach().float().cpu().numpy()
     means = [np.empty((0, table.shape[1]), np.float32)]
@@ -129,27 +112,10 @@ def hidden_states(
     student: PreTrainedModel,
     batch_size: int = ROLLOUTS,
 ) -> np.ndarray:
-    """Last hidden state that predicts the occurrence, of all that stands before it.
+    """Last hidden state that predicts the occurrence, float32 (N, H); it sees all tokens before.
 
-    Parameters
-    ----------
-    rollouts, rows, columns
-        As `bag_of_ids`; a radius changes nothing here.
-    student
-        Causal language model; only its decoder runs, so no logits are made.
-    batch_size
-        Rollouts in a forward. Rows go by length, padded on the right.
-
-    Returns
-    -------
-    ndarray
-        float32 (N, H).
-
-    Raises
-    ------
-    StudyError
-        A batch size below 1, an occurrence that is not a token of a completion, or a prompt without
-        tokens.
+    Parameters and errors as in `bag_of_ids`; the radius has no effect. Only the decoder of the
+    student runs, with `batch_size` rollouts of similar length in a forward pass.
     """
     import torch  # here, because names of encoders are checked without it
 
@@ -170,8 +136,8 @@ def hidden_states(
             mine = order[ends[start] : ends[start + len(batch)]]
             first = np.cumsum(rollouts.lengths[batch]) - rollouts.lengths[batch]
             place = first[line[rows[mine]] - start] + columns[mine]
-            found = completion_states(student, rollouts, batch)
-            states[mine] = found[torch.from_numpy(place).to(found.device)].float().cpu().numpy()
+            hidden = completion_states(student, rollouts, batch)
+            states[mine] = hidden[torch.from_numpy(place).to(hidden.device)].float().cpu().numpy()
             bar.update(len(batch))
     return states
 
@@ -200,7 +166,8 @@ def _occurrences(
     if rows.ndim != 1 or rows.shape != columns.shape:
         raise StudyError(f"rows, columns: must have one length; got {rows.shape}, {columns.shape}")
     if ((rows < 0) | (rows >= len(rollouts))).any():
-        raise StudyError(f"rows: must be in [0, {len(rollouts)}); got {_worst(rows)}")
+        worst = rows.min() if rows.min() < 0 else rows.max()
+        raise StudyError(f"rows: must be in [0, {len(rollouts)}); got {worst}")
     outside = (columns < 0) | (columns >= rollouts.lengths[rows])
     if outside.any():
         i = int(outside.argmax())
@@ -209,10 +176,6 @@ def _occurrences(
             f"columns: must be in [0, {n}), the completion of row {rows[i]}; got {columns[i]}"
         )
     return rows, columns
-
-
-def _worst(values: np.ndarray) -> int:
-    return int(values.min() if values.min() < 0 else values.max())
 
 
 def at_least_one(name: str, value: Any) -> None:

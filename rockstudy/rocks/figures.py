@@ -9,41 +9,28 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import NullFormatter
 
-from rockstudy import figure_style
+from rockstudy.figure_style import ROLES, Figure, figure, style
 
 
-def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> figure_style.Figure:
+def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> Figure:
     """Mean reverse KL of every type against its frequency (figure 2a).
 
     The line is the mean over types in a bin of log frequency, the band their 10th to 90th
-    percentile. Types are the unit: every one counts once.
-
-    Parameters
-    ----------
-    types : DataFrame
-        ``token_id, count, rkl_post_mean``.
-    rocks : sequence of int
-        Ids of the rock tokens.
+    percentile. Every type counts once. `types` has ``token_id, count, rkl_post_mean``.
     """
-    made, (axis,) = figure_style.figure(6.4, 4.2)
+    made, (axis,) = figure(6.4, 4.2)
     x, y = np.log10(types["count"]), types.rkl_post_mean.clip(lower=1e-4)
     chosen = types.token_id.isin(list(rocks))
-    axis.scatter(x[~chosen], y[~chosen], s=9, color=figure_style.ROLES["random"], alpha=0.45, lw=0)
+    axis.scatter(x[~chosen], y[~chosen], s=9, color=ROLES["random"], alpha=0.45, lw=0)
     edges = np.linspace(0, x.max() + 1e-9, 11)
     grouped = y.groupby(np.digitize(x, edges))  # bins 1 to 10
     places = [(edges[i - 1] + edges[i]) / 2 for i in grouped.groups]
     axis.plot(places, grouped.mean(), color="black", lw=1.6, label="mean over types in a bin")
     band = (grouped.quantile(0.1), grouped.quantile(0.9))
-    axis.fill_between(
-        places, *band, color="black", alpha=0.10, lw=0, label="10th to 90th percentile"
-    )
-    axis.scatter(
-        x[chosen],
-        y[chosen],
-        s=26,
-        **figure_style.look("rock"),
-        label=f"rock tokens ({chosen.sum()})",
-    )
+    look = {"color": "black", "alpha": 0.10, "lw": 0, "label": "10th to 90th percentile"}
+    axis.fill_between(places, *band, **look)
+    look = style("rock") | {"label": f"rock tokens ({chosen.sum()})"}
+    axis.scatter(x[chosen], y[chosen], s=26, **look)
     axis.set(
         xlabel="log10 of occurrences", ylabel="mean reverse KL after OPD (nats, at least 1e-4)"
     )
@@ -53,13 +40,13 @@ def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> figure_style.Figu
     return made
 
 
-def rock_density(outputs: pd.DataFrame) -> figure_style.Figure:
+def rock_density(outputs: pd.DataFrame) -> Figure:
     """Share of each output's tokens that are rock tokens, by both definitions (figure 2b)."""
-    made, axes = figure_style.figure(8.4, 3.2, 2)
+    made, axes = figure(8.4, 3.2, 2)
     titles = {"types": "tokens of a rock type", "occurrences": "rock occurrences"}
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
         median = outputs[name].median()
-        axis.hist(outputs[name], bins=30, color=figure_style.ROLES["rock"], alpha=0.75)
+        axis.hist(outputs[name], bins=30, color=ROLES["rock"], alpha=0.75)
         axis.axvline(median, color="black", ls="--", lw=1.2)
         axis.set(title=f"{title}: median {median:.1%}", xlabel="share of an output's tokens")
         axis.set_xlim(0, outputs.types.max() * 1.02)
@@ -68,35 +55,18 @@ def rock_density(outputs: pd.DataFrame) -> figure_style.Figure:
     return made
 
 
-def rock_cutoff(coverage: pd.DataFrame, stable: pd.DataFrame, k: int) -> figure_style.Figure:
+def rock_cutoff(coverage: pd.DataFrame, stable: pd.DataFrame, k: int) -> Figure:
     """Coverage and average Jaccard index against K (figure 2c), and by sub-corpus (figure 2d).
 
-    Parameters
-    ----------
-    coverage : DataFrame
-        ``k, coverage``.
-    stable : DataFrame
-        ``n, k, jaccard, lo, hi``: mean and 95% range over sub-corpora of n prompts.
-    k : int
-        The cut-off in use.
+    `coverage` has ``k, coverage``; `stable` has ``n, k, jaccard, lo, hi``, mean and 95% range over
+    sub-corpora of n prompts; `k` is the cut-off in use.
     """
-    made, (left, right) = figure_style.figure(10.0, 3.8, 2)
+    made, (left, right) = figure(10.0, 3.8, 2)
     mean = stable.groupby("k").jaccard.mean()
     left.plot(
-        coverage.k,
-        coverage.coverage,
-        color=figure_style.ROLES["rock"],
-        lw=2,
-        label="coverage of the loss",
+        coverage.k, coverage.coverage, color=ROLES["rock"], lw=2, label="coverage of the loss"
     )
-    left.plot(
-        mean.index,
-        mean,
-        color=figure_style.ROLES["teacher"],
-        marker="o",
-        ms=3,
-        label="mean Jaccard",
-    )
+    left.plot(mean.index, mean, color=ROLES["teacher"], marker="o", ms=3, label="mean Jaccard")
     left.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank", ylabel="share, or index")
     left.axvline(k, color="black", lw=1, ls=":")
     left.legend(frameon=False, fontsize=8, loc="lower right")
@@ -114,21 +84,18 @@ def rock_cutoff(coverage: pd.DataFrame, stable: pd.DataFrame, k: int) -> figure_
     return made
 
 
-def rock_sensitivity(sweep: pd.DataFrame) -> figure_style.Figure:
+def rock_sensitivity(sweep: pd.DataFrame) -> Figure:
     """How far the top K moves when one setting changes: Jaccard index with the default's.
 
-    Parameters
-    ----------
-    sweep : DataFrame
-        ``setting, value, default, jaccard, n_rocks``.
+    `sweep` has ``setting, value, default, jaccard, n_types``.
     """
     names = list(dict.fromkeys(sweep.setting))
-    made, (axis,) = figure_style.figure(6.6, 0.17 * (len(sweep) + len(names)) + 0.8)
+    made, (axis,) = figure(6.6, 0.17 * (len(sweep) + len(names)) + 0.8)
     place, ticks, labels = 0.0, [], []
     axis.grid(visible=False, axis="y")
     for name in names:
         for row in sweep[sweep.setting == name].itertuples():
-            colour = figure_style.ROLES["random"] if row.default else figure_style.ROLES["rock"]
+            colour = ROLES["random"] if row.default else ROLES["rock"]
             axis.barh(place, row.jaccard, color=colour, alpha=0.85, height=0.8)
             axis.text(row.jaccard + 0.01, place, f"{row.n_types} types", va="center", fontsize=6)
             ticks.append(place)
@@ -139,19 +106,13 @@ def rock_sensitivity(sweep: pd.DataFrame) -> figure_style.Figure:
     axis.margins(y=0.01)
     axis.invert_yaxis()
     axis.set(xlim=(0, 1.15), xlabel="Jaccard index with the top K of the defaults (grey)")
-    made.alt = "Jaccard index of the rock set with that of the defaults, one setting changed."
+    made.alt = "Jaccard index of the rocks with those of the defaults when one setting changes."
     return made
 
 
-def category_shares(shares: pd.DataFrame) -> figure_style.Figure:
-    """Share of each category in each set of types, stacked.
-
-    Parameters
-    ----------
-    shares : DataFrame
-        Sets in rows, categories in columns; rows add up to 1.
-    """
-    made, (axis,) = figure_style.figure(8.4, 0.42 * len(shares) + 1.1)
+def category_shares(shares: pd.DataFrame) -> Figure:
+    """Share of each category (column) in each set of types (row), stacked."""
+    made, (axis,) = figure(8.4, 0.42 * len(shares) + 1.1)
     left = np.zeros(len(shares))
     for name, colour in zip(shares, sns.color_palette("Set2", shares.shape[1]), strict=True):
         axis.barh(shares.index, shares[name], left=left, color=colour, label=name)
@@ -163,9 +124,9 @@ def category_shares(shares: pd.DataFrame) -> figure_style.Figure:
     return made
 
 
-def set_overlap(overlap: pd.DataFrame) -> figure_style.Figure:
+def set_overlap(overlap: pd.DataFrame) -> Figure:
     """Jaccard index of every pair of token sets, as a heat map."""
-    made, (axis,) = figure_style.figure(6.6, 5.2)
+    made, (axis,) = figure(6.6, 5.2)
     sns.heatmap(
         overlap, ax=axis, vmin=0, vmax=1, cmap="rocket_r", annot=True, fmt=".2f",
         annot_kws={"size": 8}, cbar_kws={"label": "Jaccard index"},

@@ -36,38 +36,20 @@ from rockstudy.errors import StudyError
 
 Csr: TypeAlias = Any  # scipy.sparse.csr_matrix, whose stubs allow a shape of None
 
-BLOCK = 1_048_576  # ours: similarities held at once, 4 MB in float32: they stay in cache
+BLOCK = 1_048_576  # ours: similarities in memory at once, 4 MB in float32: they stay in cache
 _LARGE = 512  # ours: rows from which a table of patterns pays
 _FREQUENT = 0.04  # ours: share of rows; near it a dense column costs what its sparse pairs do
 _MAX_FREQUENT = 256  # ours: dense features of a group, 1 kB a row at most
-_RUN = 65_536  # ours: rows of small groups that are counted together
+_RUN = 65_536  # ours: rows of small groups in one count
 
 
 def count_dense(
     features: np.ndarray, group: np.ndarray, least: float, block: int = BLOCK
 ) -> np.ndarray:
-    """Similar others of each row of dense features.
+    """Number of similar other rows of the same group for each row of dense features, float64 (N,).
 
-    Parameters
-    ----------
-    features
-        (N, H) finite numbers.
-    group
-        int (N,), numbered from 0; only rows of one group are compared.
-    least
-        Least cosine, above 0.
-    block
-        Similarities held at once.
-
-    Returns
-    -------
-    ndarray
-        float64 (N,).
-
-    Raises
-    ------
-    StudyError
-        Features that are not finite.
+    `features` are (N, H), `group` is int (N,) from 0, `least` is the minimum cosine, above 0, and
+    `block` the number of similarities in memory at once. StudyError where features are not finite.
     """
     features = np.asarray(features)
     _check_finite(features)
@@ -86,7 +68,7 @@ def count_dense(
 
 
 def count_sparse(features: Any, group: np.ndarray, least: float, block: int = BLOCK) -> np.ndarray:
-    """Similar others of each row of sparse features; as `count_dense` otherwise."""
+    """The same as `count_dense` for sparse features."""
     features = sparse.csr_matrix(features, dtype=np.float32, copy=True)
     features.sum_duplicates()
     features.eliminate_zeros()

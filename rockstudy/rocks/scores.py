@@ -1,7 +1,7 @@
 """Scores: the numbers that token types are ranked by to find the rocks (paper 2).
 
-A score is a function of the type table: a number for each type, the larger the more of a rock. Its
-name is a value of ``rocks__selector``. The table has ``count, n_prompts``; ``loss``, the mean after
+A score is a function of the type table and returns a number for each type; rocks have the largest
+ones. Its name is a value of ``rocks__selector``. The table has ``count, n_prompts``; ``loss``, the mean after
 OPD of the loss that the settings name; means of every measurement over the type's occurrences
 (``rkl_pre_mean, rkl_post_mean, entropy_teacher_mean``); ``coverage``, its share of the corpus loss;
 ``n_persistent`` and ``n_rock`` (occurrences); and ``ccr``.
@@ -16,7 +16,7 @@ from rockstudy.config.registry import SCORES
 
 @SCORES.register("score_ctx")
 def score_ctx(types: pd.DataFrame) -> pd.Series:
-    """R_ctx(v) = R(v) x CCR(v): the loss of a type, where it returns in contexts that are alike."""
+    """R_ctx(v) = R(v) x CCR(v): the loss of a type, times the rate at which its contexts repeat."""
     return score(types) * types.ccr
 
 

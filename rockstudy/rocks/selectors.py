@@ -1,7 +1,7 @@
-"""Other answers to "which tokens matter": each gives a `TokenSet` that can stand for the rocks.
+"""Selectors: other ways to choose the tokens that matter, to compare with the rocks.
 
-A selector is a function of the token table: a number for each token type. The first K types are its
-set. Types drawn at random, each as frequent as a rock, are in `rockstudy.rocks.controls`.
+A selector is a function of the token table and returns a number for each token type. The first K
+types are its `TokenSet`. Types as frequent as the rocks are in `rockstudy.rocks.controls`.
 """
 
 from __future__ import annotations
@@ -58,19 +58,10 @@ def _means(tokens: pd.DataFrame, values: pd.Series) -> pd.Series:
 
 
 def scores(tokens: pd.DataFrame, selector: str) -> pd.Series:
-    """The number that a selector ranks token types by, indexed by ``token_id``.
+    """The number by which a selector ranks token types, indexed by ``token_id``.
 
-    Parameters
-    ----------
-    tokens
-        Token table with ``token_id, rkl_post, entropy_post, entropy_teacher``.
-    selector
-        A name in `SELECTORS`.
-
-    Raises
-    ------
-    StudyError
-        An unknown selector.
+    `tokens` has ``token_id, rkl_post, entropy_post, entropy_teacher``. StudyError where `SELECTORS`
+    has no such selector.
     """
     return SELECTORS[selector](tokens)
 

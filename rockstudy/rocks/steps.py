@@ -1,7 +1,6 @@
 """The cached steps of notebooks 02 and 03: rollouts, token table, scored types, controls, examples.
 
-A step takes the run that a notebook has opened and returns a frame, which is computed once and then
-read (`runs.table`).
+A step takes an opened run and returns a frame, which is computed once (`rockstudy.runs.table`).
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ TOKENS = (*TRAINED, "benchmarks", "statistics")  # fields of the configuration b
 
 
 class _Models(Mapping[str, PreTrainedModel]):
-    """The teacher and checkpoints by name, read from disk at each look-up and not kept.
+    """The teacher and the checkpoints by name, loaded at each look-up and not kept in memory.
 
-    What follows a measurement, such as the training of arms, needs the devices for itself.
+    The steps after a measurement, such as training, need the devices for themselves.
     """
 
     def __init__(self, measured: Measured) -> None:
@@ -71,7 +70,7 @@ class _Models(Mapping[str, PreTrainedModel]):
 
 
 class Measured:
-    """A run's checkpoints, the rollouts of the last one and their token table, made on demand."""
+    """Checkpoints of a run, rollouts of the last one, and their token table, made on demand."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.models = run, _Models(self)
@@ -107,7 +106,7 @@ class Measured:
 
     @cached_property
     def detection(self) -> detection.Detection:
-        """What detection makes of the tokens with the study's rock settings."""
+        """Scored types and persistent occurrences with the rock settings of the study."""
         return detection.detect(self.tokens, self.rollouts, self.run.config.rocks, self.encoder())
 
     def student(self, name: str) -> PreTrainedModel:
@@ -120,7 +119,7 @@ class Measured:
         return self.student("post") if needs_student(self.run.config.rocks.encoder) else None
 
     def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
-        """What samples from a checkpoint, by the engine that `how` names."""
+        """Open an engine that samples from a checkpoint; `how` names the kind."""
         return evaluation.checkpoint(self.run, self.folders[name], how)
 
     def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:
@@ -155,7 +154,7 @@ class Measured:
 
 
 def measured(run: Run) -> Measured:
-    """The run's measurement, one for all that a notebook asks of it."""
+    """The run's measurement, which all steps of a process share."""
     return run.in_memory("measured", lambda: Measured(run))
 
 
@@ -166,7 +165,7 @@ def tokens_hash(run: Run) -> dict[str, str]:
 
 @table(*TOKENS, *ROCKS, "rocks.selector", inputs=tokens_hash)
 def types(run: Run) -> pd.DataFrame:
-    """The scored types (`rocks.Detection`) as they are shown.
+    """The scored types (`detection.Detection`) as notebooks show them.
 
     Adds ``text, spelling`` (the text, blanks made visible), ``initial_share, category``.
     """
@@ -211,12 +210,12 @@ def thresholds(run: Run) -> pd.DataFrame:
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def outputs(run: Run) -> pd.DataFrame:
-    """Per completion: density by both definitions, and the loss that the rocks carry.
+    """Density of rocks in each completion, by both definitions, and the loss on them.
 
     Returns
     -------
     DataFrame
-        `rocks.density` and ``loss_sum``, ``loss_rocks`` (nats, after OPD).
+        `detection.density` with ``loss_sum`` and ``loss_rocks`` (nats, after OPD).
     """
     found, made = measured(run), measured(run).detection
     chosen = made.rocks()
@@ -230,7 +229,7 @@ def outputs(run: Run) -> pd.DataFrame:
 
 @table(*TOKENS, *ROCKS, "rocks.selector", inputs=tokens_hash)
 def stability(run: Run, draws: int) -> pd.DataFrame:
-    """`rocks.stability_table` over sub-corpora of 10% to 80% of the prompts."""
+    """`detection.stability_table` over sub-corpora of 10% to 80% of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
     found, made = measured(run), measured(run).detection
@@ -276,7 +275,7 @@ def rock_set(run: Run, types: pd.DataFrame) -> TokenSet:
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def token_sets(run: Run) -> pd.DataFrame:
-    """The rocks and every comparison selector's answer of the same size: ``name, token_id``."""
+    """The rocks and as many types by every other selector: ``name, token_id``."""
     found, made = measured(run), measured(run).detection
     k = run.config.rocks.k
     by_score = made.types.nlargest(k, "score").token_id
@@ -298,7 +297,7 @@ def sets_of(table: pd.DataFrame) -> list[TokenSet]:
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def examples(run: Run, per_type: int, around: int = 14) -> pd.DataFrame:
-    """Rock occurrences in context: the most consistent ones of each of the first types.
+    """Rock occurrences in context: the most consistent ones of each rock.
 
     Returns
     -------
@@ -337,7 +336,7 @@ def _contexts(found: Measured, shown: pd.DataFrame, around: int) -> dict[str, li
 
 
 def examples_html(table: pd.DataFrame) -> Html:
-    """Show occurrences with the token highlighted and blanks visible; all text is escaped."""
+    """A table of occurrences with the token highlighted, blanks visible and text escaped."""
 
     def shown(text: str) -> str:
         return html.escape(visible(text))
@@ -355,7 +354,7 @@ def examples_html(table: pd.DataFrame) -> Html:
 def enrichment(
     types: pd.DataFrame, chosen: TokenSet, tolerance: float, rng: np.random.Generator
 ) -> tuple[pd.DataFrame | None, str]:
-    """`controls.enrichment` against matched controls, or None and why there is no match."""
+    """`controls.enrichment` against matched controls; without a match, None and the reason."""
     try:
         pairs = controls.match(types, chosen.ids, tolerance=tolerance).pairs
     except StudyError as error:
@@ -366,7 +365,7 @@ def enrichment(
 
 
 def with_categories(sets: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
-    """Share of each category in every set: a frame, sets in rows, categories in columns."""
+    """Share of each category (column) in each set (row)."""
     merged = sets.merge(types[["token_id", "category"]], on="token_id")
     table = merged.groupby(["name", "category"], sort=False).size().unstack(fill_value=0)
     order = [c for c in categories.CATEGORIES if c in table.columns]

@@ -1,4 +1,4 @@
-"""A set of token types, by whatever chose them."""
+"""A set of token types and the selector that chose it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,11 @@ from rockstudy.store.fingerprints import fingerprint
 
 @dataclass(frozen=True)
 class TokenSet:
-    """A set of token types with what selected it: rocks, or a selector's answer to them.
+    """A named set of token types, with the selector that chose it."""
 
-    Attributes
-    ----------
-    name
-        For tables and figures.
-    ids
-        Token ids, sorted and unique.
-    selector
-        What ranked the types, with its parameters, as plain values.
-    """
-
-    name: str
-    ids: tuple[int, ...]
-    selector: Mapping[str, Any]
+    name: str  # for tables and figures
+    ids: tuple[int, ...]  # sorted and unique
+    selector: Mapping[str, Any]  # its name and parameters as plain values
 
     def __post_init__(self) -> None:
         """Refuse ids that are not sorted and unique."""

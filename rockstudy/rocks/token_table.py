@@ -7,9 +7,9 @@ student read the *same* trajectories (paper 2: those of the post-OPD student), i
     rkl_<name>, fkl_<name>, log_ratio_<name>, entropy_<name>   float32, nats, for every checkpoint
     entropy_teacher float32, nats; rank_teacher i32            0: the teacher's most likely token
 
-It is written in shards, each complete or not there, so that a killed pass goes on from the last one
-and memory grows with a shard, never with the corpus. The type table has a row per token type; its
-sums over occurrences are float64.
+It is written in shards, so a killed pass continues after the last complete one, and memory grows
+with a shard, not with the corpus. The type table has a row per token type; its sums over
+occurrences are float64.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STATISTICS = ("rkl", "fkl", "log_ratio", "entropy")
 class TokenTable:
     """A token table on disk: a folder of shards, verified when they are read.
 
-    Its hash is of the data alone: a run that was resumed has that of one which was not.
+    The hash covers the data alone, so a resumed run has the same hash as an uninterrupted one.
     """
 
     path: Path
@@ -86,34 +86,31 @@ def token_table(
 ) -> TokenTable:
     """Compute the token table of rollouts, or read it back when the run has it.
 
-    Several processes compute a shard each in turn; the table is the same.
+    Several processes divide the shards; the table is the same.
 
     Parameters
     ----------
     run, name
         The table is the folder ``<run>/tokens/<name>``.
-    rollouts
-        The trajectories.
     models
-        ``teacher`` and every checkpoint by name, over one vocabulary. They are looked up where
-        something is computed: a mapping may load them then.
+        ``teacher`` and every checkpoint by name, over one vocabulary. They are looked up only where
+        something is computed, so a mapping may load them lazily.
     checkpoints
         Names of the checkpoints, which become parts of column names.
     inputs
-        Gives the hashes of the rollouts and of every model: what the table depends on.
-    batch_tokens
-        Tokens in one forward, padding included; a longer rollout goes alone.
-    shard_tokens
-        Completion tokens in one shard.
+        Returns the hashes of the rollouts and of every model.
+    batch_tokens, shard_tokens
+        Tokens in one forward pass, padding included (a longer rollout goes alone), and completion
+        tokens in one shard.
 
     Raises
     ------
     StudyError
-        No completion tokens, checkpoints of another vocabulary, values that are not finite, a shard
+        No completion tokens, checkpoints with a different vocabulary, values that are not finite, a shard
         that is missing or damaged.
     """
     if rollouts.n_tokens == 0:
-        raise StudyError("rollouts: must hold at least one completion token; got none")
+        raise StudyError("rollouts: must have at least one completion token; got none")
     if not checkpoints:
         raise StudyError("checkpoints: must name at least one model; got none")
     order = np.lexsort((np.arange(len(rollouts)), rollouts.lengths))
@@ -218,24 +215,23 @@ def _batch_frame(
 ) -> pd.DataFrame:
     mask = rollouts.mask[rows]
     ids = rollouts.completion_ids[rows][mask]
-    states = [_states(model, rollouts, rows) for model in (teacher, *checkpoints.values())]
+    states = [
+        States(completion_states(model, rollouts, rows), Head.of(model))
+        for model in (teacher, *checkpoints.values())
+    ]
     targets = torch.from_numpy(ids).long().to(teacher.device)
-    found = token_statistics(states[0], states[1:], targets)
+    statistics = token_statistics(states[0], states[1:], targets)
     columns: dict[str, Any] = {
         "prompt_index": np.repeat(rollouts.prompt_index[rows], mask.sum(1)),
         "sample_index": np.repeat(rollouts.sample_index[rows], mask.sum(1)),
         "position": np.nonzero(mask)[1].astype(np.int32),
         "token_id": ids,
     }
-    for name, one in zip(checkpoints, found.students, strict=True):
+    for name, one in zip(checkpoints, statistics.students, strict=True):
         columns |= {f"{s}_{name}": getattr(one, s).cpu().numpy() for s in STATISTICS}
     for name in ("entropy_teacher", "rank_teacher"):
-        columns[name] = getattr(found, name).cpu().numpy()
+        columns[name] = getattr(statistics, name).cpu().numpy()
     return pd.DataFrame(columns)
-
-
-def _states(model: PreTrainedModel, rollouts: Rollouts, rows: np.ndarray) -> States:
-    return States(completion_states(model, rollouts, rows), Head.of(model))
 
 
 def _check_finite(frame: pd.DataFrame) -> None:
@@ -255,12 +251,7 @@ def _check_finite(frame: pd.DataFrame) -> None:
 def type_table(tokens: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Means of columns over the occurrences of every token type.
 
-    Parameters
-    ----------
-    tokens
-        Token table: ``prompt_index, token_id`` and `columns`.
-    columns
-        Columns to average, nats.
+    `tokens` has ``prompt_index, token_id`` and `columns`, in nats.
 
     Returns
     -------
@@ -276,7 +267,7 @@ def type_table(tokens: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     prompts that have the type.
     """
     if tokens.empty:
-        raise StudyError("tokens: must hold at least one position; got none")
+        raise StudyError("tokens: must have at least one position; got none")
     ids, types = np.unique(tokens.token_id.to_numpy(), return_inverse=True)
     cells, cell = np.unique(
         np.stack([types, tokens.prompt_index.to_numpy()]), axis=1, return_inverse=True

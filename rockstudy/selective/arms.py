@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # names of arms are checked without torch
     from rockstudy.selective.material import Material
     from rockstudy.training.arm import Arm
 
-MATCH = 0.01  # ours: how far the share of random windows may be from that of the rocks' own
+MATCH = 0.01  # ours: largest relative difference between the shares of random and rock windows
 
 
 @ARMS.register("baseline")

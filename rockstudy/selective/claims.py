@@ -10,7 +10,7 @@ from rockstudy.claims.verdicts import Row
 from rockstudy.selective import arms, steps
 
 WITHIN = 0.02  # ours: final accuracies that count as the same, two points
-REGIMES = {"rock-freeze": "rock-freeze", "random-windows": "random"}  # ours, and the paper's name
+REGIMES = {"rock-freeze": "rock-freeze", "random-windows": "random"}  # our names and the paper's
 
 
 def rows(
@@ -20,7 +20,7 @@ def rows(
     benchmark: str,
     rng: np.random.Generator,
 ) -> list[Row]:
-    """Claims rows on one benchmark, from `arm_steps.accuracy`, `cost` and `matched`."""
+    """Claims rows on one benchmark, from `accuracy`, `cost` and `matched` of the steps."""
     some = table[table.benchmark == benchmark]
     if some.empty:
         return []
@@ -34,16 +34,16 @@ def _differences(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
         ("random-freeze-costs-accuracy", "random-windows", "baseline", False),
         ("freeze-beats-random-freeze", "rock-freeze", "random-windows", True),
     )
-    where = {None: f"within {WITHIN:g} of it", False: "below it", True: "above it"}
+    where = {None: f"within {WITHIN:g} of", False: "below", True: "above"}
     made = []
     for claim, arm, against, positive in claims:
-        words = f"Final accuracy of {arm} minus that of {against}: {where[positive]}."
+        words = f"The final accuracy of {arm} is {where[positive]} that of {against}."
         number = f"accuracy-difference/{REGIMES[arm]}-{REGIMES.get(against, against)}"
         if not {arm, against} <= set(table["arm"]):
             made.append(verdicts.not_run(claim, words, number, "the arm was not trained"))
             continue
-        found = steps.differences(table, rng, against)
-        one = found[found["arm"] == arm].iloc[0].to_dict()
+        differences = steps.differences(table, rng, against)
+        one = differences[differences["arm"] == arm].iloc[0].to_dict()
         if positive is None:
             made.append(_equivalent(claim, words, number, one))
         else:
@@ -53,7 +53,7 @@ def _differences(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
 
 
 def _equivalent(claim: str, words: str, number: str, one: dict) -> Row:
-    """Whether the whole interval of a difference lies inside the margin, or outside of it."""
+    """Whether the interval of a difference lies inside the margin, or outside of it."""
     if one["seeds"] < 2:
         verdict = "inconclusive"
     elif one["lo"] >= -WITHIN and one["hi"] <= WITHIN:
@@ -66,7 +66,7 @@ def _equivalent(claim: str, words: str, number: str, one: dict) -> Row:
 
 
 def _gains(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
-    """What each regime gains over the student that it starts from."""
+    """Gain of each regime over the student at the start of stage 2."""
     made = []
     for arm, theirs in REGIMES.items():
         claim, words = f"gain-{arm}", f"{arm} raises the accuracy over the start of stage 2."
@@ -83,19 +83,18 @@ def _gains(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
 def _costs(costs: pd.DataFrame) -> list[Row]:
     """Speed-ups, the bound on them, and the frozen share: each place of the paper a row."""
     cost_of = costs.set_index("arm")
-    faster = "Seconds of a baseline step over those of an arm"
     claims = (
-        ("speed-up-rock-freeze", f"{faster} that freezes rocks and windows.",
+        ("speed-up-rock-freeze", "Speed-up of a step when rocks and their windows are frozen.",
          "speed-up/elsewhere", "rock-freeze", "speedup"),
-        ("speed-up-types", f"{faster} that freezes rocks alone, whose heads are skipped.",
+        ("speed-up-types", "Speed-up of a step when rock positions skip the LM head.",
          "speed-up/elsewhere", "types", "speedup"),
-        ("speed-up-bound", "The most that leaving out the frozen share can make a step faster.",
+        ("speed-up-bound", "Largest speed-up of a step by skipping the frozen share of the heads.",
          "speed-up/elsewhere", "rock-freeze", "bound"),
-        ("speed-up-bound-all", "The most that leaving out every head can make a step faster.",
+        ("speed-up-bound-all", "Largest speed-up of a step by skipping every head.",
          "speed-up/one-place", "rock-freeze", "bound_all"),
         ("frozen-share", "Share of the positions that Rock-Freeze leaves out.",
          "frozen-share/one-place", "rock-freeze", "frozen"),
-        ("frozen-share-elsewhere", "The same, against the paper's other number.",
+        ("frozen-share-elsewhere", "Share of the positions left out (the paper's other number).",
          "frozen-share/elsewhere", "rock-freeze", "frozen"),
     )  # fmt: skip
     made = []
@@ -114,12 +113,12 @@ def _costs(costs: pd.DataFrame) -> list[Row]:
 
 
 def _match(match: pd.DataFrame) -> Row:
-    """The control that the comparison rests on."""
+    """Whether the random windows match those of the rocks, which the comparison needs."""
     shares = match.groupby("arm").share.mean()
     ratio = shares["random"] / shares["rock"]
     return verdicts.judged(
         "random-windows-match",
-        "Positions in random windows over positions in the rocks' own.",
+        "Positions in random windows divided by positions in the windows of the rocks.",
         None,
         {"value": ratio, "unit": "draws", "n": int(match.seed.nunique())},
         locator="ours: the paper's code freezes rarer types",

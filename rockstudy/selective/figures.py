@@ -6,34 +6,23 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from rockstudy import figure_style
+from rockstudy.figure_style import ROLES, Figure, figure, style, whiskers
 from rockstudy.training import figures as training_figures
 
 
-def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> figure_style.Figure:
+def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> Figure:
     """Accuracy of each regime along training, a panel for each benchmark (figure 5).
 
-    Parameters
-    ----------
-    table : DataFrame
-        `arm_steps.means`.
-    names : dict
-        Arms to show, in order, with the role whose colour and marker each has.
+    `table` is that of `rockstudy.selective.steps.means`; `names` maps the arms to show, in order,
+    to their roles.
     """
     benchmarks = list(dict.fromkeys(table.benchmark))
-    made, axes = figure_style.figure(4.4 * len(benchmarks) + 0.6, 3.6, len(benchmarks))
+    made, axes = figure(4.4 * len(benchmarks) + 0.6, 3.6, len(benchmarks))
     for axis, benchmark in zip(axes, benchmarks, strict=True):
         for arm, role in names.items():
             rows = table[(table["arm"] == arm) & (table.benchmark == benchmark)].sort_values("step")
-            axis.fill_between(
-                rows.step, rows.lo, rows.hi, color=figure_style.ROLES[role], alpha=0.15, lw=0
-            )
-            axis.plot(
-                rows.step,
-                rows.value,
-                **figure_style.look(role),
-                label=arm,
-            )
+            axis.fill_between(rows.step, rows.lo, rows.hi, color=ROLES[role], alpha=0.15, lw=0)
+            axis.plot(rows.step, rows.value, label=arm, **style(role))
         axis.set(title=benchmark, xlabel="optimiser step")
     axes[0].set_ylabel("Pass@1 (mean over seeds)")
     axes[0].legend(frameon=False, fontsize=8)
@@ -43,31 +32,21 @@ def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> figure_style.Figur
     return made
 
 
-def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> figure_style.Figure:
+def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> Figure:
     """Final accuracy of each arm minus the baseline of its seed, with intervals.
 
-    Parameters
-    ----------
-    table : DataFrame
-        `arm_steps.differences`; without an interval for a single seed.
-    names : dict
-        Role of some arms; the others have the control's.
+    `table` is that of `rockstudy.selective.steps.differences`, which gives no interval for a single
+    seed; `names` maps some arms to their roles, and the others look like controls.
     """
     benchmarks = list(dict.fromkeys(table.benchmark))
     arms = list(dict.fromkeys(table["arm"]))
-    made, axes = figure_style.figure(
-        3.6 * len(benchmarks) + 1.6, 0.34 * len(arms) + 1.4, len(benchmarks)
-    )
+    made, axes = figure(3.6 * len(benchmarks) + 1.6, 0.34 * len(arms) + 1.4, len(benchmarks))
     for axis, benchmark in zip(axes, benchmarks, strict=True):
         rows = table[table.benchmark == benchmark].set_index("arm").reindex(arms)
         for place, (arm, row) in enumerate(rows.iterrows()):
             role = names.get(str(arm), "control")
-            error = [[row.value - row.lo], [row.hi - row.value]] if row.seeds > 1 else None
-            style = {
-                **figure_style.look(role),
-                "capsize": 3,
-            }
-            axis.errorbar(row.value, place, xerr=error, ls="none", **style)
+            error = whiskers(row) if row.seeds > 1 else None
+            axis.errorbar(row.value, place, xerr=error, ls="none", capsize=3, **style(role))
         labels = [f"{arm} ({int(n)})" for arm, n in zip(arms, rows.seeds, strict=True)]
         axis.set_yticks(range(len(arms)), labels if axis is axes[0] else [""] * len(arms))
         axis.axvline(0, color="black", lw=0.8)
@@ -77,15 +56,9 @@ def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> figure_style.
     return made
 
 
-def arm_phases(table: pd.DataFrame) -> figure_style.Figure:
-    """Where the time of a step goes in each arm.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Arms in rows; ``seconds_<phase>`` for each of `PHASES`.
-    """
-    made, (axis,) = figure_style.figure(7.2, 0.32 * len(table) + 1.4)
+def arm_phases(table: pd.DataFrame) -> Figure:
+    """Seconds of each phase of a step (``seconds_<phase>``) in each arm (row)."""
+    made, (axis,) = figure(7.2, 0.32 * len(table) + 1.4)
     left = np.zeros(len(table))
     shades = sns.color_palette("flare", len(training_figures.PHASES))
     for phase, shade in zip(training_figures.PHASES, shades, strict=True):

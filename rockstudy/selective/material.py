@@ -1,4 +1,4 @@
-"""What arms are made from: a finished baseline's measurements, and the weights made of them."""
+"""The measurements of a finished baseline, and the arms that are made from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REDETECTIONS = 4  # ours: how often a stage finds its rocks anew
 
 @dataclass(frozen=True)
 class Material:
-    """What an arm is made from, measured on a finished baseline.
+    """Measurements of a finished baseline, and the arm that is being made from them.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Material:
     config
         The study.
     name, seed
-        Of the arm that is being made: its name and training seed.
+        Name and training seed of the arm.
     """
 
     detection: Detection
@@ -90,7 +90,7 @@ class Material:
     def arm(
         self, weights: WeightFunction | None, normalize: Literal["tokens", "weights"] = "tokens"
     ) -> Arm:
-        """An arm of any position weights."""
+        """An arm with any position weights."""
         return Arm(self.name, weights, normalize)
 
     def types(
@@ -119,7 +119,7 @@ class Material:
 
     def redetected(self) -> Arm:
         """Leave out the K types with most loss lately, found anew `REDETECTIONS` times."""
-        # the ledger closes a window every logging_steps: a period is made of whole ones
+        # the ledger closes a window every logging_steps, and a period has whole windows
         stage = self.config.stage2
         periods = max(1, round(stage.steps / REDETECTIONS / stage.logging_steps))
         return self.arm(Redetected(self.config.rocks.k, periods * stage.logging_steps, 0.0))

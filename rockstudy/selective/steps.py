@@ -1,9 +1,8 @@
-"""The cached steps of notebook 07: arms of stage 2, what they reach, what they cost.
+"""The cached steps of notebook 07: the arms of stage 2, their accuracy and their cost.
 
-They build on the scored types of `rocks.steps`; `rockstudy.selective.arms` describes the arms.
+They use the scored types of `rockstudy.rocks.steps`; `rockstudy.selective.arms` describes the arms.
 Every arm starts from the same stage 1 and is paired with the baseline of its seed. All checkpoints
-answer the same problems with the same random numbers, so what seeds have in common is in the
-problems: intervals resample both.
+answer the same problems with the same random numbers, so intervals resample seeds and problems.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ ARMS = (*TOKENS, "evaluation", "rocks", "freeze")  # fields of the configuration
 
 
 def material(run: Run) -> Material:
-    """What the arms are made from, measured on the baseline of the first seed."""
+    """The measurements that the arms need, from the baseline of the first seed."""
     found = measured(run)
     special = tuple(map(int, loading.tokenizer_of(run).all_special_ids))
     return Material(found.detection, found.tokens, special, run.config)
 
 
 def planned(run: Run) -> pd.DataFrame:
-    """Every arm, its number of training seeds, and how often it is graded."""
+    """Every arm with its number of training seeds and of graded checkpoints."""
     rows = pd.DataFrame(arms.plan(run.config), columns=["arm", "seed", "along"])
     counted = rows.groupby("arm", sort=False).agg(seeds=("seed", "size"), along=("along", "first"))
     counted["graded"] = np.where(counted.along, len(run.config.stage2.keep), 1)
@@ -63,7 +62,7 @@ def _jobs(run: Run) -> list[tuple[Arm, int, tuple[str, ...]]]:
 
 @kept_apart
 def trained(run: Run, *, grade: bool = True) -> Trained:
-    """Train every arm at every seed, and grade them, side by side; each once in a run."""
+    """Train every arm at every seed and grade it, in parallel, once in a run."""
 
     def train() -> Trained:
         run.needs_models("arms of stage 2")
@@ -106,7 +105,7 @@ def accuracy(run: Run) -> pd.DataFrame:
 
 @table(*ARMS, inputs=_hashes)
 def metrics(run: Run) -> pd.DataFrame:
-    """What training logged of every arm and seed: `TrainResult.metrics`, ``arm, seed``."""
+    """`TrainResult.metrics` of every arm and seed, with ``arm, seed``."""
     logged = [
         result.metrics.assign(arm=arm.name, seed=seed)
         for arm, seed, result, _ in trained(run, grade=False)
@@ -116,10 +115,10 @@ def metrics(run: Run) -> pd.DataFrame:
 
 @table(*ARMS, inputs=_hashes)
 def timing(run: Run) -> pd.DataFrame:
-    """Seconds of single steps of the arms in `TIMED`, taken in turns with nothing beside them.
+    """Seconds of single steps of the arms in `TIMED`, which take turns on an idle machine.
 
-    The trainings themselves run side by side and say little about time. A round trains the first
-    steps of each arm, with the same prompts; the first step of each is left out.
+    The real trainings run in parallel, so their times mean little. A round trains the first steps
+    of each arm, with the same prompts, and leaves out the first one.
 
     Returns
     -------
@@ -150,7 +149,7 @@ def matched(run: Run) -> pd.DataFrame:
 
 
 def _check_match(match: pd.DataFrame) -> None:
-    """Refuse a control that cannot be one before anything is trained for it."""
+    """Refuse random windows that do not match the rocks' own before they are trained."""
     shares = match.groupby("arm").share.mean()
     if abs(shares["random"] / shares["rock"] - 1) > arms.MATCH:
         raise StudyError(
@@ -189,7 +188,7 @@ def means(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 def differences(
     table: pd.DataFrame, rng: np.random.Generator, against: str = "baseline"
 ) -> pd.DataFrame:
-    """Final accuracy of each arm minus that of another one, paired by seed and problem.
+    """Final accuracy of each arm minus that of `against`, paired by seed and problem.
 
     Returns
     -------
@@ -212,8 +211,8 @@ def changed(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator)
     Returns
     -------
     dict
-        ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN): its problems
-        say nothing about what another training would have come to.
+        ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN), because its
+        problems tell nothing about other trainings.
     """
     if after.seed.nunique() == 1:
         return _one_seed(after.accuracy.mean() - before.accuracy.mean())
@@ -231,12 +230,9 @@ def _one_seed(value: float) -> dict[str, Any]:
 
 
 def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """What each arm leaves out, and what that saves.
+    """Share of the loss that each arm leaves out, and its effect on the time of a step.
 
-    Parameters
-    ----------
-    timing, metrics
-        As the functions of these names return them.
+    `timing` and `metrics` are the tables of these names.
 
     Returns
     -------
@@ -266,18 +262,18 @@ def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def phases(timing: pd.DataFrame) -> pd.DataFrame:
-    """Median seconds of a step by phase and arm: a frame, arms in rows."""
+    """Median seconds of a step by phase (column) and arm (row)."""
     columns = [c for c in timing.columns if c.startswith("seconds_")]
     return timing.groupby("arm", sort=False)[columns].median()
 
 
-def reading(found: pd.DataFrame, benchmark: str) -> str:
-    """What `differences` allow to say on a benchmark, and what not."""
+def reading(differences: pd.DataFrame, benchmark: str) -> str:
+    """A line for each arm of `differences`: its change of accuracy and what the interval allows."""
     lines = []
-    for row in found[found.benchmark == benchmark].itertuples():
+    for row in differences[differences.benchmark == benchmark].itertuples():
         number = f"{row.arm}: {row.value:+.3f}"
         if row.seeds < 2:
-            lines.append(f"{number}, one seed: says nothing about other seeds.")
+            lines.append(f"{number}, one seed: no conclusion about other seeds.")
             continue
         said = f"{number} [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds"
         if row.lo > 0 or row.hi < 0:

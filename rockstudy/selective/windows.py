@@ -6,9 +6,9 @@ it, the window is the rock alone. The paper gives neither threshold nor width: o
 
 **Matched random windows** are the control that Rock-Freeze needs: as many positions frozen, in runs
 as long, around tokens as frequent, that are not rocks. In every batch the rocks' own windows are
-found first; runs of their lengths are then laid around occurrences of the control types (matched to
-the rocks by frequency, `rocks.controls`) in random order until as many positions are covered,
-never on a position of a rock's window. Where the controls do not suffice, other tokens follow. The
+found first. Runs of their lengths are then laid around occurrences of the control types (matched to
+the rocks by frequency, `rocks.controls`) in random order, never on a position of a rock's window,
+until as many positions are covered. Other tokens follow where the controls do not suffice. The
 paper's code takes ranks 101 to 200 of the same score instead, which are several times rarer.
 
 Losses must be known at every position, so windows save no computation of losses.
@@ -37,14 +37,12 @@ class WindowWeights(Checked):
 
     Attributes
     ----------
-    ids
-        Token ids.
     value
         The paper's lambda, or a `Ramp` of it.
     threshold
-        Least loss in nats inside a window.
+        Minimum loss in nats inside a window.
     width
-        Most positions on each side of a token.
+        Maximum number of positions on each side of a token of ``ids``.
     """
 
     ids: Collection[int]
@@ -97,14 +95,9 @@ class RandomWindows(Checked):
 
 
 def windows(centres: np.ndarray, high: np.ndarray, width: int) -> np.ndarray:
-    """The centres and the runs of high positions around those that are high, bool (R, T).
+    """The centres, and the runs of high positions around high centres, bool (R, T) as both inputs.
 
-    Parameters
-    ----------
-    centres, high
-        bool (R, T).
-    width
-        Most positions on each side.
+    A run reaches at most `width` positions to each side.
     """
     left = right = centres & high
     covered = centres.copy()
@@ -186,7 +179,7 @@ def _runs(frozen: np.ndarray, rocks: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def match(
     ids: np.ndarray, mask: np.ndarray, losses: np.ndarray, counts: pd.Series, how: RandomWindows
 ) -> pd.DataFrame:
-    """How well the random windows of a corpus match those of the rocks.
+    """Compare the random windows of a corpus with those of the rocks.
 
     Parameters
     ----------
@@ -195,7 +188,7 @@ def match(
     counts
         Occurrences of each token type, by id.
     how
-        The random windows; what they match has the same fields.
+        The random windows; the rocks' own have the same fields.
 
     Returns
     -------

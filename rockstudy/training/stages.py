@@ -5,13 +5,13 @@ losses are is in `rockstudy.training.trainer`, what they train on in `rockstudy.
 
 A stage is one folder, ``<run>/training/<stage>-<arm>-s<seed>-<key>``: a checkpoint for every name
 in ``keep``, and the tables ``metrics``, ``type_losses``, ``timing``. Until it is complete,
-checkpoints of transformers' own kind lie in the same name with ``.partial``: a killed run goes on
-from the last one and ends with the same bytes. Prompts, and the random numbers of the rollouts, depend on (seed, stage,
-step) alone, never on the arm: arms are paired.
+checkpoints in transformers' own format lie under the same name with ``.partial``. A killed run goes
+on from the last one and ends with the same bytes. Prompts and the random numbers of the rollouts
+depend on (seed, stage, step) alone, never on the arm: arms are paired.
 
-Of several processes (`cli.measure`) every one calls `train`; the first alone reads and writes
-the run's folder. With FSDP2 (``launch/fsdp2.yaml``) student and teacher are sharded, and the
-student's rollouts are TRL's own, which draw other random numbers.
+Where several processes train (`rockstudy.cli.measure`), each of them calls `train`, and only the
+first one reads and writes the run's folder. With FSDP2 (``launch/fsdp2.yaml``) student and teacher
+are sharded, and TRL itself samples the student's rollouts, with other random numbers.
 """
 
 import contextlib
@@ -89,12 +89,7 @@ class TrainResult:
 
 @kept_apart
 def train(
-    run: Run,
-    stage: str,
-    *,
-    seed: int,
-    arm: str = "baseline",
-    weights: WeightFunction | None = None,
+    run: Run, stage: str, *, seed: int, arm: str = "baseline", weights: WeightFunction | None = None
 ) -> TrainResult:
     """Train one stage, or read it back when the run has it; a killed one is continued.
 
@@ -126,12 +121,7 @@ def train(
 
 
 def is_trained(
-    run: Run,
-    stage: str,
-    *,
-    seed: int,
-    arm: str = "baseline",
-    weights: WeightFunction | None = None,
+    run: Run, stage: str, *, seed: int, arm: str = "baseline", weights: WeightFunction | None = None
 ) -> bool:
     """Whether `train` with the same arguments would only read."""
     if stage != "stage1" and not is_trained(run, "stage1", seed=run.config.seed):
@@ -155,12 +145,7 @@ def _freed() -> Iterator[None]:
 
 @_freed()
 def timed(
-    run: Run,
-    stage: str,
-    *,
-    seed: int,
-    steps: int,
-    weights: WeightFunction | None = None,
+    run: Run, stage: str, *, seed: int, steps: int, weights: WeightFunction | None = None
 ) -> pd.DataFrame:
     """Train the first steps of a stage for their times alone: `TrainResult.timing`, a row a step.
 

@@ -136,9 +136,7 @@ def timing(run: Run) -> pd.DataFrame:
 
 @kept_apart
 def train_arms(
-    run: Run,
-    jobs: Sequence[tuple[Arm, int, tuple[str, ...]]],
-    only: Sequence[int] | None = None,
+    run: Run, jobs: Sequence[tuple[Arm, int, tuple[str, ...]]], only: Sequence[int] | None = None
 ) -> None:
     """Train arms of stage 2 and grade their named checkpoints, side by side, each once in a run.
 

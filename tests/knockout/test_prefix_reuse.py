@@ -174,10 +174,8 @@ def run_in(folder):
 
 def outcomes(folder, screen, **given):
     pair, task, how, made, candidates = screen
-    return prefix_reuse.outcomes(
-        run_in(folder), "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
-        inputs={}, **given,
-    )  # fmt: skip
+    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, made, candidates, how, 3)
+    return prefix_reuse.outcomes(run_in(folder), "x", what, inputs={}, **given)
 
 
 def test_an_outcome_table_has_a_row_for_every_completion_that_changes(tmp_path, screen):
@@ -282,10 +280,8 @@ def long_screen(folder):
     types, counts = np.unique(made.completion_ids[made.mask], return_counts=True)
     often = types[np.argsort(-counts, kind="stable")][:40]
     candidates = [Candidate(int(t), (int(t),)) for t in often]
-    return prefix_reuse.outcomes(
-        run_in(folder), "x", pair.student, pair.tokenizer, task, made, candidates, how, 3,
-        inputs={}, chunk=10,
-    )  # fmt: skip
+    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, made, candidates, how, 3)
+    return prefix_reuse.outcomes(run_in(folder), "x", what, inputs={}, chunk=10)
 
 
 @pytest.mark.slow
@@ -356,10 +352,10 @@ def lab():
 
 def of_lab(lab, folder, mode, seed):
     pair, task, how, made, candidates = lab
-    return prefix_reuse.outcomes(
-        run_in(folder), mode, pair.student, pair.tokenizer, task, made, candidates, how, seed,
-        inputs={}, mode=mode,
-    )  # fmt: skip
+    what = prefix_reuse.Screen(
+        pair.student, pair.tokenizer, task, made, candidates, how, seed, mode
+    )
+    return prefix_reuse.outcomes(run_in(folder), mode, what, inputs={})
 
 
 def under_knockout(table, lab, measure):
@@ -443,16 +439,6 @@ def test_rollouts_cut_at_another_limit_are_refused(model, base):
 def test_rollouts_without_grades_are_refused(tmp_path, screen):
     pair, task, how, made, candidates = screen
     plain = SimpleNamespace(**{**made.__dict__, "correct": None})
+    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, plain, candidates, how, 0)
     with pytest.raises(StudyError, match="rollouts: must be graded"):
-        prefix_reuse.outcomes(
-            run_in(tmp_path),
-            "x",
-            pair.student,
-            pair.tokenizer,
-            task,
-            plain,
-            candidates,
-            how,
-            0,
-            inputs={},
-        )
+        prefix_reuse.outcomes(run_in(tmp_path), "x", what, inputs={})

@@ -106,8 +106,12 @@ def test_a_bad_median_is_refused_even_where_the_total_agrees():
         (observed([5, 5, 5]), [0, 0], "rock_ids: must be distinct ids .* got 2 ids"),
         (observed([5, 5, 5]), [0, 7], "got 1 unobserved, such as 7"),
         (observed([5, 5, 0]), [0], "count: must be at least 1 for each type; got 0"),
-        (observed([5, 5]).assign(token_id=3), [3], "must hold each token_id once"),
-        (observed([5, 5]).rename(columns={"count": "n"}), [0], "must hold count; got token_id, n"),
+        (observed([5, 5]).assign(token_id=3), [3], "must have each token_id once"),
+        (
+            observed([5, 5]).rename(columns={"count": "n"}),
+            [0],
+            "must include count; got token_id, n",
+        ),
     ],
 )
 def test_what_cannot_be_matched_is_refused_in_one_line(types, rocks, message):
