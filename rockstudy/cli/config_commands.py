@@ -25,7 +25,7 @@ def config_command(
     replaces a preset.
     """
     fields = options.fields(parameter or [])
-    study = from_parameters(options.chosen(preset, config), seed, **fields)
+    study = from_parameters(options.chosen(preset, config) or "lab", seed, **fields)
     print(study_file.text(study), end="")
 
 
@@ -37,7 +37,7 @@ def fields_command(
     config: options.ConfigFile = None,
 ) -> None:
     """List fields with their nested name, value in the preset, meaning and legal values."""
-    study = from_parameters(options.chosen(preset, config))
+    study = from_parameters(options.chosen(preset, config) or "lab")
     about = {name: f"{name} {field['description']}" for name, field in names.FIELDS.items()}
     matching = [name for name, words in about.items() if text.lower() in words.lower()]
     matching = matching or [name for name in names.near(text) if name in about]

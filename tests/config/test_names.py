@@ -6,6 +6,7 @@ import pytest
 
 from rockstudy.config import names
 from rockstudy.config.presets import PRESETS
+from rockstudy.errors import unknown
 
 
 def test_every_field_and_section_has_a_meaning_and_says_what_is_legal():
@@ -68,9 +69,9 @@ def test_numbers_of_items_are_taken_out_of_a_name():
 
 
 def test_a_line_names_what_may_have_been_meant():
-    line = names.unknown("x", "lr", ["a"], ["stage1__lr", "stage2__lr"])
+    line = unknown("x", "lr", ["a"], ["stage1__lr", "stage2__lr"])
     assert line.endswith("got 'lr' (did you mean 'stage1__lr' or 'stage2__lr'?)")
-    line = names.unknown("x", "q", ["a"], ["one", "two", "three"])
+    line = unknown("x", "q", ["a"], ["one", "two", "three"])
     assert line.endswith("(did you mean 'one', 'two' or 'three'?)")
-    assert names.unknown("x", "labb", ["lab"]).endswith("got 'labb' (did you mean 'lab'?)")
-    assert not re.search("mean", names.unknown("x", "qqq", ["lab"]))
+    assert unknown("x", "labb", ["lab"]).endswith("got 'labb' (did you mean 'lab'?)")
+    assert not re.search("mean", unknown("x", "qqq", ["lab"]))
