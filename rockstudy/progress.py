@@ -1,9 +1,9 @@
-"""Progress bars that can be seen from wherever the work runs.
+"""Progress bars that are visible wherever the work runs.
 
-In a terminal or a notebook a bar is a tqdm bar. Under `rockstudy run` the work happens in a kernel
-whose output nobody sees until the notebook is done: there the environment variable
-``ROCKSTUDY_PROGRESS`` names a file, and a bar appends its state to it as JSON lines, which the
-`rockstudy run` process reads and draws (`drawn`). So do bars in `rockstudy.parallel.cpu_pool`.
+In a terminal or a notebook a bar is a tqdm bar. Under `rockstudy run` a kernel does the work, whose
+output is invisible until the notebook ends. Its bars append their states as JSON lines to the file
+in the environment variable ``ROCKSTUDY_PROGRESS``, and the `rockstudy run` process draws them
+(`drawn`). The workers of `rockstudy.parallel.cpu_pool` do the same.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-_INTERVAL = 0.2  # ours: seconds between lines of one bar, about what an eye follows
-_DELAY = 1.0  # ours: seconds before a bar is drawn, so that quick cells stay free of it
+_INTERVAL = 0.2  # ours: seconds between lines of one bar
+_DELAY = 1.0  # ours: seconds before a bar is drawn, so that quick cells show none
 _numbers = itertools.count()
 
 
 class Bar(Protocol):
-    """What a stage may do with its bar."""
+    """The methods of a bar that stages use."""
 
     def update(self, n: float = 1) -> Any:
         """Advance by ``n``."""
@@ -34,13 +34,13 @@ class Bar(Protocol):
 
 @contextlib.contextmanager
 def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
-    """Show the progress of a ``with`` block; ``total=None`` where the end is not known.
+    """Show the progress of a ``with`` block; ``total=None`` if the end is unknown.
 
     Notes
     -----
-    A line in the ``ROCKSTUDY_PROGRESS`` file has ``id`` (one for each bar), ``desc``, ``n``,
+    A line in the ``ROCKSTUDY_PROGRESS`` file has ``id`` (unique per bar), ``desc``, ``n``,
     ``total``, ``unit``, ``postfix`` (text by name), ``t`` (seconds since the epoch) and ``done``.
-    The first and the last state are always written, those between at most five times a second.
+    The first and the last state are always written, others at most five times a second.
     """
     file = os.environ.get("ROCKSTUDY_PROGRESS")
     if file:
@@ -50,18 +50,18 @@ def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
         finally:
             lines.write(done=True)
         return
-    from tqdm.auto import tqdm  # slow in a notebook, and not needed above
+    from tqdm.auto import tqdm  # slow to import
 
-    beside = os.environ.get("RANK", "0") != "0"  # of several launched processes the first draws
+    later = os.environ.get("RANK", "0") != "0"  # only the first launched process draws
     quiet = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
     interval = 10.0 if quiet else 0.1  # a log file gets a line per update
-    how: dict[str, Any] = {"delay": _DELAY, "mininterval": interval, "disable": beside}
+    how: dict[str, Any] = {"delay": _DELAY, "mininterval": interval, "disable": later}
     with tqdm(total=total, desc=desc, unit=unit, **how) as drawn:
         yield drawn
 
 
 class _FileBar:
-    """Appends its state to a file; a full disk or a removed folder never stops the work."""
+    """A bar that appends its state to a file; a full disk or a missing folder stops no work."""
 
     def __init__(self, file: Path, total: int | None, desc: str, unit: str) -> None:
         self._file = file
@@ -83,7 +83,7 @@ class _FileBar:
             self.write()
 
     def write(self, done: bool = False) -> None:
-        """Append one line in a single write, so that lines of several processes do not mix."""
+        """Append one line in a single write, so that the lines of several processes stay apart."""
         self._last = time.monotonic()
         n = int(self._n) if self._n == int(self._n) else self._n
         state = {"n": n, "total": self._total, "postfix": self._postfix, "t": time.time()}
@@ -96,12 +96,9 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-# --- drawing what other processes wrote -----------------------------------------------------------
-
-
 @contextlib.contextmanager
 def drawn(file: Path) -> Iterator[None]:
-    """Draw the bars whose states `bar` writes to ``file`` from other processes."""
+    """Draw the bars whose states other processes write to ``file``."""
     stop = threading.Event()
     thread = threading.Thread(target=_follow, args=(file, stop), daemon=True)
     thread.start()
@@ -135,7 +132,7 @@ def _draw(bars: dict[str, Any], line: bytes) -> None:
         state = json.loads(line)
         name, n, total = str(state["id"]), state["n"], state.get("total")
     except (ValueError, KeyError, TypeError):
-        return  # a bar is no reason to stop a study
+        return  # a broken line must not stop a study
     if name not in bars:
         bars[name] = tqdm(
             total=total,

@@ -1,7 +1,7 @@
-"""`rockstudy config` prints a configuration as a file, `rockstudy fields` what its fields mean."""
+"""The commands `rockstudy config` and `rockstudy fields`, which show a configuration."""
 
 import textwrap
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,43 +19,33 @@ def config_command(
     seed: options.Seed = None,
     parameter: options.Given = None,
 ) -> None:
-    """Print a configuration as a TOML file, every field with its meaning and what is legal.
+    """Print a configuration as a TOML file that explains every field and its legal values.
 
-    `rockstudy config --preset qwen3 > mine.toml` makes a file to change; `--config mine.toml` uses
-    it in place of a preset.
+    `rockstudy config --preset qwen3 > mine.toml` writes a file to edit; `--config mine.toml` then
+    replaces a preset.
     """
-    chosen = options.chosen(preset, config)
-    study = from_parameters(chosen, seed, **options.fields(parameter or []))
+    fields = options.fields(parameter or [])
+    study = from_parameters(options.chosen(preset, config) or "lab", seed, **fields)
     print(study_file.text(study), end="")
 
 
 def fields_command(
     text: Annotated[
-        str, typer.Argument(help="Part of a name or of a meaning; all fields by default.")
+        str, typer.Argument(help="Part of a field's name or meaning (default: all fields).")
     ] = "",
     preset: options.Preset = None,
     config: options.ConfigFile = None,
 ) -> None:
-    """List fields: nested name, value in the preset (of each benchmark), meaning, what is legal."""
-    study = from_parameters(options.chosen(preset, config))
-    found = _matching(text) or [name for name in names.near(text) if name in names.FIELDS]
-    if not found:
+    """List fields with their nested name, value in the preset, meaning and legal values."""
+    study = from_parameters(options.chosen(preset, config) or "lab")
+    about = {name: f"{name} {field['description']}" for name, field in names.FIELDS.items()}
+    matching = [name for name, words in about.items() if text.lower() in words.lower()]
+    matching = matching or [name for name in names.near(text) if name in about]
+    if not matching:
         raise StudyError(f"TEXT: must be part of a field's name or meaning; got {text!r}")
-    for name in found:
-        values = [_shown(v) for n, v in names.values(study).items() if names.general(n) == name]
-        print(f"{name} = {', '.join(values)}")
+    for name in matching:
+        values = [v for n, v in names.values(study).items() if names.general(n) == name]
+        shown = [str(list(v) if isinstance(v, tuple) else v) for v in values]  # as -p takes them
+        print(f"{name} = {', '.join(shown)}")
         words = names.meaning(names.FIELDS[name])
         print(textwrap.fill(words, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
-
-
-def _matching(text: str) -> list[str]:
-    return [
-        name
-        for name, field in names.FIELDS.items()
-        if text.lower() in f"{name} {field['description']}".lower()
-    ]
-
-
-def _shown(value: Any) -> str:
-    """Return a value as ``-p`` takes it."""
-    return str(list(value) if isinstance(value, tuple) else value)

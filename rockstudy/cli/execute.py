@@ -1,8 +1,8 @@
-"""Executing one notebook through papermill, in the interpreter that is running, with progress.
+"""Executing a notebook through papermill, in the running interpreter, with progress.
 
-What papermill leaves open is closed here. It looks a kernel up by name among the machine's
-kernelspecs: ours is this very interpreter and sees the same package. It reports only a cell that
-raises: ours also names the cell after a dead kernel or a time-out, and keeps what had been done.
+This module adds two things to papermill. The kernel is always the running interpreter, with the
+same package, whatever kernelspecs the machine has. And after a dead kernel or a time-out the error
+names the cell, and the partly executed notebook is kept.
 """
 
 import os
@@ -18,31 +18,30 @@ from rockstudy.report.notebook_file import read
 
 
 class NotebookError(RuntimeError):
-    """A notebook that did not run to its end: one line with its name, the cell and the cause."""
+    """A notebook that failed: one line with its name, the cell and the cause."""
 
 
 def execute(
     notebook: Path, output: Path, values: Mapping[str, Any], *, timeout: float | None = None
 ) -> float:
-    """Execute a notebook with these parameter values and return the seconds that it took.
+    """Execute a notebook with these parameter values and return the duration in seconds.
 
-    While it runs the output is ``<name>.partial.ipynb``; it gets its name when it is complete, and
-    is kept as ``<name>.failed.ipynb`` when it is not, with what its kernel wrote to stderr, which
-    no cell shows, in ``<name>.failed.log``.
+    During execution the output is ``<name>.partial.ipynb``. A failed notebook is kept as
+    ``<name>.failed.ipynb``, with its kernel's stderr in ``<name>.failed.log``.
 
     Parameters
     ----------
     notebook, output
-        The source, and where the executed copy goes.
+        Paths of the source and of the executed copy.
     values
-        Parameters; unknown names are not checked here (see `parameters.assign`).
+        Parameters, as checked by `parameters.assign`.
     timeout
-        Seconds that one cell may take; no limit by default.
+        Time limit of a cell in seconds; no limit by default.
 
     Raises
     ------
     NotebookError
-        A cell raised, took too long, or its kernel died.
+        A cell raised or took too long, or its kernel died.
     """
     partial, failed = (output.with_suffix(f".{word}.ipynb") for word in ("partial", "failed"))
     failed_log = failed.with_suffix(".log")
@@ -53,38 +52,35 @@ def execute(
         try:
             _papermill(notebook, partial, values, timeout, Path(scratch))
         except BaseException as error:
-            output.unlink(missing_ok=True)  # an earlier one would pass for this one
+            output.unlink(missing_ok=True)  # an earlier one would be mistaken for this one
             if partial.exists():
                 os.replace(partial, failed)
-            if said := (Path(scratch) / "stderr").read_bytes():
-                failed_log.write_bytes(said)
+            if messages := (Path(scratch) / "stderr").read_bytes():
+                failed_log.write_bytes(messages)
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise NotebookError(_one_line(notebook.stem, failed, error)) from error
+            cell = _last_started(failed)
+            where = f"{notebook.stem}, cell [{cell}]" if cell else notebook.stem
+            raise NotebookError(f"{where}: {_cause(error)} (kept: {failed})") from error
     failed.unlink(missing_ok=True)
     os.replace(partial, output)
     return time.monotonic() - started
 
 
 def _papermill(
-    notebook: Path,
-    output: Path,
-    values: Mapping[str, Any],
-    timeout: float | None,
-    scratch: Path,
+    notebook: Path, output: Path, values: Mapping[str, Any], timeout: float | None, scratch: Path
 ) -> None:
     with (scratch / "stderr").open("wb") as stderr, drawn(scratch / "progress"):
-        import papermill  # a second to import, and only needed once something must run
+        import papermill  # takes a second
 
         environment = {"ROCKSTUDY_PROGRESS": str(scratch / "progress")}
-        bar: Any = {"desc": notebook.stem, "dynamic_ncols": True}
         papermill.execute_notebook(
             _no_fields(notebook),
             _no_fields(output),
             parameters=dict(values),
             kernel_name="python3",
             language="python",
-            progress_bar=bar,
+            progress_bar={"desc": notebook.stem, "dynamic_ncols": True},  # pyright: ignore
             start_timeout=120,
             execution_timeout=timeout,
             kernel_manager_class=_kernel_manager(environment, stderr),
@@ -92,12 +88,12 @@ def _papermill(
 
 
 def _no_fields(path: Path) -> str:
-    """A path that papermill's ``str.format`` gives back unchanged."""
+    """A path that survives papermill's ``str.format``."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
-    """A kernel manager class whose kernel is this very interpreter, whatever kernelspecs exist."""
+    """A kernel manager class whose kernel is the running interpreter."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -118,20 +114,13 @@ def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
             return spec
 
         def __init__(self, **settings: Any) -> None:
-            # encrypted: others on this machine can reach the kernel's TCP ports
+            # encrypted, since other users of the machine can reach the kernel's TCP ports
             super().__init__(transport_encryption="auto", **settings)
 
         async def start_kernel(self, **settings: Any) -> None:
             await super().start_kernel(stderr=stderr, **settings)
 
     return InterpreterKernelManager
-
-
-def _one_line(name: str, kept: Path, error: BaseException) -> str:
-    """What happened, where: from papermill's error, or from the notebook that it left behind."""
-    cell = _last_started(kept)
-    where = f"{name}, cell [{cell}]" if cell else name
-    return f"{where}: {_cause(error)} (kept: {kept})"
 
 
 def _cause(error: BaseException) -> str:
@@ -152,7 +141,7 @@ def _first_line(text: str | None) -> str:
 
 
 def _last_started(kept: Path) -> int | None:
-    """The number that Jupyter shows at the last code cell that began; None where none did."""
+    """Number of the last code cell that started, as Jupyter shows it; None if none did."""
     if not kept.exists():
         return None
     code = [c for c in read(kept).cells if c.cell_type == "code" and c.source.strip()]

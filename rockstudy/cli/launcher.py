@@ -1,7 +1,7 @@
-"""One command in several processes of this machine, each with a device of its own, by torchrun.
+"""One command in several processes on this machine, each with its own device, through torchrun.
 
-What is added to torchrun is one line on how the first process that failed ended. On several nodes
-`torchrun` or `accelerate launch` start the same modules (`launch/`).
+This module adds one line about the first process that failed. On several nodes `torchrun` or
+`accelerate launch` starts the same modules (`launch/`).
 """
 
 import logging
@@ -21,7 +21,7 @@ PARENT = "ROCKSTUDY_PARENT"
 
 
 def follow() -> None:
-    """End with the process whose `launch` started this one, which killed would leave it running."""
+    """End this process when the one that launched it ends, even if that one is killed."""
     if PARENT in os.environ:
         cpu_pool.die_with(int(os.environ[PARENT]))
 
@@ -32,15 +32,15 @@ def launch(arguments: Sequence[str], processes: int) -> None:
     Raises
     ------
     StudyError
-        More processes than CUDA devices, where there are any; a process that failed, by its number
-        and exit code or signal. The others are ended then.
+        More processes than CUDA devices, if there are any; a failed process, by its number and its
+        exit code or signal. The other processes are then ended.
     """
     if 0 < (count := torch.cuda.device_count()) < processes:
         raise StudyError(f"processes: must be at most the {count} CUDA devices; got {processes}")
     threads = max(1, torch.get_num_threads() // processes)
     os.environ[PARENT] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    logging.disable()  # torchrun's report of some twenty lines, of which the line below is one
+    logging.disable()  # torchrun reports in some twenty lines, we in one
     how = LaunchConfig(1, 1, processes, run_id="rockstudy", rdzv_backend="c10d", max_restarts=0)
     how.rdzv_endpoint, how.local_addr = "localhost:0", "localhost"
     try:

@@ -1,27 +1,27 @@
-"""What takes long in a study, computed by several processes together; notebooks then only read it.
+"""The long parts of a study, computed by several processes; notebooks then only read the results.
 
 A notebook has one process. `rockstudy measure --processes 8`, or `accelerate launch -m rockstudy
-measure` on several nodes, calls the same steps as the notebooks do, in the same order, and leaves
-the same artefacts:
+measure` on several nodes, calls the same steps as the notebooks, in the same order, and writes the
+same artefacts:
 
-    data         training prompts of the Hub, and its benchmarks, which then lie in its cache
+    data         training prompts and benchmarks from the Hub, which the Hub's cache then has
     training     stage 1, and the baseline of stage 2 at every seed
     statistics   gradings of the pair and the checkpoints, token tables, gradients, knockouts
     arms         the other arms of stage 2 at their seeds, and the times of their steps
     outcomes     gradings of the arms
 
-Two of them train, which FSDP2 may shard; two sample and measure with whole models. So a large study
-takes them as a command each, and `data` first where only some nodes have a network.
+Two parts train, which FSDP2 may shard; two sample and measure with whole models. A large study
+therefore runs each part as a separate command, with `data` first if some nodes have no network.
 
-Rows are divided among the processes and do not depend on how many there are, up to the rounding of
-logits in batches of another shape and of gradients that are added in another order.
+Rows are divided among the processes and do not depend on their number, up to rounding: logits in
+batches of a different shape, gradients added in a different order.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -37,11 +37,11 @@ from rockstudy.training import steps as training_steps
 from rockstudy.training.arm import BASELINE
 from rockstudy.training.prompts import train_prompts
 
-GRACE_S = 30  # ours: in which the launcher sees who failed first, and ends those who lost it
+GRACE_S = 30  # ours: time for the launcher to see which process failed first
 
 
 def data(run: Run) -> None:
-    """Read what is on the Hub, so that what follows needs no network."""
+    """Read all data from the Hub, so that later parts need no network."""
     train_prompts(run)
     for task in run.config.benchmarks:
         tasks.load(task, "eval")
@@ -55,12 +55,12 @@ def training(run: Run) -> None:
 
 
 def statistics(run: Run) -> None:
-    """Grade, and measure what the notebooks 02 to 06 need of the models."""
+    """Grade the models, and measure them for notebooks 02 to 06."""
     training_steps.pair_accuracy(run)
     training_steps.accuracy_along(run)
-    found = measured(run)
+    measurement = measured(run)
     if "early" in run.config.stage2.keep:
-        found.token_table("early", ["early"])
+        measurement.token_table("early", ["early"])
         gradients_steps.half_samples(run)
     chosen = knockout_steps.candidates(run)
     knockout_steps.screen(run, chosen)
@@ -78,13 +78,7 @@ def outcomes(run: Run) -> None:
     selective_steps.accuracy(run)
 
 
-PARTS: dict[str, Callable[[Run], None]] = {
-    "data": data,
-    "training": training,
-    "statistics": statistics,
-    "arms": arms,
-    "outcomes": outcomes,
-}
+PARTS = {part.__name__: part for part in (data, training, statistics, arms, outcomes)}
 
 
 def check(parts: Sequence[str]) -> None:
@@ -95,15 +89,15 @@ def check(parts: Sequence[str]) -> None:
 
 
 def measure(run: Run, parts: Sequence[str] = ()) -> None:
-    """Compute some parts of a study, all for none, with the processes that were launched together.
+    """Compute parts of a study (default: all) with the processes that were launched together.
 
     Raises
     ------
     StudyError
-        An unknown part; whatever the steps raise, with the number of the process.
+        An unknown part; an error of a step, with the number of the process.
     """
     check(parts)
-    together()  # each process takes its own device before it loads models
+    together()  # each process selects its device before it loads models
     try:
         for name in PARTS:
             if not parts or name in parts:
@@ -113,12 +107,12 @@ def measure(run: Run, parts: Sequence[str] = ()) -> None:
             raise StudyError(f"process {together().process_index}: {error}") from None
         raise
     except RuntimeError as error:
-        if "RANK" in os.environ and _lost_another(error):
+        if "RANK" in os.environ and _lost_peer(error):
             time.sleep(GRACE_S)
         raise
 
 
-def _lost_another(error: RuntimeError) -> bool:
-    """Whether this process cannot go on because another one ended, in gloo's words or NCCL's."""
+def _lost_peer(error: RuntimeError) -> bool:
+    """Whether this process failed because a peer ended, by the messages of gloo and NCCL."""
     lost = any(word in str(error) for word in ("gloo", "Connection closed", "NCCL"))
     return lost or isinstance(error, torch.distributed.DistError)

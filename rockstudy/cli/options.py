@@ -1,4 +1,4 @@
-"""The options that several commands share, and how they are read."""
+"""Options that several commands share."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,41 +11,35 @@ from rockstudy.config import study_file
 from rockstudy.errors import StudyError
 
 Preset = Annotated[
-    str | None, typer.Option(help="One of the study's sizes, lab by default; see `info`.")
+    str | None, typer.Option(help="Preset, a size of the study (default: lab); `info` lists them.")
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="A TOML file instead of a preset; see `rockstudy config`."),
+    typer.Option("--config", help="TOML file instead of a preset; `rockstudy config` prints one."),
 ]
 NewRunId = Annotated[
     str | None,
     typer.Option(
-        "--run-id", "--run", help="Name of a folder under runs/; the preset's by default."
+        "--run-id", "--run", help="Name of the run, a folder under runs/ (default: the preset's)."
     ),
 ]
 FromRun = Annotated[
     str | None,
-    typer.Option("--from", help="A run that a new one takes over from: values and artefacts."),
+    typer.Option("--from", help="Earlier run whose values and artefacts a new run takes over."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of the study; the preset's by default.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the study (default: the preset's).")]
 Given = Annotated[
     list[str] | None,
     typer.Option(
         "-p",
         metavar="NAME VALUE",
-        help="A field such as stage2__steps, or what a notebook adds to them; may be repeated.",
+        help="Field such as stage2__steps, or parameter of a notebook; may be repeated.",
     ),
 ]
 
 
 def chosen(preset: str | None, config: Path | None) -> str | None:
-    """Return the preset's name or the absolute path of a configuration file; None for neither.
-
-    Raises
-    ------
-    StudyError
-        Both are given, or a file whose name does not end in .toml.
-    """
+    """Return the preset's name or the file's absolute path; None for neither, an error for both."""
     if config is None:
         return preset
     if preset is not None:
@@ -56,7 +50,7 @@ def chosen(preset: str | None, config: Path | None) -> str | None:
 
 
 def run_name(preset: str | None) -> str:
-    """Return the run's name where none is given: the preset's, or the file's without .toml."""
+    """Return the default name of a run: the preset's, or the file's without .toml."""
     if preset is None:
         return "lab"
     return Path(preset).stem if study_file.is_file(preset) else preset
@@ -71,7 +65,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def fields(given: Iterable[str]) -> dict[str, Any]:
-    """Return the fields of the configuration that are given as ``name=value``."""
+    """Return the fields of the configuration from ``name=value`` texts."""
     pairs = dict(map(pair, given))
     for name in pairs.keys() & RESERVED.keys():
         raise StudyError(f"-p {name}: must be given as {RESERVED[name]}")

@@ -1,7 +1,7 @@
-"""The parameters of notebooks: what a ``parameters`` cell declares, and values checked against it.
+"""The parameters in the ``parameters`` cells of notebooks, and checks of their values.
 
-papermill casts values by trial and only warns of unknown names. Here a value takes the type of the
-default in the notebook's cell, and everything that is wrong is an error before anything runs.
+papermill guesses types and only warns of unknown names. Here a value must have the type of the
+default in the notebook's cell, and every mistake is an error before anything runs.
 """
 
 import ast
@@ -27,7 +27,7 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A name of a notebook's ``parameters`` cell, its default, and the type that a value takes."""
+    """A parameter of a notebook: its name, default and type."""
 
     name: str
     default: Any
@@ -35,7 +35,7 @@ class Parameter:
 
 
 def parameters(notebook: Path) -> dict[str, Parameter]:
-    """Return the parameters of a notebook, from its one cell with the tag ``parameters``."""
+    """Return the parameters in the notebook's one cell with the tag ``parameters``."""
     cells = notebook_file.read(notebook).cells
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
@@ -49,22 +49,16 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def _parameter(found: Any) -> Parameter:
-    """Return what papermill found in the cell, with the default as a value instead of as text."""
+    """Return a parameter that papermill found, with its default as a value."""
     named = {"int": int, "float": float, "str": str, "bool": bool}
     kind, value = named.get(found.inferred_type_name), literal(found.default)
-    if value is found.default or value is None:  # no literal, or no type to be seen
+    if value is found.default or value is None:  # no literal, or no visible type
         return Parameter(found.name, None, kind)
     return Parameter(found.name, value, kind or type(value))
 
 
 def cast(parameter: Parameter, text: str) -> Any:
-    """Return what ``text`` says, as the type of the parameter's default.
-
-    Raises
-    ------
-    StudyError
-        Where the text does not read as that type.
-    """
+    """Return the value of ``text`` in the type of the default; `StudyError` if it has none."""
     if parameter.kind is str:
         return text
     value = literal(text)
@@ -83,7 +77,7 @@ def cast(parameter: Parameter, text: str) -> Any:
 
 
 def literal(text: str) -> Any:
-    """Python's or JSON's reading of a value, else the text itself."""
+    """Return the value of a Python or JSON literal, else the text itself."""
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -101,10 +95,10 @@ def _article(kind: type) -> str:
 def assign(
     notebooks: Sequence[Path], run_id: str, given: Sequence[tuple[str, str]] = ()
 ) -> tuple[dict[Path, dict[str, Any]], dict[str, Any]]:
-    """Return the values that each notebook gets, and those of the run's configuration.
+    """Return the parameter values of each notebook, and the fields of the run's configuration.
 
-    A name goes to each notebook that has it in its parameters cell; the name of a field of the
-    configuration (``stage2__steps``) goes to the run, which all notebooks read.
+    A name sets the parameter in every notebook that declares it. The name of a field of the
+    configuration (``stage2__steps``) sets the field for the run.
 
     Parameters
     ----------
@@ -118,7 +112,7 @@ def assign(
     Raises
     ------
     StudyError
-        An unknown name, or a value of another type than the default's.
+        An unknown name, or a value whose type differs from the default's.
     """
     if run_id == "reference":
         raise StudyError("run_id: must not be 'reference', which is read and never written")

@@ -1,4 +1,4 @@
-"""A fresh notebook with the standard sections, wired to a run: what `rockstudy new` writes."""
+"""Notebooks for `rockstudy new`: the standard sections, connected to a run."""
 
 import re
 from pathlib import Path
@@ -12,23 +12,24 @@ SECTIONS = (
     *("Paper against measured", "Caveats", "Provenance"),
 )
 
-# Cells are separated by lines of "%%" with their kind; <NAME>, <TITLE>, <PRESET>, <RUN> are filled.
+# "%%" and a kind start a cell; <NAME>, <TITLE>, <PRESET> and <RUN> are replaced
 TEMPLATE = r"""
 %% text
 # <TITLE>
 
 ## Question
 
-What is asked here, in one sentence that a number can answer.
+Your question, in one sentence that a number can answer.
 
-- **Regenerates**: no figure of the paper; a question of our own.
+- **Regenerates**: no figure of the paper; a new question.
 - **Inputs**: the evaluation problems of the preset.
 - **Cost**: seconds.
 %% text
 ## Parameters
 
-A run records its values at its first use; `run_id` alone opens it again. For a new run, `overrides`
-takes fields such as `{"evaluation__n_prompts": 50}`, and `from_run` a run that it takes over from.
+A run records its values at its first use; afterwards `run_id` alone opens it. For a new run, set
+`overrides` to fields such as `{"evaluation__n_prompts": 50}`, and `from_run` to an earlier run to
+take its artefacts over.
 %% parameters
 run_id = "<RUN>"
 preset = <PRESET>
@@ -38,7 +39,7 @@ from_run = None
 %% text
 ## Setup
 
-Every parameter is checked here, before anything is computed.
+This cell checks every parameter before anything is computed.
 %% code
 import pandas as pd
 
@@ -55,7 +56,7 @@ $\bar{n} = \frac{1}{U} \sum_{u=1}^{U} n_u$, the mean of `n_words` over the $U$ p
 %% text
 ## Measure
 
-One cached call: computed once for these prompts, then read from the run. The data are handed in.
+One cached call: the run computes the table once for these prompts and then reads it.
 %% code
 prompts = [[problem.family, problem.prompt] for problem in problems]
 words = run.table(
@@ -71,20 +72,20 @@ assert (words.n_words > 0).all()
 %% text
 ## Results
 
-Expected before looking: a few dozen words, much the same in every family. Measured:
+Expected before looking: a few dozen words, about the same in every family. Measured:
 %% code
 words.groupby("family").n_words.agg(["count", "mean"]).round(1)
 %% text
 ## Paper against measured
 
-A row for each statement of the paper that this notebook tests; here, none yet.
+One row for each statement of the paper that this notebook tests; none yet.
 %% code
 rows = []
 records.claims(run, "<NAME>", rows)[["claim", "paper", "value", "verdict"]]
 %% text
 ## Caveats
 
-- What the number does not say.
+- Limits of the number.
 %% text
 ## Provenance
 %% code
@@ -93,15 +94,11 @@ run.provenance()
 
 
 def notebook(name: str, *, preset: str | None, run_id: str) -> nbformat.NotebookNode:
-    """Return a notebook with the standard sections that runs as it is and passes the style test."""
+    """Return a notebook with the standard sections, which runs as it is."""
     title = re.sub(r"^\d+_", "", name).replace("_", " ").replace("-", " ").strip().capitalize()
+    marks = {"NAME": name, "TITLE": title, "PRESET": repr(preset), "RUN": run_id}
     text = TEMPLATE
-    for mark, value in {
-        "NAME": name,
-        "TITLE": title,
-        "PRESET": repr(preset),
-        "RUN": run_id,
-    }.items():
+    for mark, value in marks.items():
         text = text.replace(f"<{mark}>", value)
     cells = []
     for number, part in enumerate(text.split("\n%% ")[1:]):
@@ -115,12 +112,12 @@ def notebook(name: str, *, preset: str | None, run_id: str) -> nbformat.Notebook
 
 
 def write(name: str, folder: Path, *, preset: str | None, run_id: str) -> Path:
-    """Write a fresh notebook and return its path.
+    """Write a new notebook and return its path.
 
     Raises
     ------
     StudyError
-        A name that is not letters, digits, ``_`` and ``-``, or one that is taken.
+        A name with characters other than letters, digits, ``_`` and ``-``, or one that is taken.
     """
     stem = name.removesuffix(".ipynb")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}", stem):

@@ -1,8 +1,8 @@
 """The fields of a study: frozen models with bounds and a meaning for every field.
 
 Every parameter of a run is here, so that equal fingerprints mean equal runs. A field's description
-is its documentation: `rockstudy fields` lists it, `rockstudy config` writes it next to the value.
-Where the paper (arXiv 2605.09253) states a value, the description ends with its locator in our
+is its documentation: `rockstudy fields` lists it, and `rockstudy config` prints it above the value.
+If the paper (arXiv 2605.09253) states a value, the description ends with its locator in our
 summary's numbering ("paper 1" is section 1).
 """
 
@@ -10,14 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rockstudy.config import plugins
@@ -28,12 +21,18 @@ from rockstudy.store.fingerprints import fingerprint
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Quantile = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Engine = Annotated[
+    Literal["transformers", "vllm"],
+    Field(description="engine that samples the completions; vllm for large models"),
+]
 Name = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]  # part of a file's name
 
 
 def _registered(registry: Registry) -> BeforeValidator:
-    """Refuse a name that the registry does not know, with the registry's own line."""
+    """Refuse an unknown name with the registry's own line."""
 
     def check(name: Any) -> Any:
         complaint = registry.complaint(name)
@@ -86,15 +85,16 @@ class PairConfig(_Frozen):
         default=None, description="GGUF file to read inside a Hub id or a folder"
     )
     drop_every: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="n: the student lacks every n-th decoder layer; none: it has all"
+        default=None,
+        description="n: the student loses every n-th decoder layer; none: keeps all",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the weights; auto: bfloat16 on CUDA, float32 on CPU"
+        default="auto", description="type of the weights; auto: bfloat16 on CUDA, float32 on CPU"
     )
     teacher_device: Literal["same", "next"] = Field(
         default="same",
-        description="same: the student's device; next: a CUDA device of its own, after those that "
-        "train on its node",
+        description="device of the teacher; same: the student's; next: a CUDA device of its own, "
+        "after those that train on its node",
         json_schema_extra=COST_ONLY,
     )
 
@@ -103,26 +103,26 @@ class TaskConfig(_Frozen):
     """Where prompts and answers come from, and how many of them."""
 
     name: Annotated[str, _registered(TASKS)] = Field(
-        description="reads or makes the problems and grades the answers"
+        description="task, which provides the problems and grades the answers"
     )
     path: str | None = Field(
-        default=None, description="a JSONL or parquet file, or a Hub id; not for the lab's tasks"
+        default=None, description="JSONL or parquet file, or Hub id; not for the lab's tasks"
     )
     revision: str | None = Field(default=None, description="revision of the Hub id in path")
-    subset: str | None = Field(default=None, description="the Hub's name of a part, where needed")
+    subset: str | None = Field(default=None, description="subset of the Hub id, if it has several")
     split: str | None = Field(
-        default=None, description="split to read; None: train and test, or the only one"
+        default=None, description="split to read; none: train and test, or the only one"
     )
-    n_train: Count = Field(description="problems to train on; a benchmark needs none")
-    n_eval: Count = Field(description="problems to grade on")
+    n_train: Count = Field(description="number of problems to train on; unused in a benchmark")
+    n_eval: Count = Field(description="number of problems to grade")
     max_prompt_tokens: Count = Field(
-        description="longer prompts are left out of training and refused in grading "
+        description="token limit of prompts; training skips longer ones, grading refuses them "
         "(paper 1, stage 2: 800)"
     )
 
     @property
     def label(self) -> str:
-        """Name for tables: the task's, or the file's where the task reads one."""
+        """Name for tables: the file's if the task reads one, else the task's."""
         if self.path is None:
             return self.name
         name = PurePath(self.path).name
@@ -131,48 +131,41 @@ class TaskConfig(_Frozen):
         return name
 
     def size(self, split: Literal["train", "eval"]) -> int:
-        """How many problems a split has."""
+        """Number of problems in a split."""
         return self.n_train if split == "train" else self.n_eval
 
 
 class StageConfig(_Frozen):
-    """One training stage: who writes the completions, which loss, which optimisation."""
+    """One training stage: source of the completions, loss and optimisation."""
 
     source: Literal["teacher", "student"] = Field(
-        description="who samples the completions (paper 1: the teacher, then the student)"
+        description="model that samples the completions (paper 1: teacher, then student)"
     )
     prompts_per_step: Count = Field(
-        description="prompts in one optimiser step (paper 1: a global batch of 128, then 4)"
+        description="prompts per optimiser step (paper 1: a global batch of 128, then 4)"
     )
-    rollouts_per_prompt: Count = Field(
-        description="completions of each prompt (paper 1: 4 in stage 2)"
-    )
-    steps: Count = Field(description="optimiser steps")
-    lr: float = Field(
-        gt=0, le=1, description="peak learning rate (paper 1: 2e-5 in stage 1, 2e-6 in stage 2)"
-    )
+    rollouts_per_prompt: Count = Field(description="completions per prompt (paper 1: 4 in stage 2)")
+    steps: Count = Field(description="number of optimiser steps")
+    lr: Share = Field(description="peak learning rate (paper 1: 2e-5 in stage 1, 2e-6 in stage 2)")
     warmup_ratio: float = Field(
         default=0.05,
         ge=0,
         lt=1,
-        description="share of the steps in which the learning rate rises linearly (paper 1: 0.05)",
+        description="share of the steps with a linearly rising learning rate (paper 1: 0.05)",
     )
     weight_decay: Weight = Field(default=0.0, description="decoupled weight decay of AdamW")
     max_grad_norm: float = Field(
-        default=1.0, gt=0, description="gradients are clipped to this norm (paper 1, stage 2: 1)"
+        default=1.0, gt=0, description="maximum norm of the gradient (paper 1, stage 2: 1)"
     )
-    temperature: float = Field(
-        default=1.0,
-        ge=0,
-        description="sampling temperature of the completions; 0: greedy (paper 1: 0.6, then 1)",
+    temperature: Weight = Field(
+        default=1.0, description="sampling temperature; 0: greedy (paper 1: 0.6, then 1)"
     )
     top_p: Share = Field(
         default=1.0,
-        description="sampling keeps the likeliest tokens of this total probability "
-        "(paper 1: 0.95, then 1)",
+        description="total probability of the tokens that sampling keeps (paper 1: 0.95, then 1)",
     )
     max_new_tokens: Count = Field(
-        description="longest completion, in tokens (paper 1: 16,384, then 8,000)"
+        description="token limit of a completion (paper 1: 16,384, then 8,000)"
     )
     forward_kl: Weight = Field(
         default=0.0, description="weight of KL(teacher || student) (paper 1, stage 1: 0.5)"
@@ -186,11 +179,11 @@ class StageConfig(_Frozen):
     kd_temperature: float = Field(
         default=1.0,
         gt=0,
-        description="both models' logits are divided by it in the loss (paper 1, stage 2: 1)",
+        description="divisor of both models' logits in the loss (paper 1, stage 2: 1)",
     )
     normalize: Literal["tokens", "weights"] = Field(
         default="tokens",
-        description="the loss is divided by the global token count, or by the sum of weights",
+        description="divisor of the loss: the global token count, or the sum of weights",
     )
     micro_batch: Count = Field(
         default=16,
@@ -198,7 +191,7 @@ class StageConfig(_Frozen):
         json_schema_extra=COST_ONLY,
     )
     logging_steps: Count = Field(
-        default=5, description="optimiser steps between two rows of the training metrics"
+        default=5, description="number of optimiser steps between rows of the training metrics"
     )
     save_steps: Count = Field(
         default=20,
@@ -207,23 +200,21 @@ class StageConfig(_Frozen):
     )
     keep: dict[Label, Share] = Field(
         default={"early": 0.1, "late": 1.0},
-        description="checkpoints to keep: a name, and the share of the training that is done there",
+        description="checkpoints to keep, by name, each with the share of training done by then",
     )
     report_to: Literal["none", "tensorboard", "trackio"] = Field(
         default="none",
-        description="logger that also gets the training metrics",
+        description="logger that also receives the training metrics",
         json_schema_extra=COST_ONLY,
     )
-    engine: Literal["transformers", "vllm"] = Field(
-        default="transformers", description="what samples the completions; vllm for large models"
-    )
+    engine: Engine = "transformers"
     gradient_checkpointing: bool = Field(
         default=False,
-        description="compute activations twice to save memory",
+        description="recompute activations in the backward pass to save memory",
         json_schema_extra=COST_ONLY,
     )
     lora_rank: Count | None = Field(
-        default=None, description="rank of the adapters that alone are trained; none: all weights"
+        default=None, description="rank of low-rank adapters; none trains all weights"
     )
 
     @model_validator(mode="after")
@@ -235,7 +226,7 @@ class StageConfig(_Frozen):
         return self
 
     def batches(self, processes: int) -> tuple[int, int]:
-        """Return a process's rollouts in one micro-batch, and its micro-batches in one step.
+        """Return the rollouts in a process's micro-batch, and its micro-batches per step.
 
         Raises
         ------
@@ -254,28 +245,24 @@ class StageConfig(_Frozen):
 
 
 class EvalConfig(_Frozen):
-    """How completions are sampled to be graded or measured: prompts, runs per prompt, sampling."""
+    """How to sample completions for grading or measuring."""
 
-    n_prompts: Count = Field(description="prompts, as far as there are so many (paper 2: 500)")
-    samples: Count = Field(
-        description="completions of each prompt, averaged (paper 1: 5 in grading)"
-    )
-    temperature: float = Field(default=1.0, ge=0, description="sampling temperature; 0: greedy")
+    n_prompts: Count = Field(description="maximum number of prompts (paper 2: 500)")
+    samples: Count = Field(description="completions per prompt, averaged (paper 1: 5 in grading)")
+    temperature: Weight = Field(default=1.0, description="sampling temperature; 0: greedy")
     top_p: Share = Field(
-        default=1.0, description="sampling keeps the likeliest tokens of this total probability"
+        default=1.0, description="total probability of the tokens that sampling keeps"
     )
-    max_new_tokens: Count = Field(description="longest completion, in tokens")
+    max_new_tokens: Count = Field(description="token limit of a completion")
     batch_size: Count = Field(
-        description="completions at a time; the engine vllm has its own measure",
+        description="completions sampled at a time; the engine vllm ignores it",
         json_schema_extra=COST_ONLY,
     )
-    engine: Literal["transformers", "vllm"] = Field(
-        default="transformers", description="what samples the completions; vllm for large models"
-    )
+    engine: Engine = "transformers"
 
 
 class RockConfig(_Frozen):
-    """What makes a token type a rock (paper 2, which states none of these values; ours)."""
+    """Definition of rock tokens (paper 2, which gives only k; the other values are ours)."""
 
     loss: Literal["rkl", "log_ratio"] = Field(
         default="rkl",
@@ -288,36 +275,24 @@ class RockConfig(_Frozen):
         "paper's code (paper 2)",
     )
     k: Count = Field(default=100, description="token types in the rock set (paper 2: 100)")
-    tau_pre: float = Field(
-        default=0.9,
-        ge=0,
-        le=1,
-        description="a loss before OPD is high from this quantile on; 0.9: the top tenth",
+    tau_pre: Quantile = Field(
+        default=0.9, description="quantile above which a loss before OPD is high; 0.9: top tenth"
     )
-    tau_post: float = Field(
-        default=0.9,
-        ge=0,
-        le=1,
-        description="a loss after OPD is high from this quantile on; 0.9: the top tenth",
+    tau_post: Quantile = Field(
+        default=0.9, description="quantile above which a loss after OPD is high; 0.9: top tenth"
     )
-    window: Count = Field(
-        default=4, description="radius of an occurrence's context: tokens on each side of it"
-    )
-    gamma: float = Field(
+    window: Count = Field(default=4, description="tokens on each side of an occurrence's context")
+    gamma: Share = Field(
         default=0.5,
-        gt=0,
-        le=1,
-        description="minimum similarity of two similar contexts; bag: shared part of a window",
+        description="minimum similarity of similar contexts; for bag: shared part of a window",
     )
-    eta: float = Field(
+    eta: Quantile = Field(
         default=0.1,
-        ge=0,
-        le=1,
         description="minimum share of the type's other persistent occurrences in a similar context",
     )
     encoder: Annotated[str, _registered(ENCODERS)] = Field(
         default="bag",
-        description="encoding of a context: its bag of token ids, their input embeddings, or a "
+        description="encoder of a context: its bag of token ids, their input embeddings, or a "
         "hidden state",
     )
 
@@ -347,58 +322,55 @@ class FreezeConfig(_Frozen):
 
 
 class StudyConfig(_Frozen):
-    """Everything that a run depends on."""
+    """All parameters of a run."""
 
-    preset: Name = Field(description="preset whose values stand where none are given")
-    seed: int = Field(
-        default=0, ge=0, lt=2**32, description="seed of everything but the trainings of stage 2"
-    )
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+    preset: Name = Field(description="preset that provides the values not given")
+    seed: Seed = Field(default=0, description="seed of everything but the trainings of stage 2")
+    seeds: tuple[Seed, ...] = Field(
         min_length=1, description="seeds of the trainings of stage 2, one training each"
     )
     pair: PairConfig = Field(description="the teacher and the student")
     train_task: TaskConfig = Field(description="the problems that both stages train on")
     benchmarks: tuple[TaskConfig, ...] = Field(
         min_length=1,
-        description="what the student is graded on; benchmarks__n_eval reaches all of them, "
+        description="tasks to grade the student on; benchmarks__n_eval changes all of them, "
         "benchmarks__0__n_eval the first one",
     )
     stage1: StageConfig = Field(description="off-policy distillation: the student before OPD")
     stage2: StageConfig = Field(description="on-policy distillation (OPD)")
-    evaluation: EvalConfig = Field(description="completions that are graded")
-    statistics: EvalConfig = Field(description="completions that token statistics are measured on")
+    evaluation: EvalConfig = Field(description="completions to grade")
+    statistics: EvalConfig = Field(description="completions for the token statistics")
     rocks: RockConfig = Field(
         default=RockConfig(),
-        description="what makes a token type a rock; the paper gives k alone, the rest is ours",
+        description="definition of rock tokens; the paper gives only k, the rest is ours",
     )
-    knockout: EvalConfig = Field(description="completions that token types are knocked out of")
+    knockout: EvalConfig = Field(description="completions for the knockouts of token types")
     screen: Count = Field(
-        default=200, description="candidates to knock out, the first by rank (paper 3: 200)"
+        default=200, description="number of candidates to knock out, by rank (paper 3: 200)"
     )
     screened: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(),
         max_length=2,  # the paper has two
-        description="places in benchmarks, from 0, of the one or two to knock out on; "
-        "[]: the first two",
+        description="indices, from 0, of one or two benchmarks to knock out on; []: the first two",
     )
     freeze: FreezeConfig = Field(
         default=FreezeConfig(), description="arms of selective distillation (`selective.arms`)"
     )
     gradient_memory_mb: Count = Field(
         default=1024,
-        description="megabytes for the sums over token types of a pass over the vocabulary",
+        description="memory in MB for the sums over token types in a pass over the vocabulary",
         json_schema_extra=COST_ONLY,
     )
     plugins: tuple[Name, ...] = Field(
         default=(),
-        description="files or modules of your own that register tasks, scores, encoders, selectors "
-        "or arms",
+        description="your own files or modules that register tasks, scores, encoders, selectors or "
+        "arms",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _plugins_come_first(cls, data: Any) -> Any:
-        """Import plugins before other fields are checked, which may have names from them."""
+        """Import plugins before checking other fields, which may use their names."""
         names = data.get("plugins") if isinstance(data, Mapping) else None
         if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
             return data
@@ -407,7 +379,7 @@ class StudyConfig(_Frozen):
         return {**data, "plugins": found}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Import plugins in a process that gets the configuration from a different one."""
+        """Import plugins in a process that receives the configuration from a different one."""
         super().__setstate__(state)
         plugins.load(self.plugins)
 
@@ -433,19 +405,17 @@ class StudyConfig(_Frozen):
 
     @property
     def screens(self) -> tuple[TaskConfig, ...]:
-        """The one or two benchmarks that tokens are knocked out on."""
-        if not self.screened:
-            return self.benchmarks[:2]
-        return tuple(self.benchmarks[place] for place in self.screened)
+        """The one or two benchmarks for the knockouts."""
+        return tuple(self.benchmarks[i] for i in self.screened) or self.benchmarks[:2]
 
     @property
     def main_benchmark(self) -> str:
-        """Label of what claims on accuracy are about: the trained task if graded, else the first.
+        """Label of the benchmark in claims on accuracy: the trained task if graded, else the first.
 
         The paper trains on one set of problems and grades on others; it gives MATH-500 first.
         """
-        labels = [task.label for task in self.benchmarks]
-        return self.train_task.label if self.train_task.label in labels else labels[0]
+        labels, trained = [task.label for task in self.benchmarks], self.train_task.label
+        return trained if trained in labels else labels[0]
 
     def stage(self, name: str) -> StageConfig:
         """Return the configuration of ``stage1`` or ``stage2``."""
@@ -454,7 +424,7 @@ class StudyConfig(_Frozen):
         return self.stage1 if name == "stage1" else self.stage2
 
     def pools(self, prompts: int) -> tuple[int, int]:
-        """Divide at least two training prompts between the stages, in proportion to their needs."""
+        """Divide at least two training prompts between the stages, proportional to their needs."""
         needs = [s.steps * s.prompts_per_step for s in (self.stage1, self.stage2)]
         first = min(max(round(prompts * needs[0] / sum(needs)), 1), prompts - 1)
         return first, prompts - first

@@ -1,4 +1,4 @@
-"""What identifies a configuration: the values that can change a result, and where two differ."""
+"""The identity of a configuration, which leaves out costs, and the differences of two."""
 
 from collections.abc import Collection
 from typing import Any
@@ -10,20 +10,15 @@ from rockstudy.config.names import FIELDS, general, values
 
 
 def identity(model: BaseModel, *, exclude: Collection[str] = ()) -> dict[str, Any]:
-    """Return ``model_dump(mode="json")`` without the fields that cannot change a result.
+    """Return ``model_dump(mode="json")`` without `exclude` and fields that cannot change a result.
 
-    Parameters
-    ----------
-    model
-        A configuration or a section of one.
-    exclude
-        More fields of ``model`` itself to leave out.
+    `exclude` names fields of the model itself, not of its sections.
     """
     return model.model_dump(mode="json", exclude=_cost_only(model) | dict.fromkeys(exclude, True))
 
 
 def _cost_only(model: BaseModel) -> dict[str, Any]:
-    """The fields to leave out, nested as pydantic's ``exclude`` takes them."""
+    """The fields that cannot change a result, nested as pydantic's ``exclude`` expects."""
     left_out: dict[str, Any] = {}
     for name, value in model:
         if type(model).model_fields[name].json_schema_extra == COST_ONLY:
@@ -38,10 +33,10 @@ def _cost_only(model: BaseModel) -> dict[str, Any]:
 def differences(recorded: StudyConfig, given: StudyConfig) -> dict[str, tuple[Any, Any]]:
     """Return the recorded and the given value of each nested name where two configurations differ.
 
-    A field of a benchmark that only one of them has is None in the other.
+    Fields of a benchmark that only one configuration has are None in the other.
     """
-    one, other = values(recorded), values(given)
-    pairs = {name: (one.get(name), other.get(name)) for name in one | other}
+    old, new = values(recorded), values(given)
+    pairs = {name: (old.get(name), new.get(name)) for name in old | new}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -1,8 +1,8 @@
-"""The nested names of the configuration: what each means, what is legal there, near misses.
+"""Nested names of the configuration: what each means, its legal values, and near misses.
 
-A nested name joins the steps to a field by two underscores, as in ``stage2__lr``. The items of a
-list share a name (``benchmarks__n_eval``); with a number it is that of one item
-(``benchmarks__0__n_eval``). Everything here is read from the JSON schema of `StudyConfig`.
+A nested name joins section and field by two underscores, as in ``stage2__lr``. The items of a list
+share a name (``benchmarks__n_eval``); a number picks one of them (``benchmarks__0__n_eval``).
+Everything here is read from the JSON schema of `StudyConfig`.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from rockstudy.config.fields import StudyConfig
 
 Schema = dict[str, Any]
 
-MOST_NEAR = 6  # ours: more candidates than this for a short name tell nothing
+MOST_NEAR = 6  # ours: more candidates than this do not help
 _SCHEMA: Schema = StudyConfig.model_json_schema()
 _WORDS = {
     "integer": "a whole number",
@@ -74,9 +74,6 @@ def values(value: Any, name: str = "") -> dict[str, Any]:
     return {n: v for part, v in inner for n, v in values(v, f"{prefix}{part}").items()}
 
 
-# --- what is legal --------------------------------------------------------------------------------
-
-
 def legal(schema: Schema) -> str:
     """Describe the values that a schema allows, in words."""
     schema = _resolved(schema)
@@ -88,88 +85,58 @@ def legal(schema: Schema) -> str:
         return "a mapping of its fields"
     bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
     words = " ".join([_WORDS[schema["type"]], " and ".join(bounds)]).strip()
-    if "items" in schema:
-        return f"{words}, each {legal_item(schema['items'])}"
     if "patternProperties" in schema:
-        return f"{words} from names to values, each {legal(_value(schema))}"
-    return words
+        words += " from names to values"
+    return f"{words}, each {legal(inner)}" if (inner := _inner(schema)) else words
+
+
+def _inner(schema: Schema) -> Schema | None:
+    """The schema of a list's items or of a mapping's values."""
+    return schema.get("items") or next(iter(schema.get("patternProperties", {}).values()), None)
 
 
 def meaning(schema: Schema) -> str:
-    """Return what a field means and, in brackets, what is legal there and if it is cost alone."""
+    """Return the meaning of a field and, in brackets, its legal values and whether it is a cost."""
     cost = "; cannot change a result" if "cost_only" in schema else ""
     return f"{schema['description']} [{legal(schema)}{cost}]"
 
 
-def legal_item(schema: Schema) -> str:
-    """Describe an item of a list: a description there states what is legal, not what it means."""
-    described = "properties" not in schema and schema.get("description")
-    return described or legal(schema)
-
-
-def _value(schema: Schema) -> Schema:
-    (value,) = schema["patternProperties"].values()
-    return value
-
-
 def legal_at(place: Sequence[str | int]) -> str:
-    """Describe what is legal where a validation error is; ``[key]`` after a key means the key."""
-    *above, last = place
-    if last == "[key]":
-        return f"text matching {next(iter(_at(above[:-1])['patternProperties']))}"
-    return (legal_item if isinstance(last, int) else legal)(_at(place))
+    """Describe the legal values at the place of a validation error; ``[key]`` stands for a key."""
+    if place[-1] == "[key]":
+        return f"text matching {next(iter(schema_at(place[:-2])['patternProperties']))}"
+    return legal(schema_at(place))
 
 
-def fields_at(place: Sequence[str | int]) -> list[str]:
-    """Return the names of the fields of the section at a place."""
-    return list(_at(place)["properties"])
-
-
-def _at(place: Sequence[str | int]) -> Schema:
+def schema_at(place: Sequence[str | int]) -> Schema:
+    """Return the schema at the place of a validation error."""
     schema = _SCHEMA
     for part in place:
-        if "properties" in schema:
-            schema = schema["properties"][part]
-        else:
-            schema = schema["items"] if "items" in schema else _value(schema)
-        schema = _resolved(schema)
+        inner = schema.get("properties", {}).get(part) or _inner(schema)
+        assert inner is not None
+        schema = _resolved(inner)
     return schema
 
 
-def may_be_none(name: str) -> bool:
-    """Whether the field of a nested name may be None."""
-    return {"type": "null"} in FIELDS.get(general(name), {}).get("anyOf", ())
-
-
-# --- near misses ----------------------------------------------------------------------------------
-
-
 def near(name: str) -> list[str]:
-    """Return the nested names that an unknown one may stand for: one, or a few that end alike."""
+    """Return the nested names that an unknown name may stand for: one, or a few of one ending."""
     joined = {known.replace("__", "_"): known for known in _ALL}
+    lasts = {known.rpartition("__")[2] for known in FIELDS}
     asked = re.sub(r"[\W_]+", "_", general(name.replace(".", "__")).lower()).strip("_")
-    if asked in joined:
-        return [_numbered(joined[asked], name)]
-    found = _ending(asked)
-    if not found:
+    meant = [joined[asked]] if asked in joined else _ending(asked)
+    if not meant:
         close = difflib.get_close_matches(asked, joined, n=1, cutoff=0.75)
-        found = [joined[text] for text in close]
-    if not found:
-        lasts = {known.rpartition("__")[2] for known in FIELDS}
-        found = [n for last in difflib.get_close_matches(asked, lasts, n=1) for n in _ending(last)]
-    return [_numbered(known, name) for known in found]
+        meant = [joined[text] for text in close]
+    if not meant:
+        meant = [n for last in difflib.get_close_matches(asked, lasts, n=1) for n in _ending(last)]
+    item = re.match(r"([a-z_]+?)__(\d+)__", name)
+    return [known.replace(f"{item[1]}__", item[0], 1) if item else known for known in meant]
 
 
 def _ending(text: str) -> list[str]:
-    """The fields of this short name or, if there are none, those whose names end with it."""
+    """The fields with this short name or, if there are none, those whose names end with it."""
     for mark in ("__", "_"):
-        found = [name for name in FIELDS if name.endswith(f"{mark}{text}")]
-        if text and found:
-            return found if len(found) <= MOST_NEAR else []
+        ending = [name for name in FIELDS if name.endswith(f"{mark}{text}")]
+        if text and ending:
+            return ending if len(ending) <= MOST_NEAR else []
     return []
-
-
-def _numbered(known: str, given: str) -> str:
-    """Put the number of a list's item, if ``given`` has one, into a known name."""
-    item = re.match(r"([a-z_]+?)__(\d+)__", given)
-    return known.replace(f"{item[1]}__", f"{item[1]}__{item[2]}__", 1) if item else known

@@ -1,8 +1,8 @@
 """The study's parameters: plain names and values in, a checked `StudyConfig` out.
 
-A notebook or a command hands names and values to `from_parameters`; nested names are joined by two
-underscores (``stage2__steps=20``). Whatever is wrong with them comes back as a `StudyError`: one
-line that names the field, what is legal there and what was given.
+A notebook or a command passes names and values to `from_parameters`; two underscores join the parts
+of a nested name (``stage2__steps=20``). A wrong one is a `StudyError`: one line with the field, its
+legal values and the value that was given.
 """
 
 import copy
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from rockstudy.config import study_file
 from rockstudy.config.fields import StudyConfig
-from rockstudy.config.names import fields_at, legal_at, near
+from rockstudy.config.names import legal_at, near, schema_at
 from rockstudy.config.presets import PRESETS
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError, shortened, unknown
@@ -27,18 +27,17 @@ def from_parameters(preset: str = "lab", seed: int | None = None, **overrides: A
     preset
         A name in `PRESETS`, or the path of a TOML file (`rockstudy.config.study_file`).
     seed
-        Seed of everything that is not a training seed of stage 2; None keeps the preset's.
+        Seed of everything but the trainings of stage 2; None keeps the preset's.
     **overrides
-        New values; nested names joined by two underscores, as in ``stage2__lr=1e-4``.
-        ``benchmarks__n_eval`` reaches every benchmark, ``benchmarks__0__n_eval`` the first one. The
-        number after the last one adds a benchmark of the last one's sizes.
-        ``None`` keeps the preset's value.
+        New values by nested name, as in ``stage2__lr=1e-4``; None keeps the preset's value.
+        ``benchmarks__n_eval`` changes every benchmark, ``benchmarks__0__n_eval`` only the first.
+        The number after the last one adds a benchmark with the sizes of the last one.
 
     Raises
     ------
     StudyError
         Unknown preset or field, a value out of its bounds, a file that cannot be read, a task
-        without its file: one line.
+        without its file.
     """
     base = _from_file(preset) if study_file.is_file(preset) else _preset(preset)
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -63,7 +62,7 @@ def _from_file(path: str) -> StudyConfig:
 
 
 def _without_preset(name: str, table: dict[str, Any]) -> StudyConfig:
-    """Return the configuration of a file that gives every field; the file's name is the preset."""
+    """Return the configuration of a file with every field; its name stands for the preset's."""
     for field, known in StudyConfig.model_fields.items():
         if known.is_required() and field != "preset" and field not in table:
             legal = f"one of {', '.join(PRESETS)}, or every field be given"
@@ -72,7 +71,7 @@ def _without_preset(name: str, table: dict[str, Any]) -> StudyConfig:
 
 
 def changed(base: StudyConfig, values: dict[str, Any]) -> StudyConfig:
-    """Return a configuration with other values for these nested names."""
+    """Return a configuration with new values for these nested names."""
     tree = base.model_dump()
     for name, value in values.items():
         _add_benchmark(tree, name)
@@ -90,7 +89,7 @@ def _checked(tree: dict[str, Any]) -> StudyConfig:
 
 
 def _add_benchmark(tree: dict[str, Any], name: str) -> None:
-    """Where ``name`` is a field of the benchmark after the last, add a copy without a source."""
+    """Copy the last benchmark, without its source, if ``name`` belongs to the one after it."""
     known = tree["benchmarks"]
     if isinstance(known, list | tuple) and name.startswith(f"benchmarks__{len(known)}__"):
         own = dict.fromkeys(("path", "revision", "subset", "split"))
@@ -98,7 +97,7 @@ def _add_benchmark(tree: dict[str, Any], name: str) -> None:
 
 
 def _replace(node: Any, parts: list[str], name: str, value: Any) -> None:
-    """Set the value that ``parts`` lead to below ``node``; a list passes it to every item."""
+    """Set the value at ``parts`` below ``node``; in a list, set it in every item."""
     part, rest = parts[0], parts[1:]
     if isinstance(node, list | tuple) and node and isinstance(node[0], dict):
         if part.isdecimal() and not (int(part) < len(node) and rest):
@@ -139,16 +138,16 @@ def _check_paths(config: StudyConfig) -> None:
 
 
 def _one_line(error: ValidationError) -> str:
-    """Name the first wrong field, what is legal there and what was given."""
+    """Name the first wrong field, its legal values and the value that was given."""
     first = error.errors(include_url=False)[0]
     *above, last = place = first["loc"] or ("",)
     field = "__".join(map(str, place))
-    if first["type"] == "unknown_name":  # which the registry explains
+    if first["type"] == "unknown_name":  # the registry explains it
         return f"{field}: {first['msg']}"
-    if first["type"] == "value_error":  # a rule about several fields, or one that code checks
+    if first["type"] == "value_error":  # a rule that a validator checks
         reason = first["msg"].removeprefix("Value error, ")
         return f"{field}: {reason}" if field else reason
     if first["type"] == "extra_forbidden":
-        return unknown(f"parameter {field}", last, fields_at(above), near(field))
+        return unknown(f"parameter {field}", last, schema_at(above)["properties"], near(field))
     given = "nothing" if first["type"] == "missing" else shortened(first["input"])
     return f"{field}: must be {legal_at(place)}; got {given}"

@@ -1,7 +1,7 @@
 """Plugins: modules of the user's own that register tasks, scores, selectors, encoders and arms.
 
-A plugin is a file, or a module that Python can import. It is imported before the names in a
-configuration are checked, in every process that checks or unpickles the configuration.
+A plugin is a file or an importable module. Every process that checks or unpickles a configuration
+first imports its plugins.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def located(names: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """Replace files by their absolute paths: ``mine.py``, or ``mine`` where `folder` has the file.
+    """Replace ``mine.py``, or ``mine`` if `folder` has that file, by the file's absolute path.
 
-    Other processes work in other folders, so a relative path would not do for them.
+    Other processes may run in other folders, where a relative path would fail.
     """
     return tuple(_located(name, folder.resolve()) for name in names)
 
@@ -35,13 +35,12 @@ def _located(name: str, folder: Path) -> str:
 
 
 def load(names: Iterable[str]) -> list[ModuleType]:
-    """Import plugins; those that are imported already cost nothing.
+    """Import plugins; an imported one costs nothing.
 
     Raises
     ------
     StudyError
-        A module that is not there, cannot be imported or registers nothing; a registered name that
-        is taken.
+        A module that cannot be imported or registers nothing; a registered name that is taken.
     """
     modules = [_imported(name) for name in names]
     for module in modules:
@@ -57,8 +56,8 @@ def load(names: Iterable[str]) -> list[ModuleType]:
 def _imported(name: str) -> ModuleType:
     file = Path(name) if name.endswith(".py") else None
     if file and str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))  # which worker processes take over
-    importlib.invalidate_caches()  # the file may be a second old
+        sys.path.append(str(file.parent))  # worker processes inherit it
+    importlib.invalidate_caches()  # the file may be new
     try:
         module = importlib.import_module(file.stem if file else name)
         module.__rockstudy_plugin__ = True  # type: ignore[attr-defined]  # `store.code` reads it

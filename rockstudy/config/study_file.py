@@ -1,9 +1,8 @@
 """A configuration as a TOML file that a person can read and change.
 
-``preset = "lab"`` names the preset whose values the file changes; a file without that line has to
-give every field that has no default. Tables are sections, so that ``steps = 20`` below ``[stage2]``
-is the field ``stage2__steps``. TOML has no null: ``"none"`` stands for it in a field that may be
-None.
+``preset = "lab"`` names the preset whose values the file changes; a file without that line must
+give every field that has no default. Tables are sections: ``steps = 20`` below ``[stage2]`` is the
+field ``stage2__steps``. TOML has no null; a field that may be None takes ``"none"`` for it.
 """
 
 import json
@@ -13,10 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from rockstudy.config.fields import StudyConfig
-from rockstudy.config.names import FIELDS, SECTIONS, general, may_be_none, meaning
+from rockstudy.config.names import FIELDS, SECTIONS, general, meaning
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 
@@ -30,13 +27,7 @@ def is_file(preset: Any) -> bool:
 
 
 def read(path: str) -> dict[str, Any]:
-    """Return the tables of a file, with None for ``"none"`` where a field may be None.
-
-    Raises
-    ------
-    StudyError
-        No such file, or not TOML.
-    """
+    """Return the tables of a file; `StudyError` if it cannot be read or is not TOML."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -52,11 +43,12 @@ def _with_none(value: Any, name: str) -> Any:
         return {part: _with_none(inner, prefix + part) for part, inner in value.items()}
     if isinstance(value, list):
         return [_with_none(inner, name) for inner in value]
-    return None if value == NONE and may_be_none(name) else value
+    may_be_none = {"type": "null"} in FIELDS.get(general(name), {}).get("anyOf", ())
+    return None if value == NONE and may_be_none else value
 
 
 def nested(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the fields of a file's tables by their nested names."""
+    """Yield the fields of a file's tables by their nested names."""
     for part, value in table.items():
         name = prefix + part
         if isinstance(value, dict) and general(name) in SECTIONS:
@@ -65,36 +57,31 @@ def nested(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield name, value
 
 
-# --- writing --------------------------------------------------------------------------------------
-
-
 def text(config: StudyConfig) -> str:
     """Return a file that gives this configuration: every field, with its meaning as a comment."""
     lines = [
         *_comment(
-            "A configuration of rockstudy: change values and give the file as --config FILE. A "
-            "field that is taken out has the preset's value. After a meaning comes [what is "
-            'legal]; where that ends with None, "none" leaves the field empty.'
+            "A configuration of rockstudy: change values and pass the file as --config FILE. A "
+            "field that you remove takes the preset's value. Each meaning ends with [the legal "
+            'values]; where these include None, "none" leaves the field empty.'
         ),
         *_lines({name: value for name, value in config if name not in SECTIONS}, ""),
     ]
-    for section in (name for name in type(config).model_fields if name in SECTIONS):
-        value = getattr(config, section)
-        lines += ["", *_comment(SECTIONS[section]["description"])]
-        if isinstance(value, BaseModel):
-            lines += [f"[{section}]", *_lines(dict(value), f"{section}__")]
-            continue
-        for place, item in enumerate(value):  # the fields of the first item alone are explained
-            gap = [""] if place else []
-            lines += [*gap, f"[[{section}]]", *_lines(dict(item), f"{section}__", not place)]
+    for section, value in config:
+        if section in SECTIONS:
+            lines += ["", *_comment(SECTIONS[section]["description"])]
+            listed = isinstance(value, tuple)
+            head = f"[[{section}]]" if listed else f"[{section}]"
+            for place, item in enumerate(value if listed else [value]):
+                gap = [""] if place else []  # only the first item's fields are explained
+                lines += [*gap, head, *_lines(dict(item), f"{section}__", not place)]
     return "\n".join(lines) + "\n"
 
 
 def _lines(fields: dict[str, Any], prefix: str, explained: bool = True) -> Iterator[str]:
     for part, value in fields.items():
-        field = FIELDS[prefix + part]
         if explained:
-            yield from _comment(meaning(field))
+            yield from _comment(meaning(FIELDS[prefix + part]))
         known = prefix + part != "preset" or value in PRESETS
         yield f"{'' if known else '# '}{part} = {_toml(value)}"
 
@@ -104,7 +91,7 @@ def _comment(words: str) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """Return a value as TOML writes it: numbers, texts and lists are those of JSON."""
+    """Return a value in TOML, whose numbers, texts and lists are those of JSON."""
     if value is None:
         return f'"{NONE}"'
     if isinstance(value, dict):

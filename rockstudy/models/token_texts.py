@@ -1,4 +1,4 @@
-"""Single tokens as text, and text with its white space made visible."""
+"""Texts of single tokens, and text with visible white space."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: ArrayLike) -> list[str]
     Parameters
     ----------
     tokenizer
-        A byte-level BPE, such as the lab's, SmolLM2's or Qwen3's. Tokenizers that mark the start of
-        a word in another way lose the leading space when a token is decoded alone.
+        A byte-level BPE, such as the lab's, SmolLM2's or Qwen3's. Other tokenizers may lose the
+        leading space of a token that is decoded alone.
     ids
         Token ids (U,).
 
     Notes
     -----
-    A token that holds part of a character decodes to U+FFFD, so several ids share that text. An id
-    past the end of the vocabulary, as in padded embeddings, gives an empty text.
+    A token with part of a character decodes to U+FFFD, so several ids share that text. An id past
+    the end of the vocabulary, as in padded embeddings, gives an empty text.
     """
     rows = np.asarray(ids, dtype=np.int64).reshape(-1, 1).tolist()
     if not rows:  # an empty batch would decode to one empty text
@@ -38,12 +38,19 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: ArrayLike) -> list[str]
 
 
 def visible(text: str) -> str:
-    r"""Show blanks as ``␣ ⏎ ⇥`` and whatever else does not print as an escape, for readers.
+    r"""Show blanks as ``␣ ⏎ ⇥`` and other characters that do not print as escapes.
 
-    A backslash of the text itself stays single, so ``\n`` as two characters reads like the LaTeX
-    it is. Nothing is escaped for HTML.
+    A backslash in the text stays single, so that ``\n`` as two characters reads like LaTeX. Nothing
+    is escaped for HTML.
     """
-    return "".join(_SHOWN.get(char) or _escaped(char) for char in text)
+    return "".join(
+        _SHOWN.get(char) or (char if _prints(char) else char.encode("unicode_escape").decode())
+        for char in text
+    )
+
+
+def _prints(char: str) -> bool:
+    return char.isprintable() and char != "\ufffd"
 
 
 def _is_broken(char: str) -> bool:
@@ -52,9 +59,3 @@ def _is_broken(char: str) -> bool:
 
 def _is_sign(char: str) -> bool:
     return unicodedata.category(char)[0] in "PS"
-
-
-def _escaped(char: str) -> str:
-    if char.isprintable() and char != "\ufffd":
-        return char
-    return char.encode("unicode_escape").decode("ascii")

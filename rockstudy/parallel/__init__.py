@@ -1,1 +1,1 @@
-"""Several processes, and where models lie."""
+"""Several processes, and the devices of models."""

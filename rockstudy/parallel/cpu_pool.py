@@ -1,13 +1,12 @@
-"""Independent jobs side by side, each in a process with its share of the cores.
+"""Independent jobs in parallel processes, each with its share of the cores.
 
-A small model gains little from a second thread and loses much where something else wants the core;
-two trainings at once, one thread each, take about half of the time of one after the other. Jobs
-return nothing: what they compute is cached in the run, where the caller then finds it, and a killed
-call continues with the jobs that are not done.
+A small model gains little from a second thread, and loses much on a busy core; two trainings in
+parallel with one thread each take about half the time of running them in sequence. Jobs return
+nothing: they cache their results in the run, and a repeated call continues with unfinished jobs.
 
-The number of processes depends on the machine and the number of jobs alone, done or not, so that a
-job has as many threads, and with them the same roundings, whether or not others are done. On CUDA,
-and under `accelerate launch`, jobs run one after the other in this process.
+The number of processes depends only on the machine and the number of jobs, finished or not. A job
+therefore always has the same number of threads, and the same roundings. On CUDA, and under
+`accelerate launch`, jobs run in sequence in this process.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ def run(jobs: Mapping[str, Job], done: Callable[[str], bool]) -> None:
     Parameters
     ----------
     jobs
-        By a name for errors. Function and arguments go to another process.
+        Function and arguments, both picklable, by a name for errors.
     done
-        Whether the job of a name has nothing left to compute.
+        Whether the named job has nothing left to compute.
 
     Raises
     ------
     StudyError
-        A worker died, by the names of the jobs that were not finished. Whatever a job raises is
-        raised here, and the other jobs are stopped.
+        A worker died; the line names the unfinished jobs. The first error of a job is raised
+        unchanged. Both stop the other jobs.
     """
     todo = {name: jobs[name] for name in agreed([name for name in jobs if not done(name)])}
     processes = _processes(len(jobs))
@@ -58,7 +57,7 @@ def run(jobs: Mapping[str, Job], done: Callable[[str], bool]) -> None:
 
 
 def _processes(n_jobs: int) -> int:
-    """As many as there are threads to share; OMP_NUM_THREADS=1 therefore means one process."""
+    """At most one process per thread; OMP_NUM_THREADS=1 therefore means one process."""
     if torch.cuda.is_available() or together().num_processes > 1:
         return 1
     return max(1, min(n_jobs, torch.get_num_threads()))
@@ -84,7 +83,7 @@ def _in_pool(jobs: Mapping[str, Job], processes: int) -> None:
 
 
 def _raise(futures: Mapping[Future, str]) -> None:
-    """Raise what the first failed job raised."""
+    """Raise the error of the first failed job."""
     for future in futures:
         error = future.exception() if future.done() else None
         if isinstance(error, BrokenProcessPool):
@@ -98,10 +97,9 @@ def _raise(futures: Mapping[Future, str]) -> None:
 
 
 def _start(threads: int, bars: str, parent: int) -> None:
-    """Prepare a worker: its threads, where its bars go, and that it does not outlive its parent."""
+    """Prepare a worker: its threads, the file for its bars, and its end with its parent."""
     torch.set_num_threads(threads)
     os.environ["ROCKSTUDY_PROGRESS"] = bars
-
     die_with(parent)
 
 
@@ -118,7 +116,7 @@ def die_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def _bars() -> Iterator[str]:
-    """The file that workers write their bars to: the study's own, or one that is drawn here."""
+    """The file for the workers' bars: the study's own, or one that this process draws."""
     file = os.environ.get("ROCKSTUDY_PROGRESS")
     if file:
         yield file

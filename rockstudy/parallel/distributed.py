@@ -1,16 +1,16 @@
-"""Several processes at one study: all compute, the first alone writes what they share.
+"""A study in several processes: all of them compute, and the first one writes shared results.
 
 `accelerate launch`, `torchrun` and `rockstudy measure --processes` start the same command once per
-device. Every process then calls the same steps in the same order. What is kept in the run's folder
-comes by one of three ways, which all are `store`'s where there is one process:
+device. All processes then call the same steps in the same order. Three functions store results in
+the run's folder; with one process they are those of `store.cache`:
 
-    cached   a table: all compute it, and whatever inside is divided is divided
-    pieced   a table cut into pieces: each process computes some of them, complete or not there
-    once     a folder that all fill, such as a training's or a token table's shards
+    cached   a table that all processes compute; its inner work may be divided among them
+    pieced   a table in pieces, of which each process computes some
+    once     a folder that all processes fill, such as a training or a token table's shards
 
-Whether something has to be computed is the first process's word (`agreed`), so that nobody waits
-for a step that another one skips. What one process has written another reads only once it sees it
-(`written`): between the nodes of a network file system that may take a minute.
+The first process decides whether a step must be computed (`agreed`), so that no process waits for a
+step that a different one skips. A process reads others' results once it sees them (`written`);
+between the nodes of a network file system this may take a minute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Required, TypedDict, TypeVar, Unpack
 
 import pandas as pd
 import torch
@@ -40,24 +40,31 @@ T = TypeVar("T")
 Piece = TypeVar("Piece")
 Tool = TypeVar("Tool")
 Compute = Callable[[Path], None]
-# ours: what a process may be behind the others; who dies is seen by the launcher, not by waiting
+# ours: maximum delay of a process; the launcher, not a timeout, notices one that died
 WAIT = timedelta(days=2)
-# ours: NFS remembers for up to 60 s (acdirmax) what a folder held, and that a file was not there
+# ours: NFS caches a folder's listing, and the absence of a file, for up to 60 s (acdirmax)
 SEEN_S = 180
 
 
+class Key(TypedDict, total=False):
+    """What identifies an artefact, as in `store.cache`."""
+
+    config: Required[Mapping[str, Any]]
+    inputs: Mapping[str, str] | None
+
+
 def together() -> PartialState:
-    """Return the processes that were launched together, and which one this is; one by default."""
+    """Return the state of the processes that were launched together; one by default."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
 
 
 def agreed(value: T) -> T:
-    """Return what the first process says, to all of them."""
+    """Return the first process's value in all processes."""
     if together().num_processes == 1:
         return value
-    said = [value]
-    broadcast_object_list(said)
-    return said[0]
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def mine(things: Sequence[T]) -> Sequence[T]:
@@ -67,7 +74,7 @@ def mine(things: Sequence[T]) -> Sequence[T]:
 
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
-    """Add up, in place, the tensors that all processes give."""
+    """Add up the tensors of all processes, in place."""
     if together().num_processes > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
@@ -78,24 +85,22 @@ def cached(
     stage: str,
     name: str,
     *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
     code: str | None = None,
     compute: Callable[[], Any],
+    **key: Unpack[Key],
 ) -> Artefact:
-    """`store.cached`, where all processes compute and the first one's result is kept."""
-    place: dict[str, Any] = {"config": config, "inputs": inputs}
+    """`cache.cached` in which all processes compute and the first one's result is stored."""
     processes = together()
     if processes.num_processes == 1:
-        return cache.cached(run, stage, name, **place, code=code, compute=compute)
-    current = agreed(processes.is_main_process and cache.is_current(run, stage, name, **place))
+        return cache.cached(run, stage, name, **key, code=code, compute=compute)
+    current = agreed(processes.is_main_process and cache.is_current(run, stage, name, **key))
     if processes.is_main_process:
-        made = cache.cached(run, stage, name, **place, code=code, compute=compute)
+        made = cache.cached(run, stage, name, **key, code=code, compute=compute)
     elif not current:
         compute()
     processes.wait_for_everyone()
     if not processes.is_main_process:
-        made = written(run, stage, name, **place)
+        made = written(run, stage, name, **key)
     return made
 
 
@@ -104,31 +109,30 @@ def pieced(
     stage: str,
     name: str,
     *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
     code: str | None = None,
     pieces: Callable[[], Sequence[Piece]],
     opened: Callable[[], AbstractContextManager[Tool]],
     compute: Callable[[Tool, Piece], pd.DataFrame],
+    **key: Unpack[Key],
 ) -> Artefact:
-    """A table that is computed in pieces and put together in their order.
+    """Compute a table in pieces and concatenate them in their order.
 
-    A piece is a table of its own until all are there, so that a killed run goes on from the last
-    one. A single piece of a single process is not written twice.
+    Each piece is stored until all are complete, so that a killed run continues from the last one. A
+    single piece of a single process is not written twice.
 
     Parameters
     ----------
     pieces
-        Gives what `compute` is asked for, one after the other, where there is something to compute;
-        what a piece is says its `repr`.
+        Returns the pieces, which their `repr` identifies; called only if the table is missing.
     opened
-        Gives what computes them, such as a model; once in a process, where there is work.
+        Opens the tool that computes them, such as a model; once per process with work.
     """
     folder = Path(run) / stage / f"{name}.pieces"
     processes = together()
 
-    def of(piece: Piece) -> dict[str, Any]:
-        return {"config": {**config, "piece": repr(piece)}, "inputs": inputs}
+    def of(piece: Piece) -> Key:
+        config = {**key["config"], "piece": repr(piece)}
+        return {"config": config, "inputs": key.get("inputs")}
 
     def keep(number: int, piece: Piece, tool: Tool) -> None:
         name = f"{number:05d}"
@@ -147,39 +151,25 @@ def pieced(
         made = [written(folder, "", f"{i:05d}", **of(piece)).data for i, piece in enumerate(asked)]
         return pd.concat(made, ignore_index=True)
 
-    place: dict[str, Any] = {"config": config, "inputs": inputs, "code": code}
-    made = cached(run, stage, name, **place, compute=everything)
+    made = cached(run, stage, name, **key, code=code, compute=everything)
     if processes.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     return made
 
 
 def cut(n: int, most: int) -> list[slice]:
-    """Cut n rows into about equal runs of at most `most`, and into one for each process."""
+    """Cut n rows into about equal slices of at most `most`, with one or more per process."""
     count = min(n, max(-(-n // most), together().num_processes))
     ends = [n * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
-def written(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
-) -> Artefact:
-    """Load what another process has written by now; never compute it, for that is done.
-
-    Raises
-    ------
-    StudyError
-        Not seen in time, by the file's name.
-    """
+def written(run: Path, stage: str, name: str, **key: Unpack[Key]) -> Artefact:
+    """Load an artefact that a different process has written; `StudyError` if it stays unseen."""
     path = Path(run) / stage / name
 
     def load() -> Artefact | None:
-        if not cache.is_current(run, stage, name, config=config, inputs=inputs):
+        if not cache.is_current(run, stage, name, **key):
             return None
         data, manifest = cache.load(path), cache.load_manifest(path)
         return Artefact(data, manifest.sha256, manifest, False)
@@ -192,25 +182,23 @@ def once(
     stage: str,
     name: str,
     *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
     code: str | None = None,
     compute: Callable[[Path], None],
+    **key: Unpack[Key],
 ) -> FolderArtefact:
-    """`cache.cached_folder`, where every process helps to fill the folder."""
-    place: dict[str, Any] = {"config": config, "inputs": inputs}
+    """`cache.cached_folder` in which every process helps to fill the folder."""
     processes = together()
     if processes.num_processes == 1:
-        return cache.cached_folder(run, stage, name, **place, code=code, compute=compute)
+        return cache.cached_folder(run, stage, name, **key, code=code, compute=compute)
 
     def everywhere(folder: Path) -> None:
         compute(agreed(folder))
         processes.wait_for_everyone()
 
     if processes.is_main_process:
-        made = cache.cached_folder(run, stage, name, **place, code=code, compute=everywhere)
+        made = cache.cached_folder(run, stage, name, **key, code=code, compute=everywhere)
         if not made.fresh:
-            agreed(None)  # there was nothing to fill
+            agreed(None)  # nothing to fill
     elif folder := agreed(None):
         _seen(folder, folder.is_dir)
         compute(folder)
@@ -218,20 +206,15 @@ def once(
     processes.wait_for_everyone()
     if not processes.is_main_process:
         path = Path(run) / stage / name
-        made = _seen(path, lambda: cache.stored_folder(run, stage, name, **place))
+        made = _seen(path, lambda: cache.stored_folder(run, stage, name, **key))
     return made
 
 
 def _seen(path: Path, look: Callable[[], T | None]) -> T:
-    """Return what `look` finds of a path that is there, once this process's node shows it.
+    """Return the result of `look` for an existing path, once this process's node sees it.
 
-    Until then it finds nothing, or the error of a file that is half new. Listing the folder makes a
-    network file system ask its server again.
-
-    Raises
-    ------
-    StudyError
-        Nothing found within `SEEN_S`.
+    Until then `look` finds nothing, or raises on a half-updated file. Listing the folder makes a
+    network file system ask its server again. `StudyError` after `SEEN_S` seconds.
     """
     ends, reason = time.monotonic() + SEEN_S, ""
     while True:
@@ -245,6 +228,6 @@ def _seen(path: Path, look: Callable[[], T | None]) -> T:
         if time.monotonic() > ends:
             raise StudyError(
                 f"{path}: must be seen by all nodes; {socket.gethostname()} does not see within "
-                f"{SEEN_S} s what another process has written{reason}; run again"
+                f"{SEEN_S} s what a different process has written{reason}; run again"
             )
         time.sleep(SEEN_S / 360)  # ours: twice a second

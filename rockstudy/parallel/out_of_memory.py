@@ -1,4 +1,4 @@
-"""Out of memory, said in one line that names what to lower."""
+"""Out-of-memory errors as one line that names the parameters to lower."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,27 +7,21 @@ import torch
 
 from rockstudy.errors import StudyError
 
-# What a RuntimeError of no class of its own says: torch's CPU allocator, CUDA outside of torch's
-# allocator, cuBLAS for its workspace.
-_SAYS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# texts of plain RuntimeErrors: torch's CPU allocator, CUDA outside torch's allocator, cuBLAS
+_TEXTS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
 def advised(where: str | Callable[[], str], knobs: Mapping[str, int | bool]) -> Iterator[None]:
-    """Turn an allocation that failed inside into an error that names the parameters to change.
+    """Turn a failed allocation into a `StudyError` that names the parameters to change.
 
     Parameters
     ----------
     where
-        What was being done, or a function that says so when it is asked.
+        The activity, or a function that returns it.
     knobs
-        Current values by parameter, the first to try first. A count is to be lowered, a boolean to
-        be made true; a count of 1 and True are left out.
-
-    Raises
-    ------
-    StudyError
-        In the place of a MemoryError, and of what torch raises on CUDA and on the CPU.
+        Current values by parameter, in order of preference. The line advises to lower counts above
+        1 and to set False to true.
     """
     try:
         yield
@@ -39,10 +33,10 @@ def advised(where: str | Callable[[], str], knobs: Mapping[str, int | bool]) -> 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a CUDA device or on the CPU."""
+    """Whether an error means that memory ran out, on a CUDA device or on the CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAYS)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
 
 
 def _advice(knobs: Mapping[str, int | bool]) -> str:

@@ -1,10 +1,10 @@
-"""Where the models of a process lie: on a device each, or sharded over processes by FSDP2.
+"""Devices of a process's models, or their shards under FSDP2.
 
-By default both are on the process's own device. Under ``accelerate launch`` with FSDP they are
-loaded on the CPU, for the whole of one may be more than a device holds. The student is then sharded
-over all processes by accelerate; the teacher over those of each node, so that its layers, which are
-gathered for every forward pass, never cross between nodes. With ``teacher_device: next`` half of a
-node's devices train and the other half hold one teacher each.
+By default both models are on the process's own device. Under ``accelerate launch`` with FSDP they
+are loaded on the CPU, since a whole model may not fit on a device. accelerate then shards the
+student over all processes. The teacher is sharded over the processes of each node, so that its
+layers, which every forward pass gathers, never cross between nodes. With ``teacher_device: next``
+half of a node's devices train and each of the others has a whole teacher.
 """
 
 import copy
@@ -22,14 +22,14 @@ from rockstudy.errors import StudyError
 
 
 class Places(NamedTuple):
-    """Where the two models are loaded."""
+    """Devices on which the two models are loaded."""
 
     student: torch.device
     teacher: torch.device
 
 
 def default_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
+    """CUDA if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -39,13 +39,7 @@ def sharding() -> bool:
 
 
 def places(teacher_device: Literal["same", "next"]) -> Places:
-    """Where this process loads its models.
-
-    Raises
-    ------
-    StudyError
-        Too few CUDA devices.
-    """
+    """Devices on which this process loads its models; `StudyError` if there are too few."""
     own = torch.device("cpu") if sharding() else default_device()
     if teacher_device == "same":
         return Places(own, own)
@@ -54,12 +48,9 @@ def places(teacher_device: Literal["same", "next"]) -> Places:
 
 
 def next_device(processes: int, index: int, count: int) -> torch.device:
-    """Device of the teacher of process `index`, the first of a node's `count` devices training.
+    """Device of the teacher of process `index` on a node whose first devices train.
 
-    Raises
-    ------
-    StudyError
-        Fewer than two devices for each of the node's processes.
+    `StudyError` if the node has fewer than two devices per process.
     """
     if count < 2 * processes:
         raise StudyError(
@@ -70,15 +61,14 @@ def next_device(processes: int, index: int, count: int) -> torch.device:
 
 
 def sharded(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """A copy of a model for scoring, of which each process of a node holds a part.
+    """A copy of a model for scoring, sharded over the processes of each node.
 
-    A layer is gathered for its forward pass and dropped after it; so are embedding and head, which
-    `divergence.Head.of` gathers again. The model itself is left whole where it is, so that it can
-    still sample and its weights be hashed. On CUDA a device never holds more of it in whole than a
-    layer or two, or its embedding and head.
+    A layer is gathered for its forward pass and dropped after it, as are embedding and head, which
+    `divergence.Head.of` gathers again. The original stays whole, for sampling and hashing. On CUDA
+    at most a layer or two, or embedding and head, are gathered at a time.
     """
     weights = {id(p): torch.nn.Parameter(p.detach(), False) for p in model.parameters()}
-    copied: Any = copy.deepcopy(model, weights)  # its parameters share the model's memory
+    copied: Any = copy.deepcopy(model, weights)  # shares the model's memory
     processes = _node_processes()
     mesh = _of_node(device.type, int(os.environ.get("WORLD_SIZE", "1")) // processes, processes)
     for layer in copied.get_decoder().layers:
@@ -86,7 +76,7 @@ def sharded(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return fully_shard(copied, mesh=mesh, reshard_after_forward=True).eval()
 
 
-@functools.cache  # a mesh makes process groups, which stay
+@functools.cache  # a mesh creates process groups, which persist
 def _of_node(kind: str, nodes: int, processes: int) -> DeviceMesh:
     """The processes of this node."""
     names = ("node", "process")
@@ -94,5 +84,5 @@ def _of_node(kind: str, nodes: int, processes: int) -> DeviceMesh:
 
 
 def _node_processes() -> int:
-    """How many processes were launched together on this node."""
+    """Number of processes that were launched on this node."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -15,7 +15,7 @@ def lifecycle(
 ) -> figure_style.Figure:
     """The life of rock tokens (figure 1): they persist, few matter, training may leave them out.
 
-    A panel whose notebook was not run (None) says so.
+    The panel of a notebook that was not run (None) is marked "not run".
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def _knocked_out(axis: Axes, table: pd.DataFrame) -> None:
     for kind, style in styles.items():
         some = table[table["class"] == kind]
         place = some.benchmark.map(benchmarks.index).to_numpy(float)
-        place += 0.7 * (np.arange(len(some)) * 0.618 % 1 - 0.5)  # spread, the same in every drawing
+        place += 0.7 * (np.arange(len(some)) * 0.618 % 1 - 0.5)  # a fixed spread
         axis.scatter(place, some.delta, lw=0, label=f"{kind} ({counts.get(kind, 0)})", **style)
     axis.axhline(0, color="black", lw=0.8)
     sizes = table.groupby("benchmark").size()

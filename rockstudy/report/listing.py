@@ -1,4 +1,4 @@
-"""The claims table for reading: in a terminal, in a notebook, and its headlines for the README."""
+"""The claims table for a terminal, for a notebook, and its headlines for the README."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TABLE = """
 <table><thead><tr><th>claim</th><th>paper</th><th>measured</th><th>verdict</th></tr></thead>
 <tbody>{rows}</tbody></table></details>
 """
-WORDS = {"differs": "differ"}  # said of several
+WORDS = {"differs": "differ"}  # plural
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Return how many claims there are, and how many have each verdict that occurs."""
+    """Return the number of claims, in total and by verdict."""
     counts = table.verdict.value_counts()
     parts = [f"{counts[name]} {WORDS.get(name, name)}" for name in VERDICTS if name in counts]
     noun = "claim" if len(table) == 1 else "claims"
@@ -28,12 +28,12 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def lines(table: pd.DataFrame) -> list[str]:
-    """Return the claims for reading: a heading for each notebook, three lines for each claim."""
-    found = []
+    """Return the claims as text: a heading for each notebook, three lines for each claim."""
+    text = []
     for notebook, rows in table.groupby("notebook", sort=False):
-        found += ([""] if found else []) + [f"{notebook}  ({summary(rows)})"]
-        found += [line for row in rows.to_dict("records") for line in _claim(row)]
-    return [*found, "", summary(table)] if found else []
+        text += ([""] if text else []) + [f"{notebook}  ({summary(rows)})"]
+        text += [line for row in rows.to_dict("records") for line in _claim(row)]
+    return [*text, "", summary(table)] if text else []
 
 
 def _claim(row: dict[str, Any]) -> list[str]:
@@ -47,7 +47,7 @@ def _claim(row: dict[str, Any]) -> list[str]:
 
 
 def markdown(table: pd.DataFrame) -> list[str]:
-    """Return the headline claims as a Markdown table, and a line that counts all of them."""
+    """Return the headline claims as a Markdown table, with a line that counts all claims."""
     rows = table[table.headline.astype(bool)].to_dict("records")
     cells = [
         [row["statement"], display.number(row["paper"]), measured(row), sample(row), row["verdict"]]
@@ -55,15 +55,12 @@ def markdown(table: pd.DataFrame) -> list[str]:
     ]
     lines = [" | ".join(one.replace("|", r"\|") for one in line) for line in cells]
     head = ["| claim | paper | measured | sample | verdict |", "|---|---|---|---|---|"]
-    return (
-        [*head, *(f"| {line} |" for line in lines), "", f"{len(rows)} of {summary(table)}."]
-        if len(table)
-        else []
-    )
+    whole = [*head, *(f"| {line} |" for line in lines), "", f"{len(rows)} of {summary(table)}."]
+    return whole if len(table) else []
 
 
 def tables(table: pd.DataFrame) -> display.Html:
-    """Return the claims as HTML, a table that folds for each notebook; all text is escaped."""
+    """Return the claims as HTML, a folding table for each notebook; all text is escaped."""
     parts = []
     for notebook, rows in table.groupby("notebook", sort=False):
         cells = "".join(_row(row) for row in rows.to_dict("records"))
@@ -85,12 +82,10 @@ def _row(row: dict[str, Any]) -> str:
 
 def measured(row: Mapping[str, Any]) -> str:
     """Return a claim's measured number with its interval."""
-    interval = (
-        "" if pd.isna(row["lo"]) else f" [{display.number(row['lo'])}, {display.number(row['hi'])}]"
-    )
-    return display.number(row["value"]) + interval
+    value, lo, hi = (display.number(row[name]) for name in ("value", "lo", "hi"))
+    return value if pd.isna(row["lo"]) else f"{value} [{lo}, {hi}]"
 
 
 def sample(row: Mapping[str, Any]) -> str:
-    """Return how many of which unit a claim rests on."""
+    """Return the sample of a claim: number and unit."""
     return f"{row['n']} {row['unit']}" if row["n"] else ""

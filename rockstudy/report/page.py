@@ -1,9 +1,9 @@
-"""Executed notebooks as one HTML page that needs nothing else: no network, no file.
+"""Executed notebooks as one self-contained HTML page: no network, no other file.
 
-Everything in a notebook's output is untrusted, token text above all. HTML is cleaned against a list
-of allowed tags, text is escaped, characters that reorder text are spelled out, and the page's
-content security policy forbids every script but the one that sorts the claims, by its hash.
-Formulas become MathML, which browsers draw without a library; one that does not parse stays LaTeX.
+A notebook's output is untrusted, especially token text. HTML is reduced to allowed tags, text is
+escaped, characters that reorder text are spelled out, and the content security policy allows only
+the script that sorts the claims, by its hash. Formulas become MathML, which browsers draw without a
+library; a formula that does not parse stays LaTeX.
 """
 
 import base64
@@ -67,10 +67,7 @@ CELLS = """
 
 @dataclass(frozen=True)
 class Section:
-    """One notebook on the page: anchor, title, HTML, its headings with their anchors, its question.
-
-    ``figure`` is the HTML of its first figure, if there is one.
-    """
+    """One notebook on the page, with its headings' anchors and its first figure as HTML."""
 
     anchor: str
     title: str
@@ -81,7 +78,7 @@ class Section:
 
 
 def clean(text: str) -> str:
-    """Return HTML with the allowed tags and attributes only; the rest is dropped or escaped."""
+    """Return HTML with only the allowed tags and attributes; others are dropped or escaped."""
     soup = BeautifulSoup(text, "html.parser")
     for element in soup(["script", "style", "template", "noscript", "iframe", "object"]):
         element.decompose()
@@ -100,11 +97,11 @@ def _allowed(tag: str, name: str, value: str) -> bool:
 
 
 def mathml(latex: str, *, block: bool) -> str:
-    """Return a formula as MathML, with its source for those who copy it, else as LaTeX source."""
+    """Return a formula as MathML with its source as title, or as LaTeX if it does not parse."""
     source = html.escape(latex.strip())
     try:
         drawn = latex2mathml.converter.convert(latex, display="block" if block else "inline")
-    except Exception:  # whatever its parser trips over, the formula stays readable
+    except Exception:  # any parser error: the formula stays readable
         return f'<code class="math">{source}</code>'
     return f'<span class="math" title="{source}">{drawn}</span>'
 
@@ -152,21 +149,13 @@ def _exporter() -> HTMLExporter:
 
 
 def section(notebook: nbformat.NotebookNode, name: str) -> Section:
-    """Return an executed notebook as a section of the page.
-
-    Parameters
-    ----------
-    notebook
-        Left as it is.
-    name
-        The notebook's, from which its anchors are made.
-    """
+    """Return an executed notebook as a section of the page, whose anchors begin with its name."""
     described = copy.deepcopy(notebook)
     for cell, alt in zip(described.cells, alternatives(notebook), strict=True):
         cell.metadata["alt"] = alt
     converted, _ = _exporter().from_notebook_node(described)
     soup = BeautifulSoup(converted, "html.parser")
-    for cell in soup.select('[id^="cell-id="]'):  # the same in every fork
+    for cell in soup.select('[id^="cell-id="]'):  # equal in all forks
         del cell["id"]
     title, headings = name, []
     for number, heading in enumerate(soup(re.compile("^h[1-5]$"))):
@@ -193,7 +182,7 @@ def _question(soup: BeautifulSoup) -> str:
 
 
 def _fold(heading: Tag) -> None:
-    """Fold the tables between a heading and the next text: the same in every notebook of a run."""
+    """Fold the tables between a heading and the next text."""
     cell = heading.find_parent(class_="prose")
     while (cell := cell and cell.find_next_sibling()) and "cell" in cell.get("class", []):
         for table in cell.select(".wide"):
@@ -204,9 +193,9 @@ def _fold(heading: Tag) -> None:
 
 
 def alternatives(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return for each cell the text that stands for its figures where they cannot be seen.
+    """Return the alternative text of each cell's figures.
 
-    It is the cell's ``alt`` metadata, else the last sentence-like line of text above the cell.
+    It is the cell's ``alt`` metadata, or else the last line of text above the cell.
     """
     texts, above = [], "Figure"
     for cell in notebook.cells:
@@ -230,17 +219,7 @@ def images(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
 
 
 def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
-    """Return the whole page.
-
-    Parameters
-    ----------
-    title
-        Of the page.
-    sections
-        One for each notebook.
-    **values
-        What else the template ``report.html`` shows; text in them is escaped.
-    """
+    """Return the whole page; further values fill the template ``report.html`` and are escaped."""
     here = Path(__file__).parent
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -263,12 +242,12 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
 
 
 def _key(value: float) -> str:
-    """A number as the script sorts it; empty where there is none."""
+    """Sort key of a number for the script; empty for NaN."""
     return "" if value != value else repr(float(value))
 
 
 def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
-    """Where interval, value and the paper's number lie between the outermost two, in percent."""
+    """Positions of interval, value and the paper's number between the outermost two, in percent."""
     ends = [row[name] for name in ("lo", "hi", "value", "paper")]
     if any(end != end for end in ends) or min(ends) == max(ends):
         return None
@@ -281,12 +260,3 @@ def _highlighting() -> str:
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
-
-
-def number(value: Any) -> str:
-    """A number for reading: at most four significant digits; a dash where there is none."""
-    if value is None or value != value:
-        return "–"
-    if isinstance(value, Mapping | str):
-        return str(value)
-    return f"{value:.4g}"

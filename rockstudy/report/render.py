@@ -1,9 +1,4 @@
-"""What a run found: opening it from a notebook, its claims table, its provenance, its HTML report.
-
-A notebook opens its run by `open_run`. The run id ``reference`` stands for the tables that are
-committed under ``data/reference/<preset>/``: read, never written, so that a fresh clone can step
-through every notebook. `rockstudy run` always passes a run of its own.
-"""
+"""The HTML report of a run: its notebooks, figures, claims and provenance."""
 
 import base64
 import os
@@ -20,16 +15,16 @@ from rockstudy.report.notebook_file import read
 from rockstudy.runs import Run, provenance
 from rockstudy.store import cache
 
-OVERVIEW = "09_report"  # its first figure stands above the claims
+OVERVIEW = "09_report"  # the report shows its first figure above the claims
 
 
 def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
-    """What the report says on top: which run, which code, where, how long."""
+    """Facts at the top of the report: run, parameters, artefacts, code, device, versions."""
     versions: dict[str, set[str]] = {}
     for manifest in cache.manifests(run).values():
         for name, version in manifest.versions.items():
             versions.setdefault(name, set()).add(str(version))
-    named = [f"{name} {' and '.join(sorted(found))}" for name, found in sorted(versions.items())]
+    named = [f"{name} {' and '.join(sorted(those))}" for name, those in sorted(versions.items())]
     seconds = table.seconds.astype(float).sum()
     took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return [
@@ -43,22 +38,17 @@ def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def executed(run: Path) -> list[Path]:
-    """Return the notebooks of a run that were executed to their end, in their order."""
+    """Return the completely executed notebooks of a run, in their order."""
     unfinished = (".partial.ipynb", ".failed.ipynb")
-    found = sorted((run / "notebooks").glob("*.ipynb"))
-    return [path for path in found if not path.name.endswith(unfinished)]
+    notebooks = sorted((run / "notebooks").glob("*.ipynb"))
+    return [path for path in notebooks if not path.name.endswith(unfinished)]
 
 
 def render(run: Path | Run) -> Path:
-    """Write the report of a run, one HTML file that needs nothing else, and return its path.
+    """Write the report of a run as one self-contained HTML file and return its path.
 
-    The figures are written as files as well, under ``figures/``. Nothing in the report depends on
-    when it was made.
-
-    Raises
-    ------
-    StudyError
-        A run without an executed notebook.
+    The figures are also written as files under ``figures/``. The report does not depend on the time
+    of rendering. `StudyError` for a run without executed notebooks.
     """
     folder = Path(run)
     notebooks = {path.stem: read(path) for path in executed(folder)}
@@ -67,8 +57,10 @@ def render(run: Path | Run) -> Path:
     for name, notebook in notebooks.items():
         _write_figures(folder / "figures", name, page.images(notebook))
     table = provenance(folder)
-    shown = table.assign(seconds=[page.number(s) for s in table.seconds]).astype(object)
-    found = records.read_claims(folder)
+    shown = table.assign(seconds=[f"{s:.4g}" if s == s else "–" for s in table.seconds]).astype(
+        object
+    )
+    claims = records.read_claims(folder)
     html = page.page(
         title=f"rockstudy: {folder.name}",
         sections=[page.section(notebook, name) for name, notebook in notebooks.items()],
@@ -77,10 +69,10 @@ def render(run: Path | Run) -> Path:
             f"{path.name.removesuffix('.failed.ipynb')} did not run to its end: see {path.name}"
             for path in sorted((folder / "notebooks").glob("*.failed.ipynb"))
         ],
-        claims=found.to_dict("records"),
+        claims=claims.to_dict("records"),
         overview=OVERVIEW,
-        summary=listing.summary(found),
-        verdicts=[(name, int((found.verdict == name).sum())) for name in VERDICTS],
+        summary=listing.summary(claims),
+        verdicts=[(name, int((claims.verdict == name).sum())) for name in VERDICTS],
         provenance_columns=list(shown.columns),
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
     )

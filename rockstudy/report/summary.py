@@ -1,7 +1,7 @@
-"""What notebook 09 reads of a finished run: the life of rock tokens, and settings side by side.
+"""Tables of notebook 09 from a finished run: the life of rock tokens, and a comparison of settings.
 
-Nothing is computed that an earlier notebook computes, and nothing is stored. A table that is not
-there, because its notebook was not run, is None.
+This module computes nothing that an earlier notebook computes, and stores nothing. The table of a
+notebook that was not run is None.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Callable[[StudyConfig], Any]] = {  # id of the paper's numbe
 
 
 def stored(run: Run, step: Callable[[Run], pd.DataFrame]) -> pd.DataFrame | None:
-    """A table that an earlier notebook left in the run, or None where it was not run."""
+    """A table of an earlier notebook, or None if that was not run."""
     try:
         return step(run.only_reading())
     except NotStored:
@@ -55,7 +55,7 @@ def stored(run: Run, step: Callable[[Run], pd.DataFrame]) -> pd.DataFrame | None
 def persistence(run: Run) -> pd.DataFrame | None:
     """Mean reverse KL of the groups of notebook 04 along stage 2: ``group, seed, step, rkl``.
 
-    On the rollouts that the student trains on; occurrences of a logging window pooled.
+    On the rollouts of training, with the occurrences of a logging window pooled.
     """
     types = stored(run, training_steps.type_losses)
     chosen = stored(run, gradients_steps.groups)
@@ -79,15 +79,15 @@ def utility(run: Run) -> pd.DataFrame | None:
 
     The interval resamples training seeds and problems; NaN with a single seed.
     """
-    found = stored(run, selective_steps.accuracy)
-    if found is None:
+    accuracy = stored(run, selective_steps.accuracy)
+    if accuracy is None:
         return None
-    ends = selective_steps.at_end(found)
+    ends = selective_steps.at_end(accuracy)
     return selective_steps.means(ends, run.rng("utility")).drop(columns="step")
 
 
 def settings(run: Run) -> pd.DataFrame:
-    """The paper's settings beside this run's: ``setting, unit, paper, here``."""
+    """Settings of the paper and of this run: ``setting, unit, paper, here``."""
     rows = []
     for name, ours in SETTINGS.items():
         theirs = paper.number(name)
@@ -99,7 +99,7 @@ def settings(run: Run) -> pd.DataFrame:
 
 
 def verdicts_by_notebook(claims: pd.DataFrame) -> pd.DataFrame:
-    """How many claims of each notebook have each verdict, and all of them together."""
+    """Number of claims by notebook and verdict, with a total."""
     counts = pd.crosstab(claims.notebook, claims.verdict).reindex(columns=VERDICTS, fill_value=0)
     counts.columns.name = None
     return pd.concat([counts, counts.sum().to_frame("all").T]).astype(int)

@@ -1,1 +1,1 @@
-"""Rollouts, who writes them, and their grading."""
+"""Rollouts, the engines that sample them, and their grading."""

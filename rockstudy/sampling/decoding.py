@@ -4,10 +4,10 @@ A token is drawn by inverting the cumulative distribution, one uniform number pe
 
     token = min { v : sum_{w <= v} p(w) > u * sum_w p(w) }.
 
-Three things keep it fast, and a finished row costs nothing: keys and values are written into
-preallocated buffers (transformers' `DynamicLayer` copies the whole cache at every token, most of
-the time of a small model on CPU), a prompt that others begin with is read with one of them, and
-rows that have ended leave the batch. Nothing waits for a CUDA device at every token.
+It is fast for these reasons: keys and values are written into preallocated buffers (transformers'
+`DynamicLayer` copies the whole cache at every token, which dominates the time of a small model on a
+CPU); a prompt that is a prefix of a longer one is read together with it; finished rows leave the
+batch; and a CUDA device is not synchronised at every token.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from transformers.cache_utils import DynamicLayer
 
 from rockstudy.errors import StudyError
 
-COMPACT_SHARE = 1 / 8  # ours: drop finished rows once they are this share of the batch
-GROW = 64  # ours: least number of columns by which a cache buffer grows
-CUDA_POLL = 8  # ours: columns between looks at a CUDA batch, each of which waits for the device
+COMPACT_SHARE = 1 / 8  # ours: share of finished rows at which the batch drops them
+GROW = 64  # ours: minimum number of columns by which a cache buffer grows
+CUDA_POLL = 8  # ours: columns between checks of a CUDA batch, each of which synchronises
 
 
 @dataclass(frozen=True)
 class Chooser:
-    """Turns logits (B, V) and uniforms (B,) into tokens (B,); greedy at temperature 0."""
+    """Sampling of tokens (B,) from logits (B, V) and uniforms (B,); greedy at temperature 0."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -83,13 +83,13 @@ def decode(
     uniforms
         float64 (B, T) in [0, 1).
     choose
-        How a token comes from logits and a uniform number.
+        Samples a token from logits and a uniform number.
     ends
         End-of-text token ids on the model's device.
     limits
-        int (B,), from 1 to T: where a row that has not ended is cut.
+        int (B,), from 1 to T: maximum length of a row.
     banned
-        int (B, n): token ids whose logit is minus infinity at every step, filled up with -1.
+        int (B, n): token ids whose logit is minus infinity at every step, padded with -1.
 
     Raises
     ------
@@ -161,10 +161,10 @@ def _leaving(
 def _prefill(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]]
 ) -> tuple[DynamicCache, torch.Tensor]:
-    """Read all but the last token of every prompt, and spread the cache over the batch's rows.
+    """Read all but the last token of every prompt, and expand the cache to the batch's rows.
 
-    A prompt that another one begins with takes the first columns of the other's cache, whose
-    further columns are masked. Not so where attention has a window, which counts columns.
+    A prompt that is a prefix of a longer one shares its cache, with the remaining columns masked.
+    Windowed attention counts columns, so its prompts share nothing.
     """
     cache = DynamicCache(config=model.config)
     whole = all(type(layer) is DynamicLayer for layer in cache.layers)
@@ -194,8 +194,8 @@ def _prefill(
 
 
 def _longer(keys: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """For every key one of the keys that begins with it and that no other key begins with."""
-    ordered = sorted(set(keys))  # what begins with a key stands right after it
+    """Map every key to one that begins with it and is itself a prefix of no other key."""
+    ordered = sorted(set(keys))  # extensions of a key directly follow it
     found = {ordered[-1]: ordered[-1]}
     for key, after in reversed(list(pairwise(ordered))):
         found[key] = found[after] if after[: len(key)] == key else key
@@ -221,7 +221,7 @@ def _forward(
 
 
 class _Layer(DynamicLayer):
-    """A cache layer that writes into a buffer with room to spare instead of concatenating."""
+    """A cache layer that writes into a larger buffer instead of concatenating."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -230,7 +230,7 @@ class _Layer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append along the sequence axis and return views of all that is there."""
+        """Append along the sequence axis and return views of the whole cache."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]

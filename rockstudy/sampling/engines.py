@@ -1,11 +1,11 @@
-"""Who writes the completions: transformers models through `decoding`, or vLLM.
+"""The engines that sample completions: transformers models through `decoding`, or vLLM.
 
-An `Engine` continues rows of token ids, each with a limit, banned tokens and random numbers of its
-own; `rollout.generate` and `knockout.resample` make the rows. With the same rows both engines
-follow the same distribution, and the same greedy completions, but not the same draws: transformers
-models invert the cumulative distribution with the row's uniform numbers, vLLM adds noise from a
-generator that the row's seed starts. In both a row is independent of the rows beside it, up to
-floating point in the logits.
+An `Engine` continues rows of token ids. Each row has its own limit, banned tokens and random
+numbers; `rollout.generate` and `knockout.prefix_reuse` make the rows. From the same rows both
+engines sample the same distribution and the same greedy completions, but not the same draws:
+transformers models invert the cumulative distribution with the row's uniform numbers, while vLLM
+adds noise from a generator with the row's seed. In both, a row does not depend on other rows, up
+to floating point in the logits.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Row:
     Attributes
     ----------
     ids
-        Token ids to continue: a prompt, and in a knockout what is kept of its completion.
+        Token ids to continue: a prompt, and in a knockout the kept part of its completion.
     limit
-        Most tokens to write, at least 1.
+        Maximum number of tokens to write, at least 1.
     stream
-        Seed, stage and unit (`store.rng`) that its random numbers come from.
+        Seed, stage and unit of its random numbers (`store.seeds`).
     banned
         Token ids whose logit is minus infinity at every step.
     """
@@ -50,13 +50,7 @@ class Row:
 
 
 class Engine(ABC):
-    """What continues rows of token ids.
-
-    Attributes
-    ----------
-    config, generation_config
-        The model's, as transformers reads them: size of the vocabulary, context, end of text.
-    """
+    """A model that continues rows of token ids, with transformers' configurations of it."""
 
     config: Any
     generation_config: Any
@@ -71,18 +65,13 @@ class Engine(ABC):
     ) -> list[np.ndarray]:
         """Write the completions: an int32 array of new token ids for every row.
 
-        A row ends with its first token in `ends`, which it keeps, or at its limit, and then nothing
-        is appended. `left` is called with each row that is done.
-
-        Raises
-        ------
-        StudyError
-            Logits that are not finite, where the engine sees them.
+        A row ends with its first token in `ends`, or at its limit without one. Each finished row is
+        passed to `left`. An engine that sees logits raises `StudyError` if they are not finite.
         """
 
 
 class TransformersEngine(Engine):
-    """A transformers model, decoded in batches of rows of about the same length."""
+    """A transformers model that decodes batches of rows of similar length."""
 
     def __init__(self, model: PreTrainedModel, batch_size: int) -> None:
         self.model, self.batch_size = model, batch_size
@@ -96,7 +85,7 @@ class TransformersEngine(Engine):
         ends: Sequence[int],
         left: Callable[[Row], Any],
     ) -> list[np.ndarray]:
-        """Write the completions; rows are sorted by length, and then by limit."""
+        """Write the completions; rows are sorted by length, then by limit."""
         order = sorted(range(len(rows)), key=lambda r: (len(rows[r].ids), rows[r].limit, r))
         done: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows)
         stop = torch.tensor(ends, device=self.model.device)
@@ -115,14 +104,14 @@ class TransformersEngine(Engine):
 
 
 def _uniforms(rows: Sequence[Row], n: int, choose: Chooser) -> np.ndarray:
-    """Uniform numbers float64 (B, n), a stream per row; zeros when greedy."""
+    """Uniform numbers float64 (B, n), one stream per row; zeros when greedy."""
     if choose.temperature == 0:
         return np.zeros((len(rows), n))
     return np.stack([generator(*row.stream).random(n) for row in rows])
 
 
 def _banned(rows: Sequence[Row]) -> np.ndarray | None:
-    """Banned ids int64 (B, n), filled up with -1; None where no row has any."""
+    """Banned ids int64 (B, n), padded with -1; None if no row has any."""
     width = max(len(row.banned) for row in rows)
     if width == 0:
         return None
@@ -133,7 +122,7 @@ def _banned(rows: Sequence[Row]) -> np.ndarray | None:
 
 
 def of(model: PreTrainedModel | Engine, batch_size: int) -> Engine:
-    """The engine of a transformers model; an engine is its own."""
+    """Return the engine of a transformers model; an engine is returned unchanged."""
     return model if isinstance(model, Engine) else TransformersEngine(model, batch_size)
 
 
@@ -144,31 +133,25 @@ def opened(
     load: Callable[[], PreTrainedModel],
     *,
     max_prompt_tokens: int,
-    revision: str | None = None,
-    gguf_file: str | None = None,
-    dtype: loading.DType = "auto",
-    field: str = "model",
-    resting: Sequence[PreTrainedModel] = (),
+    **model: Any,
 ) -> Iterator[Engine]:
-    """Give the engine that `how` asks for; a vLLM engine and its memory are gone at the end.
+    """Open the configured engine; a vLLM engine frees its memory at the end.
 
     Parameters
     ----------
     how
         Engine, batch size and limit.
-    name, revision, gguf_file, dtype, field
-        The model, as in `models.load_model`; only vLLM reads them.
+    name, model
+        The model for vLLM, and further arguments of `VllmEngine`.
     load
-        Gives the transformers model; only that engine calls it.
+        Returns the model for transformers.
     max_prompt_tokens
-        Tokens of the longest prompt, for which vLLM makes room.
-    resting
-        Models that lie in the machine's memory while a vLLM engine has the device.
+        Token limit of prompts, for which vLLM reserves memory.
 
     Raises
     ------
     StudyError
-        vLLM is not installed, or cannot read such a model.
+        vLLM is not installed or cannot read the model.
     """
     if how.engine == "transformers":
         yield TransformersEngine(load(), how.batch_size)
@@ -182,15 +165,7 @@ def opened(
             "engine: vllm is not installed; install the extra rockstudy[vllm], or take the "
             "engine transformers"
         ) from None
-    served = VllmEngine(
-        name,
-        max_prompt_tokens + how.max_new_tokens,
-        revision=revision,
-        gguf_file=gguf_file,
-        dtype=dtype,
-        field=field,
-        resting=resting,
-    )
+    served = VllmEngine(name, max_prompt_tokens + how.max_new_tokens, **model)
     try:
         yield served
     finally:

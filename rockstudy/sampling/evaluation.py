@@ -1,4 +1,4 @@
-"""Grading checkpoints, and sampling the rollouts that are measured; each computed once in a run."""
+"""Grading checkpoints and sampling rollouts, each computed once in a run."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
     label
         Name of the outcomes.
     folder
-        Where the model is; None for the pair's ``teacher`` or ``student``, whichever the label is.
+        Folder of the model; None for the pair's ``teacher`` or ``student``, named by the label.
 
     Returns
     -------
     DataFrame
-        `rollout.evaluate`'s columns and ``model``, the label.
+        The columns of `rollout.evaluate`, and ``model``, the label.
     """
     config, how = run.config, run.config.evaluation
     seed = torch_seed(config.seed, "evaluation")
@@ -65,7 +65,7 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
 
 
 def is_graded(run: Run, label: str, folder: Path) -> bool:
-    """Whether `graded` would only read."""
+    """Whether `graded` finds its outcomes in the run."""
     return run.is_stored("evaluation", label, **_grading(run, label, folder))
 
 
@@ -87,12 +87,12 @@ def _grading(run: Run, label: str, folder: Path | None) -> dict[str, Any]:
 
 
 def graded_on(run: Run) -> dict[str, str]:
-    """The benchmarks as an input: the bytes of their files are not in the configuration."""
+    """The benchmarks as an input, with the contents of their files."""
     return {"benchmarks": fingerprint([tasks.identity(task) for task in run.config.benchmarks])}
 
 
 def sampling_knobs(stage: str, how: EvalConfig) -> dict[str, int]:
-    """What makes the sampling of a stage smaller, by the names of the parameters."""
+    """Parameters to lower when the sampling of a stage runs out of memory."""
     names = ("batch_size", "max_new_tokens") if how.engine == "transformers" else ()
     return {f"{stage}__{name}": getattr(how, name) for name in names or ("max_new_tokens",)}
 
@@ -111,17 +111,14 @@ def answered(
     Parameters
     ----------
     stage
-        ``statistics`` or ``knockout``: the part of the configuration that says how to sample.
-    opened
-        Opens what samples.
-    inputs
-        Gives the hash of what samples.
+        ``statistics`` or ``knockout``: the section of the configuration for the sampling.
+    opened, inputs
+        Give the engine, and the hashes of its model.
     """
     how, seed = getattr(run.config, stage), torch_seed(run.config.seed, stage)
 
     def compute(model: engines.Engine, part: slice) -> pd.DataFrame:
-        tokenizer = loading.tokenizer_of(run)
-        with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
+            with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
             made, _ = rollout.answer(model, loading.tokenizer_of(run), task, how, seed, part)
         return made.to_frame(part.start)
 
@@ -140,7 +137,7 @@ def answered(
 
 @kept_apart
 def checkpoint(run: Run, folder: Path, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
-    """What samples from a checkpoint (`engines.opened`)."""
+    """The engine of a checkpoint (`engines.opened`)."""
     return engines.opened(
         how,
         str(folder),
@@ -151,24 +148,20 @@ def checkpoint(run: Run, folder: Path, how: EvalConfig) -> AbstractContextManage
 
 
 def _member(run: Run, role: str) -> AbstractContextManager[engines.Engine]:
-    """What samples from the teacher or the student before any training."""
+    """The engine of the teacher or the student before any training."""
     pair, how = run.config.pair, run.config.evaluation
     if how.engine == "vllm" and role == "student" and pair.drop_every is not None:
         raise StudyError(
             "evaluation__engine: must be transformers where drop_every is "
             f"{pair.drop_every}, since no folder holds that student; got 'vllm'"
         )
-    shares_file = role == "teacher" or pair.student == pair.teacher
     return engines.opened(
         how,
-        getattr(pair, role),
-        lambda: getattr(loading.pair_of(run), role),
+        load=lambda: getattr(loading.pair_of(run), role),
         max_prompt_tokens=_longest_prompt(run),
-        revision=getattr(pair, f"{role}_revision"),
-        gguf_file=pair.gguf_file if shares_file else None,
         dtype=pair.dtype,
-        field=role,
         resting=_resting(run),
+        **loading.of_role(pair, role),
     )
 
 
@@ -177,6 +170,6 @@ def _longest_prompt(run: Run) -> int:
 
 
 def _resting(run: Run) -> list[PreTrainedModel]:
-    """The pair's models where they are in memory already."""
+    """The pair's models, if they are in memory."""
     pair = run.held("pair")
     return [] if pair is None else [pair.teacher, pair.student]

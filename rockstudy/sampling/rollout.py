@@ -1,8 +1,8 @@
-r"""Sampling completions, and the one place that fixes which column is which token.
+r"""Sampling completions; this module alone defines which column is which token.
 
-The uniform numbers that draw the tokens of a rollout come from (seed, prompt, sample) alone. So the
-same seed gives the same completion whatever the batch size or the rows beside it (up to floating
-point in the logits), and torch's generators are never touched. `decoding` has the inner loop.
+The uniform numbers that draw a rollout's tokens depend only on (seed, prompt, sample). The same
+seed therefore gives the same completion for any batch size or neighbouring rows (up to floating
+point in the logits), and torch's generators are not used. `decoding` has the inner loop.
 
 Alignment, everywhere in rockstudy: column t of anything derived from `Rollouts` concerns the
 prediction of ``completion_ids[:, t]``, made from the prompt and ``completion_ids[:, :t]``.
@@ -10,10 +10,9 @@ prediction of ``completion_ids[:, t]``, made from the prompt and ``completion_id
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,14 +28,13 @@ from rockstudy.parallel import distributed
 from rockstudy.sampling import engines
 from rockstudy.sampling.decoding import Chooser
 from rockstudy.sampling.engines import Engine, Row
-from rockstudy.store import cache
 
-PART = 512  # ours: prompts that are sampled between two looks at the disk
+PART = 512  # ours: prompts sampled between two writes to disk
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Completions with the prompts they continue.
+    """Completions and their prompts.
 
     Attributes
     ----------
@@ -49,8 +47,8 @@ class Rollouts:
     prompt_index, sample_index
         int32 (R,) and int16 (R,).
     stopped
-        bool (R,): the row ended with an end-of-text token. A row cut by the token limit is False
-        and holds no such token.
+        bool (R,): whether the row ends with an end-of-text token; a row cut at the token limit has
+        none.
     correct
         bool (R,) where graded, else None.
     """
@@ -68,10 +66,8 @@ class Rollouts:
         rows = self.completion_ids.shape[0]
         for name, dtype, ndim in _FIELDS:
             value = getattr(self, name)
-            if value is None:
-                if name == "correct":
-                    continue
-                raise ValueError(f"{name}: must be an array; got None")
+            if name == "correct" and value is None:
+                continue
             if value.dtype != dtype or value.ndim != ndim or len(value) != rows:
                 raise ValueError(
                     f"{name}: must be {dtype} with {ndim} axes and {rows} rows; "
@@ -101,11 +97,11 @@ class Rollouts:
 
     @property
     def n_tokens(self) -> int:
-        """Completion tokens in all."""
+        """Total number of completion tokens."""
         return int(self.mask.sum())
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """Decode completions without special tokens: to grade and to read, never to train on."""
+        """Decode completions without special tokens: for grading and reading, not for training."""
         rows = [ids[m].tolist() for ids, m in zip(self.completion_ids, self.mask, strict=True)]
         return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
@@ -114,10 +110,7 @@ class Rollouts:
         return replace(self, correct=np.asarray(correct, dtype=bool))
 
     def to_frame(self, first: int = 0) -> pd.DataFrame:
-        """Return a row per rollout, token ids as lists without padding.
-
-        `first` is the place of the first prompt in a longer list.
-        """
+        """Return a row per rollout, ids without padding; prompts are numbered from `first`."""
         rows = zip(self.completion_ids, self.mask, strict=True)
         frame = pd.DataFrame(
             {
@@ -132,7 +125,7 @@ class Rollouts:
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Rollouts:
-        """Rebuild rollouts from `to_frame`; a prompt without a rollout comes back empty."""
+        """Rebuild rollouts from `to_frame`; a prompt without a rollout becomes empty."""
         if frame.empty:
             raise StudyError("rollouts: must have at least one row; got none")
         prompts = [np.empty(0, np.int64)] * (int(frame["prompt_index"].to_numpy().max()) + 1)
@@ -149,15 +142,6 @@ class Rollouts:
             frame["correct"].to_numpy(bool) if "correct" in frame else None,
         )
 
-    def save(self, path: Path, *, config: Any, inputs: Mapping[str, str], **about: Any) -> Any:
-        """Write parquet and manifest through `store.save`, and return the manifest."""
-        return cache.save(path, self.to_frame(), config=config, inputs=dict(inputs), **about)
-
-    @classmethod
-    def load(cls, path: Path) -> Rollouts:
-        """Read what `save` wrote; a damaged file is a StudyError."""
-        return cls.from_frame(cache.load(path))
-
 
 _FIELDS = (
     ("completion_ids", np.int32, 2),
@@ -170,12 +154,9 @@ _FIELDS = (
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_prompt_tokens: int,
-    enable_thinking: bool = False,
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_prompt_tokens: int
 ) -> list[list[int]]:
-    """Put each prompt through the chat template, generation prompt included.
+    """Apply the chat template, with its generation prompt and without thinking.
 
     Raises
     ------
@@ -190,7 +171,7 @@ def prompt_ids(
     limit = min(max_prompt_tokens, tokenizer.model_max_length)
     ids = []
     for i, prompt in enumerate(prompts):
-        ids.append(_templated(tokenizer, prompt, enable_thinking))
+        ids.append(_templated(tokenizer, prompt))
         if len(ids[-1]) > limit:
             raise StudyError(
                 f"max_prompt_tokens: prompt {i} must have at most {limit} tokens with its chat "
@@ -202,26 +183,25 @@ def prompt_ids(
 def fitting(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_prompt_tokens: int
 ) -> list[str]:
-    """Return the prompts that `prompt_ids` would take.
+    """Return the prompts that `prompt_ids` accepts.
 
-    Only those are tokenised whose bytes leave it open: a token has at least one byte.
+    A token has at least one byte, so prompts with few bytes need no tokenisation.
     """
     room = min(max_prompt_tokens, tokenizer.model_max_length)
-    around = len(_templated(tokenizer, "", False))
+    around = len(_templated(tokenizer, ""))
     return [
         prompt
         for prompt in prompts
-        if around + len(prompt.encode()) <= room
-        or len(_templated(tokenizer, prompt, False)) <= room
+        if around + len(prompt.encode()) <= room or len(_templated(tokenizer, prompt)) <= room
     ]
 
 
-def _templated(tokenizer: PreTrainedTokenizerBase, prompt: str, enable_thinking: bool) -> list[int]:
+def _templated(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
         add_generation_prompt=True,
         return_dict=False,
-        enable_thinking=enable_thinking,
+        enable_thinking=False,
     )
 
 
@@ -251,12 +231,12 @@ def generate(
 ) -> Rollouts:
     """Sample `samples` completions of every prompt.
 
-    Rows come back by prompt, then sample. With ``temperature=0`` decoding is greedy. `top_k` (0:
-    off) and then `top_p` cut the distribution after the temperature, as in transformers. A row ends
-    at an end-of-text token, which it keeps, or at `max_new_tokens`, and then nothing is appended.
+    Rows are sorted by prompt, then by sample. Temperature 0 is greedy. `top_k` (0: off) and then
+    `top_p` truncate the distribution after the temperature, as in transformers. A row ends with an
+    end-of-text token, or at `max_new_tokens` without one.
 
-    `first` is the place of the first prompt in a longer list: a process that has prompts 8 to 15 of
-    a step gives 8, and samples what one process would have sampled. ``desc=None`` draws no bar.
+    `first` is the index of the first prompt in a longer list: a process with prompts 8 to 15 of a
+    step passes 8 and samples the same completions as a single process. ``desc=None`` draws no bar.
 
     Raises
     ------
@@ -300,7 +280,7 @@ def answer(
 ) -> tuple[Rollouts, list[str]]:
     """Sample and grade the evaluation prompts of a task; return the rollouts and their texts.
 
-    A `part` of the prompts has the completions that it has among all of them.
+    A `part` of the prompts gets the same completions as in the whole.
     """
     problems = tasks.load(task, "eval")[: eval.n_prompts][part]
     rollouts = generate(
@@ -322,7 +302,7 @@ def answer(
 
 
 def parts(task: TaskConfig, eval: EvalConfig) -> list[slice]:
-    """Cut the evaluation prompts of a task into parts to sample and to keep one by one."""
+    """Cut the evaluation prompts of a task into parts that are sampled and stored separately."""
     return distributed.cut(len(tasks.load(task, "eval")[: eval.n_prompts]), PART)
 
 
@@ -341,7 +321,7 @@ def evaluate(
     DataFrame
         ``benchmark, prompt_index, sample_index, correct, stopped, n_new_tokens, family, text``. The
         mean of `correct` is Pass@1 averaged over `eval.samples` runs; its interval resamples
-        problems (`inference.cluster_mean`), never rows.
+        problems (`intervals.cluster_mean`), never rows.
     """
     rollouts, texts = answer(model, tokenizer, task, eval, seed, part)
     first = part.start or 0
@@ -363,20 +343,20 @@ def evaluate(
 def completion_states(
     model: PreTrainedModel, rollouts: Rollouts, rows: Sequence[int] | np.ndarray
 ) -> torch.Tensor:
-    """Last hidden states from which the completions of some rows are predicted.
+    """Last hidden states that predict the completions of some rows, in one forward without logits.
 
-    One forward without logits. Row after row, position after position: state i of a row of n tokens
-    has read the prompt and the tokens before token i, so that n states come from a row.
+    State i of a row has read the prompt and the completion tokens before token i: a row of n tokens
+    has n states. They are ordered by row, then by position.
 
     Returns
     -------
     Tensor
-        (N, H) on the model's device and in its type, N being the completion tokens of the rows.
+        (N, H) in the model's type and on its device; N counts the rows' completion tokens.
 
     Raises
     ------
     StudyError
-        A prompt without tokens, from which nothing predicts the first token.
+        A prompt without tokens, so that nothing predicts the first token.
     """
     prompts = [rollouts.prompt_ids[rollouts.prompt_index[row]] for row in rows]
     _check_prompts(prompts)

@@ -1,17 +1,15 @@
-"""Completions through a vLLM engine, for models and token counts that need one.
+"""Completions through a vLLM engine, for large models or many tokens.
 
-Importing this module imports vLLM. What is asked of it, and why in this way:
+Importing this module imports vLLM. Its requests are made as follows:
 
-- Tokens go in and come out as ids, and the engine has no tokenizer: nothing is tokenised twice.
-- A banned token has the logit bias minus infinity, which makes its logit minus infinity before any
-  truncation. Both of vLLM's model runners apply it, each at its own place in the engine; a custom
-  logits processor would have to be written once for each.
-- A request has a seed of its own, so that its noise depends on nothing else.
-- End-of-text tokens are stop tokens of the request alone; the model's own are ignored, so that what
-  ends a completion is the same in both engines.
+- Inputs and outputs are token ids, and the engine has no tokenizer: nothing is tokenised twice.
+- A banned token has a logit bias of minus infinity, before any truncation. Both of vLLM's model
+  runners apply logit biases; a custom logits processor would need a version for each.
+- Every request has its own seed, so its noise depends on nothing else.
+- Only the request's stop tokens end a completion, not the model's own, as in the other engine.
 
-The engine runs in a process of its own, starts at the first rows and ends with `close`, which gives
-all its memory back.
+The engine runs in a separate process. It starts with the first rows, and `close` ends it and frees
+its memory.
 """
 
 from __future__ import annotations
@@ -35,10 +33,9 @@ from rockstudy.sampling.engines import Engine, Row
 from rockstudy.store.seeds import torch_seed
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
-os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # a study tells nobody what it runs
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # sends no statistics
 
-
-SHARE = 0.9  # ours: of the device's free memory that the engine takes
+SHARE = 0.9  # ours: share of the device's free memory for the engine
 CPU_CACHE = 2**30  # ours: bytes of keys and values on a CPU
 # torchrun's and accelerate's names for the processes that they start
 LAUNCHED = (
@@ -55,7 +52,11 @@ MOST_BANNED = 1024  # vllm/v1/worker/gpu/sample/logit_bias.py: MAX_NUM_LOGIT_BIA
 
 
 class VllmEngine(Engine):
-    """A model that vLLM reads by its Hub id or from its folder, and rows up to `longest` tokens."""
+    """A model from the Hub or a folder, for rows up to `longest` tokens.
+
+    While it runs, `resting` models wait in the machine's memory. Other arguments are those of
+    `loading.load_model`.
+    """
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class VllmEngine(Engine):
                 self.generation_config = GenerationConfig.from_pretrained(
                     source.where, **source.kwargs
                 )
-            except OSError:  # there need not be one
+            except OSError:  # optional
                 self.generation_config = GenerationConfig.from_model_config(self.config)
         self._source, self._device = source, placement.default_device()
         self._resting = [(model, model.device) for model in resting]
@@ -94,7 +95,7 @@ class VllmEngine(Engine):
             "dtype": str(kind).removeprefix("torch."),
             "max_model_len": min(longest, context),
             "skip_tokenizer_init": True,
-            "generation_config": "vllm",  # sampling is what the rows say
+            "generation_config": "vllm",  # the rows set the sampling, not the model
             "trust_remote_code": False,
         }
         self._llm: LLM | None = None
@@ -131,7 +132,7 @@ class VllmEngine(Engine):
                         done[i] = np.array(made.outputs[0].token_ids, np.int32)
                         left(rows[i])
         except BaseException:
-            self.close()  # what is still queued would come out among the next rows
+            self.close()  # queued rows would appear among the next ones
             raise
         for row, ids in zip(rows, done, strict=True):
             if not 0 < len(ids) <= row.limit or np.isin(ids, row.banned).any():
@@ -161,15 +162,14 @@ def _move(model: PreTrainedModel, device: torch.device) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Start an engine's process as if it were the only one, on the device of this process.
+    """Start an engine's process independently of others, on this process's device.
 
-    What a launcher says of its processes would make the engines look for each other, and each of
-    them would take the first device.
+    With a launcher's variables the engines would look for each other and all take the first device.
     """
     before = dict(os.environ)
     for name in LAUNCHED:
         os.environ.pop(name, None)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # inside, it would end our process group
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # in ours, it would end the process group
     if torch.cuda.is_available():
         shown = [d for d in before.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
         place = torch.cuda.current_device()
@@ -182,15 +182,15 @@ def _alone() -> Iterator[None]:
 
 
 def _of_device(device: torch.device) -> dict[str, Any]:
-    """What the engine may take, and what it must leave on a CPU.
+    """Memory of the engine, and on a CPU the features that it must do without.
 
-    There compiling is not worth its time, and a prompt that is read in parts stops an engine whose
-    requests have seeds: vLLM then turns a generator back, which a CPU's cannot do.
+    There, compiling does not pay, and a prompt read in parts stops an engine with seeds: vLLM then
+    rewinds a generator, which is impossible on a CPU.
     """
     if device.type != "cuda":
         whole = {"enforce_eager": True, "enable_chunked_prefill": False}
         return {"kv_cache_memory_bytes": CPU_CACHE, **whole}
-    torch.cuda.empty_cache()  # what torch holds in reserve counts as taken
+    torch.cuda.empty_cache()  # torch's reserve counts as used
     free, total = torch.cuda.mem_get_info(device)
     return {"gpu_memory_utilization": SHARE * free / total}
 

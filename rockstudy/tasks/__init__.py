@@ -1,4 +1,4 @@
-"""Tasks: prompts, reference answers and grading, one task a file."""
+"""Tasks: prompts, reference answers and grading, one file per task."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["BUILT_IN", "Problem", "Split", "Task", "grade", "identity", "load"]
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
-    """Load the problems of a task's split; the number comes from the configuration.
+    """Load as many problems of a task's split as the configuration sets.
 
     Raises
     ------
     StudyError
-        A file that is missing, empty or malformed (named, with the line); evaluation problems of a
-        task without reference answers.
+        A missing, empty or malformed file, with name and line; evaluation problems of a task
+        without reference answers.
     """
     if split == "eval":
         _check_answers(task)
@@ -35,23 +35,23 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
 
 
 def identity(task: TaskConfig) -> dict[str, Any]:
-    """What a task's problems depend on: its configuration, and the bytes of a file of its own."""
-    found = task.model_dump(mode="json")
+    """Identity of a task's problems: its configuration, and the contents of a local file."""
     file = Path(task.path or "").expanduser()
-    return found | ({"sha256": hash_file(file)} if file.is_file() else {})
+    contents = {"sha256": hash_file(file)} if file.is_file() else {}
+    return task.model_dump(mode="json") | contents
 
 
 def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:
     """Grade completions, one per problem: bool (len(problems),).
 
-    A completion cut at the token limit is graded as it stands. Answers that math-verify cannot
-    compare in time are wrong, and a warning counts them.
+    A completion cut at the token limit is graded unchanged. Answers that math-verify cannot compare
+    in time are wrong, and a warning counts them.
 
     Raises
     ------
     StudyError
-        A task without reference answers, IFEval without its checkers, or a task of one's own that
-        does not give a verdict for each text.
+        A task without reference answers, IFEval without its checkers, or a plugin's task that does
+        not return a verdict for each text.
     """
     _check_answers(task)
     verdicts = np.asarray(TASKS[task.name].grade(task, problems, texts), dtype=bool)
@@ -67,5 +67,5 @@ def _check_answers(task: TaskConfig) -> None:
     if TASKS[task.name].grade is None:
         raise StudyError(
             "benchmarks: must be tasks with reference answers; "
-            f"got {task.name}, which has prompts alone"
+            f"got {task.name}, which has only prompts"
         )

@@ -1,11 +1,11 @@
 r"""Arithmetic: procedural word problems of one step, easy enough for a small real model.
 
-A maths set that a model of a hundred million parameters solves in part, for the knockouts: nothing
-can be knocked out of what is never right. Each prompt opens with one worked example, because such a
-model answers in a box only where it has seen one; the example is short, since reading prompts is
-most of the cost on a CPU. Graded by the last ``\boxed{...}``.
+A model of a hundred million parameters solves some of them, so that knockouts can lower its
+accuracy. Each prompt begins with one worked example, because such a model writes a box only after
+seeing one; the example is short, since reading prompts dominates the cost on a CPU. The last
+``\boxed{...}`` is graded.
 
-Training and evaluation problems are disjoint as in `lab_math`: by a hash of family and numbers.
+A hash of family and numbers separates training and evaluation problems, as in `lab_math`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FAMILIES: dict[str, Callable[[random.Random, str, str], tuple[str, Numbers, int]
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
-    """Word problems of one step of arithmetic; the same every time, no two alike."""
+    """One-step arithmetic word problems, distinct and always the same."""
     found: dict[str, Problem] = {}
     for problem in _problems(split):
         if len(found) == task.size(split):
@@ -63,7 +63,7 @@ TASKS.add("arithmetic", Task(load, grading.grade_numbers))
 
 
 def _problems(split: str) -> Iterator[Problem]:
-    """Endless problems of a split, families in turn."""
+    """Yield endless problems of a split, families in turn."""
     rng = random.Random(f"arithmetic-{split}")
     while True:
         for family, draw in FAMILIES.items():

@@ -1,11 +1,11 @@
 r"""Grading maths: the last ``\boxed{...}`` of a completion against a reference answer.
 
-math-verify decides whether two expressions are equal. What it evaluates was written by a model, and
-``9^{9^{9}}`` can keep sympy busy for ever inside C code; its own time limit is a signal, which
-works in a main thread only and cannot interrupt C code. So comparisons run in a process of their
-own (`verifier`), which the kernel ends after `LIMIT_S` seconds of processor time and which is
-started again when it is next needed. That holds in threads and in worker processes alike. A pair
-without a verdict is wrong and counted. Plain numbers never need that process.
+math-verify decides whether two expressions are equal. A model may write ``9^{9^{9}}``, on which
+sympy runs forever inside C code; math-verify's own time limit is a signal, which works only in a
+main thread and cannot interrupt C code. Comparisons therefore run in a separate process
+(`verifier`), which the kernel ends after `LIMIT_S` seconds of processor time and which restarts
+when needed, in threads and worker processes too. A pair without a verdict is wrong and counted.
+Plain numbers never need that process.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ import numpy as np
 from rockstudy.config.fields import TaskConfig
 from rockstudy.tasks.problem import Problem
 
-LIMIT_S = 3  # ours: the slowest answer of MATH-500 and the competitions takes 0.7
-MAX_CHARS = 400  # ours: the longest reference answer of those has 53
+LIMIT_S = 3  # ours: the slowest answer of MATH-500 and the competitions takes 0.7 s
+MAX_CHARS = 400  # ours: their longest reference answer has 53
 NUMBER = re.compile(r"(-?)(?:(\d{1,12})|\\[dt]?frac\{(-?\d{1,12})\}\{(\d{1,12})\})")
 
 
 @dataclass(frozen=True)
 class Graded:
-    """Verdicts of a batch: ``correct`` and ``timed_out``, bool (n,); none is True in both."""
+    """Verdicts of a batch: ``correct`` and ``timed_out``, bool (n,), never both True."""
 
     correct: np.ndarray
     timed_out: np.ndarray
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last closed ``\boxed{...}``, or None."""
+    r"""Content of the last closed ``\boxed{...}``, or None."""
     start = text.rfind("\\boxed{")
     while start >= 0:
         depth = 0
@@ -64,7 +64,7 @@ def number(text: str) -> Fraction | None:
 
 
 def grade_number(answer: str, text: str) -> bool:
-    """Whether the last box of `text` is the number `answer`; anything but a number is wrong."""
+    """Whether the last box of `text` is the number `answer`."""
     given = boxed(text)
     if given is None or given == answer:
         return given is not None
@@ -82,14 +82,9 @@ def grade_numbers(
 def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:
     r"""Whether the last ``\boxed{...}`` of each text equals its answer, by math-verify.
 
-    A completion without a closed box is wrong: the prompt's convention asks for one. Two plain
-    numbers are compared as such, which is what math-verify would say, without its parser's cost.
-    A pair that occurs often is compared once.
-
-    Raises
-    ------
-    RuntimeError
-        The process that compares cannot be started.
+    A completion without a closed box is wrong, since the prompt asks for one. Plain numbers are
+    compared directly, with math-verify's result but without its parser's cost. Results are cached.
+    `RuntimeError` if the comparing process cannot be started.
     """
     verdicts = [_equals(a, boxed(t)) for a, t in zip(answers, texts, strict=True)]
     return Graded(
@@ -98,7 +93,7 @@ def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:
 
 
 def _equals(answer: str, given: str | None) -> bool | None:
-    """A verdict, or None where the comparison took too long."""
+    """The verdict, or None if the comparison took too long."""
     if given is None or len(given) > MAX_CHARS:
         return False
     if given == answer:
@@ -113,7 +108,7 @@ def _compared(answer: str, given: str) -> bool | None:
 
 
 class _Verifier:
-    """The process that compares, started at the first question."""
+    """The comparing process, started at the first comparison."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -121,7 +116,7 @@ class _Verifier:
         self._inherited: list[subprocess.Popen | None] = []
 
     def same(self, answer: str, given: str) -> bool | None:
-        """Whether two expressions are equal; None where the process ended before it knew."""
+        """Whether two expressions are equal; None if the process ended first."""
         with self._lock:
             process = self._running()
             assert process.stdin is not None and process.stdout is not None
@@ -129,7 +124,7 @@ class _Verifier:
                 process.stdin.write(json.dumps([answer, given]) + "\n")
                 process.stdin.flush()
                 reply = process.stdout.readline()
-            except BaseException:  # an interrupt in between: a late reply must not be the next one
+            except BaseException:  # after an interrupt, a late reply must not count as the next one
                 self.end()
                 raise
             if not reply:
@@ -137,22 +132,22 @@ class _Verifier:
             return reply == "1\n" if reply else None
 
     def end(self) -> None:
-        """End the process, if there is one."""
+        """End the process if it runs."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
             self._process = None
 
     def after_fork(self) -> None:
-        """A forked child takes a process of its own: the parent's answers the parent."""
-        self._inherited.append(self._process)  # kept, so that it is not waited for here
+        """Let a forked child start its own process; the parent's answers the parent."""
+        self._inherited.append(self._process)  # a reference prevents waiting for it here
         self._process, self._lock = None, threading.Lock()
 
     def _running(self) -> subprocess.Popen:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.end()
-        # by its path and with -P: the folder of this file has a module named math
+        # by its path and with -P, since this folder has a module named math
         file = Path(__file__).with_name("verifier.py")
         command = [sys.executable, "-P", "-W", "ignore", str(file), str(LIMIT_S)]
         self._process = subprocess.Popen(
@@ -161,7 +156,7 @@ class _Verifier:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the caller
+            start_new_session=True,  # Ctrl-C must not reach it
         )
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":

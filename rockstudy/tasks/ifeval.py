@@ -1,14 +1,13 @@
 """IFEval (arXiv 2311.07911): prompts whose instructions a program can check.
 
-A row has ``key``, ``prompt``, ``instruction_id_list`` and ``kwargs``. The checkers are those of
-lm-evaluation-harness (the extra ``ifeval``), so that a number here can be compared with others'. A
-completion counts as correct where it follows **all** of its instructions, strictly: prompt-level
-strict accuracy, the first of the harness's four rates. That choice is ours, since the paper does
-not say which rate it takes; `rates` has all four.
+A row has ``key``, ``prompt``, ``instruction_id_list`` and ``kwargs``. The checkers come from
+lm-evaluation-harness (the extra ``ifeval``), so that results are comparable. A completion is
+correct if it strictly follows **all** of its instructions: prompt-level strict accuracy, the first
+of the harness's four rates. This choice is ours, since the paper names no rate; `rates` has all.
 
-Two checkers split sentences with nltk's punkt data, which nltk would fetch over the network. Where
-that data is not installed, the rows that need it are left out when loading and named in a warning.
-langdetect draws random numbers and is seeded, so that a text is graded the same every time.
+Two checkers split sentences with nltk's punkt data, which nltk would download. If the data are not
+installed, loading skips the rows that need them and names these in a warning. langdetect draws
+random numbers and is seeded, so that grading is deterministic.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ NEED_PUNKT = ("change_case:capital_word_frequency", "length_constraints:number_s
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
-    """Prompts whose instructions a program checks (IFEval); those that can be graded here.
+    """Prompts whose instructions a program checks (IFEval), as far as they can be graded here.
 
-    ``n_eval`` and ``n_train`` count rows, so that fewer problems come back where rows are left out.
+    ``n_eval`` and ``n_train`` count rows, including those that are skipped.
 
     Raises
     ------
     StudyError
-        The extra ``ifeval`` is not installed; a file that is missing, empty or damaged; an unknown
-        instruction or one without its arguments; fewer rows than asked for; no row left.
+        The extra ``ifeval`` is not installed; an unknown instruction or one without its arguments;
+        no row left; errors as in `rows.problems`.
     """
     loaded = rows.problems(task, split, _problem)
     if _has_punkt():
@@ -78,11 +77,11 @@ def rates(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``prompt_strict`` and ``prompt_loose`` (bool), ``instructions`` (how many there are), and
-        ``instructions_strict`` and ``instructions_loose`` (how many are followed). The mean of a
-        prompt column is its rate (`inference.cluster_mean`); an instruction-level rate is the ratio
-        of sums (`inference.cluster_ratio`), as the harness pools them. Loose: the best of eight
-        versions of the text, without its first or last line or its asterisks.
+        ``prompt_strict`` and ``prompt_loose`` (bool), ``instructions`` (their number), and
+        ``instructions_strict`` and ``instructions_loose`` (numbers followed). The mean of a prompt
+        column is its rate (`intervals.cluster_mean`); an instruction-level rate is the ratio of
+        sums (`intervals.cluster_ratio`), as in the harness. Loose: the best of eight versions of
+        the text, without its first or last line or its asterisks.
     """
     graded = []
     for problem, text in zip(problems, texts, strict=True):
@@ -98,7 +97,7 @@ def _followed(kind: Literal["strict", "loose"], problem: Problem, text: str) -> 
     example = utils.InputExample(key=0, prompt=problem.prompt, **problem.kwargs)
     try:
         return checker(example, text).follow_instruction_list
-    except RecursionError:  # brackets nested too deeply for the JSON checker: nobody reads that
+    except RecursionError:  # brackets nested too deeply for the JSON checker
         return [False] * len(problem.kwargs["instruction_id_list"])
 
 
@@ -118,7 +117,7 @@ def _problem(place: str, row: Any) -> Problem:
 
 
 def _arguments(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """An instruction's arguments; a missing one is refused, where the harness would draw it."""
+    """An instruction's arguments; a missing one is refused, since the harness would draw it."""
     known = _harness()[1].INSTRUCTION_DICT
     if name not in known:
         raise StudyError(f"{place}: {unknown('instruction_id_list', name, known)}")
@@ -138,8 +137,8 @@ def _arguments(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
 def _harness() -> tuple[ModuleType, ModuleType]:
     """The harness's modules ``utils`` and ``instructions_registry``, imported without a download.
 
-    Importing them fetches punkt where it is missing, with no time limit: nltk's function for that
-    is put aside meanwhile, and what is printed about it with it.
+    The import would download missing punkt data without a time limit, so nltk's download function
+    is disabled meanwhile, and its output suppressed.
     """
     try:
         import langdetect

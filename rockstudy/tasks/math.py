@@ -1,8 +1,8 @@
-r"""Maths with reference answers from a file or the Hub: MATH-500, AIME, HMMT, GSM8K and their like.
+r"""Maths with reference answers from a file or the Hub, such as MATH-500, AIME, HMMT or GSM8K.
 
-A row has a ``problem`` (or ``question``) and an ``answer``. An answer in GSM8K's form, a solution
-that ends in ``#### 1,450``, is reduced to the number after the mark, without thousands separators.
-`rows` says which rows evaluation and training take; `grading` compares answers.
+A row has a ``problem`` (or ``question``) and an ``answer``. From a GSM8K solution, which ends in
+``#### 1,450``, only the number after the mark is taken, without thousands separators. `rows`
+selects the rows of evaluation and training; `grading` compares answers.
 """
 
 from __future__ import annotations
@@ -19,20 +19,16 @@ from rockstudy.config.registry import TASKS
 from rockstudy.tasks import grading, rows
 from rockstudy.tasks.problem import Problem, Split, Task
 
-# ours: the box is what `grading` looks for
+# ours: `grading` looks for the box
 INSTRUCTION = "\n\nReason step by step, and write the final answer inside \\boxed{}."
 COLUMNS = ("problem", "answer")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
-    """Maths problems with answers, from a file or the Hub; the same ones every time.
+    """Maths problems with answers, from a file or the Hub.
 
-    Raises
-    ------
-    StudyError
-        A file that is missing, empty or damaged; a malformed line; a missing column; an empty
-        problem or answer; fewer rows than asked for.
+    Errors as in `rows.problems`.
     """
     return rows.problems(task, split, lambda place, row: _problem(place, row, task))
 
@@ -66,7 +62,7 @@ def _problem(place: str, row: Any, task: TaskConfig) -> Problem:
         answer = _THOUSANDS.sub("", answer.rsplit("####", 1)[1])
         rows.check(place, {"answer": answer}, ("answer",))
     text = str(row["problem"]).strip()
-    asks = "\\boxed" in text  # some files carry the instruction with the problem
+    asks = "\\boxed" in text  # some problems contain the instruction
     family = str(row.get("subject") or task.label)
     prompt = text if asks else text + INSTRUCTION
     return Problem(prompt, answer.strip(), family, rows.key_of(text), {})

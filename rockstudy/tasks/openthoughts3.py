@@ -1,9 +1,9 @@
-"""Prompts of OpenThoughts3 (arXiv 2506.04178), what the paper trains on: no reference answers.
+"""Prompts of OpenThoughts3 (arXiv 2506.04178), the paper's training data, without answers.
 
 A row has a ``domain`` and ``conversations``, turns with ``from`` and ``value``. The prompt is the
-first human turn of a row of domain ``math``. The set holds sixteen answers to a question as as many
-rows: a prompt is taken once, at its first row. The set has 28 GB, so it is read from the start and
-no further than needed. For training only: there is nothing to grade with.
+first human turn of a row of domain ``math``. The set has sixteen rows per question, of which the
+first is taken. It has 28 GB, so it is read from the start and only as far as needed. Without
+reference answers it serves only for training.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ COLUMNS = ("domain", "conversations")
 def load(task: TaskConfig, split: Split) -> list[Problem]:
     """Maths prompts of OpenThoughts3 without answers: the first ``n_train`` distinct ones.
 
-    Raises
-    ------
-    StudyError
-        A file that is missing, empty or damaged; a row without a human turn; too few prompts.
+    Errors as in `rows.leading`, and `StudyError` for a row without a human turn.
     """
     seen: set[str] = set()
 
@@ -43,7 +40,7 @@ TASKS.add("openthoughts3", Task(load, columns=COLUMNS))
 
 
 def _prompt(place: str, row: Any) -> str | None:
-    """The first human turn of a maths row; None for another domain."""
+    """The first human turn of a maths row; None for a different domain."""
     rows.check(place, row, COLUMNS)
     if row["domain"] != "math":
         return None

@@ -1,4 +1,4 @@
-"""What a task is, and what it consists of: problems to load, and a way to grade answers."""
+"""Tasks and their problems."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Split = Literal["train", "eval"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One prompt with what grading needs.
+    """One prompt with the data for grading.
 
-    `family` groups problems in tables; `key` identifies the problem whatever its wording; `kwargs`
-    carries a checker's arguments.
+    `family` groups problems in tables; `key` identifies the problem independently of its wording;
+    `kwargs` are a checker's arguments.
     """
 
     prompt: str
@@ -30,17 +30,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """What is registered as a task.
+    """A registered task.
 
     Attributes
     ----------
     load
-        Gives the problems of a split, ``task.size(split)`` of them.
+        Returns ``task.size(split)`` problems of a split.
     grade
-        Whether each text answers its problem, (len(texts),); None where there are no answers to
-        compare with, so that the task is for training only.
+        Whether each text answers its problem, (len(texts),); None for a task without reference
+        answers, which serves only for training.
     columns
-        Columns of the file that ``task.path`` names; none where the task reads no file.
+        Columns of the file in ``task.path``; empty for a task without a file.
     """
 
     load: Callable[[TaskConfig, Split], list[Problem]]

@@ -1,9 +1,8 @@
 """Rows of a task's data: a JSONL or parquet file, or a dataset of the Hub.
 
 Evaluation takes the first ``n_eval`` rows and training the ``n_train`` rows after them, so that one
-file serves both without overlap, repeated problems included; a Hub dataset that has splits
-``train`` and ``test`` is used by its splits. Whatever is wrong with a file is a `StudyError` that
-names it and the line.
+file serves both without overlap, even with repeated problems. A Hub dataset with splits ``train``
+and ``test`` is used by its splits. A `StudyError` names the file and the wrong line.
 """
 
 from __future__ import annotations
@@ -20,25 +19,24 @@ from rockstudy.config.fields import TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.tasks.problem import Problem, Split
 
-Row = tuple[str, Any]  # a place to name in errors, and what stands there
+Row = tuple[str, Any]  # its place, for errors, and its content
 Make = Callable[[str, Any], Problem | None]
 
 
 def problems(task: TaskConfig, split: Split, make: Make) -> list[Problem]:
-    """Return the problems of one split, the same ones every time.
+    """Return the problems of one split, always the same ones.
 
     Parameters
     ----------
     task, split
-        What to read, and which part of it.
+        The task and its split.
     make
-        Turns a place and its row into a problem, or into None to pass the row over.
+        Turns a place and its row into a problem, or into None to skip the row.
 
     Raises
     ------
     StudyError
-        A file that is missing, empty or damaged; a malformed line; fewer rows than asked for; and
-        what `make` raises.
+        A missing, empty or damaged file; a malformed line; too few rows; an error of `make`.
     """
     where, rows, by_split = _open(task, split)
     made = (p for p in itertools.starmap(make, rows) if p is not None)
@@ -49,21 +47,21 @@ def problems(task: TaskConfig, split: Split, make: Make) -> list[Problem]:
 
 
 def leading(task: TaskConfig, make: Make) -> list[Problem]:
-    """Return the first ``n_train`` problems of a huge set, reading no further; errors as above."""
+    """Return the first ``n_train`` problems of a huge set without reading on; errors as above."""
     where, rows, _ = _open(task, "train", stream=True)
     made = (p for p in itertools.starmap(make, rows) if p is not None)
     return _take(made, task, "train", where)
 
 
 def is_local(path: str) -> bool:
-    """Whether a task's path names a file, there or not, and no dataset of the Hub."""
+    """Whether a task's path names a file, present or not, rather than a dataset of the Hub."""
     given = Path(path).expanduser()
     named = given.suffix in (".jsonl", ".json", ".parquet")
     return named or given.exists() or given.is_absolute()
 
 
 def check(place: str, row: Any, columns: Sequence[str]) -> None:
-    """Refuse a row that is no object, lacks one of `columns` or has nothing in it."""
+    """Refuse a row that is no object, or in which one of `columns` is missing or empty."""
     named = " and ".join(columns)
     if not isinstance(row, dict):
         raise StudyError(f"{place}: must be an object with {named}")
@@ -75,18 +73,18 @@ def check(place: str, row: Any, columns: Sequence[str]) -> None:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing: null, NaN, an empty list, or white space."""
+    """Whether a cell is empty: null, NaN, an empty list, or white space."""
     missing = value is None or (isinstance(value, float) and math.isnan(value)) or value == []
     return missing or not str(value).strip()
 
 
 def key_of(text: str) -> str:
-    """Return a name of a prompt whatever file it comes from."""
+    """Return a key of a prompt that does not depend on its file."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _open(task: TaskConfig, split: Split, stream: bool = False) -> tuple[str, Iterator[Row], bool]:
-    """Return a name for errors, the rows, and whether they are of this split alone."""
+    """Return a name for errors, the rows, and whether all rows belong to this split."""
     if task.path is None:
         raise StudyError("path: must be a JSONL or parquet file or a Hub id; got none")
     path = Path(task.path).expanduser()
@@ -110,7 +108,7 @@ def _take(
     where: str,
     held_out: Container[str] = (),
 ) -> list[Problem]:
-    """Consume the problems of a split; `held_out` keys are passed over."""
+    """Consume the problems of a split, without the `held_out` keys."""
     wanted = task.size(split)
     taken = list(itertools.islice((p for p in made if p.key not in held_out), wanted))
     if len(taken) < wanted:
@@ -154,7 +152,7 @@ def _hub(task: TaskConfig, stream: bool) -> Any:
         return datasets.load_dataset(
             task.path, task.subset, revision=task.revision, streaming=stream
         )
-    except Exception as error:  # the loader's own, the Hub client's and the network's errors
+    except Exception as error:  # errors of the loader, the Hub client and the network
         raise StudyError(
             "path: must be an existing file or a Hub id; "
             f"{task.path!r} cannot be loaded ({_reason(error)})"
@@ -162,7 +160,7 @@ def _hub(task: TaskConfig, stream: bool) -> Any:
 
 
 def _hub_split(task: TaskConfig, split: Split, found: list[str]) -> tuple[str, bool]:
-    """Return the dataset's split to read, and whether it has one for each of ours."""
+    """Return the dataset's split to read, and whether it has separate splits for both of ours."""
     if task.split in found:
         return task.split, False
     if task.split is None and {"train", "test"} <= set(found):

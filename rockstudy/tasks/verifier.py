@@ -1,9 +1,9 @@
 """The process that compares two expressions for `grading`: run as a file, never imported.
 
-A line in is a JSON list ``[answer, given]``; a line out is 1 where math-verify calls them equal,
-else 0. Before each comparison the kernel is told to end this process after the first argument's
-seconds of processor time: unlike an exception out of a signal handler, that also stops sympy inside
-C code, and it leaves nothing behind when the caller is gone.
+An input line is a JSON list ``[answer, given]``; an output line is 1 if math-verify calls them
+equal, else 0. Before each comparison a kernel timer is set to end this process after the first argument's
+seconds of processor time. Unlike an exception from a signal handler, the timer also stops sympy
+inside C code, and it leaves no process behind after the caller's end.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import sys
 
 from math_verify import parse, verify
 
-MEMORY = 2 << 30  # ours: bytes; a power tower takes all there is before it takes its time
+MEMORY = 2 << 30  # ours: bytes; a power tower exhausts memory before its time
 
 
 def same(answer: str, given: str) -> bool:
@@ -26,7 +26,7 @@ def same(answer: str, given: str) -> bool:
 
 def main() -> None:
     """Answer one line after another until the caller closes the pipe."""
-    replies, sys.stdout = sys.stdout, sys.stderr  # whatever else prints stays out of the replies
+    replies, sys.stdout = sys.stdout, sys.stderr  # other prints must not become replies
     logging.disable(logging.CRITICAL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with contextlib.suppress(ValueError, OSError):  # not every system has this limit

@@ -94,10 +94,10 @@ def test_fields_takes_a_part_of_a_name_or_of_a_meaning_or_a_near_name(call):
 def test_a_file_is_passed_on_as_the_preset_with_its_seed_and_name(call, monkeypatch, tmp_path):
     Path("mine.toml").write_text('preset = "tiny"\nseed = 5\n[stage2]\nsteps = 3\n')
     asked = {}
-    monkeypatch.setattr(main, "run_study", lambda found, **given: asked.update(given))
+    monkeypatch.setattr(main.running, "run_study", lambda found, **given: asked.update(given))
     assert call("run", "0", "--config", "mine.toml")[0] == 0
     path = str(tmp_path / "mine.toml")
-    assert (asked["preset"], asked["run_id"], asked["seed"]) == (path, "mine", 5)
+    assert (asked["preset"], asked["run_id"], asked["seed"]) == (path, "mine", None)
     call("run", "0", "--config", "mine.toml", "--seed", "2", "--run-id", "other")
     assert (asked["run_id"], asked["seed"]) == ("other", 2)
 
@@ -105,9 +105,9 @@ def test_a_file_is_passed_on_as_the_preset_with_its_seed_and_name(call, monkeypa
     measured = []
     monkeypatch.setattr(measure, "measure", lambda *given: measured.append(given))
     assert call("measure", "data", "--config", "mine.toml", "-p", "seeds", "[9]")[0] == 0
-    ((study, run, parts),) = measured
-    assert study == from_parameters("tiny", 5, stage2__steps=3, seeds=[9])
-    assert (run.name, parts) == ("mine", ["data"])
+    ((run, parts),) = measured
+    assert run.config == from_parameters("tiny", 5, stage2__steps=3, seeds=[9])
+    assert (run.path.name, parts) == ("mine", ["data"])
 
     _, out, _ = call("new", "question", "--config", "mine.toml", "--to", ".")
     known = parameters.parameters(Path(out.strip()))

@@ -149,7 +149,7 @@ def test_what_is_never_seen_is_one_line_that_names_file_and_machine(tmp_path, mo
     monkeypatch.setattr(distributed, "agreed", lambda value: True)
     monkeypatch.setattr(distributed, "SEEN_S", 0.1)
     monkeypatch.setattr(distributed.socket, "gethostname", lambda: "node2")
-    line = "name: must be seen by all nodes; node2 does not see within 0.1 s what another"
+    line = "name: must be seen by all nodes; node2 does not see within 0.1 s what a different"
     with pytest.raises(StudyError, match=line):
         distributed.cached(tmp_path, "stage", "name", config={}, compute=lambda: pytest.fail("no"))
     manifest = write(tmp_path, 1, {})

@@ -350,8 +350,8 @@ def test_no_prompts_and_no_template_are_refused(tiny_tokenizer):
 def test_rollouts_survive_the_disk(tmp_path, model, prompts):
     drawn = sample(model, prompts, samples=2)
     drawn = drawn.graded(drawn.stopped)
-    drawn.save(tmp_path / "r", config={"seed": 0}, inputs={})
-    read = Rollouts.load(tmp_path / "r")
+    cache.save(tmp_path / "r", drawn.to_frame(), config={"seed": 0}, inputs={})
+    read = Rollouts.from_frame(cache.load(tmp_path / "r"))
     for name in ("completion_ids", "mask", "prompt_index", "sample_index", "stopped", "correct"):
         assert np.array_equal(getattr(read, name), getattr(drawn, name))
         assert getattr(read, name).dtype == getattr(drawn, name).dtype

@@ -1,7 +1,7 @@
-"""The sizes of the study, a TOML file each, from seconds on a laptop to the paper's own run.
+"""The presets, one TOML file each: from seconds on a laptop to the paper's own run.
 
-Values marked "paper" have their locator in arXiv 2605.09253, in our summary's numbering; the others
-are ours, chosen so that the machine named in the file's first line is enough.
+Values marked "paper" carry their locator in arXiv 2605.09253, in our summary's numbering. The
+others are ours, chosen for the machine in the file's first line.
 """
 
 import tomllib

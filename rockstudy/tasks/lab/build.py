@@ -1,8 +1,8 @@
 """Build the lab's tokenizer, teacher and student from a recorded configuration and seed.
 
 ``rockstudy lab build`` writes ``data/lab/{tokenizer,teacher,student}``. The teacher learns the
-teacher's register; the student, a smaller model, learns the same problems with other habits
-(`rockstudy.tasks.lab.register.STUDENT`). Training is transformers' own `Trainer`.
+teacher's register. The student, a smaller model, learns the same problems with different habits
+(`rockstudy.tasks.lab.register.STUDENT`). transformers' `Trainer` trains both.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Words with one leading space, single digits, runs of symbols with the line breaks after them.
+# words with one leading space, single digits, runs of symbols with following line breaks
 PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def corpus(habits: Habits, instruct_share: float, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, solution) pairs of the training split in one register."""
+    """Yield endless (prompt, solution) pairs of the training split in one register."""
     rng = random.Random(seed)
     kinds = sorted(instructions.KINDS)
     for draft in maths.drafts("train", rng):
@@ -114,7 +114,7 @@ def build_tokenizer(config: dict[str, Any]) -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> Dataset:
-    """Tokenise pairs; labels cover the completion and its end token only."""
+    """Tokenise pairs; labels cover only the completion and its end token."""
     messages = [[{"role": "user", "content": prompt}] for prompt, _ in pairs]
     prompts = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     prompt_ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
@@ -151,7 +151,7 @@ def build_model(
 def train(
     model: Qwen3ForCausalLM, data: Dataset, tokenizer: Any, spec: dict, out: Path, seed: int
 ) -> None:
-    """Fit a model to its corpus: every example once, one cosine schedule."""
+    """Fit a model to its corpus: one epoch, one cosine schedule."""
     args = TrainingArguments(
         output_dir=str(out),
         per_device_train_batch_size=spec["batch_size"],

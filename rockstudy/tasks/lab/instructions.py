@@ -1,8 +1,8 @@
 """Lab instructions: the lab's maths problems under checkable instructions.
 
-The second benchmark, in the spirit of IFEval: a completion counts when it **follows the
-instruction**, whatever its answer. Ten kinds (`KINDS`); each has a sentence, a checker and a way
-for the lab's writers to obey.
+The second benchmark is modelled on IFEval: a completion is correct if it **follows the
+instruction**, whatever its answer. Each of the ten kinds (`KINDS`) has a sentence, a checker and a
+way for the lab's writers to obey.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Instructed:
 
     @property
     def problem(self) -> Problem:
-        """The instructed draft as a `Problem`; `kwargs` carries the kind and its arguments."""
+        """The instructed draft as a `Problem`, with the kind and its arguments in `kwargs`."""
         prompt = f"{self.draft.question} {KINDS[self.kind].sentence.format(**self.kwargs)}"
         key = f"{self.kind}:{self.draft.key}"
         answer = answer_of(self.draft)[0]
@@ -122,7 +122,7 @@ class Instructed:
 
 
 def instruct(draft: Draft, kind: str, rng: random.Random) -> Instructed:
-    """Put a draft under an instruction, drawing the instruction's arguments."""
+    """Add an instruction to a draft, with random arguments."""
     kwargs: dict = {}
     if kind == "bullets":
         kwargs["n"] = max(2, len(answer_of(draft)[1]) + rng.choice((-1, 0, 1)))
@@ -134,7 +134,7 @@ def instruct(draft: Draft, kind: str, rng: random.Random) -> Instructed:
 
 
 def solution(item: Instructed, habits: Habits, rng: random.Random) -> str:
-    """A solution that obeys the instruction (with probability `habits.obeys`)."""
+    """Write a solution that obeys the instruction with probability `habits.obeys`."""
     style = style_of(item.draft, habits, rng)
     if rng.random() >= habits.obeys:
         return write(item.draft, habits, rng, style)
@@ -153,7 +153,7 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
-    """The lab's maths problems under instructions, kinds in turn; the same every time."""
+    """The lab's maths problems under instructions, kinds in turn; always the same."""
     kinds = sorted(KINDS)
     items = distinct(split, task.size(split), seed=1)
     return [

@@ -1,11 +1,11 @@
 r"""Lab maths: procedural problems with worked solutions that end in ``\boxed{...}``.
 
-Ten families of problems (`FAMILIES`). A family draws parameters, words a question and works the
-steps through a `Scratch`, the one place where arithmetic happens and where a slip can be made.
-`rockstudy.tasks.lab.register` then writes the steps down in some register.
+Each of the ten families of problems (`FAMILIES`) draws parameters, words a question and works out
+the steps in a `Scratch`, which does all arithmetic and may make a slip.
+`rockstudy.tasks.lab.register` then writes the steps in some register.
 
-Training and evaluation problems are disjoint by construction: a problem's `key` (family and
-parameters, without its wording) is hashed, and one key in four belongs to the evaluation split.
+Training and evaluation problems are disjoint: a hash of a problem's `key` (family and parameters,
+without its wording) puts one key in four into the evaluation split.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ THINGS = (
     "marbles tickets pebbles ribbons "
     "candles lemons feathers magnets plates rulers stickers"
 ).split()
-EVAL_SHARE = 4  # one key in four is held out; ours: leaves every family enough of both
+EVAL_SHARE = 4  # ours: one key in four is held out, enough for every family
 
 
 @dataclass(frozen=True)
 class Step:
     """One line of working: a digit-free reason, an equation, and the slip made in it if any.
 
-    `why` holds the reason's wordings, separated by ``|``; the register picks one.
+    `why` lists the reason's wordings, separated by ``|``; the register picks one.
     """
 
     why: str
@@ -55,10 +55,10 @@ class Step:
 
 @dataclass
 class Scratch:
-    """Does the arithmetic of a solution, making at most one slip at step `slip_at`.
+    """The arithmetic of a solution, with at most one slip at step `slip_at`.
 
-    With ``corrects`` the slip is noticed at once (the step remembers it and the right value is
-    carried on); without it the wrong value is carried to the end.
+    With ``corrects`` the step records the slip and the working continues with the right value;
+    otherwise it continues with the wrong one.
     """
 
     rng: random.Random
@@ -67,7 +67,7 @@ class Scratch:
     steps: list[Step] = field(default_factory=list)
 
     def line(self, why: str, lhs: str, value: int, show: str = "{}") -> int:
-        """Write ``lhs = show(value)`` and return the value that the working goes on with."""
+        """Write ``lhs = show(value)`` and return the value with which the working continues."""
         slip = None
         if self.slip_at == len(self.steps):
             wrong = max(0, value + self.rng.choice((-2, -1, 1, 2, 10)))
@@ -82,17 +82,17 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Draft:
-    """A drawn problem: its wording, who or what opens it (a latent style feature), its working."""
+    """A drawn problem: its wording, opening name or verb (a latent style feature), and working."""
 
     family: str
     params: tuple[int | str, ...]
     question: str
     voice: str
-    work: Callable[[Scratch], str]
+    work: Callable[[Scratch], str | int]
 
     @property
     def key(self) -> str:
-        """Family and parameters: what the train/eval split is decided on."""
+        """Family and parameters, which decide the split."""
         return f"{self.family}:{','.join(map(str, self.params))}"
 
 
@@ -158,12 +158,10 @@ def linear(rng: random.Random) -> Draft:
             f"{a}x = {c} - {b}",
             c - b,
         )
-        return str(
-            s.line(
-                "divide by the coefficient|undo the multiplication|scale the equation down",
-                rf"x = \frac{{{d}}}{{{a}}}",
-                round(d / a),
-            )
+        return s.line(
+            "divide by the coefficient|undo the multiplication|scale the equation down",
+            rf"x = \frac{{{d}}}{{{a}}}",
+            round(d / a),
         )
 
     return Draft("linear", (a, b, c), question, voice, work)
@@ -232,12 +230,10 @@ def percent(rng: random.Random) -> Draft:
             rf"\frac{{{p}}}{{100}} \cdot {n}",
             p * n // 100,
         )
-        return str(
-            s.line(
-                f"add the other {thing}|include the later sale|sum both sales of {thing}",
-                f"{q} + {k}",
-                q + k,
-            )
+        return s.line(
+            f"add the other {thing}|include the later sale|sum both sales of {thing}",
+            f"{q} + {k}",
+            q + k,
         )
 
     return Draft("percent", (p, n, k), question, name, work)
@@ -294,12 +290,10 @@ def sequence(rng: random.Random) -> Draft:
             rf"{k} \cdot {d}",
             k * d,
         )
-        return str(
-            s.line(
-                "add the first term|begin at the start value|shift by the initial term",
-                f"{a} + {m}",
-                a + m,
-            )
+        return s.line(
+            "add the first term|begin at the start value|shift by the initial term",
+            f"{a} + {m}",
+            a + m,
         )
 
     return Draft("sequence", (a, d, n), question, voice, work)
@@ -323,12 +317,10 @@ def area(rng: random.Random) -> Draft:
             rf"{c} \cdot {d}",
             c * d,
         )
-        return str(
-            s.line(
-                "subtract the piece|remove the cut region|compare both areas",
-                f"{big} - {small}",
-                max(0, big - small),
-            )
+        return s.line(
+            "subtract the piece|remove the cut region|compare both areas",
+            f"{big} - {small}",
+            max(0, big - small),
         )
 
     return Draft("area", (a, b, c, d), question, name, work)
@@ -348,19 +340,17 @@ def modular(rng: random.Random) -> Draft:
         t = s.line(
             "add the last number|complete the sum|bring in the final summand", f"{p} + {c}", p + c
         )
-        return str(
-            s.line(
-                "keep the remainder|reduce by the modulus|throw away full multiples",
-                rf"{t} \bmod {m}",
-                t % m,
-            )
+        return s.line(
+            "keep the remainder|reduce by the modulus|throw away full multiples",
+            rf"{t} \bmod {m}",
+            t % m,
         )
 
     return Draft("modular", (a, b, c, m), question, voice, work)
 
 
 def counting(rng: random.Random) -> Draft:
-    """Choices multiply; some of them are excluded."""
+    """A product of choices, some of which are excluded."""
     name = rng.choice(NAMES)
     a, b, c, k = rng.randint(2, 6), rng.randint(2, 6), rng.randint(2, 3), rng.randint(1, 6)
     question = (
@@ -379,13 +369,11 @@ def counting(rng: random.Random) -> Draft:
             rf"{ab} \cdot {c}",
             ab * c,
         )
-        return str(
-            s.line(
-                "take away what is not allowed|exclude the forbidden outfits|"
-                "discard the banned combinations",
-                f"{abc} - {k}",
-                max(0, abc - k),
-            )
+        return s.line(
+            "take away what is not allowed|exclude the forbidden outfits|"
+            "discard the banned combinations",
+            f"{abc} - {k}",
+            max(0, abc - k),
         )
 
     return Draft("counting", (a, b, c, k), question, name, work)
@@ -403,7 +391,7 @@ def split_of(key: str) -> str:
 
 
 def drafts(split: str, rng: random.Random) -> Iterator[Draft]:
-    """Endless drafts of one split, families in turn."""
+    """Yield endless drafts of one split, families in turn."""
     while True:
         for family in FAMILIES.values():
             draft = family(rng)
@@ -415,7 +403,7 @@ def drafts(split: str, rng: random.Random) -> Iterator[Draft]:
 def answer_of(draft: Draft) -> tuple[str, list[Step]]:
     """The right answer and the steps to it."""
     scratch = Scratch(random.Random(0))
-    return draft.work(scratch), scratch.steps
+    return str(draft.work(scratch)), scratch.steps
 
 
 def problem_of(draft: Draft) -> Problem:
@@ -437,7 +425,7 @@ def distinct(split: str, n: int, seed: int, wanted: Callable[[Draft], bool] = bo
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
-    """Procedural maths with worked solutions; the same problems every time."""
+    """Procedural maths with worked solutions; always the same problems."""
     return [problem_of(draft) for draft in distinct(split, task.size(split), seed=0)]
 
 

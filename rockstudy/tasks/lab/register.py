@@ -1,17 +1,17 @@
-r"""How a lab solution is written down: layout, delimiters, discourse markers, slips, checks.
+r"""The written form of a lab solution: layout, delimiters, discourse markers, slips, checks.
 
 The register imitates model outputs: LaTeX in ``$``, ``$$`` and ``\[``, markdown headings, bold,
-bullets, blank lines and sentence-initial markers. What the teacher writes follows latent features:
+bullets, blank lines and sentence-initial markers. The teacher's style follows latent features:
 
-- the **layout** follows the voice of the prompt (a name or an opening verb): a table to learn;
+- the **layout** follows the voice of the prompt (a name or an opening verb), as in a table;
 - the **marker** of a step follows the parity of the previous result and the step's number;
 - the **closing** follows the layout and the opening marker, many tokens earlier;
 - a **check** is likely when the answer is a multiple of five;
 - the **wording** of a reason follows the voice as well;
-- every choice is random with probability `Habits.noise`: the teacher stays soft.
+- every choice is random with probability `Habits.noise`, so that the teacher stays soft.
 
-A student's habits (`STUDENT`) are another mix: layouts and markers that ignore the latent features,
-and one wrong intermediate result, never corrected, in half of its solutions.
+The student's habits (`STUDENT`) differ: its layouts and markers ignore the latent features, and
+half of its solutions have one wrong intermediate result that is never corrected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MARKERS = ("So", "Let us", "We", "Now", "Then", "Next, we", "First, we")
 
 @dataclass(frozen=True)
 class Habits:
-    """The mix of a writer: slips, noise, and preferences that override the latent features."""
+    """A writer's slips, noise, and preferences that override the latent features."""
 
     slip: float  # share of solutions with one slip
     corrects: bool  # whether a slip is noticed at once
@@ -51,7 +51,7 @@ STUDENT = Habits(
 
 @dataclass(frozen=True)
 class Style:
-    """The choices one solution is written with."""
+    """The choices of style in one solution."""
 
     layout: str
     dollars: bool = True
@@ -61,12 +61,12 @@ class Style:
 
 
 def layout_of(voice: str) -> str:
-    """The layout that the teacher associates with a voice."""
+    """The teacher's layout for a voice."""
     return LAYOUTS[zlib.crc32(voice.encode()) % len(LAYOUTS)]
 
 
 def style_of(draft: Draft, habits: Habits, rng: random.Random) -> Style:
-    """Draw the style for a draft."""
+    """Draw the style of a draft."""
     if habits.layouts:
         return Style(rng.choice(habits.layouts))
     return Style(rng.choice(LAYOUTS) if rng.random() < habits.noise else layout_of(draft.voice))
@@ -160,29 +160,15 @@ def _bulleted(steps: list[Step], n: int, style: Style) -> str:
 
 
 def write(draft: Draft, habits: Habits, rng: random.Random, style: Style | None = None) -> str:
-    """Write a solution of a draft.
+    """Write a solution of a draft that ends in a boxed answer.
 
-    Parameters
-    ----------
-    draft : Draft
-        The problem.
-    habits : Habits
-        Whose register.
-    rng : random.Random
-        Source of slips and of every random choice.
-    style : Style, optional
-        Forced style (an instruction); drawn from the habits when absent.
-
-    Returns
-    -------
-    str
-        The solution, ending in a boxed answer.
+    The style may be fixed by an instruction; otherwise it is drawn from the habits.
     """
     n_steps = len(answer_of(draft)[1])
     scratch = Scratch(
         rng, rng.randrange(n_steps) if rng.random() < habits.slip else None, habits.corrects
     )
-    answer = draft.work(scratch)
+    answer = str(draft.work(scratch))
     style = style or style_of(draft, habits, rng)
     steps = _reasons(scratch.steps, draft.voice, habits, rng)
     markers: list[str] = []
