@@ -231,9 +231,7 @@ def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
     decoder: Any = model.get_decoder()
     layers = decoder.layers
     kept = [i for i in range(len(layers)) if (i + 1) % every]
-    decoder.layers = torch.nn.ModuleList(
-        layers[i] for i in kept
-    )  # copied alone
+    decoder.layers = torch.nn.ModuleList(layers[i] for i in kept)  # copied alone
     try:
         pruned = copy.deepcopy(model)
     finally:

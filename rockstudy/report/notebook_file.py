@@ -2,14 +2,18 @@
 
 import warnings
 from pathlib import Path
-
-import nbformat
+from typing import TYPE_CHECKING
 
 from rockstudy.errors import StudyError
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
-def read(notebook: Path) -> nbformat.NotebookNode:
+
+def read(notebook: Path) -> "NotebookNode":
     """Return a notebook of format 4; `StudyError` where the file is not one."""
+    import nbformat  # builds grammars for seconds, which most commands need not wait for
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nbformat adds missing cell ids

@@ -46,7 +46,7 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
     seed = torch_seed(config.seed, "evaluation")
 
     def compute(model: engines.Engine, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
-        (task, part), tokenizer = piece, loading.tokenizer_of(run)
+        task, part = piece
         with advised(f"evaluation of {label}", sampling_knobs("evaluation", how)):
             made = rollout.evaluate(model, loading.tokenizer_of(run), task, how, seed, part)
         return made.assign(model=label)
