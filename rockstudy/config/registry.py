@@ -128,6 +128,11 @@ class Registry(Mapping[str, T]):
         names = [entry.name for entry in self.entries()]
         return one_of(name, names, reason) if found is None else None
 
+    def check(self, name: str) -> str:
+        """Return the name; `StudyError` if it is unknown."""
+        _ = self[name]
+        return name
+
     def __getitem__(self, name: str) -> T:
         """Return the value of a name; `StudyError` if it is unknown."""
         found, _ = self._find(name)
