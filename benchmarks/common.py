@@ -1,11 +1,10 @@
-"""What the benchmarks share: sides that take turns, each in a process of its own; random models.
+"""Shared code of the benchmarks: alternating sides in separate processes, and random models.
 
 `measure` starts a process for every side of a comparison. Their repetitions alternate, so that a
-busy machine slows all of them, and a ratio is the median over pairs of repetitions. Seconds are
-wall-clock, but of the processor where one thread of a CPU does the work (OMP_NUM_THREADS=1): the
-same on an idle machine, and less changed by what else runs on a busy one. A side's peak memory is
-above what its process held before its first repetition: of the device where there is one, else
-resident.
+busy machine slows all of them; a ratio is the median over pairs of repetitions. Seconds are
+wall-clock time, or processor time if one CPU thread does the work (OMP_NUM_THREADS=1), which
+depends less on other load. A side's peak memory is the increase over its process's memory before
+the first repetition, on the device if there is one, else resident.
 """
 
 from __future__ import annotations

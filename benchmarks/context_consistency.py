@@ -2,9 +2,9 @@
 
 The corpus is a Zipf unigram process: tokens drawn independently, the k-th of 4,500 types with
 probability proportional to 1/k, in completions of 1,000 tokens. Every position is an occurrence, so
-the largest of 4,500 groups has a ninth of them, and windows are what stands around it. Windows are
-encoded as bags of token ids. Real text repeats itself more: equal windows, which are merged, make
-it faster, and more pairs that share a rare token slower. That is not measured here.
+the largest of 4,500 groups has a ninth of them. Windows around the occurrences are encoded as bags
+of token ids. Real text is more repetitive: equal windows, which are merged, make it faster, while
+more pairs that share a rare token make it slower. This benchmark does not measure that.
 """
 
 import argparse

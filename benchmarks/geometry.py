@@ -1,8 +1,8 @@
-"""Memory and time of the type gradients against the dense way, (types x vocabulary) matrices.
+"""Memory and time of the type gradients against dense (types x vocabulary) matrices.
 
-Synthetic hidden states and heads; student and teacher of one width. The dense way makes the logits
-of a tile of positions over the whole vocabulary, adds the gradients into one matrix (types, V), and
-takes norms and cosines from it. The larger vocabulary is Qwen3's.
+Hidden states and heads are synthetic; student and teacher have the same width. The dense way
+computes the logits of a tile of positions over the whole vocabulary, adds the gradients to one
+matrix (types, V), and computes norms and cosines from it. The larger vocabulary is Qwen3's.
 """
 
 import argparse

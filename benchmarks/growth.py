@@ -1,8 +1,8 @@
-"""How cost grows: every benchmark over sizes a factor of 2 apart, slopes, and one figure.
+"""Growth of costs: every benchmark over sizes that double, with slopes and one figure.
 
-Each point is a side of a script's comparison, in a process of its own. Seconds are those
-of the best repetition (`common`). A slope is the exponent of a log-log fit by least squares; a side
-with a fixed cost has a slope below that of its growing part. Writes `growth.png` and `growth.json`:
+Each point is one side of a script's comparison in a separate process, with the seconds of its best
+repetition (`common`). A slope is the exponent of a log-log fit by least squares; a fixed cost
+lowers it. Writes `growth.png` and `growth.json`:
 
     slope_<script>_<side>_seconds_in_<axis>     slope_<script>_<side>_peak_in_<axis>
     bytes_<script>_<side>_per_<axis>            peak memory for one more, by a straight line

@@ -2,13 +2,13 @@
 
 The lab's student (as shipped, before any training) on lab maths problems. The candidates are those
 of the lab's committed screen at token level: the first types by rank with a positive score, without
-special tokens. Reuse runs over all of them, naive over a few that are spread over their
-frequencies; what naive would generate for the others is taken from these few. The baseline is
-sampled before and not counted, as a screen needs it anyway. Both modes take turns (`common`).
+special tokens. Reuse runs over all of them, naive over a few with different frequencies, from which
+its cost for the others is extrapolated. The baseline is sampled beforehand and not counted, since a
+screen needs it anyway. Both modes alternate (`common`).
 
-Names that end in 49k are of a random model with SmolLM2's vocabulary and Zipf's frequencies. Its
-candidates are evenly spread over the logarithm of the rank in frequency, from the 2nd to the
-1,024th type: how many tokens are saved follows from that choice. Nothing is graded there.
+Names that end in 49k belong to a random model with SmolLM2's vocabulary and Zipf's frequencies. Its
+candidates are evenly spaced in the logarithm of the frequency rank, from the 2nd to the 1,024th
+type; the savings depend on this choice. Nothing is graded there.
 
     tokens_vs_naive       tokens that reuse generates over those of naive, the whole screen
     speedup_vs_naive      seconds of naive over those of reuse, grading included, the few;

@@ -1,15 +1,15 @@
 """Tokens per second and peak memory of one on-policy distillation step.
 
-Three ways to the same loss, reverse KL over given rollouts, one optimiser step of loss, backward,
-clipping and AdamW:
+Three ways compute the same loss, reverse KL over given rollouts, in one optimiser step of loss,
+backward, clipping and AdamW:
 
     ours         rockstudy's trainer
-    trl          TRL's DistillationTrainer, with nothing but the source of completions replaced
-    full-logits  a plain loop that makes both models' logits over the whole vocabulary
+    trl          TRL's DistillationTrainer, in which only the source of completions is replaced
+    full-logits  a plain loop that computes both models' logits over the whole vocabulary
 
-and ours with 30% of the positions at weight 0; at the lab's vocabulary and at that of SmolLM2, with
-randomly initialised Qwen3 models. Completions have different lengths, as real ones have. Lines
-marked "+ rollout" sample them too. Ways take turns step by step (`common`); seconds are medians.
+Ours also runs with 30% of the positions at weight 0. Models are randomly initialised Qwen3, with
+the lab's vocabulary and SmolLM2's. Completions have different lengths, like real ones. Lines marked
+"+ rollout" include sampling. The ways alternate step by step (`common`); seconds are medians.
 """
 
 import argparse

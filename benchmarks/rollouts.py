@@ -3,18 +3,18 @@
     ours        rockstudy's rollout.generate
     generate    batches in the order of the dataset, padded on the left, `do_sample=True`
     static      the same with `cache_implementation="static"`, which compiles on CUDA
-    continuous  transformers' `generate_batch`, on CUDA alone: on a CPU it takes 20 times as long
+    continuous  transformers' `generate_batch`, only on CUDA: on a CPU it takes 20 times as long
 
 All sample from the whole distribution at temperature 1, up to the same limit, in batches of the
-same size, and turn ids into text. One part has a vocabulary of SmolLM2's size and a random model
-that ends a completion with a fixed probability at each position, so that lengths are spread widely;
-the other is the lab's student on its own problems. Greedy completions of all ways must be equal but
-for near ties (`rollout_greedy_equal`, the share).
+same size, and decode ids to text. The first part uses a random model with SmolLM2's vocabulary that
+ends a completion with a fixed probability at each position, so that lengths vary widely; the second
+uses the lab's student on its own problems. Greedy completions of all ways must be equal except for
+near ties (`rollout_greedy_equal`, the share).
 
-On CUDA ours runs eagerly, without a compiled step or CUDA graph. Those need one shape: transformers
-compiles about 20 s for each, torch falls back to eager code after 8 shapes of a function, and here
-the width of a batch changes with every shard of prompts, and its rows whenever some have ended.
-Where launches dominate, vLLM is the engine to take (`evaluation__engine`).
+On CUDA ours runs eagerly, without a compiled step or CUDA graph. These need a fixed shape:
+transformers compiles for about 20 s per shape, torch falls back to eager code after 8 shapes of a
+function, and here a batch's width changes with every shard of prompts, and its rows whenever some
+end. If launches dominate, use vLLM (`evaluation__engine`).
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Time of the token table against its floor and against the loop that one writes first.
+"""Time of the token table against its lower bound and against a simple loop.
 
-    time_vs_bare_forwards   wall-clock of the table for one checkpoint over that of two bare passes,
-                            teacher's and student's, on the same tokens in the same batches: decoder
-                            and logits of the completion positions, which are thrown away
+    time_vs_bare_forwards   wall-clock time of the table for one checkpoint over that of two bare
+                            passes, teacher's and student's, on the same tokens in the same batches:
+                            decoder and logits of the completion positions, which are discarded
     speedup_vs_prompt_loop  tokens per second of rollouts and table together, over those of a loop
-                            that takes one prompt at a time: transformers' generate, then the whole
-                            logits of teacher and two checkpoints, then softmax and KL
+                            over single prompts: transformers' generate, then the whole logits of
+                            teacher and two checkpoints, then softmax and KL
 
-The first at SmolLM2's vocabulary and proportions with random weights, the second on the lab's pair.
-Both sides take turns (`common`); a ratio is the median over pairs.
+The first uses SmolLM2's vocabulary and proportions with random weights, the second the lab's pair.
+Both sides alternate (`common`); a ratio is the median over pairs.
 """
 
 import argparse

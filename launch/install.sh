@@ -1,4 +1,4 @@
-# Sourced by the launch scripts from the repository: the environment and what CUDA runs need beside.
+# Sourced by the launch scripts from the repository: the environment and further packages for CUDA.
 # A second call finds its stamp newer than make's, installs nothing and needs no network.
 make .venv/.installed
 if [ ! .venv/.launch -nt .venv/.installed ]; then

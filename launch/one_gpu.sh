@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a clone to the report on one GPU: launch/one_gpu.sh [-p NAME VALUE ...]
-# PRESET (qwen3) and RUN_ID (the preset's name) come from the environment. Not run by us.
+# PRESET (qwen3) and RUN_ID (the preset's name) come from the environment. We have not run it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PRESET=${PRESET:-qwen3}

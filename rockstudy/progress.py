@@ -72,28 +72,25 @@ class _FileBar:
 
     def update(self, n: float = 1) -> None:
         self._n += n
-        self._write_if_due()
+        self.write(due=time.monotonic() - self._last >= _INTERVAL)
 
     def set_postfix(self, **values: Any) -> None:
-        self._postfix = {name: _text(value) for name, value in values.items()}
-        self._write_if_due()
+        self._postfix = {
+            name: f"{value:.4g}" if isinstance(value, float) else str(value)
+            for name, value in values.items()
+        }
+        self.update(0)
 
-    def _write_if_due(self) -> None:
-        if time.monotonic() - self._last >= _INTERVAL:
-            self.write()
-
-    def write(self, done: bool = False) -> None:
+    def write(self, done: bool = False, due: bool = True) -> None:
         """Append one line in a single write, so that the lines of several processes stay apart."""
+        if not due:
+            return
         self._last = time.monotonic()
         n = int(self._n) if self._n == int(self._n) else self._n
         state = {"n": n, "total": self._total, "postfix": self._postfix, "t": time.time()}
         line = json.dumps(self._fixed | state | {"done": done}) + "\n"
         with contextlib.suppress(OSError), self._file.open("ab", buffering=0) as stream:
             stream.write(line.encode())
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager

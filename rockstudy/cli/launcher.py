@@ -29,11 +29,8 @@ def follow() -> None:
 def launch(arguments: Sequence[str], processes: int) -> None:
     """Run the `rockstudy` command in several processes until all have ended.
 
-    Raises
-    ------
-    StudyError
-        More processes than CUDA devices, if there are any; a failed process, by its number and its
-        exit code or signal. The other processes are then ended.
+    `StudyError`: more processes than CUDA devices, if there are any; a failed process, by its
+    number and its exit code or signal. The other processes are then ended.
     """
     if 0 < (count := torch.cuda.device_count()) < processes:
         raise StudyError(f"processes: must be at most the {count} CUDA devices; got {processes}")

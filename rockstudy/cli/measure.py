@@ -91,10 +91,7 @@ def check(parts: Sequence[str]) -> None:
 def measure(run: Run, parts: Sequence[str] = ()) -> None:
     """Compute parts of a study (default: all) with the processes that were launched together.
 
-    Raises
-    ------
-    StudyError
-        An unknown part; an error of a step, with the number of the process.
+    `StudyError`: an unknown part; an error of a step, with the number of the process.
     """
     check(parts)
     together()  # each process selects its device before it loads models

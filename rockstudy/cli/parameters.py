@@ -129,15 +129,11 @@ def assign(
     return values, fields
 
 
-def _is_field(name: str) -> bool:
-    return "__" in name or name in StudyConfig.model_fields
-
-
 def _check_name(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> None:
     if name in RESERVED:
         raise StudyError(f"-p {name}: must be given as {RESERVED[name]}")
     legal = {n for names in known.values() for n in names} - set(RESERVED)
-    if name not in legal and not _is_field(name):
+    if name not in legal and "__" not in name and name not in StudyConfig.model_fields:
         listed = [*sorted(legal), "a field of the configuration such as stage2__steps"]
         close = difflib.get_close_matches(name, legal, n=1) or near(name)
         raise StudyError(unknown(f"-p {name}", name, listed, close))

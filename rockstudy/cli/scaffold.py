@@ -114,10 +114,8 @@ def notebook(name: str, *, preset: str | None, run_id: str) -> nbformat.Notebook
 def write(name: str, folder: Path, *, preset: str | None, run_id: str) -> Path:
     """Write a new notebook and return its path.
 
-    Raises
-    ------
-    StudyError
-        A name with characters other than letters, digits, ``_`` and ``-``, or one that is taken.
+    `StudyError`: a name with characters other than letters, digits, ``_`` and ``-``, or one that is
+    taken.
     """
     stem = name.removesuffix(".ipynb")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}", stem):

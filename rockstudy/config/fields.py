@@ -85,8 +85,7 @@ class PairConfig(_Frozen):
         default=None, description="GGUF file to read inside a Hub id or a folder"
     )
     drop_every: Annotated[int, Field(ge=2)] | None = Field(
-        default=None,
-        description="n: the student loses every n-th decoder layer; none: keeps all",
+        default=None, description="n: the student loses every n-th decoder layer; none: keeps all"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="type of the weights; auto: bfloat16 on CUDA, float32 on CPU"
@@ -123,12 +122,8 @@ class TaskConfig(_Frozen):
     @property
     def label(self) -> str:
         """Name for tables: the file's if the task reads one, else the task's."""
-        if self.path is None:
-            return self.name
-        name = PurePath(self.path).name
-        for suffix in (".jsonl", ".json", ".parquet"):
-            name = name.removesuffix(suffix)
-        return name
+        path = PurePath(self.path or self.name)
+        return path.stem if path.suffix in (".jsonl", ".json", ".parquet") else path.name
 
     def size(self, split: Literal["train", "eval"]) -> int:
         """Number of problems in a split."""
@@ -228,10 +223,7 @@ class StageConfig(_Frozen):
     def batches(self, processes: int) -> tuple[int, int]:
         """Return the rollouts in a process's micro-batch, and its micro-batches per step.
 
-        Raises
-        ------
-        StudyError
-            Rollouts of a step that do not divide evenly over the processes.
+        `StudyError`: rollouts of a step that do not divide evenly over the processes.
         """
         rollouts = self.prompts_per_step * self.rollouts_per_prompt
         if rollouts % processes:
@@ -385,16 +377,10 @@ class StudyConfig(_Frozen):
 
     @model_validator(mode="after")
     def _all_distinct(self) -> Self:
-        for field, values in (
-            ("seeds", list(self.seeds)),
-            ("benchmarks", [task.label for task in self.benchmarks]),
-        ):
+        labels = [task.label for task in self.benchmarks]
+        for field, values in (("seeds", list(self.seeds)), ("benchmarks", labels)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{field} must be distinct, got {values}")
-        return self
-
-    @model_validator(mode="after")
-    def _screened_are_benchmarks(self) -> Self:
         last = len(self.benchmarks) - 1
         if max(self.screened, default=0) > last or len(set(self.screened)) < len(self.screened):
             raise ValueError(

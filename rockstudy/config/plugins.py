@@ -37,10 +37,8 @@ def _located(name: str, folder: Path) -> str:
 def load(names: Iterable[str]) -> list[ModuleType]:
     """Import plugins; an imported one costs nothing.
 
-    Raises
-    ------
-    StudyError
-        A module that cannot be imported or registers nothing; a registered name that is taken.
+    `StudyError`: a module that cannot be imported or registers nothing; a registered name that is
+    taken.
     """
     modules = [_imported(name) for name in names]
     for module in modules:

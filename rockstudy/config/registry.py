@@ -1,18 +1,18 @@
-"""Registries: what the names in a configuration stand for.
+"""Registries of the names in a configuration.
 
 A registry maps names to functions, or to small frozen objects made of functions. Built-in functions
-are registered where they are defined; importing the registry's home imports them all, at the first
-look-up. So a configuration's names are checked without importing rooms above `config` beforehand,
-and homes import neither torch nor transformers, which take seconds. A user's own functions register
-in the same way, from a file outside the package (`rockstudy.config.plugins`).
+are registered where they are defined. The first look-up imports the registry's home, which imports
+them all; `config` therefore checks names without importing rooms above it beforehand. Homes import
+neither torch nor transformers, which take seconds. Your own functions register in the same way,
+from a file outside the package (`rockstudy.config.plugins`).
 
     @SELECTORS.register("longest")
     def longest(tokens):
         '''The first line of the docstring is the help text.'''
 
 A name that ends in a placeholder registers a family: ``ARMS.register("lambda-<number>", parse=f)``
-answers to ``lambda-0.5``. `parse` turns ``0.5`` into a value or raises a `StudyError`, and the
-registered function gets the value as its argument ``number``.
+covers ``lambda-0.5``. `parse` turns ``0.5`` into a value or raises a `StudyError`, and the function
+receives the value as its argument ``number``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Parse = Callable[[str], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A registered name, what it stands for, and the parser of its placeholder."""
+    """A registered name, its value, and the parser of its placeholder."""
 
     name: str
     value: T
@@ -44,7 +44,7 @@ class Entry(Generic[T]):
 
     @property
     def placeholder(self) -> str:
-        """The word between the angle brackets; empty where the name has none."""
+        """The word between the angle brackets; empty if the name has none."""
         return self.name.partition("<")[2].removesuffix(">")
 
     @property
@@ -72,14 +72,14 @@ class Entry(Generic[T]):
 
 
 class Registry(Mapping[str, T]):
-    """Names and what they stand for, in the order of their registration.
+    """Names and their values, in the order of registration.
 
-    As a mapping it has the plain names; look-ups also answer to the members of families.
+    Iteration gives the plain names; look-ups also find the members of families.
 
     Parameters
     ----------
     what
-        What a name stands for; error lines begin with it.
+        Kind of the values, with which error lines begin.
     home
         Module whose import registers the built-in names.
     """
@@ -101,10 +101,7 @@ class Registry(Mapping[str, T]):
     def add(self, name: str, value: T, parse: Parse | None = None) -> None:
         """Register a value. The same function may be registered again: its module was reloaded.
 
-        Raises
-        ------
-        StudyError
-            A name that a different function has.
+        `StudyError`: a name that a different function has.
         """
         self._load()
         entry = Entry(name, value, parse)
@@ -126,26 +123,25 @@ class Registry(Mapping[str, T]):
         return {entry.name: entry.help for entry in self.entries()}
 
     def complaint(self, name: Any) -> str | None:
-        """What is wrong with a name: the legal ones and what was given; None where it is legal."""
+        """The error of an unknown name, with the legal ones; None for a legal name."""
         found, reason = self._find(name)
         names = [entry.name for entry in self.entries()]
         return one_of(name, names, reason) if found is None else None
 
     def check(self, name: str) -> str:
-        """Return the name; StudyError where it is unknown."""
-        complaint = self.complaint(name)
-        if complaint:
-            raise StudyError(f"{self.what}: {complaint}")
+        """Return the name; `StudyError` if it is unknown."""
+        _ = self[name]
         return name
 
     def __getitem__(self, name: str) -> T:
-        """What a name stands for; StudyError where it is unknown."""
-        found, _ = self._find(self.check(name))
-        assert found is not None
+        """Return the value of a name; `StudyError` if it is unknown."""
+        found, _ = self._find(name)
+        if found is None:
+            raise StudyError(f"{self.what}: {self.complaint(name)}")
         return found
 
     def _find(self, name: Any) -> tuple[T | None, str]:
-        """What a name stands for; None, and why the family that it resembles refuses it."""
+        """The value of a name; else None, and the reason of a family that refuses it."""
         reason = ""
         plain_first = sorted(self.entries(), key=lambda entry: entry.parse is not None)
         for entry in plain_first if isinstance(name, str) else ():
@@ -168,11 +164,11 @@ class Registry(Mapping[str, T]):
         return (entry.name for entry in self.entries() if not entry.parse)
 
     def __len__(self) -> int:
-        """How many plain names there are."""
+        """Number of plain names."""
         return sum(1 for _ in self)
 
     def _load(self) -> None:
-        """Import the home once; it registers the built-in names while this is under way."""
+        """Import the home once, which registers the built-in names."""
         if self._loaded:
             return
         self._loaded = True

@@ -136,10 +136,8 @@ def load_model(
 ) -> PreTrainedModel:
     """Load one model in evaluation mode; errors name the parameter `field`.
 
-    Raises
-    ------
-    StudyError
-        Unknown name, missing or incomplete weights, a damaged file, no connection to the Hub.
+    `StudyError`: unknown name, missing or incomplete weights, a damaged file, no connection to the
+    Hub.
     """
     device = default_device() if device is None else torch.device(device)
     kind = _dtype(dtype, device)
@@ -190,10 +188,7 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; without a padding token it pads with its end of text.
 
-    Raises
-    ------
-    StudyError
-        A missing or damaged tokenizer, or no connection to the Hub.
+    `StudyError`: a missing or damaged tokenizer, or no connection to the Hub.
     """
     source = resolve(name, revision, gguf_file, field)
     with readable(source, "a tokenizer"):
@@ -217,10 +212,7 @@ def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
 
     The model itself is left alone. With `every` = 2 the first, third, fifth, ... layer remain.
 
-    Raises
-    ------
-    StudyError
-        An architecture other than `PRUNABLE`, or fewer than `every` layers.
+    `StudyError`: an architecture other than `PRUNABLE`, or fewer than `every` layers.
     """
     config = model.config
     if config.model_type not in PRUNABLE or config.num_hidden_layers < every:
@@ -253,10 +245,8 @@ def check_same_vocabulary(
 ) -> None:
     """Refuse a pair whose logits cannot be compared entry by entry.
 
-    Raises
-    ------
-    StudyError
-        Different vocabulary sizes, a token with two ids, or a tokenizer larger than its model.
+    `StudyError`: different vocabulary sizes, a token with two ids, or a tokenizer larger than its
+    model.
     """
     must = "student: must share the teacher's vocabulary;"
     sizes = [model.config.vocab_size for model in (teacher, student)]

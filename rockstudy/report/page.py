@@ -64,6 +64,11 @@ CELLS = """
 {% block footer %}{% endblock %}
 """
 
+LIGHT, DARK = (
+    HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark")
+)
+HIGHLIGHTING = f"{LIGHT}\n@media (prefers-color-scheme: dark) {{\n{DARK}\n}}\n"
+
 
 @dataclass(frozen=True)
 class Section:
@@ -224,7 +229,11 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"key": _key, "rank": VERDICTS.index, "strip": _strip}
+    environment.filters |= {
+        "key": lambda x: "" if x != x else repr(float(x)),
+        "rank": VERDICTS.index,
+        "strip": _strip,
+    }
     environment.filters |= {"number": display.number, "sample": listing.sample}
     template = environment.from_string((here / "report.html").read_text())
     script = (here / "report.js").read_text()
@@ -233,17 +242,12 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
         title=title,
         sections=sections,
         anchors={section.anchor for section in sections},
-        style=(here / "report.css").read_text() + _highlighting(),
+        style=(here / "report.css").read_text() + HIGHLIGHTING,
         script=script,
         script_hash=f"sha256-{digest}",
         **values,
     )
     return whole.translate(SPELLED)
-
-
-def _key(value: float) -> str:
-    """Sort key of a number for the script; empty for NaN."""
-    return "" if value != value else repr(float(value))
 
 
 def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
@@ -254,9 +258,3 @@ def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
     least, span = min(ends), max(ends) - min(ends)
     lo, hi, value, theirs = (round(4 + 92 * (end - least) / span, 2) for end in ends)
     return {"lo": lo, "width": round(max(hi - lo, 0.5), 2), "value": value, "paper": theirs}
-
-
-def _highlighting() -> str:
-    light = HtmlFormatter(style="default").get_style_defs(".highlight")
-    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
-    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"

@@ -49,6 +49,9 @@ class Row:
     banned: tuple[int, ...] = ()
 
 
+Left = Callable[[Row], Any]
+
+
 class Engine(ABC):
     """A model that continues rows of token ids, with transformers' configurations of it."""
 
@@ -57,11 +60,7 @@ class Engine(ABC):
 
     @abstractmethod
     def complete(
-        self,
-        rows: Sequence[Row],
-        choose: Chooser,
-        ends: Sequence[int],
-        left: Callable[[Row], Any],
+        self, rows: Sequence[Row], choose: Chooser, ends: Sequence[int], left: Left
     ) -> list[np.ndarray]:
         """Write the completions: an int32 array of new token ids for every row.
 
@@ -79,11 +78,7 @@ class TransformersEngine(Engine):
         self.generation_config = getattr(model, "generation_config", None)
 
     def complete(
-        self,
-        rows: Sequence[Row],
-        choose: Chooser,
-        ends: Sequence[int],
-        left: Callable[[Row], Any],
+        self, rows: Sequence[Row], choose: Chooser, ends: Sequence[int], left: Left
     ) -> list[np.ndarray]:
         """Write the completions; rows are sorted by length, then by limit."""
         order = sorted(range(len(rows)), key=lambda r: (len(rows[r].ids), rows[r].limit, r))

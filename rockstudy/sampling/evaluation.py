@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import PreTrainedModel
 
 from rockstudy import tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
@@ -138,13 +137,8 @@ def answered(
 @kept_apart
 def checkpoint(run: Run, folder: Path, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
     """The engine of a checkpoint (`engines.opened`)."""
-    return engines.opened(
-        how,
-        str(folder),
-        lambda: loading.load_model(str(folder)),
-        max_prompt_tokens=_longest_prompt(run),
-        resting=_resting(run),
-    )
+    name = str(folder)
+    return engines.opened(how, name, lambda: loading.load_model(name), **_common(run))
 
 
 def _member(run: Run, role: str) -> AbstractContextManager[engines.Engine]:
@@ -158,18 +152,15 @@ def _member(run: Run, role: str) -> AbstractContextManager[engines.Engine]:
     return engines.opened(
         how,
         load=lambda: getattr(loading.pair_of(run), role),
-        max_prompt_tokens=_longest_prompt(run),
         dtype=pair.dtype,
-        resting=_resting(run),
         **loading.of_role(pair, role),
+        **_common(run),
     )
 
 
-def _longest_prompt(run: Run) -> int:
-    return max(task.max_prompt_tokens for task in run.config.benchmarks)
-
-
-def _resting(run: Run) -> list[PreTrainedModel]:
-    """The pair's models, if they are in memory."""
+def _common(run: Run) -> dict[str, Any]:
+    """Token limit of prompts, and the pair's models if they are in memory."""
     pair = run.held("pair")
-    return [] if pair is None else [pair.teacher, pair.student]
+    longest = max(task.max_prompt_tokens for task in run.config.benchmarks)
+    resting = [] if pair is None else [pair.teacher, pair.student]
+    return {"max_prompt_tokens": longest, "resting": resting}

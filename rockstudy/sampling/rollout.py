@@ -158,11 +158,8 @@ def prompt_ids(
 ) -> list[list[int]]:
     """Apply the chat template, with its generation prompt and without thinking.
 
-    Raises
-    ------
-    StudyError
-        No prompts, no chat template, or a prompt longer than `max_prompt_tokens` or than the
-        tokenizer's own limit.
+    `StudyError`: no prompts, no chat template, or a prompt longer than `max_prompt_tokens` or than
+    the tokenizer's own limit.
     """
     if not prompts:
         raise StudyError("prompts: must hold at least one prompt; got none")
@@ -238,11 +235,8 @@ def generate(
     `first` is the index of the first prompt in a longer list: a process with prompts 8 to 15 of a
     step passes 8 and samples the same completions as a single process. ``desc=None`` draws no bar.
 
-    Raises
-    ------
-    StudyError
-        No prompts, an empty prompt, a prompt that with its completion does not fit the context, or
-        logits that are not finite.
+    `StudyError`: no prompts, an empty prompt, a prompt that with its completion does not fit the
+    context, or logits that are not finite.
     """
     _check_lengths(model, prompt_ids, max_new_tokens)
     places = [(p, s) for p in range(len(prompt_ids)) for s in range(samples)]

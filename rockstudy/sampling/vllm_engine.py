@@ -15,7 +15,7 @@ its memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ from rockstudy.models import loading
 from rockstudy.models.sources import readable, resolve
 from rockstudy.parallel import placement
 from rockstudy.sampling.decoding import Chooser
-from rockstudy.sampling.engines import Engine, Row
+from rockstudy.sampling.engines import Engine, Left, Row
 from rockstudy.store.seeds import torch_seed
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
@@ -39,15 +39,9 @@ SHARE = 0.9  # ours: share of the device's free memory for the engine
 CPU_CACHE = 2**30  # ours: bytes of keys and values on a CPU
 # torchrun's and accelerate's names for the processes that they start
 LAUNCHED = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "TORCHELASTIC_USE_AGENT_STORE",
-)
+    "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK MASTER_ADDR MASTER_PORT "
+    "TORCHELASTIC_USE_AGENT_STORE"
+).split()
 MOST_BANNED = 1024  # vllm/v1/worker/gpu/sample/logit_bias.py: MAX_NUM_LOGIT_BIAS_TOKENS
 
 
@@ -101,18 +95,11 @@ class VllmEngine(Engine):
         self._llm: LLM | None = None
 
     def complete(
-        self,
-        rows: Sequence[Row],
-        choose: Chooser,
-        ends: Sequence[int],
-        left: Callable[[Row], Any],
+        self, rows: Sequence[Row], choose: Chooser, ends: Sequence[int], left: Left
     ) -> list[np.ndarray]:
         """Write the completions, all rows in one queue.
 
-        Raises
-        ------
-        StudyError
-            More than `MOST_BANNED` banned tokens in a row.
+        `StudyError`: more than `MOST_BANNED` banned tokens in a row.
         """
         done: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows)
         if not rows:

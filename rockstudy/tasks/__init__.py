@@ -23,11 +23,8 @@ __all__ = ["BUILT_IN", "Problem", "Split", "Task", "grade", "identity", "load"]
 def load(task: TaskConfig, split: Split) -> list[Problem]:
     """Load as many problems of a task's split as the configuration sets.
 
-    Raises
-    ------
-    StudyError
-        A missing, empty or malformed file, with name and line; evaluation problems of a task
-        without reference answers.
+    `StudyError`: a missing, empty or malformed file, with name and line; evaluation problems of a
+    task without reference answers.
     """
     if split == "eval":
         _check_answers(task)
@@ -47,11 +44,8 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
     A completion cut at the token limit is graded unchanged. Answers that math-verify cannot compare
     in time are wrong, and a warning counts them.
 
-    Raises
-    ------
-    StudyError
-        A task without reference answers, IFEval without its checkers, or a plugin's task that does
-        not return a verdict for each text.
+    `StudyError`: a task without reference answers, IFEval without its checkers, or a plugin's task
+    that does not return a verdict for each text.
     """
     _check_answers(task)
     verdicts = np.asarray(TASKS[task.name].grade(task, problems, texts), dtype=bool)

@@ -38,11 +38,8 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
 
     ``n_eval`` and ``n_train`` count rows, including those that are skipped.
 
-    Raises
-    ------
-    StudyError
-        The extra ``ifeval`` is not installed; an unknown instruction or one without its arguments;
-        no row left; errors as in `rows.problems`.
+    `StudyError`: The extra ``ifeval`` is not installed; an unknown instruction or one without its
+    arguments; no row left; errors as in `rows.problems`.
     """
     loaded = rows.problems(task, split, _problem)
     if _has_punkt():

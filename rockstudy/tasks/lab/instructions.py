@@ -23,18 +23,6 @@ PHRASES = ("That is all.", "Thank you.", "I hope this helps.", "Done.")
 WORDS = ("exactly", "simply", "clearly", "carefully")
 
 
-def _before_answer(text: str) -> str:
-    return text.split("\\boxed", 1)[0]
-
-
-def _n_bullets(text: str) -> int:
-    return len(re.findall(r"^\s*[-*] ", text, flags=re.M))
-
-
-def _answer_is_bold(text: str) -> bool:
-    return re.search(r"\*\*[^*\n]*\\boxed\{[^*\n]*\*\*", text) is not None
-
-
 @dataclass(frozen=True)
 class Kind:
     """One kind of instruction: its sentence, its checker, and the style that obeys it."""
@@ -52,12 +40,12 @@ def _lead_and_close(text: str, kwargs: dict) -> str:
 KINDS: dict[str, Kind] = {
     "no_digits": Kind(
         "Use no digits before the final answer.",
-        lambda t, k: "\\boxed" in t and not re.search(r"\d", _before_answer(t)),
+        lambda t, k: "\\boxed" in t and not re.search(r"\d", t.split("\\boxed", 1)[0]),
         lambda s, k: replace(s, layout="prose", words_only=True),
     ),
     "bullets": Kind(
         "Use exactly {n} bullet points.",
-        lambda t, k: _n_bullets(t) == int(k["n"]),
+        lambda t, k: len(re.findall(r"^\s*[-*] ", t, re.M)) == int(k["n"]),
         lambda s, k: replace(s, layout="bullets", bullets=int(k["n"])),
     ),
     "lowercase": Kind(
@@ -82,7 +70,7 @@ KINDS: dict[str, Kind] = {
     ),
     "bold_answer": Kind(
         "Put the final answer in bold.",
-        lambda t, k: _answer_is_bold(t),
+        lambda t, k: re.search(r"\*\*[^*\n]*\\boxed\{[^*\n]*\*\*", t) is not None,
         lambda s, k: replace(s, bold_answer=True),
     ),
     "keyword": Kind(

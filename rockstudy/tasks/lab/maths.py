@@ -22,20 +22,17 @@ from rockstudy.tasks import grading
 from rockstudy.tasks.problem import Problem, Split, Task
 
 NAMES = (
-    "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan "
-    "Cleo Yara Emil Kate Noah Ruth "
-    "Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas Marta "
-    "Nils Olga Peter Quinn Robin Sofia "
-    "Tariq Ursula Victor Wendy Xavier"
+    "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan Cleo Yara "
+    "Emil Kate Noah Ruth Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas "
+    "Marta Nils Olga Peter Quinn Robin Sofia Tariq Ursula Victor Wendy Xavier"
 ).split()
 OPENERS = (
     "Compute;Find;Work out;Determine;Please find;Tell me;Calculate;Can you find;"
     "Help me find;I need;Evaluate;Give me"
 ).split(";")
 THINGS = (
-    "apples coins books cards pens shells stamps beads cups keys nuts pears buttons "
-    "marbles tickets pebbles ribbons "
-    "candles lemons feathers magnets plates rulers stickers"
+    "apples coins books cards pens shells stamps beads cups keys nuts pears buttons marbles "
+    "tickets pebbles ribbons candles lemons feathers magnets plates rulers stickers"
 ).split()
 EVAL_SHARE = 4  # ours: one key in four is held out, enough for every family
 
@@ -121,25 +118,16 @@ def chain(rng: random.Random) -> Draft:
         x = start
         for kind, n in moves:
             if kind == "+":
-                x = s.line(
-                    f"add the new {thing}|put the found {thing} on top|"
-                    f"count the extra {thing} as well",
-                    f"{x} + {n}",
-                    x + n,
-                )
+                why = f"add the new {thing}|put the found {thing} on top|"
+                why += f"count the extra {thing} as well"
+                x = s.line(why, f"{x} + {n}", x + n)
             elif kind == "-":
-                x = s.line(
-                    f"take away the {thing} given|remove the gift from the pile|"
-                    "subtract what was given",
-                    f"{x} - {n}",
-                    max(0, x - n),
-                )
+                why = f"take away the {thing} given|remove the gift from the pile|"
+                why += "subtract what was given"
+                x = s.line(why, f"{x} - {n}", max(0, x - n))
             else:
-                x = s.line(
-                    f"multiply the {thing}|scale the number up|repeat the pile of {thing}",
-                    rf"{x} \cdot {n}",
-                    x * n,
-                )
+                why = f"multiply the {thing}|scale the number up|repeat the pile of {thing}"
+                x = s.line(why, rf"{x} \cdot {n}", x * n)
         return str(x)
 
     return Draft("chain", (start, *(f"{k}{n}" for k, n in moves)), question, name, work)
