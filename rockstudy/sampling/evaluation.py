@@ -117,7 +117,7 @@ def answered(
     how, seed = getattr(run.config, stage), torch_seed(run.config.seed, stage)
 
     def compute(model: engines.Engine, part: slice) -> pd.DataFrame:
-            with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
+        with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
             made, _ = rollout.answer(model, loading.tokenizer_of(run), task, how, seed, part)
         return made.to_frame(part.start)
 
