@@ -1,8 +1,8 @@
 """Scores: the numbers that token types are ranked by to find the rocks (paper 2).
 
 A score is a function of the type table and returns a number for each type; rocks have the largest
-ones. Its name is a value of ``rocks__selector``. The table has ``count, n_prompts``; ``loss``, the mean after
-OPD of the loss that the settings name; means of every measurement over the type's occurrences
+ones. Its name is a value of ``rocks__selector``. The table has ``count, n_prompts``; ``loss``, the
+mean after OPD of the configured loss; means of every measurement over the type's occurrences
 (``rkl_pre_mean, rkl_post_mean, entropy_teacher_mean``); ``coverage``, its share of the corpus loss;
 ``n_persistent`` and ``n_rock`` (occurrences); and ``ccr``.
 """

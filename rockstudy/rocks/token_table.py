@@ -106,8 +106,8 @@ def token_table(
     Raises
     ------
     StudyError
-        No completion tokens, checkpoints with a different vocabulary, values that are not finite, a shard
-        that is missing or damaged.
+        No completion tokens, a checkpoint with a different vocabulary, values that are not finite,
+        a shard that is missing or damaged.
     """
     if rollouts.n_tokens == 0:
         raise StudyError("rollouts: must have at least one completion token; got none")
