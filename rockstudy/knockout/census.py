@@ -9,8 +9,8 @@ over problems of the paired difference. A candidate is a
     Neutral                  otherwise
 
 How this can mislead. With 200 candidates and alpha = 0.05 about 10 false rejections are expected
-where nothing has an effect: `multiplicity` counts those that survive a correction. Taking the better
-of two arms raises the rate further. A null result needs its size: `detectable` is the smallest
+where nothing has an effect: `multiplicity` counts those that survive a correction. Taking the
+better of two arms raises the rate further. A null result needs its size: `detectable` is the smallest
 Delta that this many problems and rollouts would find, and `reliability` is the share of the spread
 of Delta over candidates that is not noise, which bounds every correlation with Delta.
 """
