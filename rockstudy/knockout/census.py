@@ -9,10 +9,10 @@ over problems of the paired difference. A candidate is a
     Neutral                  otherwise
 
 How this can mislead. With 200 candidates and alpha = 0.05 about 10 false rejections are expected
-where nothing has an effect: `multiplicity` says which survive. Taking the better of two arms raises
-the rate further. A null result has a size: `detectable` is the smallest Delta that this many
-problems and rollouts would find, and `reliability` how much of the spread of Delta over candidates
-is not noise, which bounds every correlation with Delta.
+where nothing has an effect: `multiplicity` counts those that survive a correction. Taking the
+better of two arms raises the rate further. A null result needs its size: `detectable` is the smallest
+Delta that this many problems and rollouts would find, and `reliability` is the share of the spread
+of Delta over candidates that is not noise, which bounds every correlation with Delta.
 """
 
 from __future__ import annotations
@@ -36,10 +36,7 @@ CLASSES = ("Strong Pillar", "Neutral", "Strong Stumbling Block")
 def bootstrap(delta: np.ndarray, rng: np.random.Generator, n_boot: int = N_BOOT) -> pd.DataFrame:
     """Delta of every candidate with its interval and p-value, problems resampled, paired.
 
-    Parameters
-    ----------
-    delta
-        Differences float64 (candidates, problems), rollouts averaged within a problem.
+    `delta` is float64 (candidates, problems), with rollouts averaged within a problem.
 
     Returns
     -------
@@ -77,10 +74,8 @@ def bootstrap(delta: np.ndarray, rng: np.random.Generator, n_boot: int = N_BOOT)
 def census(arms: pd.DataFrame, alpha: float = ALPHA, least: float = LEAST) -> pd.DataFrame:
     """Classify every candidate on every benchmark.
 
-    Parameters
-    ----------
-    arms
-        ``benchmark, target, arm, delta, p``: a row per candidate, benchmark and kind of knockout.
+    `arms` has a row per candidate, benchmark and kind of knockout: ``benchmark, target, arm, delta,
+    p``.
 
     Returns
     -------
@@ -149,10 +144,7 @@ def predictors(
 ) -> pd.DataFrame:
     """Correlation of Delta with properties of token types.
 
-    Parameters
-    ----------
-    table
-        ``delta`` and the properties, a row per candidate.
+    `table` has ``delta`` and the properties `names`, a row per candidate.
 
     Returns
     -------

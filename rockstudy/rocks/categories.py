@@ -76,20 +76,19 @@ def categorize(texts: Sequence[str], initial_share: ArrayLike) -> list[str]:
     texts
         Decoded texts (U,), as from `token_texts`.
     initial_share
-        Share (U,) of a type's occurrences for which `starts_sentence` holds, or NaN where it is
-        not known. It separates markers from words and bullets from signs: from `MOSTLY` on they
-        are markers and bullets. NaN leaves that to the capital letter (``So``) and to the space
-        after a bullet (``- ``).
+        Share (U,) of a type's occurrences that start a sentence (`starts_sentence`), or NaN where
+        it is unknown. From `MOSTLY` on a type is a marker or a bullet, not a word or a sign. With
+        NaN the capital letter (``So``) and the space after a bullet (``- ``) decide.
 
     Raises
     ------
     StudyError
-        Another number of shares than of texts, or a share outside [0, 1].
+        Unequal numbers of shares and texts, or a share outside [0, 1].
     """
     shares = np.asarray(initial_share, dtype=np.float64)
     if shares.shape != (len(texts),):
         raise StudyError(
-            f"initial_share: must hold one share for each of {len(texts)} texts; got {shares.shape}"
+            f"initial_share: must have one share for each of {len(texts)} texts; got {shares.shape}"
         )
     if ((shares < 0) | (shares > 1)).any():
         bad = shares[(shares < 0) | (shares > 1)][0]
@@ -104,16 +103,8 @@ def starts_sentence(previous_texts: Iterable[str]) -> np.ndarray:
     ``. ! ? :`` that only blanks, closing quotes and brackets, ``*`` or ``$`` follow, as in
     ``:**``, ``.\n\n`` or ``.$``.
 
-    Parameters
-    ----------
-    previous_texts
-        Text before each occurrence (N,), "" for none. One token is enough; given more of the text,
-        the rule sees the full stop before a separate ``**`` as well.
-
-    Returns
-    -------
-    np.ndarray
-        Booleans (N,).
+    `previous_texts` is the text before each occurrence (N,), "" for none. One token is enough; with
+    more text the rule also sees the full stop before a separate ``**``. Returns booleans (N,).
 
     Notes
     -----

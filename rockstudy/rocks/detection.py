@@ -100,19 +100,13 @@ def detect(
 ) -> Detection:
     """Find persistent occurrences, compare their contexts, score and rank every type.
 
-    Parameters
-    ----------
-    tokens
-        Token table with ``<loss>_pre`` and ``<loss>_post``.
-    rollouts
-        The trajectories it was computed from.
-    model
-        The student, where the encoder needs one (`encoders.needs_student`).
+    `tokens` is the token table of `rollouts`, with ``<loss>_pre`` and ``<loss>_post``; `model` is
+    the student, for an encoder that needs one (`encoders.needs_student`).
 
     Raises
     ------
     StudyError
-        Losses that are not finite; no occurrence that is persistent.
+        Losses that are not finite; no persistent occurrence.
     """
     persistent, tau_pre, tau_post = persistence(tokens, settings)
     chosen = tokens.loc[persistent, ["prompt_index", "sample_index", "position", "token_id"]]
@@ -208,16 +202,8 @@ def stability(
     Every draw takes n prompts without replacement and scores their occurrences anew, context
     consistency included. The thresholds stay those of the whole corpus, in nats.
 
-    Parameters
-    ----------
-    tokens, detection
-        The token table, and what `detect` made of it.
-    features
-        `encode` of ``detection.occurrences``.
-    sizes, ks
-        Numbers of prompts and cut-offs.
-    draws
-        Sub-corpora for each size.
+    `features` is `encode` of ``detection.occurrences``, `sizes` are numbers of prompts, `ks` are
+    cut-offs, and `draws` is the number of sub-corpora of each size.
 
     Returns
     -------
@@ -343,10 +329,7 @@ def sensitivity(
 ) -> pd.DataFrame:
     """Change one setting at a time, and compare the top K and the number of rocks.
 
-    Parameters
-    ----------
-    grid
-        Values by setting; the name ``tau`` moves both thresholds.
+    `grid` has the values by setting; the name ``tau`` moves both thresholds.
 
     Returns
     -------

@@ -116,16 +116,9 @@ def random_windows(
 ) -> np.ndarray:
     """As many positions as are frozen, in runs of the same lengths, elsewhere; bool (R, T).
 
-    Parameters
-    ----------
-    rocks, frozen
-        bool (R, T): the rock occurrences, and they with their windows.
-    controls
-        bool (R, T): occurrences of the control types, laid around first.
-    mask
-        bool (R, T): completion tokens.
-    rng
-        Order of the centres, and which run is laid around which.
+    All inputs are bool (R, T): the rock occurrences, these with their windows (`frozen`), the
+    occurrences of the control types, which come first as centres, and the completion tokens
+    (`mask`). `rng` orders the centres and assigns a run to each.
 
     Returns
     -------

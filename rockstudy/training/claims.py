@@ -1,4 +1,4 @@
-"""Claims rows of notebook 01: what distillation does to accuracy."""
+"""Claims rows of notebook 01: the effect of distillation on accuracy."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What training writes down: sums over a logging window, losses per token type, time by phase.
+"""The metrics of training: sums over a logging window, losses per token type, time by phase.
 
-Sums are float64 and taken on the CPU in a fixed order, so that the same seed gives the same bytes.
-The per-type sums cost no forward pass: they are the reverse KL that the loss has just computed,
+Sums are float64 and taken on the CPU in a fixed order, so the same seed gives the same bytes. The
+per-type sums cost no forward pass, because the loss has just computed the reverse KL:
 
-    rkl_sum[v] = sum over positions that predict v of KL(student || teacher),
+    rkl_sum[v] = sum over positions that predict v of KL(student || teacher)
 
-so they cover the positions that were projected, unweighted: those of weight above 0, or all where
-the weights depend on the losses. They are empty in a stage whose loss has no reverse KL.
+They are unweighted and cover the projected positions: those with a weight above 0, or all where the
+weights depend on the losses. They are empty in a stage whose loss has no reverse KL.
 """
 
 import time
@@ -23,14 +23,12 @@ METRICS = (
 PHASES = ("rollout", "teacher", "student", "head", "optimizer")
 _LAPS = (*PHASES, "other")
 TIMING = ["step", *(f"seconds_{phase}" for phase in PHASES), "seconds_step", "tokens_per_s"]
-_SUMS = (
-    *("loss", "rkl", "entropy", "weight", "n_kept", "n_tokens", "n_rows", "n_stopped", "n_steps"),
-)
+_SUMS = "loss rkl entropy weight n_kept n_tokens n_rows n_stopped n_steps".split()
 _INTEGERS = ["step", "n_tokens", "n_kept"]
 
 
 class Clock:
-    """Adds the time since the last lap to a phase; by events on CUDA, which works behind."""
+    """Adds the time since the last lap to a phase; by events on CUDA, which runs asynchronously."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -44,7 +42,7 @@ class Clock:
         return event
 
     def lap(self, phase: str) -> None:
-        """Say what the time since the last lap was spent on."""
+        """Attribute the time since the last lap to a phase."""
         self._marks.append((phase, self._mark()))
 
     def drain(self) -> dict[str, float]:
@@ -150,7 +148,7 @@ class Ledger:
         return frame.astype({"step": "int64", "token_id": "int32", "count": "int64"})
 
     def state(self, windows: np.ndarray) -> dict[str, Tensor]:
-        """Everything needed to go on in other processes; `windows` has a `window` a row."""
+        """The state to resume from; `windows` has a row for the `window` of each process."""
         arrays = {
             "windows": windows,
             "metrics": self._metrics,
@@ -161,7 +159,7 @@ class Ledger:
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def restore(self, state: dict[str, Tensor], process: int, processes: int) -> None:
-        """Take over a state, and one process's share of the windows, which add up to them all."""
+        """Restore a state, and in each process its share of the windows."""
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
         own = arrays["windows"][process::processes].sum(0)
         self.sums = dict(zip(_SUMS, own.tolist(), strict=False))

@@ -1,4 +1,4 @@
-"""Position weights: how much the loss at each completion position counts.
+"""Position weights: factors on the loss at each completion position.
 
 The weighted objective (paper 5) is ``sum_t w_t * loss_t / N``, where N is the number of completion
 tokens of the global batch in every arm unless the stage asks otherwise (``normalize``). A weight
@@ -27,35 +27,22 @@ from rockstudy.errors import StudyError
 
 @dataclass(frozen=True)
 class Batch:
-    """Rollouts that are weighed together: a step's on this process, or a micro-batch of them.
+    """Rollouts that are weighed together: those of a step in this process, or a micro-batch."""
 
-    Attributes
-    ----------
-    completion_ids
-        int64 (R, T), padded on the right.
-    mask
-        bool (R, T), True on completion tokens.
-    step
-        Optimiser steps done before this one.
-    part
-        Which part of the step this is, over processes and micro-batches: for random numbers.
-    type_losses
-        What the ledger has closed so far, float64 (N, 4): step, token id, count, summed loss.
-    """
-
-    completion_ids: Tensor
-    mask: Tensor
-    step: int = 0
-    part: int = 0
+    completion_ids: Tensor  # int64 (R, T), padded on the right
+    mask: Tensor  # bool (R, T), True on completion tokens
+    step: int = 0  # optimiser steps done before this one
+    part: int = 0  # number of the part of the step, over processes and micro-batches
+    # the closed windows of the ledger, float64 (N, 4): step, token id, count, summed loss
     type_losses: np.ndarray = field(default_factory=lambda: np.empty((0, 4)))
 
 
 class WeightFunction(Protocol):
     """A frozen dataclass that can be called; its fields are its identity in a run's manifest.
 
-    ``needs_losses`` asks for the stage's loss in nats at every position, float (R, T), zero outside
-    the mask. The heads then project every position, also those that end up with weight 0: a weight
-    that depends on the loss cannot save the computation of the loss.
+    With ``needs_losses`` it receives the stage's loss in nats at every position, float (R, T), zero
+    outside the mask. The heads then project every position, because a weight that depends on
+    the loss cannot save its computation.
     """
 
     needs_losses: ClassVar[bool]
@@ -99,7 +86,7 @@ LEGAL: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Checked:
-    """A dataclass whose fields are made plain and checked by their names (`LEGAL`).
+    """A dataclass whose fields are converted and checked by their names (`LEGAL`).
 
     Raises
     ------
@@ -152,15 +139,8 @@ class Constant(Checked):
 class TokenWeights(Checked):
     """One weight where a token of a set is being predicted, 1 elsewhere; ``keep`` is the reverse.
 
-    Attributes
-    ----------
-    ids
-        Token ids; their order does not matter.
-    value
-        The paper's lambda (paper 5), or a `Ramp` of it; 0 takes the positions out of the LM head
-        altogether.
-    keep
-        Weigh all the other positions instead.
+    ``value`` is the paper's lambda (paper 5), or a `Ramp` of it. With 0 the positions skip the LM
+    head.
     """
 
     ids: Collection[int]
@@ -175,7 +155,7 @@ class TokenWeights(Checked):
 
 @dataclass(frozen=True)
 class TypeWeights(Checked):
-    """A weight of its own for each token type of a set, 1 elsewhere: ``values`` in ids' order."""
+    """A separate weight for each token type of ``ids``, in their order, and 1 elsewhere."""
 
     ids: Sequence[int]
     values: Sequence[float]
@@ -238,15 +218,9 @@ def lowered(chosen: Tensor, value: float) -> Tensor:
 def persistence_weights(types: pd.DataFrame, ids: Collection[int], value: float) -> TypeWeights:
     """Soft weights that fall with a type's persistence: 1 - (1 - value) x persistence.
 
-    Parameters
-    ----------
-    types
-        Type table with ``token_id, count, n_persistent``; persistence is the share of a type's
-        occurrences whose loss is high before and after OPD (paper 2, O_PH). Ours.
-    ids
-        Types to weigh.
-    value
-        Weight of a type that is always persistent.
+    Persistence is the share of a type's occurrences whose loss is high before and after OPD (paper
+    2, O_PH); the weights are ours. `types` has ``token_id, count, n_persistent``, and `value` is
+    the weight of a type that always persists.
 
     Raises
     ------
@@ -262,12 +236,12 @@ def persistence_weights(types: pd.DataFrame, ids: Collection[int], value: float)
 
 
 def describe(weights: WeightFunction | None) -> dict[str, Any]:
-    """Return what a manifest records of a weight function: its name and every field.
+    """Return the name and all fields of a weight function, for a manifest.
 
     Raises
     ------
     StudyError
-        Something whose parameters cannot be read, so that two arms could be taken for one.
+        Not a dataclass, so two arms could not be told apart.
     """
     weights = Constant() if weights is None else weights
     if not dataclasses.is_dataclass(weights) or isinstance(weights, type):
@@ -279,7 +253,7 @@ def describe(weights: WeightFunction | None) -> dict[str, Any]:
 
 
 def evaluate(weights: WeightFunction | None, batch: Batch, losses: Tensor | None) -> Tensor:
-    """Call a weight function (None: 1 everywhere) and check its answer.
+    """Call a weight function (None: 1 everywhere) and check the weights.
 
     Returns
     -------

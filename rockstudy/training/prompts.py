@@ -1,8 +1,8 @@
-"""What a stage trains on: its prompts in their order, and the teacher's completions of them.
+"""The prompts of a stage in the order of training, and the teacher's completions of them.
 
 The training problems are shuffled once and divided between the stages in proportion to the prompts
-that each needs, so that stage 2 sees other prompts than stage 1 (paper 1). A stage goes through its
-part in a new order as often as its steps need. All of it depends on seeds alone, never on the arm.
+that each needs, so the two stages see different prompts (paper 1). A stage goes through its part in
+a new order as often as its steps need. Everything depends on seeds alone, never on the arm.
 """
 
 from collections.abc import Iterator
@@ -60,8 +60,8 @@ def lessons(run: Run, stage: str, seed: int) -> list[Row]:
 def train_prompts(run: Run) -> list[str]:
     """Return the distinct prompts to train on; those of the Hub are read once and kept in the run.
 
-    Every training of every process needs them, a set of the Hub may have gigabytes, and the nodes
-    that train may have no network: `rockstudy measure data` reads them on one that has.
+    Every training of every process needs them, a set of the Hub may have gigabytes, and training
+    nodes may have no network. `rockstudy measure data` reads them on a node that has one.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def train_prompts(run: Run) -> list[str]:
 
 
 def is_read_each_time(task: TaskConfig) -> bool:
-    """Whether a task's training prompts are no matter of the Hub: made here, or in a local file."""
+    """Whether training prompts do not come from the Hub: they are generated or in a local file."""
     return task.path is None or rows.is_local(task.path)
 
 
@@ -97,7 +97,7 @@ def kept_at(task: TaskConfig) -> dict[str, Any]:
 def _prompts(
     run: Run, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[str], list[int]]:
-    """The stage's prompts, each once, and which of them each place in training takes.
+    """The stage's distinct prompts, and the index of the prompt at each place in training.
 
     Those that are too long are left out (paper 1: prompts up to 800 tokens).
     """
@@ -177,14 +177,14 @@ def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> l
 
 @contextmanager
 def _teaching(run: Run, stage: str) -> Iterator[Engine]:
-    """What samples from the teacher: itself, or vLLM, which then has the device to itself.
+    """Open an engine that samples from the teacher: the model itself, or vLLM alone on the device.
 
-    A teacher that waits in the machine's memory to be sharded comes to the device for it.
+    A teacher that waits in the machine's memory to be sharded moves to the device meanwhile.
     """
     config, teacher = run.config, loading.pair_of(run).teacher
     settings, pair = config.stage(stage), config.pair
     how = EvalConfig(
-        n_prompts=1,  # ours: whoever samples says which prompts
+        n_prompts=1,  # not used: the caller passes the prompts
         samples=settings.rollouts_per_prompt,
         max_new_tokens=settings.max_new_tokens,
         batch_size=config.evaluation.batch_size,

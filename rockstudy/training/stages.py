@@ -95,12 +95,10 @@ def train(
 
     Parameters
     ----------
-    run
-        The run. Stage 2 starts from the end of stage 1, trained before at the study's seed.
     stage
-        ``stage1`` or ``stage2``.
+        ``stage1``, or ``stage2``, which starts from the end of stage 1 at the study's seed.
     seed
-        Training seed: the order of prompts and the rollouts.
+        Training seed, for the order of prompts and the rollouts.
     arm
         Name of the regime, part of the folder's name.
     weights
@@ -132,9 +130,9 @@ def is_trained(
 
 @contextlib.contextmanager
 def _freed() -> Iterator[None]:
-    """Give back what a trainer took, at the end of the function that made it.
+    """Free the memory of a trainer at the end of the function that made it.
 
-    It is a cycle of objects, which Python would free at a time of its own.
+    A trainer is a cycle of objects, which Python would free only at some later time.
     """
     try:
         yield
@@ -147,9 +145,9 @@ def _freed() -> Iterator[None]:
 def timed(
     run: Run, stage: str, *, seed: int, steps: int, weights: WeightFunction | None = None
 ) -> pd.DataFrame:
-    """Train the first steps of a stage for their times alone: `TrainResult.timing`, a row a step.
+    """Train the first steps of a stage to time them: `TrainResult.timing`, a row per step.
 
-    Nothing is kept, and nothing that is cached is used but what the stage starts from.
+    Nothing is stored, and of the stored artefacts only the start of the stage is used.
     """
     job = _job(run, stage, seed, "timed", weights)
     short = {"steps": steps, "logging_steps": 1, "keep": {}}
@@ -163,7 +161,7 @@ def timed(
 
 
 def _job(run: Run, stage: str, seed: int, arm: str, weights: WeightFunction | None) -> "_Job":
-    """What is to be trained; of stage 2, after stage 1 has been."""
+    """A stage to train; for stage 2, stage 1 is trained first."""
     if stage == "stage1":
         return _Job(
             run, stage, seed, arm, weights, None, loading.identity_of(run.config.pair, "student")
@@ -191,13 +189,13 @@ class _Job:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What the result depends on."""
+        """Configuration and inputs that determine the result."""
         pair = self.run.config.pair
         inputs = {"teacher": loading.identity_of(pair, "teacher"), "student": self.start}
         return {"config": self.describe(), "inputs": lambda: inputs}
 
     def describe(self) -> dict[str, Any]:
-        """Return what the result depends on, next to the models."""
+        """Return the settings that determine the result; the models are inputs."""
         config = self.run.config
         settings = {k: v for k, v in identity(config.stage(self.stage)).items() if v is not None}
         return {
@@ -267,12 +265,12 @@ class _Keeper(TrainerCallback):
         self.trainer, self.folder, self.bar = trainer, folder, bar
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave what lies between two steps (logs, checkpoints) out of both."""
+        """Count the time between two steps (logs, checkpoints) for neither."""
         self.trainer.clock.lap("other")
         self.trainer.clock.drain()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show what a resumed run has behind it."""
+        """Show the steps that a resumed run has done."""
         self._show(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -286,7 +284,7 @@ class _Keeper(TrainerCallback):
         self._show(1)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the last window beside the bar."""
+        """Show the last window next to the bar."""
         last = {k: v for k, v in kwargs["logs"].items() if k in ("loss", "rkl") and v == v}
         self._show(0, **last)
 
@@ -337,7 +335,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
 
 
 def _fsdp_checkpoints() -> bool:
-    """Whether `accelerate launch` has FSDP checkpoint activations; the trainer must not then."""
+    """Whether FSDP checkpoints activations (`accelerate launch`), so that the trainer must not."""
     names = ("ACCELERATE_USE_FSDP", "FSDP_ACTIVATION_CHECKPOINTING")
     return all(parse_flag_from_env(name) for name in names)
 

@@ -1,7 +1,7 @@
 """The cached steps of notebooks 00 and 01: problems, the pair, two stages of training, accuracy.
 
-A step takes the run that a notebook has opened and returns a frame, which is computed once and then
-read (`runs.table`). A committed reference has the frames and no models.
+A step takes an opened run and returns a frame, which is computed once (`rockstudy.runs.table`). A
+committed reference has the frames and no models.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def pair_accuracy(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `rollout.evaluate`'s columns, ``text`` included, and ``model`` (teacher or student).
+        The columns of `rollout.evaluate`, and ``model`` (teacher or student).
     """
     both = [evaluation.graded(run, role) for role in ("teacher", "student")]
     return pd.concat(both, ignore_index=True)
@@ -59,18 +59,13 @@ def pair_accuracy(run: Run) -> pd.DataFrame:
 def pair_sizes(run: Run) -> pd.DataFrame:
     """Architecture, layers, hidden size, vocabulary and parameters of teacher and student."""
     pair = loading.pair_of(run)
-    rows = [
-        {
-            "model": role,
-            "architecture": model.config.model_type,
-            "layers": model.config.num_hidden_layers,
-            "hidden": model.config.hidden_size,
-            "vocabulary": model.config.vocab_size,
-            "parameters": model.num_parameters(),
-        }
-        for role, model in (("teacher", pair.teacher), ("student", pair.student))
-    ]
-    return pd.DataFrame(rows)
+    rows = []
+    for role, model in (("teacher", pair.teacher), ("student", pair.student)):
+        config = model.config
+        sizes = (config.model_type, config.num_hidden_layers, config.hidden_size, config.vocab_size)
+        rows.append((role, *sizes, model.num_parameters()))
+    columns = "model architecture layers hidden vocabulary parameters".split()
+    return pd.DataFrame(rows, columns=columns)
 
 
 @kept_apart
@@ -87,7 +82,7 @@ def stage1_metrics(run: Run) -> pd.DataFrame:
 
 @kept_apart
 def baselines(run: Run) -> dict[int, stages.TrainResult]:
-    """The baseline of stage 2 at every training seed, trained and graded side by side."""
+    """The baseline of stage 2 at every training seed, trained and graded in parallel."""
 
     def train() -> dict[int, stages.TrainResult]:
         names, seeds = tuple(run.config.stage2.keep), run.config.seeds
@@ -99,7 +94,7 @@ def baselines(run: Run) -> dict[int, stages.TrainResult]:
 
 @kept_apart
 def first_baseline(run: Run) -> stages.TrainResult:
-    """The baseline of the first training seed, on as many threads as all seeds side by side."""
+    """The baseline of the first training seed, with as many threads as when all seeds train."""
     jobs = [(BASELINE, seed, ()) for seed in run.config.seeds]
     train_arms(run, jobs, only=run.config.seeds[:1])
     return stages.train(run, "stage2", seed=run.config.seeds[0])
@@ -138,16 +133,10 @@ def timing(run: Run) -> pd.DataFrame:
 def train_arms(
     run: Run, jobs: Sequence[tuple[Arm, int, tuple[str, ...]]], only: Sequence[int] | None = None
 ) -> None:
-    """Train arms of stage 2 and grade their named checkpoints, side by side, each once in a run.
+    """Train arms of stage 2 and grade their named checkpoints, in parallel, once in a run.
 
-    Parameters
-    ----------
-    run
-        The run.
-    jobs
-        Arm, training seed, and the names of the checkpoints to grade.
-    only
-        Leave the jobs of other seeds alone.
+    A job is an arm, a training seed and the names of the checkpoints to grade. With `only`, jobs of
+    other seeds are skipped.
     """
     stage1(run)  # before several processes would want to
     named = {f"{arm.name}, seed {seed}": (run, arm, seed, names) for arm, seed, names in jobs}
@@ -237,8 +226,8 @@ def accuracy_table(
 def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Pass@1 at the last checkpoint minus before stage 2, per benchmark.
 
-    The interval resamples problems, paired, and training seeds (`inference.crossed_difference`);
-    with a single training seed problems alone, and it says nothing about other seeds.
+    The interval resamples problems, paired, and training seeds (`intervals.crossed_difference`).
+    With a single training seed it resamples problems alone and does not cover other seeds.
     """
     last = along.step.max()
     rows = []

@@ -9,8 +9,8 @@ p student, q teacher, x the completion, w the position weights, and (a, b, c) th
 whatever the weights are, or the global sum of weights where ``normalize="weights"``. Positions of
 weight 0 are dropped before the LM heads, unless the weights depend on the losses.
 
-Completions enter as the token ids that were sampled: never decoded and tokenised again, and one
-that was cut by the token limit gets no end-of-text token. Every override says what it replaces.
+Completions enter as the sampled token ids. They are never decoded and tokenised again, and one that
+the token limit cut gets no end-of-text token. Every override names the TRL method it replaces.
 """
 
 import dataclasses
@@ -59,8 +59,8 @@ class DistillTrainer(trl.DistillationTrainer):
     weights
         Position weights; None is 1 everywhere.
     teacher_model
-        Stays as it is: another device of this kind computes there; on the CPU, FSDP2 trains with a
-        sharded copy of it (`rockstudy.parallel.placement`).
+        Not changed. On a different device of the same kind it computes there; on the CPU, FSDP2
+        trains with a sharded copy of it (`rockstudy.parallel.placement`).
     **kwargs
         TRL's. ``train_dataset`` holds one row per prompt in the order of training: ``prompt_ids``,
         and ``completions`` with ``stopped``, one per rollout, where they were sampled before.
@@ -129,7 +129,7 @@ class DistillTrainer(trl.DistillationTrainer):
 
     # Extends Trainer.train: out of memory, in a forward pass or in the optimiser, is one line.
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train to the end of the stage; what is kept on the way stays where training fails."""
+        """Train to the end of the stage; checkpoints stay where training fails."""
         knobs = ("micro_batch", "max_new_tokens", "gradient_checkpointing")
         now = {f"{self.stage_name}__{name}": getattr(self.stage, name) for name in knobs}
         with advised(self._where, now):
@@ -189,8 +189,8 @@ class DistillTrainer(trl.DistillationTrainer):
     def _weighs_late(self) -> bool:
         """Whether weights are made from the losses of the micro-batch that is trained on.
 
-        They cost nothing then. A sum of weights as normaliser must be known before the first
-        micro-batch, which takes one more forward pass of both models (`_losses_before`).
+        This costs nothing. Where the normaliser is the sum of weights, it must be known before the
+        first micro-batch, which takes one more forward pass of both models (`_losses_before`).
         """
         return self._needs_losses and self.stage.normalize == "tokens"
 
@@ -373,7 +373,7 @@ class DistillTrainer(trl.DistillationTrainer):
 
     # Replaces DistillationTrainer._save_checkpoint, which writes a model card.
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a resume checkpoint, and last of all the ledger, which says that it is complete."""
+        """Write a resume checkpoint, and the ledger last, as the mark that it is complete."""
         self._check_weights()
         Trainer._save_checkpoint(self, model, trial)
         window = torch.from_numpy(self.ledger.window()).to(self.accelerator.device)
@@ -408,7 +408,7 @@ class DistillTrainer(trl.DistillationTrainer):
             self._student().save_pretrained(folder, state_dict=adapters.merged(state))
             self._tokenizer.save_pretrained(folder)
 
-    # Replaces _BaseTrainer._send_telemetry: a run tells nobody that it ran.
+    # Replaces _BaseTrainer._send_telemetry.
     def _send_telemetry(self) -> None:
         """Send nothing."""
 

@@ -2,14 +2,14 @@
 
 TRL starts an engine for every trainer, and neither it nor vLLM (0.31) leaves the process as it was:
 
-- The environment says from then on that a launcher started the process, so that the next trainer
-  waits for others, and that no engine may have a process of its own (`sampling.vllm_engine`).
+- The environment then looks as if a launcher had started the process, so the next trainer waits
+  for others, and no engine can have a separate process (`sampling.vllm_engine`).
 - vLLM reads none of its own variables again, and takes every object that there is out of garbage
   collection: no trainer that was finished later would give its memory back.
 - An engine that is ended destroys the process group, which belongs to all that train together.
 
-So here an engine is started once in a process, for all trainings with the same settings, is never
-ended, and what it changed is changed back. Each training writes its own weights into it.
+So a process starts one engine for all trainings with the same settings, never ends it, and undoes
+the changes. Each training writes its own weights into the engine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Generation(VLLMGeneration):
         self.llm = _ENGINES[key]
 
     def _needs(self) -> dict[str, Any]:
-        """What an engine is made for; the weights are whichever were written last."""
+        """The settings that an engine is made for; its weights are replaced at every use."""
         names = ("max_model_length", "max_num_seqs", "gpu_memory_utilization", "model_impl")
         shape = self.model.config.to_dict() | {"_name_or_path": None}
         return {"model": shape, **{name: getattr(self, name) for name in names}}
@@ -51,7 +51,7 @@ class Generation(VLLMGeneration):
 def unchanged() -> Iterator[None]:
     """Start an engine inside, and undo what that does to the process."""
     before = dict(os.environ)
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # a study tells nobody what it runs
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no telemetry
     try:
         yield
     finally:

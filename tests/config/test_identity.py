@@ -15,7 +15,6 @@ COST_ONLY = {
     **{f"stage{n}__report_to": "tensorboard" for n in (1, 2)},
     **{f"stage{n}__gradient_checkpointing": True for n in (1, 2)},
     **{f"{part}__batch_size": 3 for part in ("evaluation", "statistics", "knockout")},
-    "gradient_memory_mb": 64,
 }
 
 

@@ -75,7 +75,7 @@ def test_no_texts_have_no_categories():
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ([0.5], r"initial_share: must hold one share for each of 2 texts; got \(1,\)"),
+        ([0.5], r"initial_share: must have one share for each of 2 texts; got \(1,\)"),
         ([0.5, 1.2], "initial_share: must lie between 0 and 1 or be NaN; got 1.2"),
         ([-0.1, NAN], "initial_share: must lie between 0 and 1 or be NaN; got -0.1"),
     ],
