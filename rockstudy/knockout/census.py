@@ -10,7 +10,7 @@ over problems of the paired difference. A candidate is a
 
 How this can mislead. With 200 candidates and alpha = 0.05 about 10 false rejections are expected
 where nothing has an effect: `multiplicity` counts those that survive a correction. Taking the
-better of two arms raises the rate further. A null result needs its size: `detectable` is the smallest
+better of two arms raises the rate further. A null result needs its size: `detectable` is the
 Delta that this many problems and rollouts would find, and `reliability` is the share of the spread
 of Delta over candidates that is not noise, which bounds every correlation with Delta.
 """

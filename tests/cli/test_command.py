@@ -15,13 +15,13 @@ import pytest
 
 from rockstudy import paths, progress
 from rockstudy.claims import records
-from rockstudy.cli import main, options, parameters, stamps
+from rockstudy.cli import main, options, parameters, running
 from rockstudy.errors import StudyError
 from rockstudy.runs import open_run
 from rockstudy.store import cache
 
-STANDARD = 'preset = "lab"\nrun_id = "reference"\nseed = 0\n'
-OPEN = "from rockstudy.runs import open_run, store\nrun = open_run(preset, run_id, seed)"
+STANDARD = 'run_id = "reference"\npreset = None\nseed = None\nfrom_run = None\n'
+OPEN = "from rockstudy.runs import open_run\nrun = open_run(preset, run_id, seed)"
 
 
 def write(folder: Path, name: str, *cells: str, own: str = "overrides = {}") -> Path:
@@ -115,7 +115,7 @@ def test_a_file_that_is_no_notebook_of_ours_is_refused(home, call, content, expe
 
 
 def test_a_run_in_use_is_refused(home, call):
-    with main._locked(paths.run_dir("tiny")):
+    with running.locked(paths.run_dir("tiny")):
         code, _, err = call("run", "--preset", "tiny")
     assert code == 2
     assert "must not be in use" in err
@@ -128,7 +128,7 @@ def test_a_file_system_without_locks_is_no_other_process(home, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with main._locked(paths.run_dir("tiny")):
+    with running.locked(paths.run_dir("tiny")):
         assert (paths.run_dir("tiny") / ".lock").is_file()
 
 
@@ -140,14 +140,14 @@ def test_notebooks_are_found_by_name_number_and_path_and_come_in_numeric_order(h
     fork = write(home / "elsewhere", "fork")
     tenth = write(folder, "10_tenth")
     write(folder, "draft")
-    assert [p.stem for p in main.find([], folder)] == ["00_first", "01_second", "10_tenth"]
-    found = main.find([str(fork), "10", "01_second.ipynb", "00_first"], folder)
+    assert [p.stem for p in running.find([], folder)] == ["00_first", "01_second", "10_tenth"]
+    found = running.find([str(fork), "10", "01_second.ipynb", "00_first"], folder)
     assert [p.stem for p in found] == ["00_first", "01_second", "10_tenth", "fork"]
-    assert main.find(["10"], folder) == main.find(["tenth"], folder) == [tenth.resolve()]
-    assert [p.stem for p in main.find(["1", "first"], folder)] == ["00_first", "01_second"]
-    assert [p.stem for p in main.find(["0"], folder)] == ["00_first"]
+    assert running.find(["10"], folder) == running.find(["tenth"], folder) == [tenth.resolve()]
+    assert [p.stem for p in running.find(["1", "first"], folder)] == ["00_first", "01_second"]
+    assert [p.stem for p in running.find(["0"], folder)] == ["00_first"]
     with pytest.raises(StudyError, match="different names"):
-        main.find(["draft", str(write(home / "elsewhere", "draft"))], folder)
+        running.find(["draft", str(write(home / "elsewhere", "draft"))], folder)
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_an_annotation_is_the_type_where_the_default_is_none(tmp_path):
         parameters.cast(known["limit"], "word")
 
 
-def test_a_name_goes_to_the_notebooks_that_have_it_and_a_field_into_overrides(home):
-    notebooks = main.find([], paths.notebooks_dir())
+def test_a_name_goes_to_the_notebooks_that_have_it_and_a_field_to_the_run(home):
+    notebooks = running.find([], paths.notebooks_dir())
     given = [("flag", "false"), ("limit", "4"), ("stage2__lr", "1e-4"), ("seeds", "[5]")]
-    values = parameters.assign(notebooks, preset="tiny", run_id="r", seed=2, given=given)
-    common = {"preset": "tiny", "run_id": "r", "seed": 2}
-    assert values[notebooks[0]] == common | {"overrides": {"stage2__lr": 1e-4, "seeds": [5]}}
-    assert values[notebooks[1]] == common | {"flag": False, "limit": 4}
+    values, fields = parameters.assign(notebooks, "r", given)
+    assert fields == {"stage2__lr": 1e-4, "seeds": [5]}
+    assert values[notebooks[0]] == {"run_id": "r"}
+    assert values[notebooks[1]] == {"run_id": "r", "flag": False, "limit": 4}
 
 
 def test_a_pair_is_two_words_or_one_with_an_equals_sign():
@@ -197,143 +197,88 @@ def test_a_pair_is_two_words_or_one_with_an_equals_sign():
     assert options.pair("b=x=y") == ("b", "x=y")
 
 
-# Stamps.
-
-
-@pytest.fixture
-def stamped(home):
-    """A notebook that looks executed, and a function that says whether it is current."""
-    notebook, folder = home / "notebooks" / "00_first.ipynb", home / "runs" / "r"
-    output = folder / "notebooks" / notebook.name
-    output.parent.mkdir(parents=True)
-    output.write_text("{}")
-    values = {"preset": "tiny", "path": str(home / "prompts.jsonl")}
-    Path(values["path"]).write_text("a")
-    cache.save(folder / "stage" / "table", pd.DataFrame({"x": [1]}), config={})
-    stamps.write_stamp(notebook, output, values, later=[], before={}, seconds=1.0)
-
-    def current(**changes) -> bool:
-        later = [p.with_suffix(".ipynb") for p in output.parent.glob("1*.json")]
-        return stamps.is_current(notebook, output, values | changes, later)
-
-    assert current()
-    return home, folder, current
-
-
-def test_a_stamp_holds_until_the_source_a_value_or_a_named_file_changes(stamped):
-    home, _, current = stamped
-    assert not current(preset="lab")
-    write(home / "notebooks", "00_first", "more = 1")
-    assert not current()
-    write(home / "notebooks", "00_first", own="overrides = {}\nn_shown = 3\nshare: float = 0.5")
-    assert current()
-    (home / "prompts.jsonl").write_text("b")
-    assert not current()
-
-
-def test_a_stamp_holds_until_the_code_changes(stamped, monkeypatch):
-    _, _, current = stamped
-    monkeypatch.setattr(stamps, "code_hash", lambda: "other")
-    assert not current()
-
-
-@pytest.mark.parametrize("name", ["table.json", "table.parquet"])
-def test_a_stamp_ends_with_the_loss_of_an_artefact(stamped, name):
-    _, folder, current = stamped
-    (folder / "stage" / name).unlink()
-    assert not current()
-
-
-def test_a_stamp_ends_when_an_artefact_changes_but_not_when_it_is_computed_again(stamped):
-    _, folder, current = stamped
-    cache.save(folder / "stage" / "table", pd.DataFrame({"x": [1]}), config={}, seconds=9.0)
-    assert current()
-    cache.save(folder / "stage" / "table", pd.DataFrame({"x": [2]}), config={})
-    assert not current()
-
-
-def test_what_only_a_later_notebook_made_does_not_count(stamped):
-    home, folder, current = stamped
-    before = stamps.artefacts(folder)
-    cache.save(folder / "later" / "table", pd.DataFrame({"x": [1]}), config={})
-    assert not current()
-    later = folder / "notebooks" / "10_later.ipynb"
-    notebook = home / "notebooks" / "01_second.ipynb"
-    stamps.write_stamp(notebook, later, {}, later=[], before=before, seconds=None)
-    assert current()
-
-
-def test_the_closing_notebook_follows_earlier_claims_and_not_those_of_a_fork(home):
-    opened = open_run("tiny", "mine")
-    notebook = write(home / "notebooks", "09_report")
-    output = write(opened.path / "notebooks", "09_report")
-    fork = opened.path / "notebooks" / "fork.ipynb"
-    row = {"claim": "a", "statement": "s", "locator": "l", "verdict": "inconclusive"}
-
-    def current() -> bool:
-        return stamps.is_current(notebook, output, {}, [fork])
-
-    records.claims(opened, "05_earlier", [row | {"value": 1.0}])
-    before = stamps.artefacts(opened.path)
-    records.claims(opened, "09_report", [])
-    stamps.write_stamp(notebook, output, {}, later=[fork], before=before, seconds=1.0)
-    assert current()
-    before = stamps.artefacts(opened.path)
-    records.claims(opened, "fork", [row | {"value": 2.0}])
-    stamps.write_stamp(notebook, fork, {}, later=[], before=before, seconds=1.0)
-    assert current()
-    assert records.read_claims(opened, before="09_report").notebook.tolist() == ["05_earlier"]
-    records.claims(opened, "05_earlier", [row | {"value": 3.0}])
-    assert not current()
-
-
-def test_a_failed_execution_is_never_current(stamped):
-    _, folder, current = stamped
-    notebook = folder.parents[1] / "notebooks" / "00_first.ipynb"
-    output = folder / "notebooks" / notebook.name
-    stamps.write_stamp(notebook, output, {}, later=[], before={}, seconds=None)
-    assert not current()
-
-
 # Running.
 
 
-def test_a_study_runs_in_order_then_skips_then_runs_again_what_lost_an_artefact(
+def test_a_study_runs_in_order_and_a_second_time_computes_only_what_is_gone(
     home, call, monkeypatch
 ):
     specs = home / "jupyter" / "kernels" / "python3"  # a kernel of that name that is not ours
     specs.mkdir(parents=True)
     (specs / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "no"}')
     monkeypatch.setenv("JUPYTER_PATH", str(home / "jupyter"))
-    monkeypatch.setattr(stamps, "code_hash", lambda: "the same, whoever edits the package now")
-    cached = (
-        "import sys\nimport pandas as pd\n"
-        'made = store.cached(run.path, "{}", "table", config=dict(seed=seed), '
-        'compute=lambda: pd.DataFrame({{"python": [sys.executable], "n": [{}]}}))'
+    table = (
+        "import sys, time\nimport pandas as pd\n"
+        'run.table(lambda n: pd.DataFrame({{"python": [sys.executable], "n": [n], '
+        '"when": [time.time()]}}), {}, name="{}")'
     )
-    write(home / "notebooks", "01_second", OPEN, cached.format("two", 0))
-    write(home / "notebooks", "00_first", OPEN, cached.format("one", "n"), own="n = 1")
+    write(home / "notebooks", "01_second", OPEN, table.format(0, "two"))
+    write(home / "notebooks", "00_first", OPEN, table.format("n", "one"), own="n = 1")
     arguments = ["run", "--preset", "tiny", "--seed", "3", "-p", "n", "5"]
+    tables = home / "runs" / "tiny" / "tables"
+
+    def stored(name):
+        (file,) = tables.glob(f"{name}-*.json")
+        return cache.load(file.with_suffix(""))
 
     code, out, err = call(*arguments)
     assert code == 0, err
     assert out == f"{home / 'runs' / 'tiny' / 'report.html'}\n"
     assert err.index("00_first: ") < err.index("01_second: ")
-    one = cache.load(home / "runs" / "tiny" / "one" / "table")
-    assert one.iloc[0].tolist() == [sys.executable, 5]
+    one, two = stored("one"), stored("two")
+    assert one.iloc[0].tolist()[:2] == [sys.executable, 5]
     folder = home / "runs" / "tiny" / "notebooks"
     assert sorted(p.name for p in folder.glob("*.ipynb")) == ["00_first.ipynb", "01_second.ipynb"]
 
-    code, out, err = call(*arguments)
-    assert code == 0
+    next(tables.glob("two-*.json")).unlink()
+    code, out, err = call("run", "--run-id", "tiny", "-p", "n", "5")
+    assert code == 0, err
     assert out.endswith("report.html\n")
-    assert err.splitlines() == ["00_first: unchanged", "01_second: unchanged"]
+    assert stored("one").equals(one)
+    assert not stored("two").equals(two)
 
-    (home / "runs" / "tiny" / "two" / "table.json").unlink()
-    _, _, err = call(*arguments)
-    assert "00_first: unchanged" in err
-    assert "01_second: unchanged" not in err
-    assert (home / "runs" / "tiny" / "two" / "table.json").exists()
+
+def test_other_values_for_a_run_are_one_line_and_change_nothing(home, call):
+    open_run("tiny", "mine", overrides={"stage2__steps": 6})
+    before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    code, out, err = call("run", "--run-id", "mine", "--preset", "tiny", "-p", "stage2__steps", "4")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "stage2__steps 6 (given 4)" in err and "--from mine" in err
+    assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
+
+
+def test_a_prompt_file_that_cannot_be_read_is_refused_before_a_run_is_recorded(home, call):
+    (home / "bad.jsonl").write_text("not json\n")
+    given = ["-p", "benchmarks__2__name", "math", "-p", "benchmarks__2__path", "bad.jsonl"]
+    code, _, err = call("run", "--preset", "tiny", "--run-id", "mine", *given)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "bad.jsonl, line 1: must be one JSON object" in err
+    assert not (home / "runs").exists()
+
+
+def test_a_new_notebook_on_a_run_with_other_values_keeps_the_runs_record(home, call):
+    open_run("tiny", "mine", overrides={"stage2__steps": 6})
+    before = (home / "runs" / "mine" / "run.json").read_bytes()
+    code, out, _ = call("new", "q", "--run-id", "mine")
+    assert code == 0
+    known = parameters.parameters(Path(out.strip()))
+    assert (known["preset"].default, known["run_id"].default) == (None, "mine")
+    assert (home / "runs" / "mine" / "run.json").read_bytes() == before
+
+
+def test_forget_tells_what_goes_and_asks(home, call, monkeypatch):
+    run = open_run("tiny", "mine")
+    for name in ("a", "b"):
+        cache.save(run.path / "tables" / name, pd.DataFrame({"x": [1]}), config={})
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    code, out, err = call("forget", "mine", "tables/a")
+    assert code == 2 and "tables/a" in out and "nothing was deleted" in err
+    assert (run.path / "tables" / "a.json").is_file()
+    code, out, _ = call("forget", "mine", "tables/a", "--yes")
+    assert code == 0 and "1 artefacts" in out and "tables/b" not in out
+    assert [p.name for p in sorted((run.path / "tables").iterdir())] == ["b.json", "b.parquet"]
+    code, _, _ = call("forget", "mine", "--yes")
+    assert code == 0 and not run.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -493,12 +438,15 @@ def test_reading_what_is_not_there_is_one_line(claimed, call, arguments, expecte
     assert err.count("\n") == 1
 
 
-def test_info_prints_device_versions_presets_and_what_is_cached(claimed, call):
+def test_info_prints_versions_presets_and_what_each_run_is(claimed, call):
+    open_run("tiny", "more", overrides={"rocks__k": 2})
     code, out, _ = call("info")
     assert code == 0
     assert "trl " in out
     assert "lab:teacher -> lab:student" in out
-    assert "1 artefacts (claims)" in out
+    assert "mine: preset tiny; last changed" in out
+    assert "more: preset tiny, rocks__k 2;" in out
+    assert "claims: 1 artefacts" in out
 
 
 def test_no_arguments_print_the_help(call):

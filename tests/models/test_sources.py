@@ -96,6 +96,6 @@ def test_a_grading_of_the_pair_depends_on_its_problems_and_its_weights(
     before = key()
     write(file, "two")
     assert key()["config"] != before["config"] and key()["inputs"] == before["inputs"]
-    monkeypatch.setattr(sources, "identity", lambda *_: "other weights")
+    monkeypatch.setattr(sources, "identity", lambda **_: "other weights")
     assert key()["inputs"]["model"] != before["inputs"]["model"]
     assert key()["inputs"]["tokenizer"] != before["inputs"]["tokenizer"]

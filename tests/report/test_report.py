@@ -63,22 +63,23 @@ def rendered(run) -> BeautifulSoup:
 # Opening a run.
 
 
-def test_a_run_opens_under_runs_and_is_usable_as_a_path(run, tmp_path):
+def test_a_run_opens_under_runs(run, tmp_path):
     assert run.path == tmp_path / "runs" / "here"
     assert run.path.is_dir()
     assert run.config.seed == 3
-    assert not run.replay
+    assert run.reference is None
     assert records.read_claims(run).empty
 
 
-def test_the_reference_is_replayed_and_never_written(tmp_path, monkeypatch):
+def test_a_reference_is_never_written(tmp_path, monkeypatch):
     monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
-    (tmp_path / "data" / "reference" / "tiny").mkdir(parents=True)
+    (tmp_path / "data" / "reference").mkdir(parents=True)
+    open_run("tiny", "here").path.rename(tmp_path / "data" / "reference" / "tiny")
     run = open_run("tiny", "reference")
-    assert run.replay
+    assert run.reference == run.path
     table = records.claims(run, "00_first", [claim()])
     assert len(table) == 1
-    assert list(run.path.iterdir()) == []
+    assert [p.name for p in run.path.iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize(
@@ -88,11 +89,11 @@ def test_the_reference_is_replayed_and_never_written(tmp_path, monkeypatch):
         ({"preset": "tiny", "run_id": "../x"}, "run_id: must be .*got '../x'"),
         (
             {"preset": "tiny", "run_id": "reference"},
-            "run_id: no reference tables for preset 'tiny'",
+            "run_id: no reference for preset 'tiny'",
         ),
         (
-            {"preset": "tiny", "run_id": "reference", "overrides": {"stage2__steps": 2}},
-            "run_id: overrides need a run of their own",
+            {"preset": "tiny", "run_id": "reference", "from_run": "mine"},
+            "from_run: must not be given with run_id 'reference'",
         ),
         ({"preset": "tiny", "run_id": "a", "overrides": {"stage2__steps": -2}}, "stage2__steps: "),
     ],
@@ -355,14 +356,11 @@ def test_the_figure_of_the_closing_notebook_stands_above_the_claims_too(run):
     assert images[0].find_parent(id="claims") is not None
 
 
-def test_the_page_says_with_which_parameters_the_notebooks_ran(run):
-    executed(run, text("# One"))
-    path = run.path / "notebooks" / "00_first.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    values = {"preset": "tiny", "run_id": "here", "seed": 3, "overrides": {"stage2__steps": 5}}
-    notebook.metadata["papermill"] = {"parameters": values}
-    nbformat.write(notebook, path)
-    assert "preset tiny, seed 3, stage2__steps 5" in rendered(run).header.get_text()
+def test_the_page_tells_what_the_run_changes_in_its_preset(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    run = open_run("tiny", "here", overrides={"stage2__steps": 7})
+    executed(run, text("# First"))
+    assert "preset tiny, stage2__steps 7" in rendered(run).get_text()
 
 
 def test_the_page_suits_a_phone_and_both_colour_schemes(run):
@@ -401,4 +399,4 @@ def test_a_run_remembers_what_it_was_opened_with_and_a_replay_has_it(tmp_path, m
     (tmp_path / "data" / "reference").mkdir(parents=True)
     opened.path.rename(tmp_path / "data" / "reference" / "tiny")
     replayed = open_run("tiny", REFERENCE)
-    assert replayed.replay and replayed.config == opened.config
+    assert replayed.id == REFERENCE and replayed.config == opened.config

@@ -8,7 +8,6 @@ from rockstudy import figure_style
 from rockstudy.report import figures as report_figures
 from rockstudy.report import summary
 from rockstudy.runs import open_run
-from rockstudy.store import cache
 
 
 @pytest.fixture
@@ -17,8 +16,14 @@ def run(tmp_path, monkeypatch):
     return open_run("tiny", "here")
 
 
-def put(run, name: str, table: pd.DataFrame) -> None:
-    cache.save(run.path / "tables" / name, table, config={})
+@pytest.fixture
+def put(monkeypatch):
+    """Let a step of a room return a table that the run has."""
+
+    def stored(room, name: str, table: pd.DataFrame) -> None:
+        monkeypatch.setattr(room, name, lambda run: table)
+
+    return stored
 
 
 def arms(seeds=3) -> pd.DataFrame:
@@ -47,9 +52,9 @@ def test_a_run_without_a_notebook_has_no_table_of_it_and_the_panels_say_so(run):
     assert [axis.get_title(loc="left")[0] for axis in drawn.axes] == ["a", "b", "c"]
 
 
-def test_final_accuracy_has_an_interval_over_seeds_and_problems(run):
+def test_final_accuracy_has_an_interval_over_seeds_and_problems(run, put):
     table = arms()
-    put(run, "arms_accuracy", table)
+    put(summary.selective_steps, "accuracy", table)
     found = summary.utility(run).set_index(["arm", "benchmark"])
     assert list(found.index.get_level_values(0).unique()) == ["baseline", "rock-freeze", "random"]
     some = table[(table.step == 4) & (table.arm == "random") & (table.benchmark == "lab_math")]
@@ -62,21 +67,21 @@ def test_final_accuracy_has_an_interval_over_seeds_and_problems(run):
     assert labels == ["baseline", "rock-freeze", "random"]
 
 
-def test_a_single_seed_has_no_interval(run):
-    put(run, "arms_accuracy", arms(seeds=1))
+def test_a_single_seed_has_no_interval(run, put):
+    put(summary.selective_steps, "accuracy", arms(seeds=1))
     found = summary.utility(run)
     assert found[["lo", "hi"]].isna().all(axis=None)
     report_figures.lifecycle(None, None, found)
 
 
-def test_groups_are_followed_for_each_seed_by_their_pooled_loss(run):
+def test_groups_are_followed_for_each_seed_by_their_pooled_loss(run, put):
     rows = [  # step, token, count, sum of the loss, seed
         (1, 7, 2, 4.0, 0), (1, 8, 2, 8.0, 0), (2, 7, 4, 4.0, 0),
         (1, 7, 1, 1.0, 1), (2, 7, 1, 3.0, 1),
     ]  # fmt: skip
     columns = ["step", "token_id", "count", "rkl_sum", "seed"]
-    put(run, "stage2_type_losses", pd.DataFrame(rows, columns=columns))
-    put(run, "gradient_groups", pd.DataFrame({"group": ["rock", "rock"], "token_id": [7, 8]}))
+    put(summary.training_steps, "type_losses", pd.DataFrame(rows, columns=columns))
+    put(summary.gradients_steps, "groups", pd.DataFrame({"group": ["rock", "rock"], "token_id": [7, 8]}))
     found = summary.persistence(run).set_index(["seed", "step"]).rkl
     assert found.to_dict() == {(0, 1): 3.0, (0, 2): 1.0, (1, 1): 1.0, (1, 2): 3.0}
     drawn = report_figures.lifecycle(summary.persistence(run), None, None)
