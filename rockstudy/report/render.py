@@ -50,7 +50,7 @@ def render(run: Path | Run) -> Path:
     The figures are also written as files under ``figures/``. The report does not depend on the time
     of rendering. `StudyError` for a run without executed notebooks.
     """
-    folder = Path(run)
+    folder = run.path if isinstance(run, Run) else run
     notebooks = {path.stem: read(path) for path in executed(folder)}
     if not notebooks:
         raise StudyError(f"run: must have executed notebooks; got {folder.name!r}, which has none")

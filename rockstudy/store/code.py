@@ -76,11 +76,17 @@ def _of_notebook(function: Any) -> str:
             "compute: must get its data as arguments, so that they count; it reads "
             f"{', '.join(data)}"
         )
-    digest = hashlib.sha256(inspect.getsource(function).strip().encode())
+    digest = hashlib.sha256(repr(_compiled(function.__code__)).encode())
     for value in (names.nonlocals | names.globals).values():
         if callable(value) and not inspect.isbuiltin(value) and _is_ours(value.__module__):
             digest.update(identity(value).encode())
     return digest.hexdigest()[:16]
+
+
+def _compiled(made: types.CodeType) -> tuple[Any, ...]:
+    """What a compiled function does: two lambdas of one line have the same source."""
+    values = [_compiled(v) if isinstance(v, types.CodeType) else repr(v) for v in made.co_consts]
+    return made.co_code.hex(), values, made.co_names
 
 
 def _is_code(value: Any) -> bool:

@@ -81,7 +81,11 @@ def test_groups_are_followed_for_each_seed_by_their_pooled_loss(run, put):
     ]  # fmt: skip
     columns = ["step", "token_id", "count", "rkl_sum", "seed"]
     put(summary.training_steps, "type_losses", pd.DataFrame(rows, columns=columns))
-    put(summary.gradients_steps, "groups", pd.DataFrame({"group": ["rock", "rock"], "token_id": [7, 8]}))
+    put(
+        summary.gradients_steps,
+        "groups",
+        pd.DataFrame({"group": ["rock", "rock"], "token_id": [7, 8]}),
+    )
     found = summary.persistence(run).set_index(["seed", "step"]).rkl
     assert found.to_dict() == {(0, 1): 3.0, (0, 2): 1.0, (1, 1): 1.0, (1, 2): 3.0}
     drawn = report_figures.lifecycle(summary.persistence(run), None, None)
