@@ -1,4 +1,4 @@
-"""The engine inside a training process, with a stand-in; `test_vllm` has the real one."""
+"""The engine inside a training process, with a stand-in; `test_vllm_engine` has the real one."""
 
 import gc
 import os
