@@ -39,7 +39,7 @@ from rockstudy.config.fields import StudyConfig
 from rockstudy.config.identity import changes_results, differences, identity
 from rockstudy.config.overrides import changed, from_parameters
 from rockstudy.config.presets import PRESETS
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, unknown
 from rockstudy.store import cache, code, files
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.store.seeds import generator
@@ -236,8 +236,11 @@ class Run:
         """Whether `sampled` or `trained` would only read."""
         if self.reference is not None:
             return self._committed(stage, name, config) is not None
-        place = self._place(stage, name, config, inputs())
-        self._take_over(**place)
+        from rockstudy.parallel import distributed
+
+        place, first = self._place(stage, name, config, inputs()), distributed.together()
+        if first.is_main_process:
+            self._take_over(**place)
         return cache.is_current(self.path, **place)
 
     def folder(
@@ -536,6 +539,8 @@ def _open_reference(
     """Open a committed reference, or a run of one's own that is computed from its tables."""
     if from_run is not None:
         raise StudyError(f"from_run: must not be given with run_id 'reference'; got {from_run!r}")
+    if preset not in PRESETS:
+        raise StudyError(unknown("preset", preset, PRESETS))
     folder = reference_dir(preset)
     if not (folder / RECORD).is_file():
         legal = ", ".join(sorted(p.parent.name for p in folder.parent.glob(f"*/{RECORD}")))

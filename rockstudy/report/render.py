@@ -57,7 +57,7 @@ def render(run: Path | Run) -> Path:
     for name, notebook in notebooks.items():
         _write_figures(folder / "figures", name, page.images(notebook))
     table = provenance(folder)
-    shown = table.assign(seconds=[f"{s:.4g}" if s == s else "–" for s in table.seconds]).astype(
+    shown = table.assign(seconds=["–" if pd.isna(s) else f"{s:.4g}" for s in table.seconds]).astype(
         object
     )
     claims = records.read_claims(folder)

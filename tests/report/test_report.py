@@ -14,7 +14,7 @@ from rockstudy import paths
 from rockstudy.claims import records
 from rockstudy.errors import StudyError
 from rockstudy.report import page, render
-from rockstudy.runs import REFERENCE, open_run, provenance
+from rockstudy.runs import REFERENCE, open_run
 from rockstudy.store import cache
 
 PIXEL = (  # a PNG of one pixel
@@ -185,7 +185,7 @@ def test_provenance_has_a_row_for_each_artefact(run):
         seed=7,
         seconds=1.5,
     )
-    table = provenance(run)
+    table = run.provenance()
     assert table.artefact.tolist() == ["a/one", "b/two"]
     assert table.rows.tolist() == [2, 1]
     assert table.inputs.tolist() == ["", "one"]
