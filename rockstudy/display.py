@@ -18,6 +18,6 @@ def whole(table: pd.DataFrame) -> Html:
         return Html(table.to_html(index=False))
 
 
-def number(value: float | None) -> str:
+def rounded(value: float | None) -> str:
     """Return a number with three significant digits; a dash where there is none."""
     return "–" if value is None or pd.isna(value) else f"{value:.3g}"

@@ -24,6 +24,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -639,6 +640,23 @@ def described(path: Path) -> str:
     config, origin = recorded(path), origin_of(path)
     changes = [f"{name} {_short(new)}" for name, (_, new) in from_preset(config).items()]
     return ", ".join([f"preset {config.preset}", *changes, *([f"from {origin}"] if origin else [])])
+
+
+def notebook_states(path: Path) -> list[str]:
+    """Each notebook of a run: executed to its end, failed, or running or killed, and when."""
+    words = {".failed": "failed", ".partial": "running or killed"}
+    states = []
+    for file in sorted((path / "notebooks").glob("*.ipynb")):
+        end = next((end for end in words if file.stem.endswith(end)), "")
+        state = words.get(end, "executed")
+        states.append(f"{file.stem.removesuffix(end)} {state} {last_changed(file)}")
+    return states
+
+
+def last_changed(path: Path) -> str:
+    """Date and time of the last change to a file, or to a run's newest artefact."""
+    newest = max([path, *path.glob("*/*.json")], key=lambda file: file.stat().st_mtime)
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(newest.stat().st_mtime))
 
 
 def from_preset(config: StudyConfig) -> dict[str, tuple[Any, Any]]:

@@ -23,11 +23,11 @@ from rockstudy.intervals import Estimate
 VERDICTS = ("reproduced", "differs", "inconclusive", "not run")
 ALPHA = 0.05  # paper 3
 TENTH = 0.1  # ours: what counts as the same number where neither side has an interval
-Row = dict[str, Any]
+ClaimRow = dict[str, Any]
 Measured = Estimate | Mapping[str, Any]  # value, lo, hi, unit, n
 
 
-def holds(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> Row:
+def holds(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> ClaimRow:
     """Compare a number: ``reproduced`` where our interval contains the paper's, else ``differs``.
 
     Without an interval the two must lie within a tenth of each other. `number` is the id of the
@@ -44,14 +44,14 @@ def holds(claim: str, statement: str, number: str, measured: Measured, **more: A
     return judged(claim, statement, number, ours, verdict=verdict, reason=reason, **more)
 
 
-def equals(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> Row:
+def equals(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> ClaimRow:
     """Compare a count: ``reproduced`` where ours is the paper's, else ``differs``."""
     same = _columns(measured)["value"] == paper.number(number).value
     about = {"verdict": "reproduced" if same else "differs", "reason": "must be the paper's count"}
     return judged(claim, statement, number, measured, **about, **more)
 
 
-def exceeds(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> Row:
+def exceeds(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> ClaimRow:
     """Compare with a lower bound: ``reproduced`` where our interval lies above it."""
     verdict = _side(measured, paper.number(number).value)
     reason = "the interval must lie above the number that the paper exceeds"
@@ -66,7 +66,7 @@ def sign(
     *,
     positive: bool = True,
     **more: Any,
-) -> Row:
+) -> ClaimRow:
     """Compare a direction: ``reproduced`` where our interval lies on the claimed side of 0.
 
     `number` may be None where the paper gives only a direction; ``locator`` then names its place.
@@ -87,7 +87,7 @@ def concludes(
     same_side: bool = True,
     level: float = ALPHA,
     **more: Any,
-) -> Row:
+) -> ClaimRow:
     """Compare the conclusion of a test at a level, not the size of its p-value.
 
     ``reproduced`` where both reject on the same side, or neither rejects. ``inconclusive`` where
@@ -104,7 +104,7 @@ def concludes(
 
 def shown(
     claim: str, statement: str, number: str | None, measured: Measured, why: str, **more: Any
-) -> Row:
+) -> ClaimRow:
     """Show two numbers without judging them: ``inconclusive``, with the reason."""
     about = {"verdict": "inconclusive", "reason": f"not judged: {why}"}
     return judged(claim, statement, number, measured, **about, **more)
@@ -119,26 +119,26 @@ def judged(
     verdict: str,
     reason: str,
     **more: Any,
-) -> Row:
+) -> ClaimRow:
     """Record a verdict by the caller's own rule, which ``reason`` states."""
     ours = _columns(measured)
     return _row(claim, statement, number, **ours, verdict=verdict, reason=reason, **more)
 
 
-def not_run(claim: str, statement: str, number: str | None, why: str, **more: Any) -> Row:
+def not_run(claim: str, statement: str, number: str | None, why: str, **more: Any) -> ClaimRow:
     """Record that nothing was measured, with the reason."""
     return _row(claim, statement, number, verdict="not run", reason=why, **more)
 
 
-def share(count: int, n: int, unit: str) -> Row:
+def share(count: int, n: int, unit: str) -> ClaimRow:
     """A count of a sample as a share with Wilson's interval."""
     interval = stats.binomtest(count, n).proportion_ci(method="wilson")
     lo, hi = min(float(interval.low), count / n), max(float(interval.high), count / n)
     return {"value": count / n, "lo": lo, "hi": hi, "unit": f"{unit} (Wilson)", "n": n}
 
 
-def _row(claim: str, statement: str, number: str | None, **columns: Any) -> Row:
-    row: Row = {"claim": claim, "statement": statement}
+def _row(claim: str, statement: str, number: str | None, **columns: Any) -> ClaimRow:
+    row: ClaimRow = {"claim": claim, "statement": statement}
     if number is not None:
         theirs = paper.number(number)
         row |= {"locator": theirs.where, "paper": theirs.value}
@@ -147,7 +147,7 @@ def _row(claim: str, statement: str, number: str | None, **columns: Any) -> Row:
     return row | columns
 
 
-def _columns(measured: Measured) -> Row:
+def _columns(measured: Measured) -> ClaimRow:
     """Value, interval, unit and n; an interval that is not defined is None."""
     names = ("value", "lo", "hi", "unit", "n")
     if isinstance(measured, Estimate):

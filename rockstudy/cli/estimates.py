@@ -61,7 +61,7 @@ class ModelPair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     """One stage: bytes of one process by use, and hours of all processes together.
 
     With ``host`` the bytes are a node's own memory, for all its processes.
@@ -129,8 +129,8 @@ def training(
     processes: int = 1,
     teacher_shards: int = 1,
     device: Device = STATED,
-) -> Estimate:
-    """Estimate one training of a stage, with its rollouts if the student samples them.
+) -> Cost:
+    """Cost one training of a stage, with its rollouts if the student samples them.
 
     FSDP2 shards the student over all processes. `StudyError` if the rollouts do not divide evenly
     over them.
@@ -156,7 +156,7 @@ def training(
         vllm = VLLM_SHARE * device.memory
         parts["rollouts"] = vllm if settings.engine == "vllm" else student.cache(local, length)
         seconds += decoding(student, local, max_prompt_tokens, new, device)
-    return Estimate(name, parts, settings.steps * seconds / 3600)
+    return Cost(name, parts, settings.steps * seconds / 3600)
 
 
 def decoding(model: Dimensions, rows: int, prompt: int, new: int, device: Device = STATED) -> float:
@@ -176,8 +176,8 @@ def sampling(
     beside: float = 0.0,
     processes: int = 1,
     device: Device = STATED,
-) -> Estimate:
-    """Estimate completions by processes with a device each, of which `beside` bytes are taken.
+) -> Cost:
+    """Cost completions by processes with a device each, of which `beside` bytes are taken.
 
     vLLM decodes as many rows at a time as fit into its share of the free memory, and the models on
     the device wait in the machine's memory.
@@ -194,13 +194,13 @@ def sampling(
     parts = {"weights": weights, "rollouts": rows * row, "beside": beside}
     if how.engine == "vllm":
         parts["left free"] = (1 - ENGINE_SHARE) * max(0.0, device.memory - beside)
-    return Estimate(name, parts, completions / rows * seconds / 3600)
+    return Cost(name, parts, completions / rows * seconds / 3600)
 
 
 def stages(
     config: StudyConfig, pair: ModelPair, processes: int = 1, device: Device = STATED
-) -> list[Estimate]:
-    """Estimate every stage of a study in order, each on all processes (`rockstudy.cli.measure`)."""
+) -> list[Cost]:
+    """Cost every stage of a study in order, each on all processes (`rockstudy.cli.measure`)."""
     student, teacher = (2 * model.parameters for model in (pair.student, pair.teacher))
     task, stage1, alone = config.train_task, config.stage1, processes == 1
     elsewhere = config.pair.teacher_device == "next"
@@ -235,19 +235,19 @@ def stages(
     return made
 
 
-def _loading(student: float, teacher: float, processes: int, elsewhere: bool) -> Estimate:
+def _loading(student: float, teacher: float, processes: int, elsewhere: bool) -> Cost:
     """The pair and the trained float32 student; with FSDP2 they are loaded on the CPU."""
     parts = {"teacher": teacher, "student": student, "float32 student": 2 * student}
     if elsewhere:
         del parts["teacher"]
     if processes == 1:
-        return Estimate("loading", parts, 0.0)
+        return Cost("loading", parts, 0.0)
     on_node = min(processes, NODE)
     whole = {name: on_node * size for name, size in parts.items()}
-    return Estimate("loading, host memory of a node", whole, 0.0, host=True)
+    return Cost("loading, host memory of a node", whole, 0.0, host=True)
 
 
-def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> Estimate:
+def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> Cost:
     """Completions, then one pass each of the teacher and the student before and after OPD."""
     device = notebook["device"]
     made = sampling("statistics", how, pair.student, how.n_prompts, **notebook)
@@ -258,7 +258,7 @@ def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> E
     )
     checkpoints = {"checkpoints": 4 * pair.student.parameters, "pair": notebook["beside"]}
     parts = max(made.parts, checkpoints, key=lambda used: sum(used.values()))  # in turn
-    return Estimate(made.stage, parts, made.hours + flops / (device.flops * TRAINING) / 3600)
+    return Cost(made.stage, parts, made.hours + flops / (device.flops * TRAINING) / 3600)
 
 
 def trainings(config: StudyConfig) -> int:

@@ -5,7 +5,6 @@ import json
 import platform
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -98,29 +97,12 @@ def _version(name: str) -> str:
 def _about(run: Path) -> list[str]:
     """Lines about a run: what it changes in its preset, its notebooks, its artefacts by stage."""
     sizes = runs.artefacts(run)
-    lines = [f"  {run.name}: {runs.described(run)}; last changed {_date(run)}"]
-    states = [f"{path.stem.split('.')[0]} {_state(path)}" for path in _notebooks(run)]
-    lines += [f"    notebooks: {', '.join(states) or 'none executed'}"]
+    lines = [f"  {run.name}: {runs.described(run)}; last changed {runs.last_changed(run)}"]
+    lines += [f"    notebooks: {', '.join(runs.notebook_states(run)) or 'none executed'}"]
     for stage in dict.fromkeys(name.split("/")[0] for name in sizes):
         some = [size for name, size in sizes.items() if name.startswith(f"{stage}/")]
         lines.append(f"    {stage}: {len(some)} artefacts, {sum(some) / 1e6:.1f} MB")
     return lines
-
-
-def _notebooks(run: Path) -> list[Path]:
-    return sorted((run / "notebooks").glob("*.ipynb"))
-
-
-def _state(notebook: Path) -> str:
-    """Whether a notebook was executed to its end, and when."""
-    words = {".failed": "failed", ".partial": "running or killed"}
-    state = next((word for end, word in words.items() if notebook.stem.endswith(end)), "executed")
-    return f"{state} {_date(notebook)}"
-
-
-def _date(path: Path) -> str:
-    newest = max([path, *path.glob("*/*.json")], key=lambda file: file.stat().st_mtime)
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(newest.stat().st_mtime))
 
 
 def forget(

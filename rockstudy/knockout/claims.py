@@ -10,7 +10,7 @@ import pandas as pd
 
 from rockstudy import display
 from rockstudy.claims import paper, verdicts
-from rockstudy.claims.verdicts import Row
+from rockstudy.claims.verdicts import ClaimRow
 from rockstudy.knockout import census, steps
 from rockstudy.models.token_texts import visible
 from rockstudy.runs import Run
@@ -22,7 +22,7 @@ _MEASURED = ("value", "lo", "hi", "unit", "n")
 
 def of_screen(
     run: Run, screen: pd.DataFrame, chosen: pd.DataFrame, controls: pd.DataFrame
-) -> list[Row]:
+) -> list[ClaimRow]:
     """Claims rows of notebook 05, one for each number of the paper's census.
 
     `screen`, `chosen` and `controls` are the tables `screen`, `candidates` and `controls` of
@@ -49,7 +49,7 @@ def of_screen(
     return [*rows, _core(counted, run.config.rocks.k), *null]
 
 
-def _seen(rows: list[Row], right: bool) -> list[Row]:
+def _seen(rows: list[ClaimRow], right: bool) -> list[ClaimRow]:
     """The rows; without numbers where the student is never right.
 
     An answer that is never right cannot become wrong, so no candidate could be a pillar.
@@ -61,7 +61,7 @@ def _seen(rows: list[Row], right: bool) -> list[Row]:
     return [row | {"verdict": "not run", "reason": why} for row in bare]
 
 
-def _base(theirs: str, ours: str, screen: pd.DataFrame) -> Row:
+def _base(theirs: str, ours: str, screen: pd.DataFrame) -> ClaimRow:
     one = screen[screen.benchmark == ours].iloc[0]
     return verdicts.shown(
         f"census-base-{ours}",
@@ -72,7 +72,7 @@ def _base(theirs: str, ours: str, screen: pd.DataFrame) -> Row:
     )
 
 
-def _census(theirs: str, ours: str, counted: pd.DataFrame) -> list[Row]:
+def _census(theirs: str, ours: str, counted: pd.DataFrame) -> list[ClaimRow]:
     """The share of each class among the candidates on one benchmark."""
     one = counted[(counted.benchmark == ours) & (counted.candidates == "all")].iloc[0]
     rows = []
@@ -96,7 +96,7 @@ def _a(kind: str) -> str:
     return kind.lower() if kind == NEUTRAL else f"a {kind}"
 
 
-def _cross_task(classes: pd.DataFrame) -> list[Row]:
+def _cross_task(classes: pd.DataFrame) -> list[ClaimRow]:
     """Candidates by their classes on both benchmarks."""
     letters = {"N": NEUTRAL, "P": PILLAR}
     pairs = census.agreement(classes) if classes.benchmark.nunique() > 1 else None
@@ -118,7 +118,7 @@ def _cross_task(classes: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _corrected(theirs: str, ours: str, corrected: pd.DataFrame) -> list[Row]:
+def _corrected(theirs: str, ours: str, corrected: pd.DataFrame) -> list[ClaimRow]:
     """Rejections of the token-level tests on one benchmark before and after correction."""
     of = corrected[corrected.benchmark == ours]
     raw = of[of.method == "none"].iloc[0]
@@ -157,7 +157,7 @@ def _corrected(theirs: str, ours: str, corrected: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> list[Row]:
+def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> list[ClaimRow]:
     """Pillars against stumbling blocks: both benchmarks, each, and inside the top K."""
     rows = []
     for label in paper.labelled("sign-p"):
@@ -186,7 +186,7 @@ def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> list[Ro
     return rows
 
 
-def _ranks(theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame) -> list[Row]:
+def _ranks(theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame) -> list[ClaimRow]:
     """Where the paper's pillars rank here, and whether they are pillars."""
     ranks = chosen.drop_duplicates("target").drop_duplicates("spelling").set_index("spelling")
     kinds = classes[classes.benchmark == ours].set_index("target")["class"]
@@ -213,7 +213,7 @@ def _ranks(theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame) 
     return rows
 
 
-def _core(counted: pd.DataFrame, k: int) -> Row:
+def _core(counted: pd.DataFrame, k: int) -> ClaimRow:
     both = counted[counted.benchmark == "both"].set_index("candidates")
     inside, pillars = (int(both.loc[name, PILLAR]) for name in (f"top {k}", "all"))
     part = both.loc[f"top {k}", "n"] / both.loc["all", "n"]
@@ -224,7 +224,7 @@ def _core(counted: pd.DataFrame, k: int) -> Row:
     return verdicts.shown(*about, verdicts.share(inside, pillars, "pillars"), why)
 
 
-def _null(controls: pd.DataFrame) -> Row:
+def _null(controls: pd.DataFrame) -> ClaimRow:
     modes = steps.null_summary(controls).set_index("mode")
     about = ("null-knockout", "Resampling the same suffixes without a ban changes nothing", None)
     more = {"headline": True, "locator": "ours: a control that the paper does not have"}
@@ -245,7 +245,7 @@ def _null(controls: pd.DataFrame) -> Row:
     )
 
 
-def of_predictors(table: pd.DataFrame) -> list[Row]:
+def of_predictors(table: pd.DataFrame) -> list[ClaimRow]:
     """Claims rows of notebook 06: table 1, r of each predictor, and the smallest p of each half.
 
     `table` is that of `rockstudy.knockout.steps.correlations`.
@@ -273,9 +273,9 @@ def of_predictors(table: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _correlation(theirs: str, ours: str, name: str, one: pd.Series) -> Row:
+def _correlation(theirs: str, ours: str, name: str, one: pd.Series) -> ClaimRow:
     words = steps.PREDICTORS[name]
-    p = f"p = {display.number(one.p)}"
+    p = f"p = {display.rounded(one.p)}"
     of_paper = paper.number(f"predictor-p/{theirs}/{name}").value
     return verdicts.holds(
         f"predictor-{name.replace('_', '-')}-{ours}",

@@ -35,7 +35,7 @@ from rockstudy.parallel import distributed
 from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
-from rockstudy.sampling.engines import Engine, Row
+from rockstudy.sampling.engines import Engine, Request
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.store import cache, code
 from rockstudy.store.code import kept_apart
@@ -164,7 +164,7 @@ def resample(
         candidate, prompt = candidates[number], int(rollouts.prompt_index[row])
         prefixes.append(rollouts.completion_ids[row, :start])
         rows.append(
-            Row(
+            Request(
                 np.concatenate([rollouts.prompt_ids[prompt], prefixes[-1]]).tolist(),
                 how.max_new_tokens - int(start),
                 (

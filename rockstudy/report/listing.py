@@ -38,7 +38,7 @@ def lines(table: pd.DataFrame) -> list[str]:
 
 def _claim(row: dict[str, Any]) -> list[str]:
     over = row["n"] and f" over {sample(row)}"
-    paper, ours = display.number(row["paper"]), measured(row)
+    paper, ours = display.rounded(row["paper"]), measured(row)
     return [
         f"  {row['claim']}: {row['verdict']}; paper {paper}, measured {ours}{over or ''}",
         f"      {row['statement']} ({row['locator']})",
@@ -50,7 +50,13 @@ def markdown(table: pd.DataFrame) -> list[str]:
     """Return the headline claims as a Markdown table, with a line that counts all claims."""
     rows = table[table.headline.astype(bool)].to_dict("records")
     cells = [
-        [row["statement"], display.number(row["paper"]), measured(row), sample(row), row["verdict"]]
+        [
+            row["statement"],
+            display.rounded(row["paper"]),
+            measured(row),
+            sample(row),
+            row["verdict"],
+        ]
         for row in rows
     ]
     lines = [" | ".join(one.replace("|", r"\|") for one in line) for line in cells]
@@ -73,7 +79,7 @@ def _row(row: dict[str, Any]) -> str:
     over = html.escape(sample(row))
     cells = [
         f"{html.escape(row['statement'])}<br><small>{html.escape(row['locator'])}</small>",
-        display.number(row["paper"]),
+        display.rounded(row["paper"]),
         measured(row) + (f"<br><small>{over}, {html.escape(row['preset'])}</small>" * bool(over)),
         f"{row['verdict']}<br><small>{html.escape(row['reason'])}</small>",
     ]
@@ -82,7 +88,7 @@ def _row(row: dict[str, Any]) -> str:
 
 def measured(row: Mapping[str, Any]) -> str:
     """Return a claim's measured number with its interval."""
-    value, lo, hi = (display.number(row[name]) for name in ("value", "lo", "hi"))
+    value, lo, hi = (display.rounded(row[name]) for name in ("value", "lo", "hi"))
     return value if pd.isna(row["lo"]) else f"{value} [{lo}, {hi}]"
 
 

@@ -27,10 +27,12 @@ def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
     named = [f"{name} {' and '.join(sorted(those))}" for name, those in sorted(versions.items())]
     seconds = table.seconds.astype(float).sum()
     took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    size = sum(runs.artefacts(run).values()) / 1e6
     return [
         ("run", run.name),
         ("parameters", runs.described(run) if runs.record_of(run) else "not recorded"),
-        ("artefacts", f"{len(table)}, computed in {took}"),
+        ("notebooks", ", ".join(runs.notebook_states(run)) or "–"),
+        ("artefacts", f"{len(table)}, {size:.0f} MB, computed in {took}"),
         ("code", ", ".join(sorted(set(table.code))) or "–"),
         ("device", ", ".join(sorted(set(table.device.dropna().astype(str)))) or "–"),
         ("versions", ", ".join(named) or "–"),

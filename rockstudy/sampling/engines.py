@@ -28,7 +28,7 @@ from rockstudy.store.seeds import generator
 
 
 @dataclass(frozen=True)
-class Row:
+class Request:
     """A completion to write.
 
     Attributes
@@ -49,7 +49,7 @@ class Row:
     banned: tuple[int, ...] = ()
 
 
-Left = Callable[[Row], Any]
+Left = Callable[[Request], Any]
 
 
 class Engine(ABC):
@@ -60,7 +60,7 @@ class Engine(ABC):
 
     @abstractmethod
     def complete(
-        self, rows: Sequence[Row], choose: Chooser, ends: Sequence[int], left: Left
+        self, rows: Sequence[Request], choose: Chooser, ends: Sequence[int], left: Left
     ) -> list[np.ndarray]:
         """Write the completions: an int32 array of new token ids for every row.
 
@@ -78,7 +78,7 @@ class TransformersEngine(Engine):
         self.generation_config = getattr(model, "generation_config", None)
 
     def complete(
-        self, rows: Sequence[Row], choose: Chooser, ends: Sequence[int], left: Left
+        self, rows: Sequence[Request], choose: Chooser, ends: Sequence[int], left: Left
     ) -> list[np.ndarray]:
         """Write the completions; rows are sorted by length, then by limit."""
         order = sorted(range(len(rows)), key=lambda r: (len(rows[r].ids), rows[r].limit, r))
@@ -98,14 +98,14 @@ class TransformersEngine(Engine):
         return done
 
 
-def _uniforms(rows: Sequence[Row], n: int, choose: Chooser) -> np.ndarray:
+def _uniforms(rows: Sequence[Request], n: int, choose: Chooser) -> np.ndarray:
     """Uniform numbers float64 (B, n), one stream per row; zeros when greedy."""
     if choose.temperature == 0:
         return np.zeros((len(rows), n))
     return np.stack([generator(*row.stream).random(n) for row in rows])
 
 
-def _banned(rows: Sequence[Row]) -> np.ndarray | None:
+def _banned(rows: Sequence[Request]) -> np.ndarray | None:
     """Banned ids int64 (B, n), padded with -1; None if no row has any."""
     width = max(len(row.banned) for row in rows)
     if width == 0:

@@ -27,7 +27,7 @@ from rockstudy.models import loading
 from rockstudy.parallel import distributed
 from rockstudy.sampling import engines
 from rockstudy.sampling.decoding import Chooser
-from rockstudy.sampling.engines import Engine, Row
+from rockstudy.sampling.engines import Engine, Request
 
 PART = 512  # ours: prompts sampled between two writes to disk
 
@@ -242,7 +242,7 @@ def generate(
     places = [(p, s) for p in range(len(prompt_ids)) for s in range(samples)]
     # ours: sample_index is an int16, so prompt and sample make one unit without collisions
     rows = [
-        Row(prompt_ids[p], max_new_tokens, (seed, "rollout", ((first + p) << 15) + s))
+        Request(prompt_ids[p], max_new_tokens, (seed, "rollout", ((first + p) << 15) + s))
         for p, s in places
     ]
     ends = eos_ids(model, tokenizer)

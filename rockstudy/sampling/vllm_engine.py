@@ -29,7 +29,7 @@ from rockstudy.models import loading
 from rockstudy.models.sources import readable, resolve
 from rockstudy.parallel import placement
 from rockstudy.sampling.decoding import Chooser
-from rockstudy.sampling.engines import Engine, Left, Row
+from rockstudy.sampling.engines import Engine, Left, Request
 from rockstudy.store.seeds import torch_seed
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
@@ -95,7 +95,7 @@ class VllmEngine(Engine):
         self._llm: LLM | None = None
 
     def complete(
-        self, rows: Sequence[Row], choose: Chooser, ends: Sequence[int], left: Left
+        self, rows: Sequence[Request], choose: Chooser, ends: Sequence[int], left: Left
     ) -> list[np.ndarray]:
         """Write the completions, all rows in one queue.
 
@@ -182,7 +182,7 @@ def _of_device(device: torch.device) -> dict[str, Any]:
     return {"gpu_memory_utilization": SHARE * free / total}
 
 
-def _parameters(row: Row, choose: Chooser, ends: Sequence[int]) -> SamplingParams:
+def _parameters(row: Request, choose: Chooser, ends: Sequence[int]) -> SamplingParams:
     if len(row.banned) > MOST_BANNED:
         raise StudyError(
             f"banned: must be at most {MOST_BANNED} tokens with the engine vllm; "

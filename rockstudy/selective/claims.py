@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rockstudy.claims import verdicts
-from rockstudy.claims.verdicts import Row
+from rockstudy.claims.verdicts import ClaimRow
 from rockstudy.selective import arms, steps
 
 WITHIN = 0.02  # ours: final accuracies that count as the same, two points
@@ -19,7 +19,7 @@ def rows(
     match: pd.DataFrame,
     benchmark: str,
     rng: np.random.Generator,
-) -> list[Row]:
+) -> list[ClaimRow]:
     """Claims rows on one benchmark, from `accuracy`, `cost` and `matched` of the steps."""
     some = table[table.benchmark == benchmark]
     if some.empty:
@@ -27,7 +27,7 @@ def rows(
     return [*_differences(some, rng), *_gains(some, rng), *_costs(costs), _match(match)]
 
 
-def _differences(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
+def _differences(table: pd.DataFrame, rng: np.random.Generator) -> list[ClaimRow]:
     """Final accuracies of the three regimes against each other."""
     claims = (
         ("freeze-keeps-accuracy", "rock-freeze", "baseline", None),
@@ -52,7 +52,7 @@ def _differences(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
     return made
 
 
-def _equivalent(claim: str, words: str, number: str, one: dict) -> Row:
+def _equivalent(claim: str, words: str, number: str, one: dict) -> ClaimRow:
     """Whether the interval of a difference lies inside the margin, or outside of it."""
     if one["seeds"] < 2:
         verdict = "inconclusive"
@@ -65,7 +65,7 @@ def _equivalent(claim: str, words: str, number: str, one: dict) -> Row:
     return verdicts.judged(claim, words, number, one, verdict=verdict, reason=reason, headline=True)
 
 
-def _gains(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
+def _gains(table: pd.DataFrame, rng: np.random.Generator) -> list[ClaimRow]:
     """Gain of each regime over the student at the start of stage 2."""
     made = []
     for arm, theirs in REGIMES.items():
@@ -80,7 +80,7 @@ def _gains(table: pd.DataFrame, rng: np.random.Generator) -> list[Row]:
     return made
 
 
-def _costs(costs: pd.DataFrame) -> list[Row]:
+def _costs(costs: pd.DataFrame) -> list[ClaimRow]:
     """Speed-ups, the bound on them, and the frozen share: each place of the paper a row."""
     cost_of = costs.set_index("arm")
     claims = (
@@ -112,7 +112,7 @@ def _costs(costs: pd.DataFrame) -> list[Row]:
     return made
 
 
-def _match(match: pd.DataFrame) -> Row:
+def _match(match: pd.DataFrame) -> ClaimRow:
     """Whether the random windows match those of the rocks, which the comparison needs."""
     shares = match.groupby("arm").share.mean()
     ratio = shares["random"] / shares["rock"]

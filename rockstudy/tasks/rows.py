@@ -19,7 +19,7 @@ from rockstudy.config.fields import TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.tasks.problem import Problem, Split
 
-Row = tuple[str, Any]  # its place, for errors, and its content
+Placed = tuple[str, Any]  # its place, for errors, and its content
 Make = Callable[[str, Any], Problem | None]
 
 
@@ -83,7 +83,9 @@ def key_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _open(task: TaskConfig, split: Split, stream: bool = False) -> tuple[str, Iterator[Row], bool]:
+def _open(
+    task: TaskConfig, split: Split, stream: bool = False
+) -> tuple[str, Iterator[Placed], bool]:
     """Return a name for errors, the rows, and whether all rows belong to this split."""
     if task.path is None:
         raise StudyError("path: must be a JSONL or parquet file or a Hub id; got none")
@@ -118,7 +120,7 @@ def _take(
     return taken
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path) -> Iterator[Placed]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             place = f"{path}, line {number}"
@@ -131,7 +133,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
                     raise StudyError(f"{place}: must be one JSON object ({reason})") from None
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[Placed]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -171,7 +173,7 @@ def _hub_split(task: TaskConfig, split: Split, found: list[str]) -> tuple[str, b
     raise StudyError(f"split: must be {legal}; got {task.split!r}")
 
 
-def _hub_rows(task: TaskConfig, rows: Any) -> Iterator[Row]:
+def _hub_rows(task: TaskConfig, rows: Any) -> Iterator[Placed]:
     try:
         for number, row in enumerate(rows, 1):
             yield f"{task.path}, row {number}", row

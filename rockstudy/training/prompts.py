@@ -27,10 +27,10 @@ from rockstudy.store.fingerprints import fingerprint
 from rockstudy.store.seeds import generator, torch_seed
 from rockstudy.tasks import rows
 
-Row = dict[str, Any]
+Lesson = dict[str, Any]
 
 
-def lessons(run: Run, stage: str, seed: int) -> list[Row]:
+def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
     """Return a row per prompt of every step, in the order of training.
 
     Where the stage's source is the teacher, it samples the completions: once, stored in the run as
@@ -50,7 +50,7 @@ def lessons(run: Run, stage: str, seed: int) -> list[Row]:
     tokenizer = loading.tokenizer_of(run)
     prompts, order = _prompts(run, stage, seed, tokenizer)
     ids = rollout.prompt_ids(tokenizer, prompts, run.config.train_task.max_prompt_tokens)
-    taught: list[Row] = [{"prompt_ids": prompt} for prompt in ids]
+    taught: list[Lesson] = [{"prompt_ids": prompt} for prompt in ids]
     if run.config.stage(stage).source == "teacher":
         given = _completions(run, stage, seed, ids)
         taught = [row | completions for row, completions in zip(taught, given, strict=True)]
@@ -126,7 +126,7 @@ def _epochs(pool: np.ndarray, places: int, seed: int, stage: str) -> np.ndarray:
     return np.concatenate(orders)[:places]
 
 
-def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> list[Row]:
+def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> list[Lesson]:
     """The teacher's completions of every prompt, a part of them by each process."""
     config, settings, tokenizer = run.config, run.config.stage(stage), loading.tokenizer_of(run)
     sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "engine"}

@@ -17,7 +17,7 @@ from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
-from rockstudy.sampling.engines import Row
+from rockstudy.sampling.engines import Request
 from rockstudy.store.seeds import torch_seed
 
 HOW = EvalConfig(n_prompts=1, samples=1, max_new_tokens=12, batch_size=4, engine="vllm")
@@ -99,7 +99,7 @@ def test_transformers_is_the_default_and_loads_the_model(model):
     how = HOW.model_copy(update={"engine": "transformers"})
     assert EvalConfig(n_prompts=1, samples=1, max_new_tokens=1, batch_size=1).engine == how.engine
     with engines.opened(how, "unused", lambda: model, max_prompt_tokens=20) as engine:
-        (ids,) = engine.complete([Row([2], 4, (0, "x", 0))], GREEDY, [END], nothing)
+        (ids,) = engine.complete([Request([2], 4, (0, "x", 0))], GREEDY, [END], nothing)
     assert ids.tolist() == completions(sample(model, [[2]], temperature=0, max_new_tokens=4))[0]
 
 
@@ -123,7 +123,7 @@ def test_rollouts_of_a_served_model_are_those_of_the_model(model, stubbed):
 
 def test_a_request_says_all_that_a_row_does(stubbed):
     folder, log = stubbed
-    rows = [Row([2, 3], 5, (1, "x", 9), (4, 8)), Row([2], 1, (1, "x", 10))]
+    rows = [Request([2, 3], 5, (1, "x", 9), (4, 8)), Request([2], 1, (1, "x", 10))]
     with opened(folder) as served:
         assert log == []  # nothing starts before there are rows
         assert served.complete([], GREEDY, [END], nothing) == [] and log == []
@@ -145,7 +145,7 @@ def test_an_interrupted_engine_is_closed_and_the_next_rows_start_another(stubbed
     def interrupt(_):
         raise KeyboardInterrupt
 
-    rows = [Row([2, 3], 5, (1, "x", i)) for i in range(3)]
+    rows = [Request([2, 3], 5, (1, "x", i)) for i in range(3)]
     with opened(folder) as served:
         with pytest.raises(KeyboardInterrupt):
             served.complete(rows, GREEDY, [END], interrupt)
@@ -157,19 +157,21 @@ def test_an_interrupted_engine_is_closed_and_the_next_rows_start_another(stubbed
 def test_an_engine_that_writes_a_banned_token_is_not_believed(stubbed, monkeypatch):
     folder, _ = stubbed
     with opened(folder) as served:
-        (ids,) = served.complete([Row([2, 3], 1, (1, "x", 0))], GREEDY, [END], nothing)
+        (ids,) = served.complete([Request([2, 3], 1, (1, "x", 0))], GREEDY, [END], nothing)
         vllm_engine = sys.modules["rockstudy.sampling.vllm_engine"]
         ask = vllm_engine.SamplingParams
         monkeypatch.setattr(
             vllm_engine, "SamplingParams", lambda **given: ask(**given | {"logit_bias": None})
         )
         with pytest.raises(RuntimeError, match="broke a row's limit or ban"):
-            served.complete([Row([2, 3], 1, (1, "x", 0), (int(ids[0]),))], GREEDY, [END], nothing)
+            served.complete(
+                [Request([2, 3], 1, (1, "x", 0), (int(ids[0]),))], GREEDY, [END], nothing
+            )
 
 
 def test_more_bans_than_the_engine_can_hold_are_refused(stubbed):
     folder, _ = stubbed
-    row = Row([2, 3], 1, (1, "x", 0), tuple(range(2_000)))
+    row = Request([2, 3], 1, (1, "x", 0), tuple(range(2_000)))
     with opened(folder) as served, pytest.raises(StudyError, match="at most 1024 tokens"):
         served.complete([row], GREEDY, [END], nothing)
 

@@ -39,7 +39,7 @@ from rockstudy.knockout import prefix_reuse
 from rockstudy.knockout.prefix_reuse import Candidate
 from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
-from rockstudy.sampling.engines import Row
+from rockstudy.sampling.engines import Request
 
 pytestmark = [
     pytest.mark.vllm,
@@ -133,7 +133,7 @@ def test_trainings_share_an_engine_and_another_one_follows_them_in_the_process(m
     assert other.hash != first.hash
     assert len(vllm_rollouts._ENGINES) == 1 and gc.get_freeze_count() == 0
     with serve(model, tmp_path / "m", HOW) as engine:
-        engine.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
+        engine.complete([Request([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys()
     stages.train(run, "stage2", seed=0, arm="three")  # sampling left the trainer's engine alone
 
@@ -184,7 +184,7 @@ def test_knockouts_follow_the_enumerated_policy(model, served, banned, mode):
 def test_every_row_has_its_own_prefix_limit_and_bans_beside_others(model, served):
     rng = np.random.default_rng(1)
     rows = [
-        Row(
+        Request(
             prompt,
             int(rng.integers(1, 9)),
             (0, "x", i),
@@ -214,13 +214,13 @@ def test_a_ban_is_minus_infinity_where_the_banned_token_is_nearly_certain(tmp_pa
     assert margin > 100
     with serve(model, tmp_path / "sure", HOW) as engine:
         (ids,) = engine.complete(
-            [Row([2, 3], 3, (0, "x", 0), (likely,))], PLAIN, [END], lambda _: None
+            [Request([2, 3], 3, (0, "x", 0), (likely,))], PLAIN, [END], lambda _: None
         )
     assert likely not in ids
 
 
 def test_a_row_depends_on_its_stream_alone(served):
-    rows = [Row([2, 3], 12, (5, "x", i), (1,)) for i in range(300)]
+    rows = [Request([2, 3], 12, (5, "x", i), (1,)) for i in range(300)]
 
     def write(some):
         return [ids.tolist() for ids in served.complete(some, PLAIN, [END], lambda _: None)]
@@ -229,14 +229,14 @@ def test_a_row_depends_on_its_stream_alone(served):
     assert write(rows) == whole
     assert write(rows[::-7]) == whole[::-7]
     assert len({tuple(ids) for ids in whole}) > 200
-    other = [Row([2, 3], 12, (6, "x", i), (1,)) for i in range(300)]
+    other = [Request([2, 3], 12, (6, "x", i), (1,)) for i in range(300)]
     assert write(other) != whole
 
 
 def test_prompts_too_long_for_one_step_draw_what_they_draw_alone(served_large):
     rng = np.random.default_rng(0)
     rows = [
-        Row(rng.integers(3, 320, k).tolist(), 6, (5, "x", i))
+        Request(rng.integers(3, 320, k).tolist(), 6, (5, "x", i))
         for i, k in enumerate(rng.integers(200, 400, 120))  # about 36,000 tokens
     ]
 
@@ -274,7 +274,7 @@ def test_the_engine_is_gone_when_it_is_closed(model, tmp_path):
     before = set(multiprocessing.active_children())
     with serve(model, tmp_path / "m", HOW) as engine:
         assert set(multiprocessing.active_children()) <= before  # it starts with the first rows
-        engine.complete([Row([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
+        engine.complete([Request([2], 2, (0, "x", 0))], PLAIN, [END], lambda _: None)
         started = set(multiprocessing.active_children()) - before
         assert started
     assert not any(process.is_alive() for process in started)
