@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rockstudy.config import study_file
+from rockstudy.config import plugins, study_file
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.names import legal_at, near, schema_at
 from rockstudy.config.presets import PRESETS
@@ -52,6 +52,9 @@ def _preset(name: Any) -> StudyConfig:
 
 def _from_file(path: str) -> StudyConfig:
     table = study_file.read(path)
+    names = table.get("plugins")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        table["plugins"] = list(plugins.located(names, Path(path).resolve().parent))
     try:
         if "preset" in table:
             base = _preset(table.pop("preset"))

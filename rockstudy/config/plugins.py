@@ -6,19 +6,14 @@ first imports its plugins.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from rockstudy.config.registry import REGISTRIES
 from rockstudy.errors import StudyError
-
-if TYPE_CHECKING:
-    from rockstudy.config.fields import StudyConfig
 
 
 def located(names: Iterable[str], folder: Path) -> tuple[str, ...]:
@@ -70,16 +65,6 @@ def _imported(name: str) -> ModuleType:
             f"{file.stem!r} is {module.__file__ or 'built into Python'}"
         )
     return module
-
-
-def plugin_sources(config: StudyConfig) -> dict[str, str]:
-    """SHA-256 of every source file of a study's plugins, by the name of its module."""
-    return {
-        name: hashlib.sha256(Path(one.__file__).read_bytes()).hexdigest()
-        for module in load(config.plugins)
-        for name, one in sorted(sys.modules.items())
-        if _is_within(name, module) and getattr(one, "__file__", None)
-    }
 
 
 def _is_within(name: str, module: ModuleType) -> bool:

@@ -1,6 +1,5 @@
 """A user's own task, score, selector, encoder and arm, from a file outside the package."""
 
-import hashlib
 import os
 import pickle
 import subprocess
@@ -13,13 +12,13 @@ import pytest
 from rockstudy import tasks
 from rockstudy.config.fields import RockConfig, StudyConfig
 from rockstudy.config.overrides import from_parameters
-from rockstudy.config.plugins import plugin_sources
 from rockstudy.config.registry import ARMS, REGISTRIES, SCORES
 from rockstudy.errors import StudyError
 from rockstudy.rocks import detection, selectors
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.selective import arms
 from rockstudy.selective.material import Material
+from rockstudy.store import code
 from rockstudy.store.fingerprints import canonical_json
 from rockstudy.training.position_weights import TokenWeights
 
@@ -205,14 +204,16 @@ def test_plugins_must_be_a_list_of_names(folder):
         from_parameters("tiny", plugins=3)
 
 
-def test_the_source_of_a_plugin_is_known_by_its_hash(mine):
-    assert plugin_sources(study()) == {"mine_of_test": hashlib.sha256(MINE.encode()).hexdigest()}
-    assert plugin_sources(from_parameters("tiny")) == {}
+def test_the_source_of_a_plugin_is_part_of_the_key_of_what_uses_its_registry(mine):
+    study()
+    reached = code._reached(("rockstudy.rocks.steps", "types"))
+    assert ("mine_of_test", "rarest") in reached
+    assert "Div" in code._module("mine_of_test").sources["rarest"]
 
 
 def test_a_process_that_unpickles_or_validates_a_study_imports_its_plugins(mine, tmp_path_factory):
     config = study(rocks__selector="rarest", freeze__extra=["rocks-and-next"])
-    code = (
+    script = (
         "import pickle, sys; from rockstudy.config.fields import StudyConfig\n"
         "from rockstudy.config.registry import ARMS, SCORES\n"
         "given = sys.stdin.buffer.read()\n"
@@ -228,10 +229,22 @@ def test_a_process_that_unpickles_or_validates_a_study_imports_its_plugins(mine,
     ):
         elsewhere = tmp_path_factory.mktemp("elsewhere")
         subprocess.run(
-            [sys.executable, "-c", code, how],
+            [sys.executable, "-c", script, how],
             input=given,
             cwd=elsewhere,
             env=environment,
             check=True,
         )
     assert "rocks-and-next" in ARMS
+
+
+def test_a_plugin_of_a_configuration_file_lies_next_to_it(folder):
+    inner = folder / "inner"
+    inner.mkdir()
+    (inner / "of_a_file.py").write_text(MINE)
+    (inner / "mine.toml").write_text(
+        'preset = "tiny"\nplugins = ["of_a_file.py"]\n[rocks]\nselector = "rarest"\n'
+    )
+    config = from_parameters(str(inner / "mine.toml"))
+    assert config.plugins == (str(inner / "of_a_file.py"),)
+    assert config.rocks.selector == "rarest"
