@@ -32,10 +32,11 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
 
 
 def identity(task: TaskConfig) -> dict[str, Any]:
-    """Identity of a task's problems: its configuration, and the contents of a local file."""
+    """Identity of a task's problems: its configuration, a local file's bytes, its instruction."""
     file = Path(task.path or "").expanduser()
     contents = {"sha256": hash_file(file)} if file.is_file() else {}
-    return task.model_dump(mode="json") | contents
+    added = {"instruction": TASKS[task.name].instruction} if TASKS[task.name].instruction else {}
+    return task.model_dump(mode="json") | contents | added
 
 
 def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:

@@ -59,7 +59,7 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
     return list(found.values())
 
 
-TASKS.add("arithmetic", Task(load, grading.grade_numbers))
+TASKS.add("arithmetic", Task(load, grading.grade_numbers, instruction=EXAMPLE))
 
 
 def _problems(split: str) -> Iterator[Problem]:

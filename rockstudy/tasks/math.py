@@ -50,7 +50,7 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
     return graded.correct
 
 
-TASKS.add("math", Task(load, grade, COLUMNS))
+TASKS.add("math", Task(load, grade, COLUMNS, INSTRUCTION))
 
 
 def _problem(place: str, row: Any, task: TaskConfig) -> Problem:

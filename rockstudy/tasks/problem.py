@@ -41,6 +41,8 @@ class Task:
         answers, which serves only for training.
     columns
         Columns of the file in ``task.path``; empty for a task without a file.
+    instruction
+        Text that the task adds to its prompts, such as how to give the answer.
     """
 
     load: Callable[[TaskConfig, Split], list[Problem]]
@@ -48,3 +50,4 @@ class Task:
         None
     ) = None
     columns: tuple[str, ...] = ()
+    instruction: str = ""

@@ -1,5 +1,6 @@
 """The maths task: files, splits, and one clear line for every bad file."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from rockstudy import tasks
 from rockstudy.config.fields import TaskConfig
+from rockstudy.config.registry import TASKS, Entry
 from rockstudy.errors import StudyError
 from rockstudy.tasks import math
 
@@ -197,3 +199,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 def test_a_dataset_that_the_hub_does_not_give_is_refused():
     with pytest.raises(StudyError, match="cannot be loaded"):
         math.load(task("nobody/no-such-dataset"), "eval")
+
+
+def test_the_instruction_that_is_added_to_prompts_is_part_of_the_tasks_identity(monkeypatch):
+    task = TaskConfig(name="math", path="x.jsonl", n_train=1, n_eval=1, max_prompt_tokens=9)
+    before = tasks.identity(task)
+    known = dataclasses.replace(TASKS["math"], instruction="Be brief.")
+    monkeypatch.setitem(TASKS._entries, "math", Entry("math", known))
+    assert tasks.identity(task) != before
