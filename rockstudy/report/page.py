@@ -234,7 +234,7 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
         "rank": VERDICTS.index,
         "strip": _strip,
     }
-    environment.filters |= {"number": display.number, "sample": listing.sample}
+    environment.filters |= {"number": display.rounded, "sample": listing.sample}
     template = environment.from_string((here / "report.html").read_text())
     script = (here / "report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
