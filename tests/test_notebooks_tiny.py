@@ -4,6 +4,10 @@ All share one run, in the study's order: a later notebook reuses what an earlier
 The numbers of this preset mean nothing: what is checked is that they are there, and consistent.
 """
 
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from rockstudy import paths
 from rockstudy.claims import records, verdicts
 from rockstudy.cli import running, scaffold
+from rockstudy.config.fields import StudyConfig
 from rockstudy.config.presets import PRESETS
 from rockstudy.report import notebook_file
 from rockstudy.store import cache
@@ -20,6 +25,13 @@ pytestmark = pytest.mark.slow
 NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
 NAMES = [*(path.stem for path in NUMBERED), "fresh"]
 
+RECORDER = Path(__file__).parent / "reads"
+KEYED_BY_CONTENT = {"type_texts": {"pair"}}  # the tokenizer's files are an input of the step
+
+
+def _python_path() -> list[str]:
+    return [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
@@ -27,6 +39,8 @@ def study(tmp_path_factory):
     home = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROCKSTUDY_HOME", str(home))
+        patch.setenv("FIELDS_READ", str(home / "fields-read.jsonl"))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(RECORDER), *_python_path()]))
         fork = scaffold.write("fresh", home, preset="tiny", run_id="tiny")
         notebooks = [*NUMBERED, fork]
         page = running.run_study(notebooks, preset="tiny", run_id="tiny")
@@ -76,6 +90,31 @@ def test_nothing_is_left_half_written(study):
     folder, _, _ = study
     names = [path.name for path in folder.rglob("*")]
     assert [n for n in names if ".partial" in n or n.endswith(".tmp") or ".failed" in n] == []
+
+
+def test_a_step_reads_only_fields_that_are_part_of_its_key(study):
+    """A field that a step reads and does not declare would be taken over by `--from` wrongly."""
+    folder, _, _ = study
+    log = (folder.parent.parent / "fields-read.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert len({line["step"] for line in lines}) > 20
+    harmless = {"plugins"} | {
+        name for name, info in StudyConfig.model_fields.items() if info.json_schema_extra
+    }
+    undeclared = {}
+    for line in lines:
+        whole = {name for name in line["declared"] if "." not in name}
+        whole |= KEYED_BY_CONTENT.get(line["step"], set())
+        parts = {name for name in line["declared"] if "." in name}
+        sections = {name.split(".")[0] for name in parts}
+        read = {name.removeprefix("StudyConfig.") for name in line["read"] if "StudyConfig" in name}
+        rocks = {name.replace("RockConfig", "rocks") for name in line["read"] if "Rock" in name}
+        missing = (read - whole - sections - harmless) | (
+            set() if "rocks" in whole else rocks - parts
+        )
+        if missing:
+            undeclared[line["step"]] = sorted(missing)
+    assert undeclared == {}
 
 
 def test_the_report_shows_every_notebook(study):
