@@ -59,11 +59,11 @@ def half_samples(run: Run) -> pd.DataFrame:
     scratch = tempfile.TemporaryDirectory(dir=run.path)
     with scratch as folder, advised("gradients", {"gradient_memory_mb": megabytes}):
         positions, share = _positions(found, Path(folder))
-        student = found.student("post")
+        student = found.model("post")
         made = type_gradients.type_gradients(
             positions,
             Head.of(student),
-            Head.of(found.models["teacher"]).to(student.device),
+            Head.of(found.model("teacher")).to(student.device),
             megabytes * 2**20,
             type_gradients.half_samples(share.n_folds, HALVES, run.rng("halves")),
             share,
@@ -91,7 +91,7 @@ def _positions(found: Measured, folder: Path) -> tuple[Positions, type_gradients
     n_tokens = int(rows.lengths[order].sum())
     token, prompt = [], []
     states: dict[str, Any] = {}
-    models = {"student": found.student("post"), "teacher": found.models["teacher"]}
+    models = {"student": found.model("post"), "teacher": found.model("teacher")}
     with progress.bar(len(order), "hidden states", "rollout") as bar:
         done = 0
         for start in range(0, len(order), _ROWS):
@@ -156,7 +156,7 @@ def losses(run: Run) -> pd.DataFrame:
         write the type); the late checkpoint's own rollouts are the former.
     """
     found, sums = _sums(run)
-    own = found.token_table("early", ["early"]).read(["rkl_early"])
+    own = found.token_table("early", ["early"]).read()
     grouped = own.groupby("token_id").rkl_early
     both = pd.DataFrame({"early_own": grouped.mean().astype(float), "count_own": grouped.size()})
     merged = sums.table().merge(both.reset_index(), on="token_id", how="left")
