@@ -35,18 +35,11 @@ def consistency(
 ) -> np.ndarray:
     """Share of the other occurrences of the same group whose context is similar (paper 2).
 
-    Parameters
-    ----------
-    features
-        (N, F) sparse, or dense (N, H); similarity is the cosine of two rows. A row of zeros, an
-        empty window, is similar to nothing.
-    groups
-        int (N,): the token type of each occurrence.
-    gamma
-        Minimum similarity that counts, in (0, 1]. A similarity up to 1e-6 below it counts too,
-        because of rounding in float32.
-    block
-        Similarities in memory at once; the result does not depend on it.
+    `features` are (N, F) sparse, or dense (N, H); similarity is the cosine of two rows, and a row
+    of zeros, an empty window, is similar to nothing. `groups` is int (N,): the token type of each
+    occurrence. `gamma` is the minimum similarity that counts, in (0, 1]; one up to 1e-6 below it
+    counts too, because of rounding in float32. `block` is the number of similarities in memory at
+    once, on which the result does not depend.
 
     Returns
     -------

@@ -162,14 +162,12 @@ def _split(
     if len(group) >= _LARGE and group[0] == group[-1]:
         most = np.argsort(-rows_with, kind="stable")[:_MAX_FREQUENT]
         chosen[most] = rows_with[most] > _FREQUENT * len(group)
-    frequent = chosen[column]
-    shape = (len(group), len(rows_with))
-    rare = _some(bags, column, ~frequent, shape)
-    cost = _row_sums(rare, np.bincount(rare.indices, minlength=shape[1])[rare.indices])
-    transposed = rare.T.tocsr()
-    return _Part(
-        _some(bags, column, frequent, shape), rare, transposed, cost, norms, weights, least
+    frequent, rare = (
+        _some(bags, column, keep, (len(group), len(rows_with)))
+        for keep in (chosen[column], ~chosen[column])
     )
+    cost = _row_sums(rare, rows_with[rare.indices])
+    return _Part(frequent, rare, rare.T.tocsr(), cost, norms, weights, least)
 
 
 def _count_small(part: _Part, block: int) -> np.ndarray:
@@ -205,7 +203,8 @@ def _count_large(part: _Part, block: int) -> np.ndarray:
 def _tables(part: _Part, first: np.ndarray, height: int) -> Iterator[tuple[int, torch.Tensor]]:
     """Equation (1) with the frequent features alone: `height` patterns x all, float32."""
     norms = part.norms[first, None]
-    dense = _compact(part.frequent[first])  # (P, frequent)
+    frequent = part.frequent[first]
+    dense = frequent[:, np.unique(frequent.indices)].toarray()  # (P, frequent)
     left = torch.from_numpy(np.hstack([dense, -part.least * norms]).astype(np.float32))
     right = torch.from_numpy(np.hstack([dense, norms])).T
     table = torch.empty((height, len(first)))
@@ -229,15 +228,13 @@ def _correction(
 
 def _parts(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
     """Ranges of rows sorted by group: a large group alone, small ones in runs."""
-    start = end = 0
+    start = end = previous = 0
     for size in sizes.tolist():
-        if end > start and (size >= _LARGE or end - start + size > _RUN):
+        alone = max(previous, size) >= _LARGE or end - start + size > _RUN
+        if end > start and alone:
             yield start, end
             start = end
-        end += size
-        if size >= _LARGE:
-            yield start, end
-            start = end
+        end, previous = end + size, size
     if end > start:
         yield start, end
 
@@ -247,34 +244,24 @@ def _identical(rows: Csr, also: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
     Sets are sorted by `also`, where that is not negative.
     """
-    entries = np.diff(rows.indptr)
-    width = int(entries.max(initial=0))
+    width = int(np.diff(rows.indptr).max(initial=0))
     row = _row_of_entry(rows)
-    slot = np.arange(len(row)) - rows.indptr[row]
+    slot = 1 + np.arange(len(row)) - rows.indptr[row]
     binary = bool((rows.data == 1).all())
     keys = np.full((rows.shape[0], 1 + width * (1 if binary else 2)), -1, ">i4")
     keys[:, 0] = also  # big-endian, so that the order of bytes is that of numbers
-    keys[row, 1 + slot] = rows.indices
+    keys[row, slot] = rows.indices
     if not binary:
-        keys[row, 1 + width + slot] = rows.data.view(np.int32)
-    bytes_ = keys.view(f"V{keys.shape[1] * 4}").ravel()
-    _, first, inverse, copies = np.unique(
-        bytes_, return_index=True, return_inverse=True, return_counts=True
-    )
-    return first, inverse, copies
+        keys[row, width + slot] = rows.data.view(np.int32)
+    rows_as_bytes = keys.view(f"V{keys.shape[1] * 4}").ravel()
+    sets = np.unique(rows_as_bytes, return_index=True, return_inverse=True, return_counts=True)
+    return sets[1:]
 
 
 def _some(bags: Csr, column: np.ndarray, keep: np.ndarray, shape: tuple[int, int]) -> Csr:
     """Some entries of a matrix, in columns numbered anew."""
     indptr = np.concatenate([[0], np.cumsum(keep)])[bags.indptr]
     return sparse.csr_matrix((bags.data[keep], column[keep], indptr), shape=shape)
-
-
-def _compact(matrix: Csr) -> np.ndarray:
-    """Dense float32, without the columns in which there is nothing."""
-    used, column = np.unique(matrix.indices, return_inverse=True)
-    shape = (matrix.shape[0], len(used))
-    return sparse.csr_matrix((matrix.data, column, matrix.indptr), shape=shape).toarray()
 
 
 def _row_of_entry(matrix: Csr) -> np.ndarray:
@@ -288,6 +275,5 @@ def _row_sums(matrix: Csr, values: np.ndarray) -> np.ndarray:
 
 def _check_finite(values: np.ndarray) -> None:
     step = max(1, BLOCK // max(1, values[:1].size))
-    for i in range(0, len(values), step):
-        if not np.isfinite(values[i : i + step]).all():
-            raise StudyError("features: must be finite; got NaN or infinity")
+    if not all(np.isfinite(values[i : i + step]).all() for i in range(0, len(values), step)):
+        raise StudyError("features: must be finite; got NaN or infinity")
