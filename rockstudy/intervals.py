@@ -62,10 +62,7 @@ def cluster_mean(
 
     `cluster` is the column that identifies the unit of resampling, `unit` its name for readers.
 
-    Raises
-    ------
-    StudyError
-        No rows, a missing column, a missing or infinite value, or a single cluster.
+    `StudyError`: no rows, a missing column, a missing or infinite value, or a single cluster.
 
     Notes
     -----

@@ -82,10 +82,7 @@ def groups(
 
     `types` has ``token_id, count`` and the mean loss in `column`; `rocks` are the ids of K rocks.
 
-    Raises
-    ------
-    StudyError
-        A group that comes out empty; rocks that were not observed.
+    `StudyError`: a group that comes out empty; rocks that were not observed.
     """
     k = len(rocks)
     chosen = {"rock": np.asarray(sorted(rocks)), "high-KL": high_loss(types, column, rocks, k)}

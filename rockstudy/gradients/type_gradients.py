@@ -92,6 +92,9 @@ def type_gradients(
 ) -> TypeGradients:
     """Norms, cosines and contributions of every type's mean gradient, in both spaces.
 
+    `StudyError`: no positions, states that are not finite, a soft-capped student, a budget too
+    small for one column of the sums (it says the least that works).
+
     Parameters
     ----------
     student, teacher
@@ -103,12 +106,6 @@ def type_gradients(
     share
         Where these positions are one process's part of them; every process gets all results, up to
         the order in which float32 sums are added.
-
-    Raises
-    ------
-    StudyError
-        No positions, states that are not finite, a soft-capped student, a budget too small for one
-        column of the sums (it says the least that works).
 
     Notes
     -----

@@ -70,11 +70,8 @@ def assign(types: pd.DataFrame, rock_ids: Sequence[int], *, exclude: Iterable[in
     `types` has ``token_id, count`` (occurrences) of each observed token type, `rock_ids` are some
     of its ids, and `exclude` has ids that cannot be controls.
 
-    Raises
-    ------
-    StudyError
-        A missing column, a repeated or unobserved id, a count below 1, no rocks, or fewer
-        candidates than rocks, which leaves no match to show.
+    `StudyError`: a missing column, a repeated or unobserved id, a count below 1, no rocks, or fewer
+    candidates than rocks, which leaves no match to show.
 
     Notes
     -----
@@ -97,10 +94,8 @@ def match(types: pd.DataFrame, rock_ids: Sequence[int], tolerance: float = TOLER
     `tolerance` is the largest factor between the total frequencies of rocks and controls, and
     between those of the median pair; single pairs may differ by more. See `assign` for the rest.
 
-    Raises
-    ------
-    StudyError
-        As `assign`, and where either factor exceeds ``tolerance``; the line has the figures.
+    `StudyError`: as `assign`, and where either factor exceeds ``tolerance``; the line has the
+    figures.
     """
     matched = assign(types, rock_ids)
     total = max(matched.total_ratio, 1 / matched.total_ratio)
@@ -121,17 +116,14 @@ def enrichment(
     The arguments are keys of `rockstudy.rocks.categories.CATEGORIES` (K,), rock i paired with
     control i.
 
+    `StudyError`: sides of different length, fewer than two pairs, or an unknown category.
+
     Returns
     -------
     DataFrame
         One row per category that occurs on either side, in the order of `CATEGORIES`:
         ``category, share_rock, share_control, difference, lo, hi, n, unit``. The interval of rocks
         minus controls resamples matched pairs; ``n`` is their number.
-
-    Raises
-    ------
-    StudyError
-        Sides of different length, fewer than two pairs, or an unknown category.
 
     Notes
     -----

@@ -92,10 +92,7 @@ def detect(
     `tokens` is the token table of `rollouts`, with ``<loss>_pre`` and ``<loss>_post``; `model` is
     the student, for an encoder that needs one (`encoders.needs_student`).
 
-    Raises
-    ------
-    StudyError
-        Losses that are not finite; no persistent occurrence.
+    `StudyError`: losses that are not finite; no persistent occurrence.
     """
     pre, post = (_losses(tokens, f"{settings.loss}_{stage}") for stage in ("pre", "post"))
     tau_pre = float(np.quantile(pre, settings.tau_pre))

@@ -76,6 +76,9 @@ def token_table(
 
     Several processes divide the shards; the table is the same.
 
+    `StudyError`: no completion tokens, checkpoints with a different vocabulary, values that are not
+    finite, a shard that is missing or damaged.
+
     Parameters
     ----------
     run, name
@@ -90,12 +93,6 @@ def token_table(
     batch_tokens, shard_tokens
         Tokens in one forward pass, padding included (a longer rollout goes alone), and completion
         tokens in one shard.
-
-    Raises
-    ------
-    StudyError
-        No completion tokens, checkpoints with a different vocabulary, values that are not finite, a
-        shard that is missing or damaged.
     """
     if rollouts.n_tokens == 0:
         raise StudyError("rollouts: must have at least one completion token; got none")
