@@ -106,11 +106,8 @@ def medians(
 ) -> pd.DataFrame:
     """Median over a group's types of the mean loss early, late, and late minus early.
 
-    Returns
-    -------
-    DataFrame
-        A row per group: ``group, n`` (types), and for ``early, late, change``: value, ``_lo`` and
-        ``_hi`` (95%, prompts resampled); ``wilcoxon_p``, two-sided, of the types' changes.
+    Returns a row per group: ``group, n`` (types), and for ``early, late, change``: value, ``_lo``
+    and ``_hi`` (95%, prompts resampled); ``wilcoxon_p``, two-sided, of the types' changes.
     """
     n = len(sums.counts)
     drawn_prompts = rng.multinomial(n, np.full(n, 1 / n), size=_BOOT)
@@ -140,11 +137,8 @@ def split_sample(
     the first half, then its early and late medians are taken on that half (``same``) and on the
     other one (``other``). The rocks are measured on both halves too.
 
-    Returns
-    -------
-    DataFrame
-        A row per draw, group (``high-KL, rock``) and half (``same, other``): ``early, late,
-        change`` (medians over types that occur there) and ``n``.
+    Returns a row per draw, group (``high-KL, rock``) and half (``same, other``): ``early, late,
+    change`` (medians over types that occur there) and ``n``.
     """
     n = len(sums.counts)
     if n < 4:
@@ -180,11 +174,8 @@ def rank_biserial(
     The effect size of the Mann-Whitney test, 2 U / (n m) - 1. The interval resamples the values of
     both samples (token types). Values that are not finite are left out.
 
-    Returns
-    -------
-    dict
-        ``rank_biserial, lo, hi, mann_whitney_p`` (two-sided), ``n``. StudyError: a sample of fewer
-        than 2 values.
+    Returns ``rank_biserial, lo, hi, mann_whitney_p`` (two-sided), ``n``. StudyError: a sample of
+    fewer than 2 values.
     """
     a, b = (np.asarray(v)[np.isfinite(v)] for v in (first, second))
     if min(len(a), len(b)) < 2:
@@ -218,11 +209,8 @@ def half_sample_medians(
     `types` and `replicates` are those of `type_gradients.TypeGradients`, on random halves of the
     folds, (R, types). `chosen` has token ids by group, `columns` the statistics.
 
-    Returns
-    -------
-    DataFrame
-        A row per group and column: ``group, statistic, median, lo, hi, n`` (types). The interval is
-        the median plus and minus 1.96 standard errors; NaN with fewer than two replicates.
+    Returns a row per group and column: ``group, statistic, median, lo, hi, n`` (types). The
+    interval is the median plus and minus 1.96 standard errors; NaN with fewer than two replicates.
 
     Notes
     -----

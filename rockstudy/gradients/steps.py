@@ -198,12 +198,9 @@ def in_both_spaces(
 ) -> pd.DataFrame:
     """Effect sizes of rocks against each other group, in logit and in hidden space.
 
-    Returns
-    -------
-    DataFrame
-        A row per group and statistic (``norm, cos_balanced``): rank-biserial ``logit, hidden`` with
-        ``_lo, _hi``; ``mann_whitney_p`` (logit), ``n``; and ``agree``: both intervals lie on the
-        same side of 0, or neither excludes it.
+    Returns a row per group and statistic (``norm, cos_balanced``): rank-biserial ``logit, hidden``
+    with ``_lo, _hi``; ``mann_whitney_p`` (logit), ``n``; and ``agree``: both intervals lie on the
+    same side of 0, or neither excludes it.
     """
     grouped = by_group(types, chosen).groupby("group", sort=False)
     tables = []

@@ -41,13 +41,10 @@ def consistency(
     counts too, because of rounding in float32. `block` is the number of similarities in memory at
     once, on which the result does not depend.
 
+    Returns float64 (N,); NaN where an occurrence is the only one of its group.
+
     `StudyError`: gamma or block out of bounds, groups that do not fit the features, or features
     that are not finite or have not two axes.
-
-    Returns
-    -------
-    ndarray
-        float64 (N,); NaN where an occurrence is the only one of its group.
 
     Notes
     -----

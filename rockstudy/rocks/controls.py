@@ -116,14 +116,11 @@ def enrichment(
     The arguments are keys of `rockstudy.rocks.categories.CATEGORIES` (K,), rock i paired with
     control i.
 
-    `StudyError`: sides of different length, fewer than two pairs, or an unknown category.
+    Returns one row per category that occurs on either side, in the order of `CATEGORIES`:
+    ``category, share_rock, share_control, difference, lo, hi, n, unit``. The interval of rocks
+    minus controls resamples matched pairs; ``n`` is their number.
 
-    Returns
-    -------
-    DataFrame
-        One row per category that occurs on either side, in the order of `CATEGORIES`:
-        ``category, share_rock, share_control, difference, lo, hi, n, unit``. The interval of rocks
-        minus controls resamples matched pairs; ``n`` is their number.
+    `StudyError`: sides of different length, fewer than two pairs, or an unknown category.
 
     Notes
     -----

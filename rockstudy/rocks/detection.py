@@ -181,11 +181,8 @@ def stability(
     `features` is `encode` of ``detection.occurrences``, `sizes` are numbers of prompts, `ks` are
     cut-offs, and `draws` is the number of sub-corpora of each size.
 
-    Returns
-    -------
-    DataFrame
-        A row per size, draw and cut-off: ``n, draw, k, jaccard``. StudyError: a size that is not
-        below the number of prompts, or a cut-off above the number of types.
+    Returns a row per size, draw and cut-off: ``n, draw, k, jaccard``. StudyError: a size that is
+    not below the number of prompts, or a cut-off above the number of types.
 
     Notes
     -----
@@ -264,11 +261,8 @@ def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None,
 def density(tokens: pd.DataFrame, rocks: TokenSet, occurrences: pd.DataFrame) -> pd.DataFrame:
     """Share of each output's tokens that are rock tokens, by both definitions.
 
-    Returns
-    -------
-    DataFrame
-        A row per rollout: ``prompt_index, sample_index, n_tokens``, ``types`` (tokens whose type is
-        in the set) and ``occurrences`` (rock occurrences of those types), both shares.
+    Returns a row per rollout: ``prompt_index, sample_index, n_tokens``, ``types`` (tokens whose
+    type is in the set) and ``occurrences`` (rock occurrences of those types), both shares.
     """
     keys = ["prompt_index", "sample_index"]
     frame = tokens[keys].assign(types=rocks.mask(tokens.token_id.to_numpy()))
@@ -293,12 +287,9 @@ def sensitivity(
 
     `grid` has the values by setting; the name ``tau`` moves both thresholds.
 
-    Returns
-    -------
-    DataFrame
-        ``setting, value, default`` (whether it is the default), ``jaccard`` with the default's top
-        K, ``n_rocks`` (types with a positive score, at most K), ``n_types`` (all of them),
-        ``n_persistent, n_rock`` (occurrences).
+    Returns ``setting, value, default`` (whether it is the default), ``jaccard`` with the default's
+    top K, ``n_rocks`` (types with a positive score, at most K), ``n_types`` (all of them),
+    ``n_persistent, n_rock`` (occurrences).
     """
     base = detect(tokens, rollouts, settings, model)
     wanted = _top(base.types, settings.selector, settings.k)

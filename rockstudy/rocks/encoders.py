@@ -43,15 +43,12 @@ def bag_of_ids(
     `rows` and `columns` are int (N,): rollout and completion column of each occurrence. `radius` is
     the number of tokens on each side of the position, at least 1.
 
-    `StudyError`: a radius below 1, or an occurrence that is not a token of a completion.
+    Returns csr float32 (N, F) of ones. Feature ``2 * radius * id + k`` is the k-th copy of a token
+    in the window, so the dot product of two rows is the size of the windows' multiset intersection,
+    and their cosine is that over the geometric mean of the two sizes: between windows of equal size
+    the share of tokens that both have.
 
-    Returns
-    -------
-    csr_matrix
-        float32 (N, F) of ones. Feature ``2 * radius * id + k`` is the k-th copy of a token in the
-        window, so the dot product of two rows is the size of the windows' multiset intersection,
-        and their cosine is that over the geometric mean of the two sizes: between windows of equal
-        size the share of tokens that both have.
+    `StudyError`: a radius below 1, or an occurrence that is not a token of a completion.
     """
     kept, counts = [], [np.zeros(1, np.int64)]
     for ids in _windows(rollouts, rows, columns, radius):

@@ -223,12 +223,9 @@ def type_table(tokens: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
     `tokens` has ``prompt_index, token_id`` and `columns`, in nats.
 
-    Returns
-    -------
-    DataFrame
-        A row per observed type, by id: ``token_id, count, n_prompts``, and for every column
-        ``<column>_mean`` and ``<column>_se``, its standard error clustered by prompt: NaN where one
-        prompt has all occurrences.
+    Returns a row per observed type, by id: ``token_id, count, n_prompts``, and for every column
+    ``<column>_mean`` and ``<column>_se``, its standard error clustered by prompt: NaN where one
+    prompt has all occurrences.
 
     Notes
     -----
