@@ -137,14 +137,15 @@ def split_sample(
     the first half, then its early and late medians are taken on that half (``same``) and on the
     other one (``other``). The rocks are measured on both halves too.
 
-    Returns a row per draw, group (``high-KL, rock``) and half (``same, other``): ``early, late,
-    change`` (medians over types that occur there) and ``n``.
+    Returns means over draws, for group (``high-KL, rock``) and half (``same, other``): ``early,
+    late, change`` (medians over types that occur there), ``n`` (median), and 95% of the draws'
+    changes in ``change_lo, change_hi``.
     """
     n = len(sums.counts)
     if n < 4:
         raise StudyError(f"prompts: must be at least 4 to be cut in two halves; got {n}")
     rows = []
-    for draw in range(draws):
+    for _ in range(draws):
         order = rng.permutation(n)
         halves = {"same": sums.table(order[: n // 2]), "other": sums.table(order[n // 2 :])}
         picked = high_loss(halves["same"].dropna(subset=["early"]), "early", rocks, k)
@@ -152,14 +153,9 @@ def split_sample(
             for group, ids in (("high-KL", picked), ("rock", rocks)):
                 seen = table[table.token_id.isin(list(ids)) & (table["count"] > 0)]
                 both = {"early": seen.early.median(), "late": seen.late.median()}
-                row = {"draw": draw, "group": group, "half": half, "n": len(seen)} | both
+                row = {"group": group, "half": half, "n": len(seen)} | both
                 rows.append(row | {"change": (seen.late - seen.early).median()})
-    return pd.DataFrame(rows)
-
-
-def split_summary(draws: pd.DataFrame) -> pd.DataFrame:
-    """Mean over draws and their 95% range: ``group, half, early, late, change, change_lo/hi``."""
-    grouped = draws.groupby(["group", "half"], sort=False)
+    grouped = pd.DataFrame(rows).groupby(["group", "half"], sort=False)
     table = grouped[["early", "late", "change"]].mean()
     spread = grouped.change.quantile([0.025, 0.975]).unstack()
     table["change_lo"], table["change_hi"] = spread[0.025], spread[0.975]

@@ -28,11 +28,6 @@ from rockstudy.sampling.rollout import Rollouts, completion_states
 FOLDS = 20  # ours: prompts that are resampled together
 HALVES = 40  # ours: half-samples of the folds; standard errors to about 11%
 _ROWS = 64  # ours: rollouts in one forward
-STATISTICS = tuple(
-    f"{name}_{space}"
-    for space in type_gradients.SPACES
-    for name in ("norm", "cos_balanced", "cos_total", "contrib")
-)
 
 
 @table(*TOKENS, inputs=tokens_hash)
@@ -46,10 +41,9 @@ def gradients(run: Run) -> pd.DataFrame:
 def gradient_medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """`group_losses.half_sample_medians` of the groups."""
     made = half_samples(run)
-    halves = {
-        name: made[[f"{name}_half_{r}" for r in range(HALVES)]].to_numpy().T for name in STATISTICS
-    }
-    return group_losses.half_sample_medians(made, halves, ids_of(chosen), STATISTICS)
+    names = [c for c in made.columns[2:] if "_half_" not in c]
+    halves = {c: made[[f"{c}_half_{r}" for r in range(HALVES)]].to_numpy().T for c in names}
+    return group_losses.half_sample_medians(made, halves, ids_of(chosen), names)
 
 
 @table(*TOKENS, inputs=tokens_hash)
@@ -166,13 +160,11 @@ def medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def split(run: Run, draws: int) -> pd.DataFrame:
-    """`group_losses.split_summary` over random halves of the prompts."""
+    """`group_losses.split_sample` over random halves of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
     sums, rocks, rng = _sums(run), measured(run).detection.rocks().ids, run.rng("split-sample")
-    return group_losses.split_summary(
-        group_losses.split_sample(sums, rocks, len(rocks), draws, rng)
-    )
+    return group_losses.split_sample(sums, rocks, len(rocks), draws, rng)
 
 
 def persistence_table(

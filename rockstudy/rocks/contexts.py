@@ -25,26 +25,22 @@ from scipy import sparse
 
 from rockstudy.errors import StudyError
 from rockstudy.rocks import neighbours
-from rockstudy.rocks.encoders import at_least_one
 
 _TOLERANCE = 1e-6  # ours: what float32 rounding can take from a similarity that equals gamma
 
 
-def consistency(
-    features: Any, groups: np.ndarray, gamma: float, *, block: int = neighbours.BLOCK
-) -> np.ndarray:
+def consistency(features: Any, groups: np.ndarray, gamma: float) -> np.ndarray:
     """Share of the other occurrences of the same group whose context is similar (paper 2).
 
     `features` are (N, F) sparse, or dense (N, H); similarity is the cosine of two rows, and a row
     of zeros, an empty window, is similar to nothing. `groups` is int (N,): the token type of each
     occurrence. `gamma` is the minimum similarity that counts, in (0, 1]; one up to 1e-6 below it
-    counts too, because of rounding in float32. `block` is the number of similarities in memory at
-    once, on which the result does not depend.
+    counts too, because of rounding in float32.
 
     Returns float64 (N,); NaN where an occurrence is the only one of its group.
 
-    `StudyError`: gamma or block out of bounds, groups that do not fit the features, or features
-    that are not finite or have not two axes.
+    `StudyError`: gamma out of bounds, groups that do not fit the features, or features that are not
+    finite or have not two axes.
 
     Notes
     -----
@@ -53,7 +49,6 @@ def consistency(
     """
     if isinstance(gamma, bool) or not 0 < gamma <= 1:
         raise StudyError(f"gamma: must be in (0, 1]; got {gamma}")
-    at_least_one("block", block)
     if features.ndim != 2:
         raise StudyError(f"features: must have two axes; got {features.shape}")
     groups = np.asarray(groups)
@@ -65,5 +60,5 @@ def consistency(
     least = max(gamma - _TOLERANCE, gamma / 2)  # above 0: no shared token is never similar
     count = neighbours.count_sparse if sparse.issparse(features) else neighbours.count_dense
     others = sizes[group] - 1
-    similar = count(features, group, least, block)
+    similar = count(features, group, least)
     return np.divide(similar, others, out=np.full(len(group), math.nan), where=others > 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -127,7 +127,8 @@ def _windows(
     rollouts: Rollouts, rows: np.ndarray, columns: np.ndarray, radius: int
 ) -> Iterator[np.ndarray]:
     """Blocks of windows int32 (n, 2 radius) without their centres; -1 outside the completion."""
-    at_least_one("radius", radius)
+    if isinstance(radius, bool) or not isinstance(radius, Integral) or radius < 1:
+        raise StudyError(f"radius: must be a whole number of at least 1; got {radius}")
     rows, columns = _occurrences(rollouts, rows, columns)
     lengths = rollouts.lengths
     offsets = np.concatenate([np.arange(-radius, 0), np.arange(1, radius + 1)])
@@ -157,9 +158,3 @@ def _occurrences(
             f"columns: must be in [0, {n}), the completion of row {rows[i]}; got {columns[i]}"
         )
     return rows, columns
-
-
-def at_least_one(name: str, value: Any) -> None:
-    """Refuse what is not a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise StudyError(f"{name}: must be a whole number of at least 1; got {value}")

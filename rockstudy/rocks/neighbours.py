@@ -43,13 +43,11 @@ _MAX_FREQUENT = 256  # ours: dense features of a group, 1 kB a row at most
 _RUN = 65_536  # ours: rows of small groups in one count
 
 
-def count_dense(
-    features: np.ndarray, group: np.ndarray, least: float, block: int = BLOCK
-) -> np.ndarray:
+def count_dense(features: np.ndarray, group: np.ndarray, least: float) -> np.ndarray:
     """Number of similar other rows of the same group for each row of dense features, float64 (N,).
 
-    `features` are (N, H), `group` is int (N,) from 0, `least` is the minimum cosine, above 0, and
-    `block` the number of similarities in memory at once. StudyError where features are not finite.
+    `features` are (N, H), `group` is int (N,) from 0, and `least` is the minimum cosine, above 0.
+    StudyError where features are not finite.
     """
     features = np.asarray(features)
     _check_finite(features)
@@ -59,15 +57,15 @@ def count_dense(
     with _full_precision(), progress.bar(len(group), "similar contexts", "occurrence") as bar:
         for size in np.unique(sizes):  # groups of one size go together: no loop over small groups
             first = starts[sizes == size]
-            step = max(1, block // (size * max(size, features.shape[1], 1)))
+            step = max(1, BLOCK // (size * max(size, features.shape[1], 1)))
             for i in range(0, len(first), step):
                 rows = order[first[i : i + step, None] + np.arange(size)]  # (G, m)
-                counts[rows] = _similar(_unit(features[rows]), least, block)
+                counts[rows] = _similar(_unit(features[rows]), least)
                 bar.update(rows.size)
     return counts
 
 
-def count_sparse(features: Any, group: np.ndarray, least: float, block: int = BLOCK) -> np.ndarray:
+def count_sparse(features: Any, group: np.ndarray, least: float) -> np.ndarray:
     """The same as `count_dense` for sparse features."""
     features = sparse.csr_matrix(features, dtype=np.float32, copy=True)
     features.sum_duplicates()
@@ -83,7 +81,7 @@ def count_sparse(features: Any, group: np.ndarray, least: float, block: int = BL
             part = slice(start, end)
             rows = _split(bags[part], group[part], norms[part], weights[part], least)
             count = _count_large if rows.frequent.nnz else _count_small
-            counts[part] = count(rows, block)
+            counts[part] = count(rows)
             bar.update(end - start)
     return np.where(norms > 0, counts - 1, 0)[inverse]  # a row is no neighbour of itself
 
@@ -107,10 +105,10 @@ def _unit(features: np.ndarray) -> torch.Tensor:
     return rows.div_(torch.where(norms > 0, norms, 1))
 
 
-def _similar(unit: torch.Tensor, least: float, block: int) -> np.ndarray:
+def _similar(unit: torch.Tensor, least: float) -> np.ndarray:
     """Similar others float64 (G, m) within each of G groups of unit rows (G, m, H)."""
     n_groups, size, _ = unit.shape
-    side = size if n_groups * size**2 <= block else max(1, math.isqrt(block // n_groups))
+    side = size if n_groups * size**2 <= BLOCK else max(1, math.isqrt(BLOCK // n_groups))
     counts = torch.zeros((n_groups, size), dtype=torch.float64, device=unit.device)
     ones = torch.ones(side, device=unit.device)
     room = torch.empty(n_groups * side**2, device=unit.device)
@@ -140,9 +138,9 @@ class _Part:
     weights: np.ndarray  # float32 (m,): copies of the row, 0 for a row of zeros
     least: float
 
-    def cuts(self, rows: np.ndarray, block: int) -> list[np.ndarray]:
-        """Cut rows so that the sparse product of each cut has about `block` entries."""
-        ends = np.flatnonzero(np.diff(np.cumsum(self.cost[rows]) // block)) + 1
+    def cuts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Cut rows so that the sparse product of each cut has about `BLOCK` entries."""
+        ends = np.flatnonzero(np.diff(np.cumsum(self.cost[rows]) // BLOCK)) + 1
         return np.split(rows, ends)
 
     def pairs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -170,10 +168,10 @@ def _split(
     return _Part(frequent, rare, rare.T.tocsr(), cost, norms, weights, least)
 
 
-def _count_small(part: _Part, block: int) -> np.ndarray:
+def _count_small(part: _Part) -> np.ndarray:
     """Similar rows of each row, itself included, from the pairs that share any feature."""
     counts = np.zeros(len(part.norms))
-    for rows in part.cuts(np.arange(len(counts)), block):
+    for rows in part.cuts(np.arange(len(counts))):
         place, other, product = part.pairs(rows)
         bound = (part.least * part.norms)[rows][place] * part.norms[other]
         similar = np.flatnonzero(product >= bound)
@@ -181,21 +179,21 @@ def _count_small(part: _Part, block: int) -> np.ndarray:
     return counts
 
 
-def _count_large(part: _Part, block: int) -> np.ndarray:
+def _count_large(part: _Part) -> np.ndarray:
     """The same for one group, most of it from the table of patterns (see the module)."""
     first, pattern, _ = _identical(part.frequent, part.norms.view(np.int32))
     order = np.argsort(pattern, kind="stable")
     ends = np.concatenate([[0], np.cumsum(np.bincount(pattern))])
     copies = torch.from_numpy(np.bincount(pattern, part.weights).astype(np.float32))
     counts = np.zeros(len(pattern))
-    height = min(len(first), max(64, block // len(first)))  # fewer would leave the cores idle
+    height = min(len(first), max(64, BLOCK // len(first)))  # fewer would leave the cores idle
     room = torch.empty(height * len(first))  # float32: new booleans would take ten times as long
     for start, table in _tables(part, first, height):
         passes = torch.ge(table, 0, out=room[: table.numel()].view(table.shape))
         alone = (passes @ copies).numpy()  # exact: whole numbers below 2^24
         rows = order[ends[start] : ends[start + len(table)]]
         counts[rows] = alone[pattern[rows] - start]
-        for cut in part.cuts(rows, block):
+        for cut in part.cuts(rows):
             counts[cut] += _correction(part, cut, table.numpy(), pattern, start)
     return counts
 

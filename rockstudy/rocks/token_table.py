@@ -34,7 +34,7 @@ from rockstudy.store import cache
 from rockstudy.store.code import kept_apart
 from rockstudy.store.fingerprints import fingerprint
 
-BATCH_TOKENS = 8_192  # ours: prompts too, in one forward; 19 MB of states at H = 576
+BATCH_TOKENS = 8_192  # ours: prompts and padding too, in one forward (19 MB at H = 576)
 SHARD_TOKENS = 65_536  # ours: completion tokens in a shard, about 3 MB on disk
 KEYS = ("prompt_index", "sample_index", "position", "token_id")
 STATISTICS = ("rkl", "fkl", "log_ratio", "entropy")
@@ -69,8 +69,6 @@ def token_table(
     checkpoints: Sequence[str],
     *,
     inputs: Callable[[], Mapping[str, str]],
-    batch_tokens: int = BATCH_TOKENS,
-    shard_tokens: int = SHARD_TOKENS,
 ) -> TokenTable:
     """Compute the token table of rollouts, or read it back when the run has it.
 
@@ -90,18 +88,13 @@ def token_table(
         Names of the checkpoints, which become parts of column names.
     inputs
         Gives the hashes of the rollouts and of every model.
-    batch_tokens, shard_tokens
-        Tokens in one forward pass, padding included (a longer rollout goes alone), and completion
-        tokens in one shard.
     """
     if rollouts.n_tokens == 0:
         raise StudyError("rollouts: must have at least one completion token; got none")
-    if not checkpoints:
-        raise StudyError("checkpoints: must name at least one model; got none")
-    order = np.lexsort((np.arange(len(rollouts)), rollouts.lengths))
+    order = np.argsort(rollouts.lengths, kind="stable")
     order = order[rollouts.lengths[order] > 0]
-    parts = list(_runs(rollouts.lengths[order], shard_tokens, np.sum))
-    config = {"checkpoints": list(checkpoints), "shards": len(parts), "shard_tokens": shard_tokens}
+    parts = list(_runs(rollouts.lengths[order], SHARD_TOKENS, np.sum))
+    config = {"checkpoints": list(checkpoints), "shards": len(parts), "shard_tokens": SHARD_TOKENS}
     _name_damage(run.path / "tokens" / name)
 
     def compute(folder: Path) -> None:
@@ -116,7 +109,7 @@ def token_table(
                     "",
                     _shard(folder, number).name,
                     config={"rows": rows.tolist()},
-                    compute=lambda rows=rows: _shard_frame(rollouts, rows, models, batch_tokens),
+                    compute=lambda rows=rows: _shard_frame(rollouts, rows, models),
                 )
                 bar.update(int(rollouts.lengths[rows].sum()))
 
@@ -168,13 +161,13 @@ def _batches(widths: np.ndarray, budget: int) -> Iterator[slice]:
 
 
 def _shard_frame(
-    rollouts: Rollouts, rows: np.ndarray, models: Mapping[str, PreTrainedModel], batch_tokens: int
+    rollouts: Rollouts, rows: np.ndarray, models: Mapping[str, PreTrainedModel]
 ) -> pd.DataFrame:
     """The rows of the token table for some rollouts, sorted by the keys."""
     widths = np.array([len(rollouts.prompt_ids[rollouts.prompt_index[r]]) for r in rows])
     widths += rollouts.lengths[rows]
     by_width = np.argsort(widths, kind="stable")
-    batches = _batches(widths[by_width], batch_tokens)
+    batches = _batches(widths[by_width], BATCH_TOKENS)
     frame = _sorted([_batch_frame(rollouts, rows[by_width[one]], models) for one in batches])
     _check_finite(frame)
     return frame

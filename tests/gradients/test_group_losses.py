@@ -56,8 +56,7 @@ def test_where_nothing_changed_the_plain_comparison_drops_and_the_split_sample_d
     changes = []
     for seed in range(6):
         sums = PromptSums.of(corpus(1.0, seed, n_prompts=160), COLUMNS)
-        draws = group_losses.split_sample(sums, ROCKS, 20, 40, np.random.default_rng(seed))
-        summary = group_losses.split_summary(draws)
+        summary = group_losses.split_sample(sums, ROCKS, 20, 40, np.random.default_rng(seed))
         same, other = (change(summary, "high-KL", half) for half in ("same", "other"))
         assert same.change < -0.2 and same.change_hi < 0
         changes.append((same.change, other.change))
@@ -67,8 +66,7 @@ def test_where_nothing_changed_the_plain_comparison_drops_and_the_split_sample_d
 
 def test_where_the_loss_halves_both_comparisons_show_it():
     sums = PromptSums.of(corpus(0.5, n_prompts=160), COLUMNS)
-    draws = group_losses.split_sample(sums, ROCKS, 20, 40, np.random.default_rng(0))
-    summary = group_losses.split_summary(draws)
+    summary = group_losses.split_sample(sums, ROCKS, 20, 40, np.random.default_rng(0))
     for half in ("same", "other"):
         assert change(summary, "high-KL", half).change_hi < 0
 

@@ -45,9 +45,12 @@ def checkpoints(pair):
     return {"pre": pair.student, "post": other}
 
 
-def table(folder, rollouts, pair, checkpoints, **given) -> TokenTable:
+def table(folder, rollouts, pair, checkpoints, **sizes) -> TokenTable:
     run, models = Run(from_parameters("tiny"), folder), {"teacher": pair.teacher, **checkpoints}
-    return token_table(run, "base", rollouts, models.get, [*checkpoints], inputs=dict, **given)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(module, name.upper(), size)
+        return token_table(run, "base", rollouts, models.get, [*checkpoints], inputs=dict)
 
 
 @pytest.fixture(scope="module")
