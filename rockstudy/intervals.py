@@ -64,8 +64,6 @@ def cluster_mean(
 
     `StudyError`: no rows, a missing column, a missing or infinite value, or a single cluster.
 
-    Notes
-    -----
     Every row counts the same, so a prompt with more rollouts weighs more. With equal counts this is
     also the mean of cluster means.
     """

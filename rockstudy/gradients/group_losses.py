@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 from scipy import stats
 
 from rockstudy.errors import StudyError
@@ -30,6 +31,7 @@ from rockstudy.rocks.controls import assign
 
 GROUPS = ("rock", "high-KL", "random", "control")
 LEAST = 2  # paper 2.6: occurrences of a high-KL type
+Arrays = Mapping[str, np.ndarray]
 _BOOT = 2_000  # ours: prompts are few hundred; end points to about 2% of the width
 
 
@@ -75,9 +77,7 @@ def high_loss(types: pd.DataFrame, column: str, rocks: Sequence[int], k: int) ->
     return able.nlargest(k, column).token_id.to_numpy()
 
 
-def groups(
-    types: pd.DataFrame, column: str, rocks: Sequence[int], rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def groups(types: pd.DataFrame, column: str, rocks: Sequence[int], rng: Generator) -> Arrays:
     """Token ids of the four groups, no type in two of them.
 
     `types` has ``token_id, count`` and the mean loss in `column`; `rocks` are the ids of K rocks.
@@ -101,9 +101,7 @@ def groups(
     return chosen
 
 
-def medians(
-    sums: PromptSums, chosen: Mapping[str, np.ndarray], rng: np.random.Generator
-) -> pd.DataFrame:
+def medians(sums: PromptSums, chosen: Arrays, rng: Generator) -> pd.DataFrame:
     """Median over a group's types of the mean loss early, late, and late minus early.
 
     Returns a row per group: ``group, n`` (types), and for ``early, late, change``: value, ``_lo``
@@ -129,7 +127,7 @@ def medians(
 
 
 def split_sample(
-    sums: PromptSums, rocks: Sequence[int], k: int, draws: int, rng: np.random.Generator
+    sums: PromptSums, rocks: Sequence[int], k: int, draws: int, rng: Generator
 ) -> pd.DataFrame:
     """Change of the high-KL group, chosen and measured on the same prompts or on different ones.
 
@@ -162,9 +160,7 @@ def split_sample(
     return table.assign(n=grouped.n.median()).reset_index()
 
 
-def rank_biserial(
-    first: np.ndarray, second: np.ndarray, rng: np.random.Generator
-) -> dict[str, float]:
+def rank_biserial(first: np.ndarray, second: np.ndarray, rng: Generator) -> dict[str, float]:
     """P(first > second) minus P(first < second) for one value drawn from each.
 
     The effect size of the Mann-Whitney test, 2 U / (n m) - 1. The interval resamples the values of
@@ -185,7 +181,7 @@ def rank_biserial(
     return effect | {"mann_whitney_p": p, "n": len(a) + len(b)}
 
 
-def effects(values: Mapping[str, np.ndarray], rng: np.random.Generator) -> pd.DataFrame:
+def effects(values: Arrays, rng: Generator) -> pd.DataFrame:
     """Compare the rocks with each other group: ``group``, and the columns of `rank_biserial`."""
     return pd.DataFrame(
         {"group": name} | rank_biserial(values["rock"], other, rng)
@@ -195,10 +191,7 @@ def effects(values: Mapping[str, np.ndarray], rng: np.random.Generator) -> pd.Da
 
 
 def half_sample_medians(
-    types: pd.DataFrame,
-    replicates: Mapping[str, np.ndarray],
-    chosen: Mapping[str, np.ndarray],
-    columns: Sequence[str],
+    types: pd.DataFrame, replicates: Arrays, chosen: Arrays, columns: Sequence[str]
 ) -> pd.DataFrame:
     """Medians over a group's types of gradient statistics, errors from half-samples of prompts.
 
@@ -208,8 +201,6 @@ def half_sample_medians(
     Returns a row per group and column: ``group, statistic, median, lo, hi, n`` (types). The
     interval is the median plus and minus 1.96 standard errors; NaN with fewer than two replicates.
 
-    Notes
-    -----
     The spread of the replicates is that of halves, which for independent prompts is the standard
     error of the whole (delete-half jackknife, Shao and Wu 1989). Norms of halves are larger on
     average, since less noise cancels: so the interval is centred on the whole.
@@ -227,7 +218,7 @@ def half_sample_medians(
     return pd.DataFrame(rows)
 
 
-def along_training(types: pd.DataFrame, chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def along_training(types: pd.DataFrame, chosen: Arrays) -> pd.DataFrame:
     """Mean reverse KL of each group along stage 2, occurrences pooled: ``group, step, rkl, count``.
 
     `types` has the sums that training logs by type: ``step, token_id, count, rkl_sum``.

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 from transformers import PreTrainedModel
 
 from rockstudy import progress
@@ -185,9 +186,7 @@ def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     return chosen.merge(types, on="token_id")
 
 
-def in_both_spaces(
-    types: pd.DataFrame, chosen: pd.DataFrame, rng: np.random.Generator
-) -> pd.DataFrame:
+def in_both_spaces(types: pd.DataFrame, chosen: pd.DataFrame, rng: Generator) -> pd.DataFrame:
     """Effect sizes of rocks against each other group, in logit and in hidden space.
 
     Returns a row per group and statistic (``norm, cos_balanced``): rank-biserial ``logit, hidden``

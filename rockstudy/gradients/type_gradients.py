@@ -92,23 +92,14 @@ def type_gradients(
 ) -> TypeGradients:
     """Norms, cosines and contributions of every type's mean gradient, in both spaces.
 
+    The heads are over one vocabulary. `budget` is in bytes, for the sums over one vocabulary block;
+    the result does not depend on it. `keep` is bool (R, F): the folds that each replicate is made
+    of (`half_samples`). With a `share`, these positions are one process's part of all; every
+    process gets all results, up to the order in which float32 sums are added.
+
     `StudyError`: no positions, states that are not finite, a soft-capped student, a budget too
-    small for one column of the sums (it says the least that works).
+    small for one column of the sums (the line has the least that works).
 
-    Parameters
-    ----------
-    student, teacher
-        The heads, over one vocabulary.
-    budget
-        Bytes for the sums over one vocabulary block; the result does not depend on it.
-    keep
-        bool (R, F): the folds that each replicate is made of (`half_samples`); none when None.
-    share
-        Where these positions are one process's part of them; every process gets all results, up to
-        the order in which float32 sums are added.
-
-    Notes
-    -----
     With one occurrence g_t is a single position's gradient: its norm is not comparable with a mean
     over thousands, which shrinks as directions cancel. Compare types of equal frequency.
     """
@@ -238,10 +229,9 @@ class _Sums:
         self._restart()
 
     def _restart(self) -> None:
-        self.norm, self.balanced, self.total = torch.zeros(
-            3, *self.counts.shape, dtype=torch.float64
-        )
-        self.g_balanced, self.g_total = torch.zeros(2, len(self.counts), dtype=torch.float64)
+        shape = self.counts.shape
+        self.norm, self.balanced, self.total = torch.zeros(3, *shape, dtype=torch.float64)
+        self.g_balanced, self.g_total = torch.zeros(2, shape[0], dtype=torch.float64)
 
     def add(self, block: Tensor, weight: Tensor) -> None:
         """Add the sums (F, types, w) of a block of the vocabulary; weight is (w, H)."""

@@ -42,8 +42,6 @@ def consistency(features: Any, groups: np.ndarray, gamma: float) -> np.ndarray:
     `StudyError`: gamma out of bounds, groups that do not fit the features, or features that are not
     finite or have not two axes.
 
-    Notes
-    -----
     Exact: every pair of a group counts, whatever its size; time grows with its square, memory does
     not. Dense features run on CUDA where there is one, sparse ones on the CPU.
     """

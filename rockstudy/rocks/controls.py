@@ -73,8 +73,6 @@ def assign(types: pd.DataFrame, rock_ids: Sequence[int], *, exclude: Iterable[in
     `StudyError`: a missing column, a repeated or unobserved id, a count below 1, no rocks, or fewer
     candidates than rocks, which leaves no match to show.
 
-    Notes
-    -----
     Types of equal count are interchangeable. Which of them become controls depends on the counts
     and the ids alone, not on the order of the rows.
     """
@@ -122,8 +120,6 @@ def enrichment(
 
     `StudyError`: sides of different length, fewer than two pairs, or an unknown category.
 
-    Notes
-    -----
     All pairs come from one corpus. The interval shows how much the difference depends on single
     types, not how it would vary over corpora. Shares add up to one, so the rows are not independent
     findings.

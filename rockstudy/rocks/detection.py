@@ -22,7 +22,6 @@ The paper states neither the thresholds nor the window w nor the similarity. Our
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -155,9 +154,6 @@ def _score(tokens: pd.DataFrame, occurrences: pd.DataFrame, settings: RockConfig
     return types.drop(columns="loss")
 
 
-# --- the cut-off ----------------------------------------------------------------------------------
-
-
 def coverage_curve(types: pd.DataFrame) -> pd.DataFrame:
     """Share of the corpus loss that the first K types by rank carry: ``k, coverage``."""
     ranked = types.sort_values("rank", ignore_index=True)
@@ -181,11 +177,10 @@ def stability(
     `features` is `encode` of ``detection.occurrences``, `sizes` are numbers of prompts, `ks` are
     cut-offs, and `draws` is the number of sub-corpora of each size.
 
-    Returns a row per size, draw and cut-off: ``n, draw, k, jaccard``. StudyError: a size that is
-    not below the number of prompts, or a cut-off above the number of types.
+    Returns a row per size and cut-off: ``n, k, jaccard, lo, hi``, mean over draws and their 2.5% to
+    97.5% range. `StudyError`: a size that is not below the number of prompts, or a cut-off above
+    the number of types.
 
-    Notes
-    -----
     Sub-corpora of more than half of the prompts share most of them: their index says less about
     another corpus than that of small ones.
     """
@@ -198,12 +193,14 @@ def stability(
     whole = [_top(detection.types, settings.selector, k) for k in ks]
     rows = []
     with progress.bar(len(sizes) * draws, "stability", "draw") as bar:
-        for n, draw in itertools.product(sizes, range(draws)):
+        for n in np.repeat(sizes, draws).tolist():
             types = _sub_corpus(tokens, detection, features, rng.choice(prompts, n, replace=False))
             for k, expected in zip(ks, whole, strict=True):
-                rows.append((n, draw, k, jaccard(expected, _top(types, settings.selector, k))))
+                rows.append((n, k, jaccard(expected, _top(types, settings.selector, k))))
             bar.update(1)
-    return pd.DataFrame(rows, columns=["n", "draw", "k", "jaccard"])
+    grouped = pd.DataFrame(rows, columns=["n", "k", "jaccard"]).groupby(["n", "k"]).jaccard
+    spread = grouped.quantile([0.025, 0.975]).unstack().set_axis(["lo", "hi"], axis=1)
+    return pd.concat([grouped.mean(), spread], axis=1).reset_index()
 
 
 def _sub_corpus(
@@ -221,13 +218,6 @@ def _top(types: pd.DataFrame, selector: str, k: int) -> np.ndarray:
     """Ids of the first k types; fewer where fewer have a positive score."""
     able = types[types[selector] > 0]
     return able.nsmallest(k, "rank").token_id.to_numpy()
-
-
-def stability_table(draws: pd.DataFrame) -> pd.DataFrame:
-    """Mean Jaccard index and its 2.5% to 97.5% range over draws: ``n, k, jaccard, lo, hi``."""
-    grouped = draws.groupby(["n", "k"]).jaccard
-    spread = grouped.quantile([0.025, 0.975]).unstack().set_axis(["lo", "hi"], axis=1)
-    return pd.concat([grouped.mean(), spread], axis=1).reset_index()
 
 
 def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None, str]:
@@ -253,9 +243,6 @@ def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None,
         f"K = {row.k:.0f}: average Jaccard index {row.jaccard:.2f} and coverage "
         f"{row.coverage:.0%}, the knee of the coverage curve among the stable K"
     )
-
-
-# --- density and sensitivity ----------------------------------------------------------------------
 
 
 def density(tokens: pd.DataFrame, rocks: TokenSet, occurrences: pd.DataFrame) -> pd.DataFrame:

@@ -145,15 +145,15 @@ class _Part:
 
     def pairs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs that share a rare feature: place in `rows`, the other row, their rare product."""
-        product = self.rare[rows] @ self.transposed
-        return _row_of_entry(product), product.indices, product.data
+        product = (self.rare[rows] @ self.transposed).tocoo()
+        return product.row, product.col, product.data
 
 
 def _split(
     bags: Csr, group: np.ndarray, norms: np.ndarray, weights: np.ndarray, least: float
 ) -> _Part:
     """Number the features of each group on their own and part them by the rows that have them."""
-    row = _row_of_entry(bags)
+    row = bags.tocoo().row
     keys = group[row] * np.int64(bags.shape[1]) + bags.indices
     _, column, rows_with = np.unique(keys, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(rows_with), bool)
@@ -243,7 +243,7 @@ def _identical(rows: Csr, also: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     Sets are sorted by `also`, where that is not negative.
     """
     width = int(np.diff(rows.indptr).max(initial=0))
-    row = _row_of_entry(rows)
+    row = rows.tocoo().row
     slot = 1 + np.arange(len(row)) - rows.indptr[row]
     binary = bool((rows.data == 1).all())
     keys = np.full((rows.shape[0], 1 + width * (1 if binary else 2)), -1, ">i4")
@@ -262,13 +262,9 @@ def _some(bags: Csr, column: np.ndarray, keep: np.ndarray, shape: tuple[int, int
     return sparse.csr_matrix((bags.data[keep], column[keep], indptr), shape=shape)
 
 
-def _row_of_entry(matrix: Csr) -> np.ndarray:
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-
-
 def _row_sums(matrix: Csr, values: np.ndarray) -> np.ndarray:
     """Sum over each row of one value per entry."""
-    return np.bincount(_row_of_entry(matrix), values, matrix.shape[0])
+    return np.bincount(matrix.tocoo().row, values, matrix.shape[0])
 
 
 def _check_finite(values: np.ndarray) -> None:

@@ -208,7 +208,7 @@ def outputs(run: Run) -> pd.DataFrame:
 
 @table(*TOKENS, *ROCKS, "rocks.selector", inputs=tokens_hash)
 def stability(run: Run, draws: int) -> pd.DataFrame:
-    """`detection.stability_table` over sub-corpora of 10% to 80% of the prompts."""
+    """`detection.stability` over sub-corpora of 10% to 80% of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
     corpus, settings, rng = measured(run), run.config.rocks, run.rng("stability")
@@ -217,9 +217,7 @@ def stability(run: Run, draws: int) -> pd.DataFrame:
     n = tokens.prompt_index.nunique()
     sizes = sorted({max(1, min(n - 1, round(share * n))) for share in SHARES})
     ks = cutoffs(scored.types, settings.selector)
-    return detection.stability_table(
-        detection.stability(tokens, scored, features, sizes, ks, draws, rng)
-    )
+    return detection.stability(tokens, scored, features, sizes, ks, draws, rng)
 
 
 def cutoffs(types: pd.DataFrame, selector: str) -> list[int]:

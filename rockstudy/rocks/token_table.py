@@ -72,22 +72,13 @@ def token_table(
 ) -> TokenTable:
     """Compute the token table of rollouts, or read it back when the run has it.
 
-    Several processes divide the shards; the table is the same.
+    The table is the folder ``<run>/tokens/<name>``; several processes divide its shards. `load`
+    gives ``teacher`` and every checkpoint by name, over one vocabulary, where they are needed. The
+    names of `checkpoints` become parts of column names, and `inputs` gives the hashes of the
+    rollouts and of every model.
 
     `StudyError`: no completion tokens, checkpoints with a different vocabulary, values that are not
     finite, a shard that is missing or damaged.
-
-    Parameters
-    ----------
-    run, name
-        The table is the folder ``<run>/tokens/<name>``.
-    load
-        Gives ``teacher`` and every checkpoint by name, over one vocabulary, where something is
-        computed.
-    checkpoints
-        Names of the checkpoints, which become parts of column names.
-    inputs
-        Gives the hashes of the rollouts and of every model.
     """
     if rollouts.n_tokens == 0:
         raise StudyError("rollouts: must have at least one completion token; got none")
@@ -99,7 +90,13 @@ def token_table(
 
     def compute(folder: Path) -> None:
         models = {one: load(one) for one in ("teacher", *checkpoints)}
-        _check_vocabulary(models)
+        size = models["teacher"].config.vocab_size
+        for one, model in models.items():
+            if model.config.vocab_size != size:
+                raise StudyError(
+                    f"checkpoint {one}: must share the teacher's vocabulary of {size} ids; "
+                    f"it has {model.config.vocab_size}"
+                )
         some = distributed.mine([(number, order[part]) for number, part in enumerate(parts)])
         n_tokens = sum(int(rollouts.lengths[rows].sum()) for _, rows in some)
         with progress.bar(n_tokens, "token table", "token") as bar:
@@ -134,16 +131,6 @@ def _name_damage(path: Path) -> None:
 def _sorted(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True)
     return frame.sort_values(list(KEYS[:3]), kind="stable", ignore_index=True)
-
-
-def _check_vocabulary(models: Mapping[str, PreTrainedModel]) -> None:
-    size = models["teacher"].config.vocab_size
-    for name, model in models.items():
-        if model.config.vocab_size != size:
-            raise StudyError(
-                f"checkpoint {name}: must share the teacher's vocabulary of {size} ids; "
-                f"it has {model.config.vocab_size}"
-            )
 
 
 def _runs(sizes: np.ndarray, budget: int, cost: Callable[[np.ndarray], int]) -> Iterator[slice]:
@@ -208,9 +195,6 @@ def _check_finite(frame: pd.DataFrame) -> None:
             )
 
 
-# --- the type table -------------------------------------------------------------------------------
-
-
 def type_table(tokens: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Means of columns over the occurrences of every token type.
 
@@ -220,8 +204,6 @@ def type_table(tokens: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     ``<column>_mean`` and ``<column>_se``, its standard error clustered by prompt: NaN where one
     prompt has all occurrences.
 
-    Notes
-    -----
     With s_c the sum and n_c the number of occurrences in prompt c, the mean is sum s / sum n and
     its variance the ratio estimator's, G / (G - 1) sum_c (s_c - mean n_c)^2 / (sum n)^2 over the G
     prompts that have the type.
