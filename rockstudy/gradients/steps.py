@@ -64,12 +64,10 @@ def half_samples(run: Run) -> pd.DataFrame:
             type_gradients.half_samples(share.n_folds, HALVES, run.rng("halves")),
             share,
         )
-    halves = {
-        f"{name}_half_{r}": row
-        for name, rows in made.replicates.items()
-        for r, row in enumerate(rows)
-    }
-    return pd.concat([made.types, pd.DataFrame(halves)], axis=1)
+    halves = [
+        pd.DataFrame(rows.T).add_prefix(f"{name}_half_") for name, rows in made.replicates.items()
+    ]
+    return pd.concat([made.types, *halves], axis=1)
 
 
 def _positions(
@@ -176,9 +174,8 @@ def persistence_table(
     The late checkpoint's own rollouts are the shared ones; ``n_own`` types occur on both.
     """
     rows = by_group(losses, chosen).dropna(subset=["early_own"])
-    grouped = rows.groupby("group", sort=False)
-    own = grouped.agg(early_own=("early_own", "median"), n_own=("early_own", "size"))
-    return moved.merge(own.reset_index(), on="group", how="left")
+    own = rows.groupby("group", sort=False).early_own.agg(early_own="median", n_own="size")
+    return moved.merge(own, on="group", how="left")
 
 
 def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:

@@ -76,7 +76,6 @@ def assign(types: pd.DataFrame, rock_ids: Sequence[int], *, exclude: Iterable[in
     Types of equal count are interchangeable. Which of them become controls depends on the counts
     and the ids alone, not on the order of the rows.
     """
-    _check_types(types)
     rocks, pool = _split(types, [int(token) for token in rock_ids], exclude)
     log_rock, log_pool = np.log(rocks["count"].to_numpy()), np.log(pool["count"].to_numpy())
     _, chosen = linear_sum_assignment(np.abs(log_rock[:, None] - log_pool))
@@ -146,7 +145,10 @@ def enrichment(
     return pd.DataFrame(rows, columns=shown)
 
 
-def _check_types(types: pd.DataFrame) -> None:
+def _split(
+    types: pd.DataFrame, ids: list[int], exclude: Iterable[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rocks in their own order, and the candidates by count and id; both are checked."""
     for name in ("token_id", "count"):
         if name not in types:
             given = ", ".join(map(str, types)) or "none"
@@ -155,12 +157,6 @@ def _check_types(types: pd.DataFrame) -> None:
         raise StudyError("types: must have each token_id once; some are repeated")
     if not (types["count"].to_numpy() >= 1).all():
         raise StudyError(f"count: must be at least 1 for each type; got {types['count'].min()}")
-
-
-def _split(
-    types: pd.DataFrame, ids: list[int], exclude: Iterable[int]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rocks in their own order, and the candidates by count and id."""
     counts = types.set_index("token_id")["count"]
     absent = [token for token in ids if token not in counts.index]
     if not ids or len(set(ids)) < len(ids) or absent:

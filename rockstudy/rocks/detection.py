@@ -149,9 +149,7 @@ def _score(tokens: pd.DataFrame, occurrences: pd.DataFrame, settings: RockConfig
             raise StudyError(f"rocks__selector: must not be a column of types; got {name!r}")
         types[name] = SCORES[name](types)
     order = np.lexsort((types.token_id, -types["count"], -types[settings.selector]))
-    types["rank"] = np.empty(len(types), np.int64)
-    types.loc[order, "rank"] = np.arange(1, len(types) + 1)
-    return types.drop(columns="loss")
+    return types.drop(columns="loss").assign(rank=1 + np.argsort(order))
 
 
 def coverage_curve(types: pd.DataFrame) -> pd.DataFrame:

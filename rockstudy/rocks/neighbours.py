@@ -60,7 +60,7 @@ def count_dense(features: np.ndarray, group: np.ndarray, least: float) -> np.nda
             step = max(1, BLOCK // (size * max(size, features.shape[1], 1)))
             for i in range(0, len(first), step):
                 rows = order[first[i : i + step, None] + np.arange(size)]  # (G, m)
-                counts[rows] = _similar(_unit(features[rows]), least)
+                counts[rows] = _similar(features[rows], least)
                 bar.update(rows.size)
     return counts
 
@@ -97,16 +97,12 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _unit(features: np.ndarray) -> torch.Tensor:
-    """Rows of length one, float32, on CUDA where there is one; zeros stay zeros."""
+def _similar(features: np.ndarray, least: float) -> np.ndarray:
+    """Similar others float64 (G, m) within each of G groups of rows (G, m, H), on CUDA if any."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = torch.from_numpy(np.asarray(features, np.float32)).to(device)
-    norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float64)
-    return rows.div_(torch.where(norms > 0, norms, 1))
-
-
-def _similar(unit: torch.Tensor, least: float) -> np.ndarray:
-    """Similar others float64 (G, m) within each of G groups of unit rows (G, m, H)."""
+    unit = torch.from_numpy(np.asarray(features, np.float32)).to(device)
+    norms = torch.linalg.vector_norm(unit, dim=-1, keepdim=True, dtype=torch.float64)
+    unit.div_(torch.where(norms > 0, norms, 1))  # zeros stay zeros
     n_groups, size, _ = unit.shape
     side = size if n_groups * size**2 <= BLOCK else max(1, math.isqrt(BLOCK // n_groups))
     counts = torch.zeros((n_groups, size), dtype=torch.float64, device=unit.device)
@@ -186,29 +182,23 @@ def _count_large(part: _Part) -> np.ndarray:
     ends = np.concatenate([[0], np.cumsum(np.bincount(pattern))])
     copies = torch.from_numpy(np.bincount(pattern, part.weights).astype(np.float32))
     counts = np.zeros(len(pattern))
+    norms, frequent = part.norms[first, None], part.frequent[first]
+    dense = frequent[:, np.unique(frequent.indices)].toarray()  # (P, frequent)
+    left = torch.from_numpy(np.hstack([dense, -part.least * norms]).astype(np.float32))
+    right = torch.from_numpy(np.hstack([dense, norms])).T
     height = min(len(first), max(64, BLOCK // len(first)))  # fewer would leave the cores idle
-    room = torch.empty(height * len(first))  # float32: new booleans would take ten times as long
-    for start, table in _tables(part, first, height):
-        passes = torch.ge(table, 0, out=room[: table.numel()].view(table.shape))
+    # float32 for both: new booleans would take ten times as long
+    table_room, room = torch.empty((height, len(first))), torch.empty((height, len(first)))
+    for start in range(0, len(first), height):
+        lines = left[start : start + height]
+        table = torch.mm(lines, right, out=table_room[: len(lines)])  # equation (1), frequent part
+        passes = torch.ge(table, 0, out=room[: len(lines)])
         alone = (passes @ copies).numpy()  # exact: whole numbers below 2^24
         rows = order[ends[start] : ends[start + len(table)]]
         counts[rows] = alone[pattern[rows] - start]
         for cut in part.cuts(rows):
             counts[cut] += _correction(part, cut, table.numpy(), pattern, start)
     return counts
-
-
-def _tables(part: _Part, first: np.ndarray, height: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Equation (1) with the frequent features alone: `height` patterns x all, float32."""
-    norms = part.norms[first, None]
-    frequent = part.frequent[first]
-    dense = frequent[:, np.unique(frequent.indices)].toarray()  # (P, frequent)
-    left = torch.from_numpy(np.hstack([dense, -part.least * norms]).astype(np.float32))
-    right = torch.from_numpy(np.hstack([dense, norms])).T
-    table = torch.empty((height, len(first)))
-    for start in range(0, len(first), height):
-        lines = left[start : start + height]
-        yield start, torch.mm(lines, right, out=table[: len(lines)])
 
 
 def _correction(
