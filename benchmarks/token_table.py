@@ -74,7 +74,7 @@ def _table(job: Job, turns: Turns) -> None:
     def once() -> dict[str, Any]:
         models = {"teacher": teacher, "post": student}
         with tempfile.TemporaryDirectory() as folder:
-            token_table.token_table(_run(folder), "x", rows, models, ["post"], inputs=dict)
+            token_table.token_table(_run(folder), "x", rows, models.get, ["post"], inputs=dict)
         return {"tokens": rows.n_tokens}
 
     turns.run(once)
@@ -118,7 +118,9 @@ def _prompts(job: Job, turns: Turns) -> None:
         )
         models = {"teacher": teacher, "pre": student, "post": student}
         with tempfile.TemporaryDirectory() as folder:
-            token_table.token_table(_run(folder), "x", rows, models, ["pre", "post"], inputs=dict)
+            token_table.token_table(
+                _run(folder), "x", rows, models.get, ["pre", "post"], inputs=dict
+            )
         return {"tokens": rows.n_tokens}
 
     turns.run(once)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 from scipy import stats
 
 from rockstudy.errors import StudyError
@@ -55,84 +56,43 @@ class Estimate:
 
 
 def cluster_mean(
-    frame: pd.DataFrame,
-    value: str,
-    cluster: str,
-    rng: np.random.Generator,
-    *,
-    n_boot: int = N_BOOT,
-    unit: str = "problems",
+    frame: pd.DataFrame, value: str, cluster: str, rng: Generator, *, unit: str = "problems"
 ) -> Estimate:
-    """Mean of a column over rows, with whole clusters resampled.
+    """Mean of a column over rows, with whole clusters resampled; booleans count as 0 and 1.
 
-    Parameters
-    ----------
-    frame
-        One row per observation.
-    value
-        Column to average; booleans count as 0 and 1.
-    cluster
-        Column that identifies the unit of resampling.
-    n_boot, unit
-        Number of bootstrap samples, and the unit's name for readers.
+    `cluster` is the column that identifies the unit of resampling, `unit` its name for readers.
 
-    Raises
-    ------
-    StudyError
-        No rows, a missing column, a missing or infinite value, or a single cluster.
+    `StudyError`: no rows, a missing column, a missing or infinite value, or a single cluster.
 
-    Notes
-    -----
     Every row counts the same, so a prompt with more rollouts weighs more. With equal counts this is
     also the mean of cluster means.
     """
     grouped = _grouped(frame, value, [cluster])
-    return _ratio(grouped.sum(), grouped.size(), rng, n_boot, unit)
+    return _ratio(grouped.sum(), grouped.size(), rng, unit)
 
 
-def cluster_ratio(
-    frame: pd.DataFrame,
-    numerator: str,
-    denominator: str,
-    cluster: str,
-    rng: np.random.Generator,
-    *,
-    unit: str = "problems",
-) -> Estimate:
-    """Sum of one column over the sum of another, with whole clusters resampled.
+def prompt_ratio(frame: pd.DataFrame, numerator: str, denominator: str, rng: Generator) -> Estimate:
+    """Sum of one column over the sum of another, with whole prompts resampled.
 
-    Raises
-    ------
-    StudyError
-        As `cluster_mean`, and where the denominator adds up to 0.
+    `StudyError` as `cluster_mean`, and where the denominator adds up to 0.
     """
-    above, below = (_grouped(frame, name, [cluster]).sum() for name in (numerator, denominator))
+    above, below = (_grouped(frame, c, ["prompt_index"]).sum() for c in (numerator, denominator))
     if len(below) > 1 and below.sum() == 0:
         raise StudyError(f"{denominator}: must not add up to 0")
-    return _ratio(above, below, rng, N_BOOT, unit)
+    return _ratio(above, below, rng, "prompts")
 
 
-def cluster_median(
-    frame: pd.DataFrame,
-    value: str,
-    cluster: str,
-    rng: np.random.Generator,
-    *,
-    unit: str = "problems",
-) -> Estimate:
-    """Median over clusters of the mean within a cluster, by scipy's percentile bootstrap.
+def prompt_median(frame: pd.DataFrame, value: str, rng: Generator) -> Estimate:
+    """Median over prompts of the mean within a prompt, by scipy's percentile bootstrap.
 
-    Raises
-    ------
-    StudyError
-        As `cluster_mean`.
+    `StudyError` as `cluster_mean`.
     """
-    means = _grouped(frame, value, [cluster]).mean().to_numpy()
-    _check_units(len(means), unit)
+    means = _grouped(frame, value, ["prompt_index"]).mean().to_numpy()
+    _check_units(len(means), "prompts")
     samples = stats.bootstrap(
         (means,), np.median, n_resamples=N_BOOT, method="percentile", rng=rng, batch=500
     ).bootstrap_distribution
-    return _estimate(float(np.median(means)), samples, unit, len(means), N_BOOT)
+    return _estimate(np.median(means), samples, "prompts", len(means))
 
 
 def paired_difference(
@@ -140,75 +100,40 @@ def paired_difference(
     after: pd.DataFrame,
     value: str,
     cluster: str,
-    rng: np.random.Generator,
+    rng: Generator,
     *,
-    n_boot: int = N_BOOT,
     unit: str = "problems",
 ) -> Estimate:
     """Mean over units of after minus before, rows averaged within a unit on each side first.
 
-    Raises
-    ------
-    StudyError
-        As `cluster_mean`, and where the two frames have different units.
+    `StudyError` as `cluster_mean`, and where the two frames have different units.
     """
     difference = _difference(before, after, value, [cluster])
-    return _ratio(difference, np.ones(len(difference)), rng, n_boot, unit)
+    return _ratio(difference, np.ones(len(difference)), rng, unit)
 
 
-def crossed_mean(frame: pd.DataFrame, value: str, rng: np.random.Generator) -> Estimate:
+def crossed_mean(frame: pd.DataFrame, value: str, rng: Generator) -> Estimate:
     """Mean over a complete grid of seeds x problems, both factors resampled independently.
 
     The factors are the columns ``seed`` and ``prompt_index``. Rows of one cell are averaged first,
-    so every cell counts the same.
-
-    Raises
-    ------
-    StudyError
-        As `cluster_mean`, and where a seed lacks a problem that another has.
+    so every cell counts the same. `StudyError` as `cluster_mean`, and where a seed lacks a problem
+    that a different one has.
     """
     return _crossed(_grouped(frame, value, FACTORS).mean(), rng)
 
 
 def crossed_difference(
-    before: pd.DataFrame, after: pd.DataFrame, value: str, rng: np.random.Generator
+    before: pd.DataFrame, after: pd.DataFrame, value: str, rng: Generator
 ) -> Estimate:
     """Mean of after minus before over seeds x problems, paired in every cell.
 
     ``before`` may lack the seed column: it is then one evaluation of a model that all seeds start
-    from, and is paired with each of them.
-
-    Raises
-    ------
-    StudyError
-        As `crossed_mean`, and where the two frames have different cells.
+    from, and is paired with each of them. `StudyError` as `crossed_mean`, and where the two frames
+    have different cells.
     """
     if "seed" not in before.columns:
         before = before.merge(after[["seed"]].drop_duplicates(), how="cross")
     return _crossed(_difference(before, after, value, FACTORS), rng)
-
-
-def _ratio(above: Any, below: Any, rng: np.random.Generator, n_boot: int, unit: str) -> Estimate:
-    """Sum of `above` over the sum of `below`, a value for each unit in both."""
-    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
-    _check_units(len(below), unit)
-    samples = resample(lambda w: (w @ above) / (w @ below), len(below), rng, n_boot)
-    return _estimate(above.sum() / below.sum(), samples, unit, len(below), n_boot)
-
-
-def _crossed(cells: pd.Series, rng: np.random.Generator) -> Estimate:
-    grid, unit = cells.unstack().to_numpy(), "seeds x problems"  # (seeds, problems)
-    if np.isnan(grid).any():
-        raise StudyError(f"{unit}: must form a complete grid; {np.isnan(grid).sum()} cells missing")
-    n_rows, n_columns = grid.shape
-    _check_units(min(grid.shape), unit)
-
-    def mean(w: np.ndarray) -> np.ndarray:
-        seeds = _weights(n_rows, rng, len(w))
-        return np.einsum("bs,bs->b", seeds, w @ grid.T) / grid.size
-
-    samples = resample(mean, n_columns, rng, N_BOOT)
-    return _estimate(grid.mean(), samples, unit, grid.shape, N_BOOT)
 
 
 def seed_mean(values: np.ndarray, unit: str = "seeds") -> Estimate:
@@ -217,16 +142,14 @@ def seed_mean(values: np.ndarray, unit: str = "seeds") -> Estimate:
     For training seeds: with three to five of them a bootstrap interval is far too narrow. A single
     value has no interval (NaN). ``n_boot`` is 0.
     """
-    n = len(values)
-    lo, hi = float("nan"), float("nan")
+    n, mean, half = len(values), float(values.mean()), float("nan")
     if n > 1:
         half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-        lo, hi = float(values.mean() - half), float(values.mean() + half)
-    return Estimate(float(values.mean()), lo, hi, unit, n, 0)
+    return Estimate(mean, float(mean - half), float(mean + half), unit, n, 0)
 
 
 def resample(
-    statistic: Callable[[np.ndarray], np.ndarray], n: int, rng: np.random.Generator, n_boot: int
+    statistic: Callable[[np.ndarray], np.ndarray], n: int, rng: Generator, n_boot: int
 ) -> np.ndarray:
     """Apply a statistic of the weights (b, n) to `n_boot` bootstrap draws, in chunks."""
     if n_boot < 1:
@@ -236,18 +159,47 @@ def resample(
     return np.concatenate([statistic(_weights(n, rng, size)) for size in sizes])
 
 
-def _weights(n: int, rng: np.random.Generator, size: int) -> np.ndarray:
+def as_columns(estimate: Estimate) -> dict:
+    """An estimate as columns; a crossed one has the problems in ``n`` and the seeds in ``unit``."""
+    shown = {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
+    if isinstance(estimate.n, tuple):
+        seeds, problems = estimate.n
+        shown |= {"n": problems, "unit": f"problems x {seeds} seeds"}
+    return shown
+
+
+def _ratio(above: Any, below: Any, rng: Generator, unit: str) -> Estimate:
+    """Sum of `above` over the sum of `below`, a value for each unit in both."""
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    _check_units(len(below), unit)
+    samples = resample(lambda w: (w @ above) / (w @ below), len(below), rng, N_BOOT)
+    return _estimate(above.sum() / below.sum(), samples, unit, len(below))
+
+
+def _crossed(cells: pd.Series, rng: Generator) -> Estimate:
+    grid, unit = cells.unstack().to_numpy(), "seeds x problems"  # (seeds, problems)
+    if np.isnan(grid).any():
+        raise StudyError(f"{unit}: must form a complete grid; {np.isnan(grid).sum()} cells missing")
+    _check_units(min(grid.shape), unit)
+
+    def mean(w: np.ndarray) -> np.ndarray:
+        seeds = _weights(len(grid), rng, len(w))
+        return np.einsum("bs,bs->b", seeds, w @ grid.T) / grid.size
+
+    samples = resample(mean, grid.shape[1], rng, N_BOOT)
+    return _estimate(grid.mean(), samples, unit, grid.shape)
+
+
+def _weights(n: int, rng: Generator, size: int) -> np.ndarray:
     """Multinomial counts (size, n), by counting draws: half the time of `Generator.multinomial`."""
     drawn = rng.integers(n, size=(size, n), dtype=np.int64)
     drawn += n * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
-def _estimate(
-    value: float, samples: np.ndarray, unit: str, n: int | tuple[int, ...], n_boot: int
-) -> Estimate:
+def _estimate(value: Any, samples: np.ndarray, unit: str, n: int | tuple[int, ...]) -> Estimate:
     lo, hi = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(value), float(lo), float(hi), unit, n, n_boot)
+    return Estimate(float(value), float(lo), float(hi), unit, n, len(samples))
 
 
 def _difference(
@@ -266,16 +218,14 @@ def _difference(
 
 def _grouped(frame: pd.DataFrame, value: str, cluster: list[str]) -> Any:
     """The values of each unit as float64, checked."""
-    missing = [name for name in (value, *cluster) if name not in frame.columns]
+    missing = [name for name in (value, *cluster) if name not in frame]
     if missing:
-        raise StudyError(
-            f"columns: must include {missing[0]}; got {', '.join(map(str, frame.columns))}"
-        )
+        raise StudyError(f"columns: must include {missing[0]}; got {', '.join(map(str, frame))}")
     if frame.empty:
         raise StudyError(f"{value}: must have at least one row; got none")
     numbers = frame[value].to_numpy(dtype=np.float64, na_value=np.nan)
-    if not np.isfinite(numbers).all() or frame[cluster].isna().to_numpy().any():
-        bad = int((~np.isfinite(numbers)).sum())
+    bad = int((~np.isfinite(numbers)).sum())
+    if bad or frame[cluster].isna().to_numpy().any():
         raise StudyError(f"{value}: must be finite in every row of a unit; {bad} rows are not")
     return frame[cluster].assign(_value=numbers).groupby(cluster)["_value"]
 
@@ -283,12 +233,3 @@ def _grouped(frame: pd.DataFrame, value: str, cluster: list[str]) -> Any:
 def _check_units(n: int, unit: str) -> None:
     if n < 2:
         raise StudyError(f"{unit}: an interval needs at least 2 units to resample; got {n}")
-
-
-def as_columns(estimate: Estimate) -> dict:
-    """An estimate as columns; a crossed one has the problems in ``n`` and the seeds in ``unit``."""
-    shown = {name: getattr(estimate, name) for name in ("value", "lo", "hi", "unit", "n")}
-    if isinstance(estimate.n, tuple):
-        seeds, problems = estimate.n
-        shown |= {"n": problems, "unit": f"problems x {seeds} seeds"}
-    return shown

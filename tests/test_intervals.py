@@ -93,7 +93,7 @@ def test_pairing_removes_what_both_sides_share():
 def test_rollouts_are_averaged_within_a_problem_whatever_their_number():
     before = pd.DataFrame({"p": [0, 1, 1, 1], "x": [0.0, 1.0, 1.0, 1.0]})
     after = pd.DataFrame({"p": [0, 0, 1], "x": [1.0, 0.0, 1.0]})
-    estimate = paired_difference(before, after, "x", "p", np.random.default_rng(0), n_boot=50)
+    estimate = paired_difference(before, after, "x", "p", np.random.default_rng(0))
     assert estimate.value == pytest.approx(0.25)
 
 
@@ -128,13 +128,14 @@ def test_one_evaluation_before_is_paired_with_every_seed_after():
     assert a.value == pytest.approx(after["x"].mean() - before["x"].mean())
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
+def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch):
+    monkeypatch.setattr(intervals, "N_BOOT", 300)
     rng = np.random.default_rng(8)
     hits = 0
     for _ in range(200):
         frame = pd.DataFrame({"c": np.repeat(np.arange(40), 3)})
         frame["x"] = np.repeat(rng.normal(size=40), 3) + rng.normal(size=120)
-        estimate = cluster_mean(frame, "x", "c", rng, n_boot=300)
+        estimate = cluster_mean(frame, "x", "c", rng)
         hits += estimate.lo <= 0 <= estimate.hi
     assert 0.90 <= hits / 200 <= 0.99
 
@@ -144,8 +145,7 @@ def test_the_same_generator_state_gives_the_same_interval_and_no_other_is_used()
     np.random.seed(0)  # noqa: NPY002 - the global state is what must stay untouched
     state = np.random.get_state()[1].copy()  # noqa: NPY002 - same
     a, b = (
-        cluster_mean(frame, "correct", "prompt_index", np.random.default_rng(9), n_boot=500)
-        for _ in range(2)
+        cluster_mean(frame, "correct", "prompt_index", np.random.default_rng(9)) for _ in range(2)
     )
     assert a == b
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002 - same
@@ -153,9 +153,10 @@ def test_the_same_generator_state_gives_the_same_interval_and_no_other_is_used()
 
 def test_chunks_do_not_change_the_draws(monkeypatch):
     frame = outcomes()
-    whole = cluster_mean(frame, "correct", "prompt_index", np.random.default_rng(9), n_boot=501)
+    monkeypatch.setattr(intervals, "N_BOOT", 501)
+    whole = cluster_mean(frame, "correct", "prompt_index", np.random.default_rng(9))
     monkeypatch.setattr(intervals, "_CHUNK_CELLS", 200 * 7)
-    parts = cluster_mean(frame, "correct", "prompt_index", np.random.default_rng(9), n_boot=501)
+    parts = cluster_mean(frame, "correct", "prompt_index", np.random.default_rng(9))
     assert [parts.lo, parts.hi] == pytest.approx([whole.lo, whole.hi], abs=1e-12)
 
 
@@ -174,7 +175,7 @@ BAD = {
     "infinity": (lambda: cluster_mean(FRAME.assign(x=[0, np.inf]), "x", "p", RNG), "finite"),
     "no column": (lambda: cluster_mean(FRAME, "y", "p", RNG), "must include y; got p, x"),
     "one unit": (lambda: cluster_mean(FRAME.assign(p=0), "x", "p", RNG), "at least 2"),
-    "no samples": (lambda: cluster_mean(FRAME, "x", "p", RNG, n_boot=0), "n_boot"),
+    "no samples": (lambda: intervals.resample(np.sum, 2, RNG, 0), "n_boot: must be at least 1"),
     "other units": (
         lambda: paired_difference(FRAME, FRAME.assign(p=[0, 2]), "x", "p", RNG),
         "same units; 2 are on one side only",
@@ -200,21 +201,22 @@ def test_a_ratio_is_the_mean_where_the_denominator_counts_rows():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"prompt_index": rng.integers(0, 40, 300), "x": rng.normal(3, 1, 300)})
     frame["one"] = 1
-    ratio = intervals.cluster_ratio(frame, "x", "one", "prompt_index", np.random.default_rng(1))
-    mean = intervals.cluster_mean(frame, "x", "prompt_index", np.random.default_rng(1))
+    ratio = intervals.prompt_ratio(frame, "x", "one", np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    mean = intervals.cluster_mean(frame, "x", "prompt_index", rng, unit="prompts")
     assert ratio == mean
 
 
 def test_a_ratio_over_nothing_is_refused():
     frame = pd.DataFrame({"prompt_index": [0, 1], "x": [1.0, 2.0], "zero": [0.0, 0.0]})
     with pytest.raises(StudyError, match="zero: must not add up to 0"):
-        intervals.cluster_ratio(frame, "x", "zero", "prompt_index", np.random.default_rng(0))
+        intervals.prompt_ratio(frame, "x", "zero", np.random.default_rng(0))
 
 
 def test_the_interval_of_a_median_is_that_of_its_order_statistics():
     values = np.random.default_rng(2).exponential(size=201)
     frame = pd.DataFrame({"prompt_index": np.arange(201), "x": values})
-    estimate = intervals.cluster_median(frame, "x", "prompt_index", np.random.default_rng(3))
+    estimate = intervals.prompt_median(frame, "x", np.random.default_rng(3))
     assert estimate.value == np.median(values)
     exact = np.sort(values)[scipy.stats.binom.ppf([0.025, 0.975], 201, 0.5).astype(int)]
     assert estimate.lo == pytest.approx(exact[0], abs=0.05)

@@ -16,10 +16,8 @@ def geometry_claims(
 ) -> list[dict]:
     """Claims rows for the numbers of the paper's section on gradients and persistence.
 
-    Parameters
-    ----------
-    norms, compared, moved, halves, grouped
-        `gradient_medians`, `in_both_spaces`, `medians`, `split`, and `by_group` of `gradients`.
+    The frames are `gradient_medians`, `in_both_spaces`, `medians`, `split` and `by_group` of
+    `rockstudy.gradients.steps`.
     """
     return [*_gradient_claims(norms, compared, grouped), *_persistence_claims(moved, halves)]
 
@@ -27,34 +25,31 @@ def geometry_claims(
 def _gradient_claims(
     norms: pd.DataFrame, compared: pd.DataFrame, grouped: pd.DataFrame
 ) -> list[dict]:
-    rows = []
-    for statistic, words in (
-        ("norm", "norm of the mean gradient"),
-        ("cos-balanced", "cosine with the balanced sum"),
-    ):
-        of = norms[norms.statistic == f"{statistic.replace('-', '_')}_logit"].set_index("group")
-        for group in paper.labelled(statistic):
-            one = of.loc[group]
-            number = {"value": one["median"], "lo": one.lo, "hi": one.hi, "n": int(one.n)}
-            rows.append(
-                verdicts.holds(
-                    f"gradient-{statistic.split('-')[0]}-{group.lower()}",
-                    f"Median {words} of the group {group}.",
-                    f"{statistic}/{group}",
-                    number | {"unit": "types (interval over half-samples of prompts)"},
-                )
-            )
-    other = compared[(compared.group == "high-KL") & (compared.statistic == "norm")].iloc[0]
-    size = {"unit": "token types", "n": int(other.n)}
+    by = norms.set_index(["statistic", "group"])
+    unit = "types (interval over half-samples of prompts)"
+    medians = [
+        verdicts.holds(
+            f"gradient-{statistic.split('-')[0]}-{group.lower()}",
+            f"Median {words} of the group {group}.",
+            f"{statistic}/{group}",
+            _number(by.loc[f"{statistic.replace('-', '_')}_logit", group], "median", "", unit),
+        )
+        for statistic, words in (
+            ("norm", "norm of the mean gradient"),
+            ("cos-balanced", "cosine with the balanced sum"),
+        )
+        for group in paper.labelled(statistic)
+    ]
+    other = compared.set_index(["group", "statistic"]).loc["high-KL", "norm"]
     rocks = grouped[grouped.group == "rock"]
     above = int((rocks.cos_balanced_logit > paper.number("cos-balanced-some").value).sum())
     return [
-        *rows,
+        *medians,
         verdicts.sign(
             "gradient-norm-rock-below-high-kl",
             "Rocks have smaller mean gradients than rare high-KL types (rank-biserial).",
             None,
-            {"value": other.logit, "lo": other.logit_lo, "hi": other.logit_hi} | size,
+            _number(other, "logit", "logit_", "token types"),
             positive=False,
             headline=True,
             locator=paper.number("norm-p").where,
@@ -63,7 +58,7 @@ def _gradient_claims(
             "gradient-norm-p",
             "Norms of mean gradients of rocks against rare high-KL types: Mann-Whitney p-value.",
             "norm-p",
-            {"value": other.mann_whitney_p} | size,
+            {"value": other.mann_whitney_p, "unit": "token types", "n": int(other.n)},
             same_side=other.logit < 0,
         ),
         verdicts.judged(
@@ -78,25 +73,20 @@ def _gradient_claims(
 
 
 def _persistence_claims(moved: pd.DataFrame, halves: pd.DataFrame) -> list[dict]:
-    rows, by = [], moved.set_index("group")
-    for group in ("high-KL", "rock"):
-        one = by.loc[group]
-        for what in ("early", "late"):
-            number = {"value": one[what], "lo": one[f"{what}_lo"], "hi": one[f"{what}_hi"]}
-            rows.append(
-                verdicts.holds(
-                    f"persistence-{group.lower()}-{what}",
-                    f"Median {what} mean KL of the group {group}, in nats.",
-                    f"kl-{what}/{group}",
-                    number | {"n": int(one.n), "unit": "types (interval over prompts)"},
-                )
-            )
-    high = by.loc["high-KL"]
-    size = {"n": int(high.n), "unit": "types"}
-    fresh = halves[(halves.group == "high-KL") & (halves.half == "other")].iloc[0]
-    change = {"value": fresh.change, "lo": fresh.change_lo, "hi": fresh.change_hi}
+    by = moved.set_index("group")
+    high, size = by.loc["high-KL"], {"n": int(by.n["high-KL"]), "unit": "types"}
+    fresh = halves.set_index(["group", "half"]).loc["high-KL", "other"]
     return [
-        *rows,
+        *(
+            verdicts.holds(
+                f"persistence-{group.lower()}-{what}",
+                f"Median {what} mean KL of the group {group}, in nats.",
+                f"kl-{what}/{group}",
+                _number(by.loc[group], what, f"{what}_", "types (interval over prompts)"),
+            )
+            for group in ("high-KL", "rock")
+            for what in ("early", "late")
+        ),
         verdicts.holds(
             "persistence-high-kl-change",
             "Relative change of the median mean KL of the group high-KL from early to late.",
@@ -115,9 +105,15 @@ def _persistence_claims(moved: pd.DataFrame, halves: pd.DataFrame) -> list[dict]
             "The loss of rare high-KL types falls from early to late also on prompts that they "
             "were not chosen on (median change in nats).",
             None,
-            change | {"n": int(fresh.n), "unit": "types (range over random halves)"},
+            _number(fresh, "change", "change_", "types (range over random halves)"),
             positive=False,
             headline=True,
             locator=f"{paper.number('kl-change').where}, without this control",
         ),
     ]
+
+
+def _number(row: pd.Series, value: str, ends: str, unit: str) -> dict:
+    """A row's number, its interval in the columns ``<ends>lo`` and ``<ends>hi``, and its n."""
+    measured = {"value": row[value], "lo": row[f"{ends}lo"], "hi": row[f"{ends}hi"]}
+    return measured | {"unit": unit, "n": int(row.n)}

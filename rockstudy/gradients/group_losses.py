@@ -23,45 +23,35 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 from scipy import stats
 
-from rockstudy import intervals
 from rockstudy.errors import StudyError
 from rockstudy.rocks.controls import assign
 
 GROUPS = ("rock", "high-KL", "random", "control")
 LEAST = 2  # paper 2.6: occurrences of a high-KL type
+Arrays = Mapping[str, np.ndarray]
 _BOOT = 2_000  # ours: prompts are few hundred; end points to about 2% of the width
 
 
 @dataclass(frozen=True)
 class PromptSums:
-    """Sums of losses by prompt and token type, from which any resampling of prompts is a product.
+    """Sums of losses by prompt and type, from which any resampling of prompts is a product."""
 
-    Attributes
-    ----------
-    ids
-        Observed token types, int (T,).
-    counts
-        Occurrences, float64 (P, T).
-    losses
-        Sums of the loss in nats by checkpoint, float64 (P, T) each.
-    """
-
-    ids: np.ndarray
-    counts: np.ndarray
-    losses: dict[str, np.ndarray]
+    ids: np.ndarray  # int (T,): observed token types
+    counts: np.ndarray  # float64 (P, T): occurrences
+    losses: dict[str, np.ndarray]  # float64 (P, T) by checkpoint, nats
 
     @classmethod
     def of(cls, tokens: pd.DataFrame, columns: Mapping[str, str]) -> PromptSums:
         """Add up the token table; `columns` names the loss column of each checkpoint."""
         ids, types = np.unique(tokens.token_id.to_numpy(), return_inverse=True)
         prompts, rows = np.unique(tokens.prompt_index.to_numpy(), return_inverse=True)
-        shape = (len(prompts), len(ids))
-        cell = rows * len(ids) + types
+        cell, shape = rows * len(ids) + types, (len(prompts), len(ids))
 
         def summed(values: np.ndarray | None) -> np.ndarray:
-            return np.bincount(cell, values, shape[0] * shape[1]).reshape(shape).astype(np.float64)
+            return np.bincount(cell, values, np.prod(shape)).reshape(shape).astype(np.float64)
 
         losses = {name: summed(tokens[c].to_numpy(np.float64)) for name, c in columns.items()}
         return cls(ids, summed(None), losses)
@@ -74,11 +64,10 @@ class PromptSums:
 
     def table(self, prompts: np.ndarray | None = None) -> pd.DataFrame:
         """Count and means of every type over all or some prompts, by checkpoint."""
-        weights = np.ones(len(self.counts)) if prompts is None else np.zeros(len(self.counts))
-        if prompts is not None:
-            weights[prompts] = 1
-        means = {name: mean[0] for name, mean in self.means(weights[None]).items()}
-        count = (weights @ self.counts).astype(np.int64)
+        weights = np.zeros((1, len(self.counts)))
+        weights[:, slice(None) if prompts is None else prompts] = 1
+        means = {name: mean[0] for name, mean in self.means(weights).items()}
+        count = (weights[0] @ self.counts).astype(np.int64)
         return pd.DataFrame({"token_id": self.ids, "count": count, **means})
 
 
@@ -88,22 +77,12 @@ def high_loss(types: pd.DataFrame, column: str, rocks: Sequence[int], k: int) ->
     return able.nlargest(k, column).token_id.to_numpy()
 
 
-def groups(
-    types: pd.DataFrame, column: str, rocks: Sequence[int], rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def groups(types: pd.DataFrame, column: str, rocks: Sequence[int], rng: Generator) -> Arrays:
     """Token ids of the four groups, no type in two of them.
 
-    Parameters
-    ----------
-    types
-        ``token_id, count`` and the mean loss in `column`.
-    rocks
-        Ids of the K rocks.
+    `types` has ``token_id, count`` and the mean loss in `column`; `rocks` are the ids of K rocks.
 
-    Raises
-    ------
-    StudyError
-        A group that comes out empty; rocks that were not observed.
+    `StudyError`: a group that comes out empty; rocks that were not observed.
     """
     k = len(rocks)
     chosen = {"rock": np.asarray(sorted(rocks)), "high-KL": high_loss(types, column, rocks, k)}
@@ -122,22 +101,15 @@ def groups(
     return chosen
 
 
-def medians(
-    sums: PromptSums, chosen: Mapping[str, np.ndarray], rng: np.random.Generator
-) -> pd.DataFrame:
+def medians(sums: PromptSums, chosen: Arrays, rng: Generator) -> pd.DataFrame:
     """Median over a group's types of the mean loss early, late, and late minus early.
 
-    Returns
-    -------
-    DataFrame
-        A row per group: ``group, n`` (types), and for ``early, late, change``: value, ``_lo`` and
-        ``_hi`` (95%, prompts resampled); ``wilcoxon_p``, two-sided, of the types' changes.
+    Returns a row per group: ``group, n`` (types), and for ``early, late, change``: value, ``_lo``
+    and ``_hi`` (95%, prompts resampled); ``wilcoxon_p``, two-sided, of the types' changes.
     """
-    weights = rng.multinomial(
-        len(sums.counts), np.full(len(sums.counts), 1 / len(sums.counts)), size=_BOOT
-    )
-    weights = np.vstack([np.ones(len(sums.counts)), weights])
-    means = sums.means(weights)
+    n = len(sums.counts)
+    drawn_prompts = rng.multinomial(n, np.full(n, 1 / n), size=_BOOT)
+    means = sums.means(np.vstack([np.ones(n), drawn_prompts]))
     means["change"] = means["late"] - means["early"]
     rows = []
     for name, ids in chosen.items():
@@ -155,7 +127,7 @@ def medians(
 
 
 def split_sample(
-    sums: PromptSums, rocks: Sequence[int], k: int, draws: int, rng: np.random.Generator
+    sums: PromptSums, rocks: Sequence[int], k: int, draws: int, rng: Generator
 ) -> pd.DataFrame:
     """Change of the high-KL group, chosen and measured on the same prompts or on different ones.
 
@@ -163,111 +135,72 @@ def split_sample(
     the first half, then its early and late medians are taken on that half (``same``) and on the
     other one (``other``). The rocks are measured on both halves too.
 
-    Returns
-    -------
-    DataFrame
-        A row per draw, group (``high-KL, rock``) and half (``same, other``): ``early, late,
-        change`` (medians over types that occur there) and ``n``.
+    Returns means over draws, for group (``high-KL, rock``) and half (``same, other``): ``early,
+    late, change`` (medians over types that occur there), ``n`` (median), and 95% of the draws'
+    changes in ``change_lo, change_hi``.
     """
     n = len(sums.counts)
     if n < 4:
         raise StudyError(f"prompts: must be at least 4 to be cut in two halves; got {n}")
     rows = []
-    for draw in range(draws):
+    for _ in range(draws):
         order = rng.permutation(n)
         halves = {"same": sums.table(order[: n // 2]), "other": sums.table(order[n // 2 :])}
         picked = high_loss(halves["same"].dropna(subset=["early"]), "early", rocks, k)
         for half, table in halves.items():
             for group, ids in (("high-KL", picked), ("rock", rocks)):
                 seen = table[table.token_id.isin(list(ids)) & (table["count"] > 0)]
-                row = {"draw": draw, "group": group, "half": half, "n": len(seen)}
-                change = (seen.late - seen.early).median()
                 both = {"early": seen.early.median(), "late": seen.late.median()}
-                rows.append(row | both | {"change": change})
-    return pd.DataFrame(rows)
-
-
-def split_summary(draws: pd.DataFrame) -> pd.DataFrame:
-    """Mean over draws and their 95% range: ``group, half, early, late, change, change_lo/hi``."""
-    grouped = draws.groupby(["group", "half"], sort=False)
+                row = {"group": group, "half": half, "n": len(seen)} | both
+                rows.append(row | {"change": (seen.late - seen.early).median()})
+    grouped = pd.DataFrame(rows).groupby(["group", "half"], sort=False)
     table = grouped[["early", "late", "change"]].mean()
     spread = grouped.change.quantile([0.025, 0.975]).unstack()
     table["change_lo"], table["change_hi"] = spread[0.025], spread[0.975]
     return table.assign(n=grouped.n.median()).reset_index()
 
 
-def rank_biserial(
-    first: np.ndarray, second: np.ndarray, rng: np.random.Generator, n_boot: int = _BOOT
-) -> intervals.Estimate:
+def rank_biserial(first: np.ndarray, second: np.ndarray, rng: Generator) -> dict[str, float]:
     """P(first > second) minus P(first < second) for one value drawn from each.
 
     The effect size of the Mann-Whitney test, 2 U / (n m) - 1. The interval resamples the values of
-    both samples (token types).
+    both samples (token types). Values that are not finite are left out.
 
-    Raises
-    ------
-    StudyError
-        A sample of fewer than 2 finite values.
+    Returns ``rank_biserial, lo, hi, mann_whitney_p`` (two-sided), ``n``. StudyError: a sample of
+    fewer than 2 values.
     """
     a, b = (np.asarray(v)[np.isfinite(v)] for v in (first, second))
     if min(len(a), len(b)) < 2:
         raise StudyError(f"rank_biserial: must have 2 values on each side; got {len(a)}, {len(b)}")
     signs = np.sign(a[:, None] - b)  # (n, m)
-    w_a, w_b = (rng.multinomial(len(v), np.full(len(v), 1 / len(v)), n_boot) for v in (a, b))
+    w_a, w_b = (rng.multinomial(len(v), np.full(len(v), 1 / len(v)), _BOOT) for v in (a, b))
     drawn = np.einsum("bn,bn->b", w_a, w_b @ signs.T) / signs.size
     lo, hi = np.quantile(drawn, [0.025, 0.975])
-    return intervals.Estimate(
-        float(signs.mean()), float(lo), float(hi), "token types", len(a) + len(b), n_boot
+    effect = {"rank_biserial": float(signs.mean()), "lo": float(lo), "hi": float(hi)}
+    p = float(stats.mannwhitneyu(a, b).pvalue)
+    return effect | {"mann_whitney_p": p, "n": len(a) + len(b)}
+
+
+def effects(values: Arrays, rng: Generator) -> pd.DataFrame:
+    """Compare the rocks with each other group: ``group``, and the columns of `rank_biserial`."""
+    return pd.DataFrame(
+        {"group": name} | rank_biserial(values["rock"], other, rng)
+        for name, other in values.items()
+        if name != "rock"
     )
 
 
-def effects(
-    values: Mapping[str, np.ndarray], rng: np.random.Generator, of: str = "rock"
-) -> pd.DataFrame:
-    """Compare one group with each other one.
-
-    Returns
-    -------
-    DataFrame
-        ``group`` (the other), ``rank_biserial, lo, hi, mann_whitney_p`` (two-sided), ``n``.
-    """
-    rows = []
-    for name, other in values.items():
-        if name == of:
-            continue
-        effect = rank_biserial(values[of], other, rng)
-        finite = [v[np.isfinite(v)] for v in (values[of], other)]
-        p = float(stats.mannwhitneyu(*finite).pvalue)
-        row = {"group": name, "rank_biserial": effect.value, "lo": effect.lo, "hi": effect.hi}
-        rows.append(row | {"mann_whitney_p": p, "n": effect.n})
-    return pd.DataFrame(rows)
-
-
 def half_sample_medians(
-    types: pd.DataFrame,
-    replicates: Mapping[str, np.ndarray],
-    chosen: Mapping[str, np.ndarray],
-    columns: Sequence[str],
+    types: pd.DataFrame, replicates: Arrays, chosen: Arrays, columns: Sequence[str]
 ) -> pd.DataFrame:
     """Medians over a group's types of gradient statistics, errors from half-samples of prompts.
 
-    Parameters
-    ----------
-    types, replicates
-        Those of `type_gradients.TypeGradients`, on random halves of the folds, (R, types).
-    chosen
-        Token ids by group.
-    columns
-        Statistics.
+    `types` and `replicates` are those of `type_gradients.TypeGradients`, on random halves of the
+    folds, (R, types). `chosen` has token ids by group, `columns` the statistics.
 
-    Returns
-    -------
-    DataFrame
-        A row per group and column: ``group, statistic, median, lo, hi, n`` (types). The interval is
-        the median plus and minus 1.96 standard errors; NaN with fewer than two replicates.
+    Returns a row per group and column: ``group, statistic, median, lo, hi, n`` (types). The
+    interval is the median plus and minus 1.96 standard errors; NaN with fewer than two replicates.
 
-    Notes
-    -----
     The spread of the replicates is that of halves, which for independent prompts is the standard
     error of the whole (delete-half jackknife, Shao and Wu 1989). Norms of halves are larger on
     average, since less noise cancels: so the interval is centred on the whole.
@@ -285,7 +218,7 @@ def half_sample_medians(
     return pd.DataFrame(rows)
 
 
-def along_training(types: pd.DataFrame, chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def along_training(types: pd.DataFrame, chosen: Arrays) -> pd.DataFrame:
     """Mean reverse KL of each group along stage 2, occurrences pooled: ``group, step, rkl, count``.
 
     `types` has the sums that training logs by type: ``step, token_id, count, rkl_sum``.

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
+from transformers import PreTrainedModel
 
 from rockstudy import progress
 from rockstudy.errors import StudyError
@@ -20,18 +22,13 @@ from rockstudy.gradients.type_gradients import Positions
 from rockstudy.models.divergence import Head
 from rockstudy.parallel import distributed
 from rockstudy.parallel.out_of_memory import advised
-from rockstudy.rocks.steps import TOKENS, Measured, measured, tokens_hash
+from rockstudy.rocks.steps import TOKENS, measured, tokens_hash
 from rockstudy.runs import Run, table
-from rockstudy.sampling.rollout import completion_states
+from rockstudy.sampling.rollout import Rollouts, completion_states
 
 FOLDS = 20  # ours: prompts that are resampled together
 HALVES = 40  # ours: half-samples of the folds; standard errors to about 11%
 _ROWS = 64  # ours: rollouts in one forward
-STATISTICS = tuple(
-    f"{name}_{space}"
-    for space in type_gradients.SPACES
-    for name in ("norm", "cos_balanced", "cos_total", "contrib")
-)
 
 
 @table(*TOKENS, inputs=tokens_hash)
@@ -45,43 +42,41 @@ def gradients(run: Run) -> pd.DataFrame:
 def gradient_medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """`group_losses.half_sample_medians` of the groups."""
     made = half_samples(run)
-    halves = {
-        name: made[[f"{name}_half_{r}" for r in range(HALVES)]].to_numpy().T for name in STATISTICS
-    }
-    return group_losses.half_sample_medians(made, halves, ids_of(chosen), STATISTICS)
+    names = [c for c in made.columns[2:] if "_half_" not in c]
+    halves = {c: made[[f"{c}_half_{r}" for r in range(HALVES)]].to_numpy().T for c in names}
+    return group_losses.half_sample_medians(made, halves, ids_of(chosen), names)
 
 
 @table(*TOKENS, inputs=tokens_hash)
 def half_samples(run: Run) -> pd.DataFrame:
     """Statistics of every type, with those of every half-sample of the prompts' folds."""
     run.needs_models("gradients")
-    found, megabytes = measured(run), run.config.gradient_memory_mb
+    corpus, megabytes = measured(run), run.config.gradient_memory_mb
     scratch = tempfile.TemporaryDirectory(dir=run.path)
     with scratch as folder, advised("gradients", {"gradient_memory_mb": megabytes}):
-        positions, share = _positions(found, Path(folder))
-        student = found.student("post")
+        student, teacher = corpus.model("post"), corpus.model("teacher")
+        positions, share = _positions(corpus.rollouts, student, teacher, Path(folder))
         made = type_gradients.type_gradients(
             positions,
             Head.of(student),
-            Head.of(found.models["teacher"]).to(student.device),
+            Head.of(teacher).to(student.device),
             megabytes * 2**20,
             type_gradients.half_samples(share.n_folds, HALVES, run.rng("halves")),
             share,
         )
-    halves = {
-        f"{name}_half_{r}": row
-        for name, rows in made.replicates.items()
-        for r, row in enumerate(rows)
-    }
-    return pd.concat([made.types, pd.DataFrame(halves)], axis=1)
+    halves = [
+        pd.DataFrame(rows.T).add_prefix(f"{name}_half_") for name, rows in made.replicates.items()
+    ]
+    return pd.concat([made.types, *halves], axis=1)
 
 
-def _positions(found: Measured, folder: Path) -> tuple[Positions, type_gradients.Share]:
+def _positions(
+    rows: Rollouts, student: PreTrainedModel, teacher: PreTrainedModel, folder: Path
+) -> tuple[Positions, type_gradients.Share]:
     """Hidden states of student and teacher before every completion token, memory-mapped.
 
     Several processes share the rollouts, with about as many tokens each.
     """
-    rows = found.rollouts
     order = np.argsort(rows.lengths, kind="stable")
     order = order[rows.lengths[order] > 0]
     n_processes = distributed.together().num_processes
@@ -90,25 +85,26 @@ def _positions(found: Measured, folder: Path) -> tuple[Positions, type_gradients
     order = np.asarray(distributed.mine(order))
     n_tokens = int(rows.lengths[order].sum())
     token, prompt = [], []
-    states: dict[str, Any] = {}
-    models = {"student": found.student("post"), "teacher": found.models["teacher"]}
+    models = {"student": student, "teacher": teacher}
+    widths = {name: one.config.get_text_config().hidden_size for name, one in models.items()}
+    states: dict[str, Any] = {
+        name: np.memmap(folder / name, np.float32, "w+", shape=(n_tokens, width))
+        for name, width in widths.items()
+    }
     with progress.bar(len(order), "hidden states", "rollout") as bar:
         done = 0
         for start in range(0, len(order), _ROWS):
             batch = order[start : start + _ROWS]
-            for name, model in models.items():
-                some = completion_states(model, rows, batch).float().cpu().numpy()
-                if name not in states:
-                    shape = (n_tokens, some.shape[1])
-                    states[name] = np.memmap(folder / name, np.float32, "w+", shape=shape)
-                states[name][done : done + len(some)] = some
-            done += len(some)
             token.append(rows.completion_ids[batch][rows.mask[batch]])
             prompt.append(np.repeat(rows.prompt_index[batch], rows.lengths[batch]))
+            for name, model in models.items():
+                some = completion_states(model, rows, batch).float().cpu().numpy()
+                states[name][done : done + len(some)] = some
+            done += len(token[-1])
             bar.update(len(batch))
-    asked = np.unique(rows.prompt_index[rows.lengths > 0])
-    n_folds = min(FOLDS, len(asked))
-    fold = np.searchsorted(asked, np.concatenate(prompt)) % n_folds
+    prompts = np.unique(rows.prompt_index[rows.lengths > 0])
+    n_folds = min(FOLDS, len(prompts))
+    fold = np.searchsorted(prompts, np.concatenate(prompt)) % n_folds
     ids = np.unique(rows.completion_ids[rows.mask])
     return (
         Positions(states["student"], states["teacher"], np.concatenate(token), fold),
@@ -119,10 +115,8 @@ def _positions(found: Measured, folder: Path) -> tuple[Positions, type_gradients
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def groups(run: Run) -> pd.DataFrame:
     """The four groups: ``group, token_id``, chosen by the loss of the early checkpoint."""
-    _, sums = _sums(run)
     rocks = measured(run).detection.rocks().ids
-    rng = run.rng("groups")
-    chosen = group_losses.groups(sums.table(), "early", rocks, rng)
+    chosen = group_losses.groups(_sums(run).table(), "early", rocks, run.rng("groups"))
     rows = [(name, int(token)) for name, ids in chosen.items() for token in ids]
     return pd.DataFrame(rows, columns=["group", "token_id"])
 
@@ -133,32 +127,26 @@ def ids_of(chosen: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(name): np.sort(rows.token_id.to_numpy()) for name, rows in grouped}
 
 
-def _sums(run: Run) -> tuple[Measured, PromptSums]:
-    found = measured(run)
+def _sums(run: Run) -> PromptSums:
     if "early" not in run.config.stage2.keep:
         raise StudyError(
             "stage2__keep: must name a checkpoint early, such as {'early': 0.1, 'late': 1.0}; got "
             f"{run.config.stage2.keep}"
         )
-    columns = {"early": "rkl_early", "late": "rkl_post"}
-    return found, PromptSums.of(found.tokens, columns)
+    return PromptSums.of(measured(run).tokens, {"early": "rkl_early", "late": "rkl_post"})
 
 
 @table(*TOKENS, inputs=tokens_hash)
 def losses(run: Run) -> pd.DataFrame:
     """Mean reverse KL of every type early and late, on two kinds of trajectories.
 
-    Returns
-    -------
-    DataFrame
-        ``token_id, count, early, late`` on the rollouts of the student after OPD, and
-        ``early_own, count_own`` of the early checkpoint on its own rollouts (NaN where it does not
-        write the type); the late checkpoint's own rollouts are the former.
+    ``token_id, count, early, late`` on the rollouts of the student after OPD, and ``early_own,
+    count_own`` of the early checkpoint on its own rollouts (NaN where it does not write the type);
+    the late checkpoint's own rollouts are the former.
     """
-    found, sums = _sums(run)
-    own = found.token_table("early", ["early"]).read(["rkl_early"])
-    grouped = own.groupby("token_id").rkl_early
-    both = pd.DataFrame({"early_own": grouped.mean().astype(float), "count_own": grouped.size()})
+    sums = _sums(run)
+    own = measured(run).token_table("early", ["early"]).read().groupby("token_id").rkl_early
+    both = pd.DataFrame({"early_own": own.mean().astype(float), "count_own": own.size()})
     merged = sums.table().merge(both.reset_index(), on="token_id", how="left")
     return merged.assign(count_own=merged.count_own.fillna(0).astype(np.int64))
 
@@ -166,21 +154,16 @@ def losses(run: Run) -> pd.DataFrame:
 @table(*TOKENS, inputs=tokens_hash)
 def medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """`group_losses.medians` of the groups."""
-    _, sums = _sums(run)
-    return group_losses.medians(sums, ids_of(chosen), run.rng("medians"))
+    return group_losses.medians(_sums(run), ids_of(chosen), run.rng("medians"))
 
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def split(run: Run, draws: int) -> pd.DataFrame:
-    """`group_losses.split_summary` over random halves of the prompts."""
+    """`group_losses.split_sample` over random halves of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
-    _, sums = _sums(run)
-    rocks = measured(run).detection.rocks().ids
-    rng = run.rng("split-sample")
-    return group_losses.split_summary(
-        group_losses.split_sample(sums, rocks, len(rocks), draws, rng)
-    )
+    sums, rocks, rng = _sums(run), measured(run).detection.rocks().ids, run.rng("split-sample")
+    return group_losses.split_sample(sums, rocks, len(rocks), draws, rng)
 
 
 def persistence_table(
@@ -191,9 +174,8 @@ def persistence_table(
     The late checkpoint's own rollouts are the shared ones; ``n_own`` types occur on both.
     """
     rows = by_group(losses, chosen).dropna(subset=["early_own"])
-    grouped = rows.groupby("group", sort=False)
-    own = grouped.agg(early_own=("early_own", "median"), n_own=("early_own", "size"))
-    return moved.merge(own.reset_index(), on="group", how="left")
+    own = rows.groupby("group", sort=False).early_own.agg(early_own="median", n_own="size")
+    return moved.merge(own, on="group", how="left")
 
 
 def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -201,37 +183,26 @@ def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     return chosen.merge(types, on="token_id")
 
 
-def effects(
-    types: pd.DataFrame, chosen: pd.DataFrame, statistic: str, rng: np.random.Generator
-) -> pd.DataFrame:
-    """`group_losses.effects` of the rocks against the other groups, for one statistic."""
-    rows = by_group(types, chosen)
-    values = {str(n): g[statistic].to_numpy() for n, g in rows.groupby("group", sort=False)}
-    return group_losses.effects(values, rng).assign(statistic=statistic)
-
-
-def in_both_spaces(
-    types: pd.DataFrame, chosen: pd.DataFrame, rng: np.random.Generator
-) -> pd.DataFrame:
+def in_both_spaces(types: pd.DataFrame, chosen: pd.DataFrame, rng: Generator) -> pd.DataFrame:
     """Effect sizes of rocks against each other group, in logit and in hidden space.
 
-    Returns
-    -------
-    DataFrame
-        A row per group and statistic (``norm, cos_balanced``): rank-biserial ``logit, hidden`` with
-        ``_lo, _hi``; ``mann_whitney_p`` (logit), ``n``; and ``agree``: both intervals lie on the
-        same side of 0, or neither excludes it.
+    Returns a row per group and statistic (``norm, cos_balanced``): rank-biserial ``logit, hidden``
+    with ``_lo, _hi``; ``mann_whitney_p`` (logit), ``n``; and ``agree``: both intervals lie on the
+    same side of 0, or neither excludes it.
     """
-    rows = []
+    grouped = by_group(types, chosen).groupby("group", sort=False)
+    tables = []
     for statistic in ("norm", "cos_balanced"):
-        both = [
-            effects(types, chosen, f"{statistic}_{space}", rng) for space in type_gradients.SPACES
-        ]
-        for one, other in zip(both[0].itertuples(), both[1].itertuples(), strict=True):
-            sides = [(e.lo > 0) - (e.hi < 0) for e in (one, other)]
-            row: dict[str, Any] = {"statistic": statistic, "group": one.group}
-            for space, e in zip(type_gradients.SPACES, (one, other), strict=True):
-                row |= {space: e.rank_biserial, f"{space}_lo": e.lo, f"{space}_hi": e.hi}
-            p = one.mann_whitney_p
-            rows.append(row | {"mann_whitney_p": p, "n": one.n, "agree": sides[0] == sides[1]})
-    return pd.DataFrame(rows)
+        effects = {
+            space: group_losses.effects(
+                {str(name): rows[f"{statistic}_{space}"].to_numpy() for name, rows in grouped}, rng
+            )
+            for space in type_gradients.SPACES
+        }
+        table = pd.DataFrame({"statistic": statistic, "group": effects["logit"].group})
+        for space, effect in effects.items():
+            table[[space, f"{space}_lo", f"{space}_hi"]] = effect[["rank_biserial", "lo", "hi"]]
+        sides = [(effect.lo > 0).astype(int) - (effect.hi < 0) for effect in effects.values()]
+        test = effects["logit"][["mann_whitney_p", "n"]]
+        tables.append(table.join(test).assign(agree=sides[0] == sides[1]))
+    return pd.concat(tables, ignore_index=True)

@@ -72,13 +72,9 @@ class Share:
 class TypeGradients:
     """Statistics of every type's mean gradient, and of its replicates on some of the folds.
 
-    Attributes
-    ----------
-    types
-        A row per type by id: ``token_id, count``, and for both `SPACES` ``norm_<space>,
-        cos_balanced_<space>, cos_total_<space>, contrib_<space>``.
-    replicates
-        The statistics by column name, float64 (R, types); NaN where nothing of the type is left.
+    ``types`` has a row per type by id: ``token_id, count``, and for both `SPACES` ``norm_<space>,
+    cos_balanced_<space>, cos_total_<space>, contrib_<space>``. ``replicates`` has these statistics
+    by column name, float64 (R, types); NaN where nothing of the type is left.
     """
 
     types: pd.DataFrame
@@ -96,26 +92,14 @@ def type_gradients(
 ) -> TypeGradients:
     """Norms, cosines and contributions of every type's mean gradient, in both spaces.
 
-    Parameters
-    ----------
-    student, teacher
-        The heads, over one vocabulary.
-    budget
-        Bytes for the sums over one vocabulary block; the result does not depend on it.
-    keep
-        bool (R, F): the folds that each replicate is made of (`half_samples`); none when None.
-    share
-        Where these positions are one process's part of them; every process gets all results, up to
-        the order in which float32 sums are added.
+    The heads are over one vocabulary. `budget` is in bytes, for the sums over one vocabulary block;
+    the result does not depend on it. `keep` is bool (R, F): the folds that each replicate is made
+    of (`half_samples`). With a `share`, these positions are one process's part of all; every
+    process gets all results, up to the order in which float32 sums are added.
 
-    Raises
-    ------
-    StudyError
-        No positions, states that are not finite, a soft-capped student, a budget too small for one
-        column of the sums (it says the least that works).
+    `StudyError`: no positions, states that are not finite, a soft-capped student, a budget too
+    small for one column of the sums (the line has the least that works).
 
-    Notes
-    -----
     With one occurrence g_t is a single position's gradient: its norm is not comparable with a mean
     over thousands, which shrinks as directions cancel. Compare types of equal frequency.
     """
@@ -127,23 +111,27 @@ def type_gradients(
     np.add.at(own, (positions.fold, place), 1)
     counts = share.summed(torch.from_numpy(own).to(device)).double()
     every = np.ones((1, n_folds)) if keep is None else np.vstack([np.ones(n_folds), keep])
-    sums = _Sums(counts, torch.from_numpy(every), student.weight.shape[1])
-    width = _width(budget, sums, student.weight.shape[0])
+    vocab, n_hidden = student.weight.shape
+    sums = _Sums(counts, torch.from_numpy(every), n_hidden)
+    width = _width(budget, sums, vocab)
     key = torch.from_numpy(positions.fold * len(ids) + place).to(device)
-    terms = _normalisers(positions, student, teacher)
-    blocks = range(0, student.weight.shape[0], width)
+    tiles = _Tiles(positions, student, teacher, key)
+    blocks = range(0, vocab, width)
     with progress.bar(len(blocks) * len(key), "gradients", "position") as bar:
         for left in blocks:
-            right = min(left + width, student.weight.shape[0])
+            right = min(left + width, vocab)
             weight = student.weight[left:right].float() * student.logit_scale
             # no name for the block: it must be gone before the next one is made
-            sums.add(
-                share.summed(
-                    _block(positions, student, teacher, terms, key, sums, (left, right), bar)
-                ),
-                weight,
-            )
-    return _statistics(ids, counts.cpu().numpy(), sums)
+            sums.add(share.summed(tiles.block(sums, left, right, bar)), weight)
+    tables = {"logit": sums.table()}
+    sums.add_hidden()
+    tables["hidden"] = sums.table()
+    values = {f"{name}_{s}": value for s in SPACES for name, value in tables[s].items()}
+    types = {"token_id": ids, "count": counts.sum(0).cpu().numpy().astype(np.int64)}
+    return TypeGradients(
+        pd.DataFrame(types | {name: value[0] for name, value in values.items()}),
+        {name: value[1:] for name, value in values.items()},
+    )
 
 
 def half_samples(n_folds: int, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -182,53 +170,48 @@ def _width(budget: int, sums: _Sums, vocab: int) -> int:
     return min(vocab, budget // column)
 
 
-def _normalisers(positions: Positions, student: Head, teacher: Head) -> Tensor:
-    """Log-normalisers of student and teacher, and the reverse KL: float32 (3, N)."""
-    parts = []
-    with progress.bar(len(positions.token_id), "normalisers", "position") as bar:
-        for start in range(0, len(positions.token_id), 8 * _ROWS):
-            rows = slice(start, start + 8 * _ROWS)
-            p, q = _states(positions, rows, student, teacher)
-            targets = torch.from_numpy(positions.token_id[rows].astype(np.int64))
-            both = token_statistics(q, [p], targets.to(p.hidden.device))
-            one = both.students[0]
-            parts.append(torch.stack([one.log_total, both.log_total_teacher, one.rkl]))
-            bar.update(parts[-1].shape[1])
-    return torch.cat(parts, dim=1)
+class _Tiles:
+    """Positions and the heads over them, taken a few rows at a time."""
 
+    def __init__(self, positions: Positions, student: Head, teacher: Head, key: Tensor) -> None:
+        self.positions, self.student, self.teacher = positions, student, teacher
+        self.key = key  # (N,): fold and type of each position
+        self.terms = self._normalisers()
 
-def _states(
-    positions: Positions, rows: slice, student: Head, teacher: Head
-) -> tuple[States, States]:
-    device = student.weight.device
+    def states(self, rows: slice) -> tuple[States, States]:
+        """States of student and teacher, float32 on the device."""
+        p, q = (
+            torch.from_numpy(np.array(states[rows], np.float32)).to(self.key.device)
+            for states in (self.positions.student, self.positions.teacher)
+        )
+        return States(p, self.student), States(q, self.teacher)
 
-    def moved(states: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(states[rows], np.float32)).to(device)
+    def _normalisers(self) -> Tensor:
+        """Log-normalisers of student and teacher, and the reverse KL: float32 (3, N)."""
+        parts = []
+        with progress.bar(len(self.key), "normalisers", "position") as bar:
+            for start in range(0, len(self.key), 8 * _ROWS):
+                rows = slice(start, start + 8 * _ROWS)
+                p, q = self.states(rows)
+                targets = torch.from_numpy(self.positions.token_id[rows].astype(np.int64))
+                both = token_statistics(q, [p], targets.to(self.key.device))
+                one = both.students[0]
+                parts.append(torch.stack([one.log_total, both.log_total_teacher, one.rkl]))
+                bar.update(parts[-1].shape[1])
+        return torch.cat(parts, dim=1)
 
-    return States(moved(positions.student), student), States(moved(positions.teacher), teacher)
-
-
-def _block(
-    positions: Positions,
-    student: Head,
-    teacher: Head,
-    terms: Tensor,
-    key: Tensor,
-    sums: _Sums,
-    columns: tuple[int, int],
-    bar: progress.Bar,
-) -> Tensor:
-    """Sums of g over the occurrences of every fold and type: (F, types, columns)."""
-    left, right = columns
-    total = torch.zeros(sums.n_folds * sums.n_types, right - left, device=key.device)
-    for start in range(0, len(key), _ROWS):
-        rows = slice(start, start + _ROWS)
-        p, q = _states(positions, rows, student, teacher)
-        log_p = logits(p, left, right).sub_(terms[0, rows, None])
-        gap = log_p - logits(q, left, right).sub_(terms[1, rows, None])
-        total.index_add_(0, key[rows], log_p.exp_().mul_(gap.sub_(terms[2, rows, None])))
-        bar.update(len(log_p))
-    return total.view(sums.n_folds, sums.n_types, -1)
+    def block(self, sums: _Sums, left: int, right: int, bar: progress.Bar) -> Tensor:
+        """Sums of g over the occurrences of every fold and type: (F, types, right - left)."""
+        total = torch.zeros(sums.n_folds * sums.n_types, right - left, device=self.key.device)
+        for start in range(0, len(self.key), _ROWS):
+            rows = slice(start, start + _ROWS)
+            p, q = self.states(rows)
+            log_z_p, log_z_q, rkl = self.terms[:, rows, None]
+            log_p = logits(p, left, right).sub_(log_z_p)
+            gap = log_p - logits(q, left, right).sub_(log_z_q)
+            total.index_add_(0, self.key[rows], log_p.exp_().mul_(gap.sub_(rkl)))
+            bar.update(len(log_p))
+        return total.view(sums.n_folds, sums.n_types, -1)
 
 
 class _Sums:
@@ -242,10 +225,13 @@ class _Sums:
         self.keep = keep.to(counts)  # (1 + R, F)
         self.counts = self.keep @ counts
         self.inverse = torch.where(self.counts > 0, 1 / self.counts, 0).float()
-        shape = (len(self.counts), self.n_types)
-        self.norm, self.balanced, self.total = torch.zeros(3, *shape, dtype=torch.float64)
-        self.g_balanced, self.g_total = torch.zeros(2, len(self.counts), dtype=torch.float64)
         self.hidden = torch.zeros(self.n_folds, self.n_types, hidden, device=counts.device)
+        self._restart()
+
+    def _restart(self) -> None:
+        shape = self.counts.shape
+        self.norm, self.balanced, self.total = torch.zeros(3, *shape, dtype=torch.float64)
+        self.g_balanced, self.g_total = torch.zeros(2, shape[0], dtype=torch.float64)
 
     def add(self, block: Tensor, weight: Tensor) -> None:
         """Add the sums (F, types, w) of a block of the vocabulary; weight is (w, H)."""
@@ -255,8 +241,7 @@ class _Sums:
 
     def add_hidden(self) -> None:
         """Restart in hidden space, from its own sums."""
-        for name in ("norm", "balanced", "total", "g_balanced", "g_total"):
-            getattr(self, name).zero_()
+        self._restart()
         self._add_rows(self.hidden)
 
     def _add_rows(self, block: Tensor) -> None:
@@ -274,24 +259,10 @@ class _Sums:
 
     def table(self) -> dict[str, np.ndarray]:
         """Norms, cosines and contributions, (1 + R, types) each."""
-        present = self.counts.cpu() > 0
-        norm = torch.where(present, self.norm.sqrt(), torch.nan)
-        cosines = {
-            "cos_balanced": self.balanced / (norm * self.g_balanced.sqrt()[:, None]),
-            "cos_total": self.total / (norm * self.g_total.sqrt()[:, None]),
-        }
-        contrib = self.counts.cpu() * norm * cosines["cos_balanced"]
-        every = {"norm": norm, **cosines, "contrib": contrib}
+        counts = self.counts.cpu()
+        norm = torch.where(counts > 0, self.norm.sqrt(), torch.nan)
+        cos_balanced = self.balanced / (norm * self.g_balanced.sqrt()[:, None])
+        cos_total = self.total / (norm * self.g_total.sqrt()[:, None])
+        every = {"norm": norm, "cos_balanced": cos_balanced, "cos_total": cos_total}
+        every["contrib"] = counts * norm * cos_balanced
         return {name: value.numpy() for name, value in every.items()}
-
-
-def _statistics(ids: np.ndarray, counts: np.ndarray, sums: _Sums) -> TypeGradients:
-    tables = {"logit": sums.table()}
-    sums.add_hidden()
-    tables["hidden"] = sums.table()
-    every = {f"{name}_{s}": value for s in SPACES for name, value in tables[s].items()}
-    types = pd.DataFrame({"token_id": ids, "count": counts.sum(0).astype(np.int64)})
-    return TypeGradients(
-        types.assign(**{name: value[0] for name, value in every.items()}),
-        {name: value[1:] for name, value in every.items()},
-    )

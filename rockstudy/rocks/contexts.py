@@ -25,48 +25,28 @@ from scipy import sparse
 
 from rockstudy.errors import StudyError
 from rockstudy.rocks import neighbours
-from rockstudy.rocks.encoders import at_least_one
 
 _TOLERANCE = 1e-6  # ours: what float32 rounding can take from a similarity that equals gamma
 
 
-def consistency(
-    features: Any, groups: np.ndarray, gamma: float, *, block: int = neighbours.BLOCK
-) -> np.ndarray:
+def consistency(features: Any, groups: np.ndarray, gamma: float) -> np.ndarray:
     """Share of the other occurrences of the same group whose context is similar (paper 2).
 
-    Parameters
-    ----------
-    features
-        (N, F) sparse, or dense (N, H); similarity is the cosine of two rows. A row of zeros, an
-        empty window, is similar to nothing.
-    groups
-        int (N,): the token type of each occurrence.
-    gamma
-        Minimum similarity that counts, in (0, 1]. A similarity up to 1e-6 below it counts too,
-        because of rounding in float32.
-    block
-        Similarities in memory at once; the result does not depend on it.
+    `features` are (N, F) sparse, or dense (N, H); similarity is the cosine of two rows, and a row
+    of zeros, an empty window, is similar to nothing. `groups` is int (N,): the token type of each
+    occurrence. `gamma` is the minimum similarity that counts, in (0, 1]; one up to 1e-6 below it
+    counts too, because of rounding in float32.
 
-    Returns
-    -------
-    ndarray
-        float64 (N,); NaN where an occurrence is the only one of its group.
+    Returns float64 (N,); NaN where an occurrence is the only one of its group.
 
-    Raises
-    ------
-    StudyError
-        gamma or block out of bounds, groups that do not fit the features, or features that are not
-        finite or have not two axes.
+    `StudyError`: gamma out of bounds, groups that do not fit the features, or features that are not
+    finite or have not two axes.
 
-    Notes
-    -----
     Exact: every pair of a group counts, whatever its size; time grows with its square, memory does
     not. Dense features run on CUDA where there is one, sparse ones on the CPU.
     """
     if isinstance(gamma, bool) or not 0 < gamma <= 1:
         raise StudyError(f"gamma: must be in (0, 1]; got {gamma}")
-    at_least_one("block", block)
     if features.ndim != 2:
         raise StudyError(f"features: must have two axes; got {features.shape}")
     groups = np.asarray(groups)
@@ -78,5 +58,5 @@ def consistency(
     least = max(gamma - _TOLERANCE, gamma / 2)  # above 0: no shared token is never similar
     count = neighbours.count_sparse if sparse.issparse(features) else neighbours.count_dense
     others = sizes[group] - 1
-    similar = count(features, group, least, block)
+    similar = count(features, group, least)
     return np.divide(similar, others, out=np.full(len(group), math.nan), where=others > 0)

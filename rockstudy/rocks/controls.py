@@ -25,7 +25,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from rockstudy.errors import StudyError, unknown
-from rockstudy.intervals import N_BOOT, paired_difference
+from rockstudy.intervals import paired_difference
 from rockstudy.rocks.categories import CATEGORIES
 
 TOLERANCE = 2.0  # ours: a factor between the frequencies of rocks and of controls
@@ -35,7 +35,7 @@ TOLERANCE = 2.0  # ours: a factor between the frequencies of rocks and of contro
 class Matched:
     """Rocks with their controls: a row of ``pairs`` for each rock, in the order they were given.
 
-    Columns: ``token_id_rock, token_id_control, count_rock, count_control`` and ``log_ratio``, the
+    Columns: ``token_id_rock, count_rock, token_id_control, count_control`` and ``log_ratio``, the
     logarithm of control over rock.
     """
 
@@ -67,64 +67,34 @@ class Matched:
 def assign(types: pd.DataFrame, rock_ids: Sequence[int], *, exclude: Iterable[int] = ()) -> Matched:
     """Pair each rock with a control by frequency, however bad the best match is.
 
-    Parameters
-    ----------
-    types
-        ``token_id, count`` (occurrences) of each observed token type.
-    rock_ids, exclude
-        Token ids of the rocks, all observed, and those that cannot be controls.
+    `types` has ``token_id, count`` (occurrences) of each observed token type, `rock_ids` are some
+    of its ids, and `exclude` has ids that cannot be controls.
 
-    Raises
-    ------
-    StudyError
-        A missing column, a repeated or unobserved id, a count below 1, no rocks, or fewer
-        candidates than rocks, which leaves no match to show.
+    `StudyError`: a missing column, a repeated or unobserved id, a count below 1, no rocks, or fewer
+    candidates than rocks, which leaves no match to show.
 
-    Notes
-    -----
     Types of equal count are interchangeable. Which of them become controls depends on the counts
     and the ids alone, not on the order of the rows.
     """
-    rocks, pool = _split(types, rock_ids, exclude)
+    rocks, pool = _split(types, [int(token) for token in rock_ids], exclude)
     log_rock, log_pool = np.log(rocks["count"].to_numpy()), np.log(pool["count"].to_numpy())
     _, chosen = linear_sum_assignment(np.abs(log_rock[:, None] - log_pool))
-    controls = pool.iloc[np.sort(chosen)]  # the pool is in the order of frequency
     rank = np.argsort(np.argsort(log_rock, kind="stable"))
-    controls = controls.iloc[rank]
-    sides = {"rock": rocks, "control": controls}
-    pairs = pd.DataFrame(
-        {
-            f"{c}_{side}": rows[c].to_numpy()
-            for c in ("token_id", "count")
-            for side, rows in sides.items()
-        }
-    )
-    return Matched(pairs.assign(log_ratio=np.log(pairs["count_control"] / pairs["count_rock"])))
+    controls = pool.iloc[np.sort(chosen)[rank]]  # the pool is in the order of frequency
+    pairs = rocks.add_suffix("_rock").join(controls.reset_index(drop=True).add_suffix("_control"))
+    return Matched(pairs.assign(log_ratio=np.log(pairs.count_control / pairs.count_rock)))
 
 
-def match(
-    types: pd.DataFrame,
-    rock_ids: Sequence[int],
-    *,
-    exclude: Iterable[int] = (),
-    tolerance: float = TOLERANCE,
-) -> Matched:
+def match(types: pd.DataFrame, rock_ids: Sequence[int], tolerance: float = TOLERANCE) -> Matched:
     """Pair each rock with a control by frequency, or refuse where the pool cannot give a match.
 
-    Parameters
-    ----------
-    types, rock_ids, exclude
-        See `assign`.
-    tolerance
-        Largest factor between the total frequencies of rocks and controls, and between those of the
-        median pair. Single pairs may differ by more.
+    `tolerance` is the largest factor between the total frequencies of rocks and controls, and
+    between those of the median pair; single pairs may differ by more. See `assign` for the rest.
 
-    Raises
-    ------
-    StudyError
-        As `assign`, and where either factor exceeds ``tolerance``; the line has the figures.
+    `StudyError`: as `assign`, and where either factor exceeds ``tolerance``; the line has the
+    figures.
     """
-    matched = assign(types, rock_ids, exclude=exclude)
+    matched = assign(types, rock_ids)
     total = max(matched.total_ratio, 1 / matched.total_ratio)
     if total > tolerance or matched.median_ratio > tolerance:
         far = int((matched.pairs["log_ratio"].abs() > np.log(tolerance)).sum())
@@ -136,32 +106,19 @@ def match(
 
 
 def enrichment(
-    categories_rock: Sequence[str],
-    categories_control: Sequence[str],
-    rng: np.random.Generator,
-    n_boot: int = N_BOOT,
+    categories_rock: Sequence[str], categories_control: Sequence[str], rng: np.random.Generator
 ) -> pd.DataFrame:
     """Share of each category among the rocks and among their controls, with the difference.
 
-    Parameters
-    ----------
-    categories_rock, categories_control
-        Keys of `rockstudy.rocks.categories.CATEGORIES` (K,), rock i paired with control i.
+    The arguments are keys of `rockstudy.rocks.categories.CATEGORIES` (K,), rock i paired with
+    control i.
 
-    Returns
-    -------
-    pd.DataFrame
-        One row per category that occurs on either side, in the order of `CATEGORIES`:
-        ``category, share_rock, share_control, difference, lo, hi, n, unit``. The interval of rocks
-        minus controls resamples matched pairs; ``n`` is their number.
+    Returns one row per category that occurs on either side, in the order of `CATEGORIES`:
+    ``category, share_rock, share_control, difference, lo, hi, n, unit``. The interval of rocks
+    minus controls resamples matched pairs; ``n`` is their number.
 
-    Raises
-    ------
-    StudyError
-        Sides of different length, fewer than two pairs, or an unknown category.
+    `StudyError`: sides of different length, fewer than two pairs, or an unknown category.
 
-    Notes
-    -----
     All pairs come from one corpus. The interval shows how much the difference depends on single
     types, not how it would vary over corpora. Shares add up to one, so the rows are not independent
     findings.
@@ -181,21 +138,25 @@ def enrichment(
             pd.DataFrame({"pair": np.arange(len(side)), "share": side == name})
             for side in (control, rock)
         )
-        estimate = paired_difference(
-            before, after, "share", "pair", rng, n_boot=n_boot, unit="matched pairs"
-        )
-        row = {"category": name, "share_rock": after.share.mean()}
-        row |= {"share_control": before.share.mean(), "difference": estimate.value}
-        rows.append(row | {key: getattr(estimate, key) for key in ("lo", "hi", "n", "unit")})
-    return pd.DataFrame(rows)
+        change = paired_difference(before, after, "share", "pair", rng, unit="matched pairs")
+        shares = (name, after.share.mean(), before.share.mean(), change.value)
+        rows.append((*shares, change.lo, change.hi, change.n, change.unit))
+    shown = ["category", "share_rock", "share_control", "difference", "lo", "hi", "n", "unit"]
+    return pd.DataFrame(rows, columns=shown)
 
 
 def _split(
-    types: pd.DataFrame, rock_ids: Sequence[int], exclude: Iterable[int]
+    types: pd.DataFrame, ids: list[int], exclude: Iterable[int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rocks in their own order, and the candidates by count and id; both are checked."""
-    _check_types(types)
-    ids = [int(token) for token in rock_ids]
+    for name in ("token_id", "count"):
+        if name not in types:
+            given = ", ".join(map(str, types)) or "none"
+            raise StudyError(f"types: must include {name}; got {given}")
+    if types["token_id"].duplicated().any():
+        raise StudyError("types: must have each token_id once; some are repeated")
+    if not (types["count"].to_numpy() >= 1).all():
+        raise StudyError(f"count: must be at least 1 for each type; got {types['count'].min()}")
     counts = types.set_index("token_id")["count"]
     absent = [token for token in ids if token not in counts.index]
     if not ids or len(set(ids)) < len(ids) or absent:
@@ -208,15 +169,3 @@ def _split(
             f" for {len(ids)} rocks; take fewer rocks or a larger corpus"
         )
     return counts.loc[ids].reset_index(), pool.sort_values(["count", "token_id"])
-
-
-def _check_types(types: pd.DataFrame) -> None:
-    missing = [name for name in ("token_id", "count") if name not in types.columns]
-    if missing:
-        raise StudyError(
-            f"types: must include {missing[0]}; got {', '.join(map(str, types.columns)) or 'none'}"
-        )
-    if types["token_id"].duplicated().any():
-        raise StudyError("types: must have each token_id once; some are repeated")
-    if not (types["count"].to_numpy() >= 1).all():
-        raise StudyError(f"count: must be at least 1 for each type; got {types['count'].min()}")

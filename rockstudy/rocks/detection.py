@@ -52,44 +52,32 @@ class NothingPersists(StudyError):
 class Detection:
     """Scored types, and the persistent high-loss occurrences behind them.
 
-    Attributes
-    ----------
-    types
-        Type table with ``score, coverage`` (share of the corpus loss), ``n_persistent, n_rock, ccr,
-        score_ctx, rank`` (1 is the first by the settings' selector).
-    occurrences
-        Keys of the persistent occurrences with ``rho`` (NaN without another one of the type) and
-        ``rock``.
-    tau_pre, tau_post
-        The thresholds in nats.
-    settings
-        What they were found with.
+    ``types`` is the type table with ``score, coverage`` (share of the corpus loss), ``n_persistent,
+    n_rock, ccr, score_ctx, rank`` (1 is the first by the settings' selector). ``occurrences`` has
+    the keys of the persistent occurrences with ``rho`` (NaN without a second one of the type) and
+    ``rock``.
     """
 
     types: pd.DataFrame
     occurrences: pd.DataFrame
-    tau_pre: float
+    tau_pre: float  # nats
     tau_post: float
-    settings: RockConfig
+    settings: RockConfig  # what they were found with
 
-    def rocks(self, k: int | None = None) -> TokenSet:
-        """The first `k` types by rank (the settings' k when None).
-
-        Raises
-        ------
-        StudyError
-            More than there are types with a positive score.
-        """
-        k, selector = k or self.settings.k, self.settings.selector
-        able = int((self.types[selector] > 0).sum())
-        if k > able:
+    def rocks(self) -> TokenSet:
+        """The first k types by rank; `StudyError` where fewer have a positive score."""
+        k, selector = self.settings.k, self.settings.selector
+        if k > self.able:
             raise StudyError(
-                f"rocks__k: must be at most {able}, the number of types with a positive "
+                f"rocks__k: must be at most {self.able}, the number of types with a positive "
                 f"{selector}; got {k}"
             )
-        ids = self.types.nsmallest(k, "rank").token_id
-        selected_by = self.settings.model_dump(mode="json") | {"k": k}
-        return TokenSet.of("rocks", ids.to_numpy(), **selected_by)
+        return TokenSet.of("rocks", self.types.nsmallest(k, "rank").token_id)
+
+    @property
+    def able(self) -> int:
+        """Number of types that can be rocks: their score is positive."""
+        return int((self.types[self.settings.selector] > 0).sum())
 
 
 def detect(
@@ -103,23 +91,8 @@ def detect(
     `tokens` is the token table of `rollouts`, with ``<loss>_pre`` and ``<loss>_post``; `model` is
     the student, for an encoder that needs one (`encoders.needs_student`).
 
-    Raises
-    ------
-    StudyError
-        Losses that are not finite; no persistent occurrence.
+    `StudyError`: losses that are not finite; no persistent occurrence.
     """
-    persistent, tau_pre, tau_post = persistence(tokens, settings)
-    chosen = tokens.loc[persistent, ["prompt_index", "sample_index", "position", "token_id"]]
-    features = encode(rollouts, chosen, settings, model)
-    rho = contexts.consistency(features, chosen.token_id.to_numpy(), settings.gamma)
-    occurrences = chosen.reset_index(drop=True).assign(rho=rho, rock=rho >= settings.eta)
-    return Detection(
-        _score(tokens, occurrences, settings), occurrences, tau_pre, tau_post, settings
-    )
-
-
-def persistence(tokens: pd.DataFrame, settings: RockConfig) -> tuple[np.ndarray, float, float]:
-    """Where the loss is high before and after, bool (N,), and the two thresholds in nats."""
     pre, post = (_losses(tokens, f"{settings.loss}_{stage}") for stage in ("pre", "post"))
     tau_pre = float(np.quantile(pre, settings.tau_pre))
     tau_post = float(np.quantile(post, settings.tau_post))
@@ -129,13 +102,17 @@ def persistence(tokens: pd.DataFrame, settings: RockConfig) -> tuple[np.ndarray,
             f"rocks__tau_pre, rocks__tau_post: must leave at least one occurrence; none has a loss "
             f">= {tau_pre:.3g} nats before and >= {tau_post:.3g} after"
         )
-    return persistent, tau_pre, tau_post
+    chosen = tokens.loc[persistent, ["prompt_index", "sample_index", "position", "token_id"]]
+    features = encode(rollouts, chosen, settings, model)
+    rho = contexts.consistency(features, chosen.token_id.to_numpy(), settings.gamma)
+    occurrences = chosen.reset_index(drop=True).assign(rho=rho, rock=rho >= settings.eta)
+    types = _score(tokens, occurrences, settings)
+    return Detection(types, occurrences, tau_pre, tau_post, settings)
 
 
 def _losses(tokens: pd.DataFrame, column: str) -> np.ndarray:
     losses = tokens[column].to_numpy(np.float64)
-    if not np.isfinite(losses).all():
-        bad = int((~np.isfinite(losses)).sum())
+    if bad := int((~np.isfinite(losses)).sum()):
         raise StudyError(f"{column}: must be finite at every position; {bad} are not")
     return losses
 
@@ -172,20 +149,13 @@ def _score(tokens: pd.DataFrame, occurrences: pd.DataFrame, settings: RockConfig
             raise StudyError(f"rocks__selector: must not be a column of types; got {name!r}")
         types[name] = SCORES[name](types)
     order = np.lexsort((types.token_id, -types["count"], -types[settings.selector]))
-    types["rank"] = np.empty(len(types), np.int64)
-    types.loc[order, "rank"] = np.arange(1, len(types) + 1)
-    return types.drop(columns="loss")
-
-
-# --- the cut-off ----------------------------------------------------------------------------------
+    return types.drop(columns="loss").assign(rank=1 + np.argsort(order))
 
 
 def coverage_curve(types: pd.DataFrame) -> pd.DataFrame:
     """Share of the corpus loss that the first K types by rank carry: ``k, coverage``."""
-    ranked = types.sort_values("rank")
-    return pd.DataFrame({"k": ranked["rank"], "coverage": ranked.coverage.cumsum()}).reset_index(
-        drop=True
-    )
+    ranked = types.sort_values("rank", ignore_index=True)
+    return pd.DataFrame({"k": ranked["rank"], "coverage": ranked.coverage.cumsum()})
 
 
 def stability(
@@ -205,35 +175,30 @@ def stability(
     `features` is `encode` of ``detection.occurrences``, `sizes` are numbers of prompts, `ks` are
     cut-offs, and `draws` is the number of sub-corpora of each size.
 
-    Returns
-    -------
-    DataFrame
-        A row per size, draw and cut-off: ``n, draw, k, jaccard``.
+    Returns a row per size and cut-off: ``n, k, jaccard, lo, hi``, mean over draws and their 2.5% to
+    97.5% range. `StudyError`: a size that is not below the number of prompts, or a cut-off above
+    the number of types.
 
-    Raises
-    ------
-    StudyError
-        A size that is not below the number of prompts, or a cut-off above the number of types.
-
-    Notes
-    -----
     Sub-corpora of more than half of the prompts share most of them: their index says less about
     another corpus than that of small ones.
     """
-    prompts = tokens.prompt_index.unique()
-    _check_sizes(sizes, len(prompts), ks, len(detection.types))
-    whole = [_top(detection.types, detection.settings.selector, k) for k in ks]
+    prompts, settings = tokens.prompt_index.unique(), detection.settings
+    most = {"sizes": len(prompts) - 1, "ks": len(detection.types)}
+    for field, values in (("sizes", sizes), ("ks", ks)):
+        wrong = [v for v in values if not 1 <= v <= most[field]]
+        if wrong or not values:
+            raise StudyError(f"{field}: must be from 1 to {most[field]}; got {wrong or 'none'}")
+    whole = [_top(detection.types, settings.selector, k) for k in ks]
     rows = []
     with progress.bar(len(sizes) * draws, "stability", "draw") as bar:
-        for n in sizes:
-            for draw in range(draws):
-                kept = rng.choice(prompts, n, replace=False)
-                types = _sub_corpus(tokens, detection, features, kept)
-                for k, expected in zip(ks, whole, strict=True):
-                    top = _top(types, detection.settings.selector, k)
-                    rows.append((n, draw, k, jaccard(expected, top)))
-                bar.update(1)
-    return pd.DataFrame(rows, columns=["n", "draw", "k", "jaccard"])
+        for n in np.repeat(sizes, draws).tolist():
+            types = _sub_corpus(tokens, detection, features, rng.choice(prompts, n, replace=False))
+            for k, expected in zip(ks, whole, strict=True):
+                rows.append((n, k, jaccard(expected, _top(types, settings.selector, k))))
+            bar.update(1)
+    grouped = pd.DataFrame(rows, columns=["n", "k", "jaccard"]).groupby(["n", "k"]).jaccard
+    spread = grouped.quantile([0.025, 0.975]).unstack().set_axis(["lo", "hi"], axis=1)
+    return pd.concat([grouped.mean(), spread], axis=1).reset_index()
 
 
 def _sub_corpus(
@@ -253,21 +218,6 @@ def _top(types: pd.DataFrame, selector: str, k: int) -> np.ndarray:
     return able.nsmallest(k, "rank").token_id.to_numpy()
 
 
-def _check_sizes(sizes: Sequence[int], n_prompts: int, ks: Sequence[int], n_types: int) -> None:
-    for field, values, most in (("sizes", sizes, n_prompts - 1), ("ks", ks, n_types)):
-        wrong = [v for v in values if not 1 <= v <= most]
-        if wrong or not len(values):
-            raise StudyError(f"{field}: must be from 1 to {most}; got {wrong or 'none'}")
-
-
-def stability_table(draws: pd.DataFrame) -> pd.DataFrame:
-    """Mean Jaccard index and its 2.5% to 97.5% range over draws: ``n, k, jaccard, lo, hi``."""
-    grouped: Any = draws.groupby(["n", "k"], as_index=False).jaccard
-    table = grouped.mean()
-    spread = draws.groupby(["n", "k"]).jaccard.quantile([0.025, 0.975]).unstack()
-    return table.assign(lo=spread[0.025].to_numpy(), hi=spread[0.975].to_numpy())
-
-
 def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None, str]:
     """Propose a cut-off from stability and coverage together.
 
@@ -275,10 +225,7 @@ def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None,
     knee of the coverage curve: the K where coverage lies highest above the straight line from 0 to
     all types. Beyond the knee a further type adds less than an average one.
 
-    Returns
-    -------
-    tuple
-        K, or None where no K is stable, and a sentence that says why.
+    Returns K, or None where no K is stable, and a sentence with the reason.
     """
     mean = stable.groupby("k", as_index=False).jaccard.mean()
     able = mean[mean.jaccard >= STABLE].merge(coverage, on="k")
@@ -296,17 +243,11 @@ def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None,
     )
 
 
-# --- density and sensitivity ----------------------------------------------------------------------
-
-
 def density(tokens: pd.DataFrame, rocks: TokenSet, occurrences: pd.DataFrame) -> pd.DataFrame:
     """Share of each output's tokens that are rock tokens, by both definitions.
 
-    Returns
-    -------
-    DataFrame
-        A row per rollout: ``prompt_index, sample_index, n_tokens``, ``types`` (tokens whose type is
-        in the set) and ``occurrences`` (rock occurrences of those types), both shares.
+    Returns a row per rollout: ``prompt_index, sample_index, n_tokens``, ``types`` (tokens whose
+    type is in the set) and ``occurrences`` (rock occurrences of those types), both shares.
     """
     keys = ["prompt_index", "sample_index"]
     frame = tokens[keys].assign(types=rocks.mask(tokens.token_id.to_numpy()))
@@ -331,12 +272,9 @@ def sensitivity(
 
     `grid` has the values by setting; the name ``tau`` moves both thresholds.
 
-    Returns
-    -------
-    DataFrame
-        ``setting, value, default`` (whether it is the default), ``jaccard`` with the default's top
-        K, ``n_rocks`` (types with a positive score, at most K), ``n_types`` (all of them),
-        ``n_persistent, n_rock`` (occurrences).
+    Returns ``setting, value, default`` (whether it is the default), ``jaccard`` with the default's
+    top K, ``n_rocks`` (types with a positive score, at most K), ``n_types`` (all of them),
+    ``n_persistent, n_rock`` (occurrences).
     """
     base = detect(tokens, rollouts, settings, model)
     wanted = _top(base.types, settings.selector, settings.k)
@@ -348,24 +286,14 @@ def sensitivity(
             changed = settings.model_copy(update=dict.fromkeys(fields, value))
             row = {"setting": name, "value": str(value), "default": changed == settings}
             try:
-                found = base if row["default"] else detect(tokens, rollouts, changed, model)
-                rows.append(row | _compared(found, wanted))
+                made = base if row["default"] else detect(tokens, rollouts, changed, model)
             except NothingPersists:
-                rows.append(row | _NO_ROCKS)
+                counts = {"n_rocks": 0, "n_types": 0, "n_persistent": 0, "n_rock": 0}
+                rows.append(row | {"jaccard": 0.0} | counts)
+            else:
+                top = _top(made.types, changed.selector, changed.k)
+                row |= {"jaccard": jaccard(wanted, top), "n_rocks": len(top), "n_types": made.able}
+                rock = int(made.occurrences.rock.sum())
+                rows.append(row | {"n_persistent": len(made.occurrences), "n_rock": rock})
             bar.update(1)
     return pd.DataFrame(rows)
-
-
-_NO_ROCKS = {"jaccard": 0.0, "n_rocks": 0, "n_types": 0, "n_persistent": 0, "n_rock": 0}
-
-
-def _compared(found: Detection, wanted: np.ndarray) -> dict[str, Any]:
-    """Counts of rocks under a setting, and the overlap of its top K with the default's."""
-    top = _top(found.types, found.settings.selector, found.settings.k)
-    return {
-        "jaccard": jaccard(wanted, top),
-        "n_rocks": len(top),
-        "n_types": int((found.types[found.settings.selector] > 0).sum()),
-        "n_persistent": len(found.occurrences),
-        "n_rock": int(found.occurrences.rock.sum()),
-    }

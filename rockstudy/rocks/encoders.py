@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -40,25 +40,15 @@ def bag_of_ids(
 ) -> sparse.csr_matrix:
     """The window's token ids, as a multiset.
 
-    Parameters
-    ----------
-    rows, columns
-        int (N,): rollout and completion column of each occurrence.
-    radius
-        Tokens on each side of the position, at least 1.
+    `rows` and `columns` are int (N,): rollout and completion column of each occurrence. `radius` is
+    the number of tokens on each side of the position, at least 1.
 
-    Returns
-    -------
-    csr_matrix
-        float32 (N, F) of ones. Feature ``2 * radius * id + k`` is the k-th copy of a token in the
-        window, so the dot product of two rows is the size of the windows' multiset intersection,
-        and their cosine is that over the geometric mean of the two sizes: between windows of equal
-        size the share of tokens that both have.
+    Returns csr float32 (N, F) of ones. Feature ``2 * radius * id + k`` is the k-th copy of a token
+    in the window, so the dot product of two rows is the size of the windows' multiset intersection,
+    and their cosine is that over the geometric mean of the two sizes: between windows of equal size
+    the share of tokens that both have.
 
-    Raises
-    ------
-    StudyError
-        A radius below 1, or an occurrence that is not a token of a completion.
+    `StudyError`: a radius below 1, or an occurrence that is not a token of a completion.
     """
     kept, counts = [], [np.zeros(1, np.int64)]
     for ids in _windows(rollouts, rows, columns, radius):
@@ -105,39 +95,30 @@ def mean_embedding(
 
 @ENCODERS.register("hidden")
 def hidden_states(
-    rollouts: Rollouts,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    radius: int,
-    student: PreTrainedModel,
-    batch_size: int = ROLLOUTS,
+    rollouts: Rollouts, rows: np.ndarray, columns: np.ndarray, radius: int, student: PreTrainedModel
 ) -> np.ndarray:
     """Last hidden state that predicts the occurrence, float32 (N, H); it sees all tokens before.
 
     Parameters and errors as in `bag_of_ids`; the radius has no effect. Only the decoder of the
-    student runs, with `batch_size` rollouts of similar length in a forward pass.
+    student runs, with `ROLLOUTS` rollouts of similar length in a forward pass.
     """
     import torch  # here, because names of encoders are checked without it
 
     from rockstudy.sampling.rollout import completion_states
 
     rows, columns = _occurrences(rollouts, rows, columns)
-    at_least_one("batch_size", batch_size)
-    needed = np.unique(rows)
-    needed = needed[np.argsort(rollouts.lengths[needed], kind="stable")]
-    line = np.empty(len(rollouts), np.int64)
-    line[needed] = np.arange(len(needed))
-    order = np.argsort(line[rows], kind="stable")
-    ends = np.searchsorted(line[rows][order], np.arange(len(needed) + 1))
+    lengths, needed = rollouts.lengths, np.unique(rows)
+    needed = needed[np.argsort(lengths[needed], kind="stable")]
+    first = np.zeros(len(rollouts), np.int64)  # of a rollout's states among those of its batch
     states = np.empty((len(rows), student.config.get_text_config().hidden_size), np.float32)
     with progress.bar(len(needed), "contexts", "rollout") as bar:
-        for start in range(0, len(needed), batch_size):
-            batch = needed[start : start + batch_size]
-            mine = order[ends[start] : ends[start + len(batch)]]
-            first = np.cumsum(rollouts.lengths[batch]) - rollouts.lengths[batch]
-            place = first[line[rows[mine]] - start] + columns[mine]
+        for start in range(0, len(needed), ROLLOUTS):
+            batch = needed[start : start + ROLLOUTS]
+            first[batch] = np.cumsum(lengths[batch]) - lengths[batch]
+            mine = np.flatnonzero(np.isin(rows, batch))
             hidden = completion_states(student, rollouts, batch)
-            states[mine] = hidden[torch.from_numpy(place).to(hidden.device)].float().cpu().numpy()
+            place = torch.from_numpy(first[rows[mine]] + columns[mine]).to(hidden.device)
+            states[mine] = hidden[place].float().cpu().numpy()
             bar.update(len(batch))
     return states
 
@@ -146,7 +127,8 @@ def _windows(
     rollouts: Rollouts, rows: np.ndarray, columns: np.ndarray, radius: int
 ) -> Iterator[np.ndarray]:
     """Blocks of windows int32 (n, 2 radius) without their centres; -1 outside the completion."""
-    at_least_one("radius", radius)
+    if isinstance(radius, bool) or not isinstance(radius, Integral) or radius < 1:
+        raise StudyError(f"radius: must be a whole number of at least 1; got {radius}")
     rows, columns = _occurrences(rollouts, rows, columns)
     lengths = rollouts.lengths
     offsets = np.concatenate([np.arange(-radius, 0), np.arange(1, radius + 1)])
@@ -176,9 +158,3 @@ def _occurrences(
             f"columns: must be in [0, {n}), the completion of row {rows[i]}; got {columns[i]}"
         )
     return rows, columns
-
-
-def at_least_one(name: str, value: Any) -> None:
-    """Refuse what is not a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise StudyError(f"{name}: must be a whole number of at least 1; got {value}")

@@ -26,14 +26,12 @@ def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> Figure:
     grouped = y.groupby(np.digitize(x, edges))  # bins 1 to 10
     places = [(edges[i - 1] + edges[i]) / 2 for i in grouped.groups]
     axis.plot(places, grouped.mean(), color="black", lw=1.6, label="mean over types in a bin")
-    band = (grouped.quantile(0.1), grouped.quantile(0.9))
     look = {"color": "black", "alpha": 0.10, "lw": 0, "label": "10th to 90th percentile"}
-    axis.fill_between(places, *band, **look)
+    axis.fill_between(places, grouped.quantile(0.1), grouped.quantile(0.9), **look)
     look = style("rock") | {"label": f"rock tokens ({chosen.sum()})"}
     axis.scatter(x[chosen], y[chosen], s=26, **look)
-    axis.set(
-        xlabel="log10 of occurrences", ylabel="mean reverse KL after OPD (nats, at least 1e-4)"
-    )
+    axis.set_xlabel("log10 of occurrences")
+    axis.set_ylabel("mean reverse KL after OPD (nats, at least 1e-4)")
     axis.set_yscale("log")
     axis.legend(frameon=False, fontsize=8)
     made.alt = "Mean reverse KL of each token type against the logarithm of its frequency."
@@ -63,22 +61,19 @@ def rock_cutoff(coverage: pd.DataFrame, stable: pd.DataFrame, k: int) -> Figure:
     """
     made, (left, right) = figure(10.0, 3.8, 2)
     mean = stable.groupby("k").jaccard.mean()
-    left.plot(
-        coverage.k, coverage.coverage, color=ROLES["rock"], lw=2, label="coverage of the loss"
-    )
+    rock = {"color": ROLES["rock"], "lw": 2, "label": "coverage of the loss"}
+    left.plot(coverage.k, coverage.coverage, **rock)
     left.plot(mean.index, mean, color=ROLES["teacher"], marker="o", ms=3, label="mean Jaccard")
-    left.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank", ylabel="share, or index")
-    left.axvline(k, color="black", lw=1, ls=":")
-    left.legend(frameon=False, fontsize=8, loc="lower right")
     colours = sns.color_palette("viridis", stable.n.nunique())
     for (n, rows), colour in zip(stable.groupby("n"), colours, strict=True):
         right.plot(rows.k, rows.jaccard, color=colour, lw=1.3, label=f"n = {n}")
         right.fill_between(rows.k, rows.lo, rows.hi, color=colour, alpha=0.15, lw=0)
     right.plot(mean.index, mean, color="black", lw=2, label="average")
-    right.axvline(k, color="black", lw=1, ls=":")
-    right.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank")
+    for axis, label in ((left, "share, or index"), (right, "Jaccard index with all prompts")):
+        axis.axvline(k, color="black", lw=1, ls=":")
+        axis.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank", ylabel=label)
     right.xaxis.set_minor_formatter(NullFormatter())  # its labels overlap
-    right.set_ylabel("Jaccard index with all prompts")
+    left.legend(frameon=False, fontsize=8, loc="lower right")
     right.legend(frameon=False, fontsize=8, ncols=2, title="prompts (band: 95% of draws)")
     made.alt = "Coverage of the loss and Jaccard index of the top K against K."
     return made
@@ -89,20 +84,15 @@ def rock_sensitivity(sweep: pd.DataFrame) -> Figure:
 
     `sweep` has ``setting, value, default, jaccard, n_types``.
     """
-    names = list(dict.fromkeys(sweep.setting))
+    setting, names = pd.factorize(sweep.setting)
     made, (axis,) = figure(6.6, 0.17 * (len(sweep) + len(names)) + 0.8)
-    place, ticks, labels = 0.0, [], []
     axis.grid(visible=False, axis="y")
-    for name in names:
-        for row in sweep[sweep.setting == name].itertuples():
-            colour = ROLES["random"] if row.default else ROLES["rock"]
-            axis.barh(place, row.jaccard, color=colour, alpha=0.85, height=0.8)
-            axis.text(row.jaccard + 0.01, place, f"{row.n_types} types", va="center", fontsize=6)
-            ticks.append(place)
-            labels.append(f"{name} = {row.value}")
-            place += 1
-        place += 0.6
-    axis.set_yticks(ticks, labels, fontsize=7)
+    places = np.arange(len(sweep)) + 0.6 * setting  # settings stand apart
+    colours = np.where(sweep.default, ROLES["random"], ROLES["rock"])
+    axis.barh(places, sweep.jaccard, color=colours, alpha=0.85, height=0.8)
+    for place, row in zip(places, sweep.itertuples(), strict=True):
+        axis.text(row.jaccard + 0.01, place, f"{row.n_types} types", va="center", fontsize=6)
+    axis.set_yticks(places, sweep.setting + " = " + sweep.value, fontsize=7)
     axis.margins(y=0.01)
     axis.invert_yaxis()
     axis.set(xlim=(0, 1.15), xlabel="Jaccard index with the top K of the defaults (grey)")

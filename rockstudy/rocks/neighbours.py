@@ -43,13 +43,11 @@ _MAX_FREQUENT = 256  # ours: dense features of a group, 1 kB a row at most
 _RUN = 65_536  # ours: rows of small groups in one count
 
 
-def count_dense(
-    features: np.ndarray, group: np.ndarray, least: float, block: int = BLOCK
-) -> np.ndarray:
+def count_dense(features: np.ndarray, group: np.ndarray, least: float) -> np.ndarray:
     """Number of similar other rows of the same group for each row of dense features, float64 (N,).
 
-    `features` are (N, H), `group` is int (N,) from 0, `least` is the minimum cosine, above 0, and
-    `block` the number of similarities in memory at once. StudyError where features are not finite.
+    `features` are (N, H), `group` is int (N,) from 0, and `least` is the minimum cosine, above 0.
+    StudyError where features are not finite.
     """
     features = np.asarray(features)
     _check_finite(features)
@@ -59,15 +57,15 @@ def count_dense(
     with _full_precision(), progress.bar(len(group), "similar contexts", "occurrence") as bar:
         for size in np.unique(sizes):  # groups of one size go together: no loop over small groups
             first = starts[sizes == size]
-            step = max(1, block // (size * max(size, features.shape[1], 1)))
+            step = max(1, BLOCK // (size * max(size, features.shape[1], 1)))
             for i in range(0, len(first), step):
                 rows = order[first[i : i + step, None] + np.arange(size)]  # (G, m)
-                counts[rows] = _similar(_unit(features[rows]), least, block)
+                counts[rows] = _similar(features[rows], least)
                 bar.update(rows.size)
     return counts
 
 
-def count_sparse(features: Any, group: np.ndarray, least: float, block: int = BLOCK) -> np.ndarray:
+def count_sparse(features: Any, group: np.ndarray, least: float) -> np.ndarray:
     """The same as `count_dense` for sparse features."""
     features = sparse.csr_matrix(features, dtype=np.float32, copy=True)
     features.sum_duplicates()
@@ -83,7 +81,7 @@ def count_sparse(features: Any, group: np.ndarray, least: float, block: int = BL
             part = slice(start, end)
             rows = _split(bags[part], group[part], norms[part], weights[part], least)
             count = _count_large if rows.frequent.nnz else _count_small
-            counts[part] = count(rows, block)
+            counts[part] = count(rows)
             bar.update(end - start)
     return np.where(norms > 0, counts - 1, 0)[inverse]  # a row is no neighbour of itself
 
@@ -99,18 +97,14 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _unit(features: np.ndarray) -> torch.Tensor:
-    """Rows of length one, float32, on CUDA where there is one; zeros stay zeros."""
+def _similar(features: np.ndarray, least: float) -> np.ndarray:
+    """Similar others float64 (G, m) within each of G groups of rows (G, m, H), on CUDA if any."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = torch.from_numpy(np.asarray(features, np.float32)).to(device)
-    norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float64)
-    return rows.div_(torch.where(norms > 0, norms, 1))
-
-
-def _similar(unit: torch.Tensor, least: float, block: int) -> np.ndarray:
-    """Similar others float64 (G, m) within each of G groups of unit rows (G, m, H)."""
+    unit = torch.from_numpy(np.asarray(features, np.float32)).to(device)
+    norms = torch.linalg.vector_norm(unit, dim=-1, keepdim=True, dtype=torch.float64)
+    unit.div_(torch.where(norms > 0, norms, 1))  # zeros stay zeros
     n_groups, size, _ = unit.shape
-    side = size if n_groups * size**2 <= block else max(1, math.isqrt(block // n_groups))
+    side = size if n_groups * size**2 <= BLOCK else max(1, math.isqrt(BLOCK // n_groups))
     counts = torch.zeros((n_groups, size), dtype=torch.float64, device=unit.device)
     ones = torch.ones(side, device=unit.device)
     room = torch.empty(n_groups * side**2, device=unit.device)
@@ -140,42 +134,40 @@ class _Part:
     weights: np.ndarray  # float32 (m,): copies of the row, 0 for a row of zeros
     least: float
 
-    def cuts(self, rows: np.ndarray, block: int) -> list[np.ndarray]:
-        """Cut rows so that the sparse product of each cut has about `block` entries."""
-        ends = np.flatnonzero(np.diff(np.cumsum(self.cost[rows]) // block)) + 1
+    def cuts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Cut rows so that the sparse product of each cut has about `BLOCK` entries."""
+        ends = np.flatnonzero(np.diff(np.cumsum(self.cost[rows]) // BLOCK)) + 1
         return np.split(rows, ends)
 
     def pairs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs that share a rare feature: place in `rows`, the other row, their rare product."""
-        product = self.rare[rows] @ self.transposed
-        return _row_of_entry(product), product.indices, product.data
+        product = (self.rare[rows] @ self.transposed).tocoo()
+        return product.row, product.col, product.data
 
 
 def _split(
     bags: Csr, group: np.ndarray, norms: np.ndarray, weights: np.ndarray, least: float
 ) -> _Part:
     """Number the features of each group on their own and part them by the rows that have them."""
-    row = _row_of_entry(bags)
+    row = bags.tocoo().row
     keys = group[row] * np.int64(bags.shape[1]) + bags.indices
     _, column, rows_with = np.unique(keys, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(rows_with), bool)
     if len(group) >= _LARGE and group[0] == group[-1]:
         most = np.argsort(-rows_with, kind="stable")[:_MAX_FREQUENT]
         chosen[most] = rows_with[most] > _FREQUENT * len(group)
-    frequent = chosen[column]
-    shape = (len(group), len(rows_with))
-    rare = _some(bags, column, ~frequent, shape)
-    cost = _row_sums(rare, np.bincount(rare.indices, minlength=shape[1])[rare.indices])
-    transposed = rare.T.tocsr()
-    return _Part(
-        _some(bags, column, frequent, shape), rare, transposed, cost, norms, weights, least
+    frequent, rare = (
+        _some(bags, column, keep, (len(group), len(rows_with)))
+        for keep in (chosen[column], ~chosen[column])
     )
+    cost = _row_sums(rare, rows_with[rare.indices])
+    return _Part(frequent, rare, rare.T.tocsr(), cost, norms, weights, least)
 
 
-def _count_small(part: _Part, block: int) -> np.ndarray:
+def _count_small(part: _Part) -> np.ndarray:
     """Similar rows of each row, itself included, from the pairs that share any feature."""
     counts = np.zeros(len(part.norms))
-    for rows in part.cuts(np.arange(len(counts)), block):
+    for rows in part.cuts(np.arange(len(counts))):
         place, other, product = part.pairs(rows)
         bound = (part.least * part.norms)[rows][place] * part.norms[other]
         similar = np.flatnonzero(product >= bound)
@@ -183,35 +175,30 @@ def _count_small(part: _Part, block: int) -> np.ndarray:
     return counts
 
 
-def _count_large(part: _Part, block: int) -> np.ndarray:
+def _count_large(part: _Part) -> np.ndarray:
     """The same for one group, most of it from the table of patterns (see the module)."""
     first, pattern, _ = _identical(part.frequent, part.norms.view(np.int32))
     order = np.argsort(pattern, kind="stable")
     ends = np.concatenate([[0], np.cumsum(np.bincount(pattern))])
     copies = torch.from_numpy(np.bincount(pattern, part.weights).astype(np.float32))
     counts = np.zeros(len(pattern))
-    height = min(len(first), max(64, block // len(first)))  # fewer would leave the cores idle
-    room = torch.empty(height * len(first))  # float32: new booleans would take ten times as long
-    for start, table in _tables(part, first, height):
-        passes = torch.ge(table, 0, out=room[: table.numel()].view(table.shape))
+    norms, frequent = part.norms[first, None], part.frequent[first]
+    dense = frequent[:, np.unique(frequent.indices)].toarray()  # (P, frequent)
+    left = torch.from_numpy(np.hstack([dense, -part.least * norms]).astype(np.float32))
+    right = torch.from_numpy(np.hstack([dense, norms])).T
+    height = min(len(first), max(64, BLOCK // len(first)))  # fewer would leave the cores idle
+    # float32 for both: new booleans would take ten times as long
+    table_room, room = torch.empty((height, len(first))), torch.empty((height, len(first)))
+    for start in range(0, len(first), height):
+        lines = left[start : start + height]
+        table = torch.mm(lines, right, out=table_room[: len(lines)])  # equation (1), frequent part
+        passes = torch.ge(table, 0, out=room[: len(lines)])
         alone = (passes @ copies).numpy()  # exact: whole numbers below 2^24
         rows = order[ends[start] : ends[start + len(table)]]
         counts[rows] = alone[pattern[rows] - start]
-        for cut in part.cuts(rows, block):
+        for cut in part.cuts(rows):
             counts[cut] += _correction(part, cut, table.numpy(), pattern, start)
     return counts
-
-
-def _tables(part: _Part, first: np.ndarray, height: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Equation (1) with the frequent features alone: `height` patterns x all, float32."""
-    norms = part.norms[first, None]
-    dense = _compact(part.frequent[first])  # (P, frequent)
-    left = torch.from_numpy(np.hstack([dense, -part.least * norms]).astype(np.float32))
-    right = torch.from_numpy(np.hstack([dense, norms])).T
-    table = torch.empty((height, len(first)))
-    for start in range(0, len(first), height):
-        lines = left[start : start + height]
-        yield start, torch.mm(lines, right, out=table[: len(lines)])
 
 
 def _correction(
@@ -229,15 +216,13 @@ def _correction(
 
 def _parts(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
     """Ranges of rows sorted by group: a large group alone, small ones in runs."""
-    start = end = 0
+    start = end = previous = 0
     for size in sizes.tolist():
-        if end > start and (size >= _LARGE or end - start + size > _RUN):
+        alone = max(previous, size) >= _LARGE or end - start + size > _RUN
+        if end > start and alone:
             yield start, end
             start = end
-        end += size
-        if size >= _LARGE:
-            yield start, end
-            start = end
+        end, previous = end + size, size
     if end > start:
         yield start, end
 
@@ -247,21 +232,18 @@ def _identical(rows: Csr, also: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
     Sets are sorted by `also`, where that is not negative.
     """
-    entries = np.diff(rows.indptr)
-    width = int(entries.max(initial=0))
-    row = _row_of_entry(rows)
-    slot = np.arange(len(row)) - rows.indptr[row]
+    width = int(np.diff(rows.indptr).max(initial=0))
+    row = rows.tocoo().row
+    slot = 1 + np.arange(len(row)) - rows.indptr[row]
     binary = bool((rows.data == 1).all())
     keys = np.full((rows.shape[0], 1 + width * (1 if binary else 2)), -1, ">i4")
     keys[:, 0] = also  # big-endian, so that the order of bytes is that of numbers
-    keys[row, 1 + slot] = rows.indices
+    keys[row, slot] = rows.indices
     if not binary:
-        keys[row, 1 + width + slot] = rows.data.view(np.int32)
-    bytes_ = keys.view(f"V{keys.shape[1] * 4}").ravel()
-    _, first, inverse, copies = np.unique(
-        bytes_, return_index=True, return_inverse=True, return_counts=True
-    )
-    return first, inverse, copies
+        keys[row, width + slot] = rows.data.view(np.int32)
+    rows_as_bytes = keys.view(f"V{keys.shape[1] * 4}").ravel()
+    sets = np.unique(rows_as_bytes, return_index=True, return_inverse=True, return_counts=True)
+    return sets[1:]
 
 
 def _some(bags: Csr, column: np.ndarray, keep: np.ndarray, shape: tuple[int, int]) -> Csr:
@@ -270,24 +252,12 @@ def _some(bags: Csr, column: np.ndarray, keep: np.ndarray, shape: tuple[int, int
     return sparse.csr_matrix((bags.data[keep], column[keep], indptr), shape=shape)
 
 
-def _compact(matrix: Csr) -> np.ndarray:
-    """Dense float32, without the columns in which there is nothing."""
-    used, column = np.unique(matrix.indices, return_inverse=True)
-    shape = (matrix.shape[0], len(used))
-    return sparse.csr_matrix((matrix.data, column, matrix.indptr), shape=shape).toarray()
-
-
-def _row_of_entry(matrix: Csr) -> np.ndarray:
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-
-
 def _row_sums(matrix: Csr, values: np.ndarray) -> np.ndarray:
     """Sum over each row of one value per entry."""
-    return np.bincount(_row_of_entry(matrix), values, matrix.shape[0])
+    return np.bincount(matrix.tocoo().row, values, matrix.shape[0])
 
 
 def _check_finite(values: np.ndarray) -> None:
     step = max(1, BLOCK // max(1, values[:1].size))
-    for i in range(0, len(values), step):
-        if not np.isfinite(values[i : i + step]).all():
-            raise StudyError("features: must be finite; got NaN or infinity")
+    if not all(np.isfinite(values[i : i + step]).all() for i in range(0, len(values), step)):
+        raise StudyError("features: must be finite; got NaN or infinity")

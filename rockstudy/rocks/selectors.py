@@ -57,29 +57,18 @@ def _means(tokens: pd.DataFrame, values: pd.Series) -> pd.Series:
     return grouped.mean()[grouped.size() >= LEAST]
 
 
-def scores(tokens: pd.DataFrame, selector: str) -> pd.Series:
-    """The number by which a selector ranks token types, indexed by ``token_id``.
-
-    `tokens` has ``token_id, rkl_post, entropy_post, entropy_teacher``. StudyError where `SELECTORS`
-    has no such selector.
-    """
-    return SELECTORS[selector](tokens)
-
-
 def select(tokens: pd.DataFrame, selector: str, k: int) -> TokenSet:
     """The first `k` types of a selector, ties by the smaller id.
 
-    Raises
-    ------
-    StudyError
-        An unknown selector, or `k` above the number of types that it ranks.
+    `tokens` has ``token_id, rkl_post, entropy_post, entropy_teacher``.
+    `StudyError`: an unknown selector, or `k` above the number of types that it ranks.
     """
-    ranked = scores(tokens, selector).sort_index().sort_values(ascending=False, kind="stable")
+    ranked = SELECTORS[selector](tokens).sort_index().sort_values(ascending=False, kind="stable")
     if not 1 <= k <= len(ranked):
         raise StudyError(
             f"k: must be from 1 to {len(ranked)}, the types ranked by {selector}; got {k}"
         )
-    return TokenSet.of(selector, ranked.index[:k].to_numpy(), selector=selector, k=k)
+    return TokenSet.of(selector, ranked.index[:k])
 
 
 def overlap(sets: list[TokenSet]) -> pd.DataFrame:

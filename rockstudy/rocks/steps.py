@@ -6,7 +6,7 @@ A step takes an opened run and returns a frame, which is computed once (`rockstu
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -42,45 +42,22 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
 }
 CUTOFFS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # paper figure 2d
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
-
-
 ROCKS = tuple(f"rocks.{name}" for name in RockConfig.model_fields if name not in ("k", "selector"))
 TOKENS = (*TRAINED, "benchmarks", "statistics")  # fields of the configuration behind the tokens
-
-
-class _Models(Mapping[str, PreTrainedModel]):
-    """The teacher and the checkpoints by name, loaded at each look-up and not kept in memory.
-
-    The steps after a measurement, such as training, need the devices for themselves.
-    """
-
-    def __init__(self, measured: Measured) -> None:
-        self.measured = measured
-
-    def __getitem__(self, name: str) -> PreTrainedModel:
-        if name == "teacher":
-            return loading.pair_of(self.measured.run).teacher
-        return loading.load_model(str(self.measured.folders[name]))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("teacher", *self.measured.folders))
-
-    def __len__(self) -> int:
-        return 1 + len(self.measured.folders)
 
 
 class Measured:
     """Checkpoints of a run, rollouts of the last one, and their token table, made on demand."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.models = run, _Models(self)
+        self.run = run
 
     @cached_property
     def folders(self) -> dict[str, Path]:
         """Checkpoints: ``pre`` (end of stage 1), ``post`` and, if named, ``early`` (stage 2)."""
         last = training_steps.first_baseline(self.run).checkpoints
-        early = {"early": last["early"]} if "early" in last else {}
         before = training_steps.stage1(self.run).checkpoints["late"]
+        early = {"early": last["early"]} if "early" in last else {}
         return {"pre": before, "post": last["late"]} | early
 
     @cached_property
@@ -109,14 +86,19 @@ class Measured:
         """Scored types and persistent occurrences with the rock settings of the study."""
         return detection.detect(self.tokens, self.rollouts, self.run.config.rocks, self.encoder())
 
-    def student(self, name: str) -> PreTrainedModel:
-        """Load a checkpoint by name."""
+    def model(self, name: str) -> PreTrainedModel:
+        """Load the ``teacher`` or a checkpoint by name; nothing keeps it in memory.
+
+        The steps after a measurement, such as training, need the devices for themselves.
+        """
+        if name == "teacher":
+            return loading.pair_of(self.run).teacher
         self.run.needs_models(f"checkpoint {name}")
-        return self.models[name]
+        return loading.load_model(str(self.folders[name]))
 
     def encoder(self) -> PreTrainedModel | None:
         """The student that encodes contexts, where the study's encoder needs one."""
-        return self.student("post") if needs_student(self.run.config.rocks.encoder) else None
+        return self.model("post") if needs_student(self.run.config.rocks.encoder) else None
 
     def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
         """Open an engine that samples from a checkpoint; `how` names the kind."""
@@ -140,12 +122,12 @@ class Measured:
 
         def inputs() -> dict[str, str]:
             teacher = loading.identity_of(self.run.config.pair, "teacher")
-            found = {"rollouts": hash_of_rows, "teacher": teacher}
-            return found | {one: self.hashes[one] for one in checkpoints}
+            students = {one: self.hashes[one] for one in checkpoints}
+            return {"rollouts": hash_of_rows, "teacher": teacher} | students
 
         with advised("token table", knobs):
             return token_table.token_table(
-                self.run, name, rows, self.models, checkpoints, inputs=inputs
+                self.run, name, rows, self.model, checkpoints, inputs=inputs
             )
 
     def texts(self, ids: Sequence[int] | np.ndarray) -> list[str]:
@@ -169,41 +151,41 @@ def types(run: Run) -> pd.DataFrame:
 
     Adds ``text, spelling`` (the text, blanks made visible), ``initial_share, category``.
     """
-    found = measured(run)
-    table = measured(run).detection.types
-    text = found.texts(table.token_id.to_numpy())
-    share = _initial_share(found).reindex(table.token_id).to_numpy()
+    corpus = measured(run)
+    table = corpus.detection.types
+    text = corpus.texts(table.token_id.to_numpy())
+    share = _initial_share(corpus).reindex(table.token_id).to_numpy()
     category = categories.categorize(text, share)
     spelling = [visible(one) for one in text]
     return table.assign(text=text, spelling=spelling, initial_share=share, category=category)
 
 
-def _initial_share(found: Measured) -> pd.Series:
+def _initial_share(corpus: Measured) -> pd.Series:
     """Share of each type's occurrences that start a line or a sentence, by token id."""
-    rows = found.tokens
-    before = rows.token_id.shift(fill_value=-1).to_numpy().copy()
-    before[rows.position.to_numpy() == 0] = -1
-    ids, place = np.unique(before, return_inverse=True)
-    text = np.array(["", *found.texts(ids[1:])] if ids[0] == -1 else found.texts(ids), object)
+    tokens = corpus.tokens
+    before = tokens.token_id.shift(fill_value=-1).where(tokens.position > 0, -1)
+    ids, place = np.unique(before, return_inverse=True)  # -1 first: before it there is nothing
+    text = np.array(["", *corpus.texts(ids[1:])], object)
     starts = categories.starts_sentence(text)[place]
-    return pd.Series(starts).groupby(rows.token_id.to_numpy()).mean()
+    return pd.Series(starts).groupby(tokens.token_id.to_numpy()).mean()
 
 
 @table(*TOKENS, *ROCKS, inputs=tokens_hash)
 def thresholds(run: Run) -> pd.DataFrame:
     """Both thresholds in nats, occurrences above them, and the sizes of the corpus: one row."""
-    found, made = measured(run), measured(run).detection
+    corpus = measured(run)
+    tokens, scored = corpus.tokens, corpus.detection
     row = {
-        "prompts": found.rollouts.n_prompts,
-        "completions": len(found.rollouts),
-        "tokens": len(found.tokens),
+        "prompts": corpus.rollouts.n_prompts,
+        "completions": len(corpus.rollouts),
+        "tokens": len(tokens),
         "vocabulary": int(training_steps.pair_sizes(run).vocabulary.iloc[0]),
-        "tau_pre": made.tau_pre,
-        "tau_post": made.tau_post,
-        "persistent": len(made.occurrences),
-        "rock_occurrences": int(made.occurrences.rock.sum()),
-        "rkl_pre_mean": found.tokens.rkl_pre.astype(np.float64).mean(),
-        "rkl_post_mean": found.tokens.rkl_post.astype(np.float64).mean(),
+        "tau_pre": scored.tau_pre,
+        "tau_post": scored.tau_post,
+        "persistent": len(scored.occurrences),
+        "rock_occurrences": int(scored.occurrences.rock.sum()),
+        "rkl_pre_mean": tokens.rkl_pre.astype(np.float64).mean(),
+        "rkl_post_mean": tokens.rkl_post.astype(np.float64).mean(),
     }
     return pd.DataFrame([row])
 
@@ -212,40 +194,30 @@ def thresholds(run: Run) -> pd.DataFrame:
 def outputs(run: Run) -> pd.DataFrame:
     """Density of rocks in each completion, by both definitions, and the loss on them.
 
-    Returns
-    -------
-    DataFrame
-        `detection.density` with ``loss_sum`` and ``loss_rocks`` (nats, after OPD).
+    `detection.density` with ``loss_sum`` and ``loss_rocks`` (nats, after OPD).
     """
-    found, made = measured(run), measured(run).detection
-    chosen = made.rocks()
-    table = detection.density(found.tokens, chosen, made.occurrences)
-    loss = found.tokens[f"{run.config.rocks.loss}_post"].astype(np.float64)
-    keys = [found.tokens.prompt_index, found.tokens.sample_index]
-    of_rocks = loss.where(chosen.mask(found.tokens.token_id.to_numpy()), 0.0)
+    corpus = measured(run)
+    tokens, rocks = corpus.tokens, corpus.detection.rocks()
+    table = detection.density(tokens, rocks, corpus.detection.occurrences)
+    loss = tokens[f"{run.config.rocks.loss}_post"].astype(np.float64)
+    keys = [tokens.prompt_index, tokens.sample_index]
+    of_rocks = loss.where(rocks.mask(tokens.token_id.to_numpy()), 0.0)
     table["loss_sum"] = loss.groupby(keys).sum().to_numpy()
     return table.assign(loss_rocks=of_rocks.groupby(keys).sum().to_numpy())
 
 
 @table(*TOKENS, *ROCKS, "rocks.selector", inputs=tokens_hash)
 def stability(run: Run, draws: int) -> pd.DataFrame:
-    """`detection.stability_table` over sub-corpora of 10% to 80% of the prompts."""
+    """`detection.stability` over sub-corpora of 10% to 80% of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
-    found, made = measured(run), measured(run).detection
-    features = detection.encode(found.rollouts, made.occurrences, run.config.rocks, found.encoder())
-    n = found.tokens.prompt_index.nunique()
+    corpus, settings, rng = measured(run), run.config.rocks, run.rng("stability")
+    tokens, scored = corpus.tokens, corpus.detection
+    features = detection.encode(corpus.rollouts, scored.occurrences, settings, corpus.encoder())
+    n = tokens.prompt_index.nunique()
     sizes = sorted({max(1, min(n - 1, round(share * n))) for share in SHARES})
-    each = detection.stability(
-        found.tokens,
-        made,
-        features,
-        sizes,
-        cutoffs(made.types, run.config.rocks.selector),
-        draws,
-        run.rng("stability"),
-    )
-    return detection.stability_table(each)
+    ks = cutoffs(scored.types, settings.selector)
+    return detection.stability(tokens, scored, features, sizes, ks, draws, rng)
 
 
 def cutoffs(types: pd.DataFrame, selector: str) -> list[int]:
@@ -258,41 +230,35 @@ def cutoffs(types: pd.DataFrame, selector: str) -> list[int]:
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def sensitivity(run: Run) -> pd.DataFrame:
     """`detection.sensitivity` over `SWEEP`; a reference leaves out encoders that need a model."""
-    made, sweep, student = measured(run), dict(SWEEP), None
+    corpus, sweep, student = measured(run), dict(SWEEP), None
     if run.reference is None:
-        student = made.student("post")
+        student = corpus.model("post")
     else:
         sweep["encoder"] = tuple(name for name in SWEEP["encoder"] if not needs_student(name))
         notice("sensitivity: encoders that need a model are left out of what a reference gives")
-    return detection.sensitivity(made.tokens, made.rollouts, run.config.rocks, sweep, student)
+    return detection.sensitivity(corpus.tokens, corpus.rollouts, run.config.rocks, sweep, student)
 
 
 def rock_set(run: Run, types: pd.DataFrame) -> TokenSet:
     """The rocks of the type table: the first K by rank."""
-    k = run.config.rocks.k
-    return TokenSet.of("rocks", types.nsmallest(k, "rank").token_id.to_numpy(), k=k)
+    return TokenSet.of("rocks", types.nsmallest(run.config.rocks.k, "rank").token_id)
 
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def token_sets(run: Run) -> pd.DataFrame:
     """The rocks and as many types by every other selector: ``name, token_id``."""
-    found, made = measured(run), measured(run).detection
-    k = run.config.rocks.k
-    by_score = made.types.nlargest(k, "score").token_id
-    sets = [made.rocks(), TokenSet.of("score", by_score.to_numpy(), selector="score", k=k)]
-    sets += [selectors.select(found.tokens, name, k) for name in selectors.SELECTORS]
-    ids = controls.assign(made.types, made.rocks().ids).pairs.token_id_control
-    sets.append(TokenSet.of("control", ids.to_numpy(), selector="matched", k=k))
+    corpus, k = measured(run), run.config.rocks.k
+    types, rocks = corpus.detection.types, corpus.detection.rocks()
+    sets = [rocks, TokenSet.of("score", types.nlargest(k, "score").token_id)]
+    sets += [selectors.select(corpus.tokens, name, k) for name in selectors.SELECTORS]
+    sets.append(TokenSet.of("control", controls.assign(types, rocks.ids).pairs.token_id_control))
     rows = [(one.name, token) for one in sets for token in one.ids]
     return pd.DataFrame(rows, columns=["name", "token_id"])
 
 
 def sets_of(table: pd.DataFrame) -> list[TokenSet]:
     """The sets of `token_sets`, in its order."""
-    return [
-        TokenSet.of(str(name), group.token_id.to_numpy())
-        for name, group in table.groupby("name", sort=False)
-    ]
+    return [TokenSet.of(str(n), ids) for n, ids in table.groupby("name", sort=False).token_id]
 
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
@@ -360,13 +326,13 @@ def enrichment(
     except StudyError as error:
         return None, str(error)
     category = types.set_index("token_id").category
-    sides = [category.loc[pairs[f"token_id_{side}"]].tolist() for side in ("rock", "control")]
-    return controls.enrichment(sides[0], sides[1], rng), "matched"
+    sides = (category.loc[pairs[f"token_id_{side}"]].tolist() for side in ("rock", "control"))
+    return controls.enrichment(*sides, rng), "matched"
 
 
 def with_categories(sets: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
     """Share of each category (column) in each set (row)."""
-    merged = sets.merge(types[["token_id", "category"]], on="token_id")
-    table = merged.groupby(["name", "category"], sort=False).size().unstack(fill_value=0)
+    table = sets.merge(types[["token_id", "category"]], on="token_id")
+    table = table.groupby(["name", "category"], sort=False).size().unstack(fill_value=0)
     order = [c for c in categories.CATEGORIES if c in table.columns]
     return table.div(table.sum(axis=1), axis=0)[order]

@@ -14,7 +14,7 @@ occurrences are float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,7 @@ from rockstudy.store import cache
 from rockstudy.store.code import kept_apart
 from rockstudy.store.fingerprints import fingerprint
 
-BATCH_TOKENS = (
-    8_192  # ours: prompt and completion tokens in one forward; 19 MB of states at H = 576
-)
+BATCH_TOKENS = 8_192  # ours: prompts and padding too, in one forward (19 MB at H = 576)
 SHARD_TOKENS = 65_536  # ours: completion tokens in a shard, about 3 MB on disk
 KEYS = ("prompt_index", "sample_index", "position", "token_id")
 STATISTICS = ("rkl", "fkl", "log_ratio", "entropy")
@@ -53,23 +51,13 @@ class TokenTable:
     hash: str
     n_shards: int
 
-    def shards(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """Read one shard after the other, all columns or some.
+    def read(self) -> pd.DataFrame:
+        """Read the whole table, sorted by the keys.
 
-        Raises
-        ------
-        StudyError
-            A shard that is missing, truncated or altered, by its name.
+        `StudyError` names a shard that is missing, truncated or altered.
         """
-        for number in range(self.n_shards):
-            frame = cache.load(_shard(self.path, number))
-            yield frame if columns is None else frame[list(columns)]
-
-    def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Read the whole table, or the keys and some columns, sorted by the keys."""
-        wanted = None if columns is None else list(dict.fromkeys([*KEYS, *columns]))
-        frame = pd.concat(self.shards(wanted), ignore_index=True)
-        return frame.sort_values(list(KEYS[:3]), kind="stable", ignore_index=True)
+        shards = (cache.load(_shard(self.path, number)) for number in range(self.n_shards))
+        return _sorted(shards)
 
 
 @kept_apart
@@ -77,64 +65,48 @@ def token_table(
     run: Run,
     name: str,
     rollouts: Rollouts,
-    models: Mapping[str, PreTrainedModel],
+    load: Callable[[str], PreTrainedModel],
     checkpoints: Sequence[str],
     *,
     inputs: Callable[[], Mapping[str, str]],
-    batch_tokens: int = BATCH_TOKENS,
-    shard_tokens: int = SHARD_TOKENS,
 ) -> TokenTable:
     """Compute the token table of rollouts, or read it back when the run has it.
 
-    Several processes divide the shards; the table is the same.
+    The table is the folder ``<run>/tokens/<name>``; several processes divide its shards. `load`
+    gives ``teacher`` and every checkpoint by name, over one vocabulary, where they are needed. The
+    names of `checkpoints` become parts of column names, and `inputs` gives the hashes of the
+    rollouts and of every model.
 
-    Parameters
-    ----------
-    run, name
-        The table is the folder ``<run>/tokens/<name>``.
-    models
-        ``teacher`` and every checkpoint by name, over one vocabulary. They are looked up only where
-        something is computed, so a mapping may load them lazily.
-    checkpoints
-        Names of the checkpoints, which become parts of column names.
-    inputs
-        Returns the hashes of the rollouts and of every model.
-    batch_tokens, shard_tokens
-        Tokens in one forward pass, padding included (a longer rollout goes alone), and completion
-        tokens in one shard.
-
-    Raises
-    ------
-    StudyError
-        No completion tokens, checkpoints with a different vocabulary, values that are not finite, a
-        shard that is missing or damaged.
+    `StudyError`: no completion tokens, checkpoints with a different vocabulary, values that are not
+    finite, a shard that is missing or damaged.
     """
     if rollouts.n_tokens == 0:
         raise StudyError("rollouts: must have at least one completion token; got none")
-    if not checkpoints:
-        raise StudyError("checkpoints: must name at least one model; got none")
-    order = np.lexsort((np.arange(len(rollouts)), rollouts.lengths))
+    order = np.argsort(rollouts.lengths, kind="stable")
     order = order[rollouts.lengths[order] > 0]
-    parts = _split(rollouts.lengths[order], shard_tokens)
-    config = {"checkpoints": list(checkpoints), "shards": len(parts), "shard_tokens": shard_tokens}
+    parts = list(_runs(rollouts.lengths[order], SHARD_TOKENS, np.sum))
+    config = {"checkpoints": list(checkpoints), "shards": len(parts), "shard_tokens": SHARD_TOKENS}
     _name_damage(run.path / "tokens" / name)
 
     def compute(folder: Path) -> None:
-        teacher, students = models["teacher"], {one: models[one] for one in checkpoints}
-        _check_vocabulary(teacher, students)
-        some = distributed.mine(list(enumerate(parts)))
-        n_tokens = sum(int(rollouts.lengths[order[part]].sum()) for _, part in some)
+        models = {one: load(one) for one in ("teacher", *checkpoints)}
+        size = models["teacher"].config.vocab_size
+        for one, model in models.items():
+            if model.config.vocab_size != size:
+                raise StudyError(
+                    f"checkpoint {one}: must share the teacher's vocabulary of {size} ids; "
+                    f"it has {model.config.vocab_size}"
+                )
+        some = distributed.mine([(number, order[part]) for number, part in enumerate(parts)])
+        n_tokens = sum(int(rollouts.lengths[rows].sum()) for _, rows in some)
         with progress.bar(n_tokens, "token table", "token") as bar:
-            for number, part in some:
-                rows = order[part]
+            for number, rows in some:
                 cache.cached(
                     folder,
                     "",
                     _shard(folder, number).name,
                     config={"rows": rows.tolist()},
-                    compute=lambda rows=rows: _shard_frame(
-                        rollouts, rows, teacher, students, batch_tokens
-                    ),
+                    compute=lambda rows=rows: _shard_frame(rollouts, rows, models),
                 )
                 bar.update(int(rollouts.lengths[rows].sum()))
 
@@ -156,78 +128,56 @@ def _name_damage(path: Path) -> None:
             cache.load(_shard(path, number))
 
 
-def _check_vocabulary(teacher: PreTrainedModel, checkpoints: Mapping[str, PreTrainedModel]) -> None:
-    size = teacher.config.vocab_size
-    for name, model in checkpoints.items():
-        if model.config.vocab_size != size:
-            raise StudyError(
-                f"checkpoint {name}: must share the teacher's vocabulary of {size} ids; "
-                f"it has {model.config.vocab_size}"
-            )
+def _sorted(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.sort_values(list(KEYS[:3]), kind="stable", ignore_index=True)
 
 
-def _split(lengths: np.ndarray, budget: int) -> list[slice]:
-    """Cut rows, in their order, into runs of at most `budget` tokens, at least one row each."""
-    cuts, total = [0], 0
-    for i, length in enumerate(lengths.tolist()):
-        if i > cuts[-1] and total + length > budget:
-            cuts.append(i)
-            total = 0
-        total += length
-    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(lengths)], strict=True)]
+def _runs(sizes: np.ndarray, budget: int, cost: Callable[[np.ndarray], int]) -> Iterator[slice]:
+    """Cut rows, in their order, into runs that cost at most `budget`, at least one row each."""
+    start = 0
+    for i in range(1, len(sizes) + 1):
+        if i == len(sizes) or cost(sizes[start : i + 1]) > budget:
+            yield slice(start, i)
+            start = i
+
+
+def _batches(widths: np.ndarray, budget: int) -> Iterator[slice]:
+    """Cut rows sorted by width into batches whose padded size is at most `budget`."""
+    return _runs(widths, budget, lambda some: len(some) * some[-1])
 
 
 def _shard_frame(
-    rollouts: Rollouts,
-    rows: np.ndarray,
-    teacher: PreTrainedModel,
-    checkpoints: Mapping[str, PreTrainedModel],
-    batch_tokens: int,
+    rollouts: Rollouts, rows: np.ndarray, models: Mapping[str, PreTrainedModel]
 ) -> pd.DataFrame:
     """The rows of the token table for some rollouts, sorted by the keys."""
     widths = np.array([len(rollouts.prompt_ids[rollouts.prompt_index[r]]) for r in rows])
     widths += rollouts.lengths[rows]
     by_width = np.argsort(widths, kind="stable")
-    frames = []
-    for batch in _batches(widths[by_width], batch_tokens):
-        chosen = rows[by_width[batch]]
-        frames.append(_batch_frame(rollouts, chosen, teacher, checkpoints))
-    frame = pd.concat(frames, ignore_index=True)
-    frame = frame.sort_values(list(KEYS[:3]), kind="stable", ignore_index=True)
+    batches = _batches(widths[by_width], BATCH_TOKENS)
+    frame = _sorted([_batch_frame(rollouts, rows[by_width[one]], models) for one in batches])
     _check_finite(frame)
     return frame
 
 
-def _batches(widths: np.ndarray, budget: int) -> Iterator[slice]:
-    """Cut rows sorted by width into batches whose padded size is at most `budget`."""
-    start = 0
-    for i in range(1, len(widths) + 1):
-        if i == len(widths) or (i + 1 - start) * widths[i] > budget:
-            yield slice(start, i)
-            start = i
-
-
 def _batch_frame(
-    rollouts: Rollouts,
-    rows: np.ndarray,
-    teacher: PreTrainedModel,
-    checkpoints: Mapping[str, PreTrainedModel],
+    rollouts: Rollouts, rows: np.ndarray, models: Mapping[str, PreTrainedModel]
 ) -> pd.DataFrame:
     mask = rollouts.mask[rows]
     ids = rollouts.completion_ids[rows][mask]
-    states = [
+    teacher, *students = (
         States(completion_states(model, rollouts, rows), Head.of(model))
-        for model in (teacher, *checkpoints.values())
-    ]
-    targets = torch.from_numpy(ids).long().to(teacher.device)
-    statistics = token_statistics(states[0], states[1:], targets)
+        for model in models.values()
+    )
+    targets = torch.from_numpy(ids).long().to(models["teacher"].device)
+    statistics = token_statistics(teacher, students, targets)
     columns: dict[str, Any] = {
         "prompt_index": np.repeat(rollouts.prompt_index[rows], mask.sum(1)),
         "sample_index": np.repeat(rollouts.sample_index[rows], mask.sum(1)),
         "position": np.nonzero(mask)[1].astype(np.int32),
         "token_id": ids,
     }
-    for name, one in zip(checkpoints, statistics.students, strict=True):
+    for name, one in zip(list(models)[1:], statistics.students, strict=True):
         columns |= {f"{s}_{name}": getattr(one, s).cpu().numpy() for s in STATISTICS}
     for name in ("entropy_teacher", "rank_teacher"):
         columns[name] = getattr(statistics, name).cpu().numpy()
@@ -245,23 +195,15 @@ def _check_finite(frame: pd.DataFrame) -> None:
             )
 
 
-# --- the type table -------------------------------------------------------------------------------
-
-
 def type_table(tokens: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Means of columns over the occurrences of every token type.
 
     `tokens` has ``prompt_index, token_id`` and `columns`, in nats.
 
-    Returns
-    -------
-    DataFrame
-        A row per observed type, by id: ``token_id, count, n_prompts``, and for every column
-        ``<column>_mean`` and ``<column>_se``, its standard error clustered by prompt: NaN where one
-        prompt has all occurrences.
+    Returns a row per observed type, by id: ``token_id, count, n_prompts``, and for every column
+    ``<column>_mean`` and ``<column>_se``, its standard error clustered by prompt: NaN where one
+    prompt has all occurrences.
 
-    Notes
-    -----
     With s_c the sum and n_c the number of occurrences in prompt c, the mean is sum s / sum n and
     its variance the ratio estimator's, G / (G - 1) sum_c (s_c - mean n_c)^2 / (sum n)^2 over the G
     prompts that have the type.

@@ -77,7 +77,7 @@ def rates(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
         ``prompt_strict`` and ``prompt_loose`` (bool), ``instructions`` (their number), and
         ``instructions_strict`` and ``instructions_loose`` (numbers followed). The mean of a prompt
         column is its rate (`intervals.cluster_mean`); an instruction-level rate is the ratio of
-        sums (`intervals.cluster_ratio`), as in the harness. Loose: the best of eight versions of
+        sums (`intervals.prompt_ratio`), as in the harness. Loose: the best of eight versions of
         the text, without its first or last line or its asterisks.
     """
     graded = []

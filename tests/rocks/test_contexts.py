@@ -56,14 +56,17 @@ def path(request, monkeypatch):
 
 @pytest.mark.parametrize("radius", [1, 3])
 @pytest.mark.parametrize("gamma", [1e-7, 0.4, 0.5, 0.75, 1.0])
-def test_share_of_similar_windows_equals_a_double_loop_over_multisets(path, radius, gamma):
+def test_share_of_similar_windows_equals_a_double_loop_over_multisets(
+    path, radius, gamma, monkeypatch
+):
     corpus = rollouts([30, 1, 2, 25, 40, 7])
     rows, columns, types = every_token(corpus)
     windows = [window(corpus, r, c, radius) for r, c in zip(rows, columns, strict=True)]
     expected = by_double_loop(of_windows(windows), types, gamma)
     bags = encoders.bag_of_ids(corpus, rows, columns, radius)
     for block in (1, 50, neighbours.BLOCK):
-        found = contexts.consistency(bags, types, gamma, block=block)
+        monkeypatch.setattr(neighbours, "BLOCK", block)
+        found = contexts.consistency(bags, types, gamma)
         np.testing.assert_allclose(found, expected, atol=0, rtol=1e-15)
     assert np.nanmax(expected) > 0  # the case is no trivial one
 
@@ -71,13 +74,14 @@ def test_share_of_similar_windows_equals_a_double_loop_over_multisets(path, radi
 @pytest.mark.parametrize("most", [1, 256])
 def test_weighted_and_negative_sparse_features_equal_a_double_loop(path, most, monkeypatch):
     monkeypatch.setattr(neighbours, "_MAX_FREQUENT", most)
+    monkeypatch.setattr(neighbours, "BLOCK", 64)
     rng = np.random.default_rng(1)
     dense = rng.integers(-2, 4, (150, 9)) * (rng.random((150, 9)) < 0.4)
     dense[::3] = dense[0]  # many copies
     dense[5] = 0
     groups = rng.integers(0, 5, 150) * 1_000_000_007
     expected = by_double_loop(of_rows(dense), groups, 0.3)
-    found = contexts.consistency(sparse.coo_array(dense), groups, 0.3, block=64)
+    found = contexts.consistency(sparse.coo_array(dense), groups, 0.3)
     np.testing.assert_allclose(found, expected, rtol=1e-15)
 
 
@@ -89,7 +93,8 @@ def test_large_groups_take_the_table_and_the_sparse_correction(monkeypatch):
     called = []
     count = neighbours._correction
     monkeypatch.setattr(neighbours, "_correction", lambda *a: called.append(len(a[1])) or count(*a))
-    found = contexts.consistency(bags, types, 0.6, block=100_000)
+    monkeypatch.setattr(neighbours, "BLOCK", 100_000)
+    found = contexts.consistency(bags, types, 0.6)
     assert len(called) > 3
     norms = np.sqrt(np.asarray(bags.sum(1)).ravel())
     similar = (bags @ bags.T).toarray() >= 0.6 * np.outer(norms, norms) - 1e-4
@@ -98,14 +103,15 @@ def test_large_groups_take_the_table_and_the_sparse_correction(monkeypatch):
 
 
 @pytest.mark.parametrize("block", [1, 70, neighbours.BLOCK])
-def test_share_of_similar_dense_rows_equals_a_double_loop(block):
+def test_share_of_similar_dense_rows_equals_a_double_loop(block, monkeypatch):
+    monkeypatch.setattr(neighbours, "BLOCK", block)
     rng = np.random.default_rng(2)
     features = rng.normal(size=(120, 6)).astype(np.float32)
     features[::7] = 0
     groups = rng.choice([4, -2, 70, 71, 72, 999], 120, p=[0.5, 0.3, 0.1, 0.04, 0.03, 0.03])
     groups[0] = 12345  # alone
     expected = by_double_loop(of_rows(features), groups, 0.2)
-    found = contexts.consistency(features, groups, 0.2, block=block)
+    found = contexts.consistency(features, groups, 0.2)
     np.testing.assert_allclose(found, expected, rtol=1e-15)
     assert np.isnan(found[0]) and np.isnan(found).sum() == 1
 
@@ -144,7 +150,6 @@ def test_no_occurrences_give_no_shares(encode):
         ({"gamma": 0.0}, r"gamma: must be in \(0, 1\]; got 0.0"),
         ({"gamma": 1.5}, r"gamma: must be in \(0, 1\]; got 1.5"),
         ({"gamma": math.nan}, r"gamma: must be in \(0, 1\]; got nan"),
-        ({"block": 0}, "block: must be a whole number of at least 1; got 0"),
         ({"groups": np.zeros(3, int)}, r"groups: must be 4 integers; got int64 \(3,\)"),
         ({"groups": np.zeros(4)}, r"groups: must be 4 integers; got float64 \(4,\)"),
         ({"features": np.full((4, 2), np.nan)}, "features: must be finite; got NaN or infinity"),

@@ -129,7 +129,7 @@ def test_a_few_hundred_rocks_among_thousands_of_types_are_matched():
 def test_enrichment_by_hand():
     rock = ["latex", "latex", "digit", "marker"]
     control = ["word", "latex", "word", "word"]
-    table = enrichment(rock, control, np.random.default_rng(0), 200).set_index("category")
+    table = enrichment(rock, control, np.random.default_rng(0)).set_index("category")
     assert table.index.tolist() == ["latex", "marker", "digit", "word"]
     assert table["share_rock"].tolist() == [0.5, 0.25, 0.25, 0]
     assert table["share_control"].tolist() == [0.25, 0, 0, 0.75]
@@ -144,21 +144,21 @@ def test_the_interval_of_an_enrichment_has_the_closed_form_standard_error():
     rng = np.random.default_rng(3)
     rock = np.where(rng.random(400) < 0.4, "latex", "word")
     control = np.where(rng.random(400) < 0.2, "latex", "word")
-    latex = enrichment(rock, control, rng, 4000).set_index("category").loc["latex"]
+    latex = enrichment(rock, control, rng).set_index("category").loc["latex"]
     paired = (rock == "latex").astype(float) - (control == "latex")
     half_width = (latex["hi"] - latex["lo"]) / 2
     assert half_width == pytest.approx(Z * paired.std() / np.sqrt(400), rel=0.06)
 
 
 def test_identical_pairs_differ_by_nothing():
-    table = enrichment(["latex", "word"], ["latex", "word"], np.random.default_rng(0), 50)
+    table = enrichment(["latex", "word"], ["latex", "word"], np.random.default_rng(0))
     assert table[["difference", "lo", "hi"]].to_numpy().tolist() == [[0, 0, 0]] * 2
 
 
 def test_enrichment_repeats_with_its_generator_and_leaves_the_global_one_alone():
     rock, control = ["latex", "digit", "word"] * 5, ["word", "word", "latex"] * 5
     before = np.random.get_state()[1].copy()  # noqa: NPY002 - the generator that must not be used
-    first, second = (enrichment(rock, control, np.random.default_rng(4), 300) for _ in range(2))
+    first, second = (enrichment(rock, control, np.random.default_rng(4)) for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
@@ -173,4 +173,4 @@ def test_enrichment_repeats_with_its_generator_and_leaves_the_global_one_alone()
 )
 def test_categories_that_do_not_pair_are_refused(rock, control, message):
     with pytest.raises(StudyError, match=message):
-        enrichment(rock, control, np.random.default_rng(0), 10)
+        enrichment(rock, control, np.random.default_rng(0))

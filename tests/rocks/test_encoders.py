@@ -53,12 +53,13 @@ def test_mean_embedding_is_the_mean_over_the_window_without_its_centre():
         np.testing.assert_allclose(found[i], expected, atol=1e-6)
 
 
-def test_hidden_states_equal_a_forward_of_each_row_alone(tiny_tokenizer):
+def test_hidden_states_equal_a_forward_of_each_row_alone(tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(encoders, "ROLLOUTS", 2)
     model = tiny_model(tiny_tokenizer, 32, seed=0).train()
     corpus = rollouts([12, 5, 8, 1, 12])
     rows, columns, _ = every_token(corpus)
     rows, columns = rows[rows != 2][:25], columns[rows != 2][:25]  # one rollout is not needed
-    found = encoders.hidden_states(corpus, rows, columns, 1, model, 2)
+    found = encoders.hidden_states(corpus, rows, columns, 1, model)
     assert found.dtype == np.float32 and model.training
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
         prompt = corpus.prompt_ids[corpus.prompt_index[row]]
@@ -67,7 +68,8 @@ def test_hidden_states_equal_a_forward_of_each_row_alone(tiny_tokenizer):
             states = model(torch.tensor(ids)[None], output_hidden_states=True).hidden_states
         np.testing.assert_allclose(found[i], states[-1][0, -1].numpy(), atol=2e-5)
     for batch_size in (1, 100):
-        again = encoders.hidden_states(corpus, rows, columns, 1, model, batch_size)
+        monkeypatch.setattr(encoders, "ROLLOUTS", batch_size)
+        again = encoders.hidden_states(corpus, rows, columns, 1, model)
         np.testing.assert_allclose(again, found, atol=2e-5)
 
 
@@ -96,8 +98,6 @@ def test_encodings_refuse_lengths_ids_and_prompts_that_do_not_fit(tiny_tokenizer
     with pytest.raises(StudyError, match="embeddings: must have a row for every token id"):
         encoders.mean_embedding(corpus, [0] * 6, range(6), 1, with_embeddings(np.ones((1, 2))))
     model = tiny_model(tiny_tokenizer, 32, seed=0)
-    with pytest.raises(StudyError, match="batch_size: must be a whole number of at least 1"):
-        encoders.hidden_states(corpus, [0], [0], 1, model, 0)
     corpus.prompt_ids[0] = np.empty(0, np.int64)
     with pytest.raises(StudyError, match="prompt_ids: prompt 0 must have at least one token"):
-        encoders.hidden_states(corpus, [0], [0], 1, model, 1)
+        encoders.hidden_states(corpus, [0], [0], 1, model)

@@ -153,9 +153,7 @@ def test_the_rates_are_those_that_the_harness_itself_reports(no_punkt):
         rng = np.random.default_rng(0)
         prompts = intervals.cluster_mean(frame, f"prompt_{kind}", "prompt_index", rng)
         assert prompts.value == np.mean([e[f"prompt_level_{kind}_acc"] for e in expected])
-        instructions = intervals.cluster_ratio(
-            frame, f"instructions_{kind}", "instructions", "prompt_index", rng
-        )
+        instructions = intervals.prompt_ratio(frame, f"instructions_{kind}", "instructions", rng)
         pooled = utils.agg_inst_level_acc([e[f"inst_level_{kind}_acc"] for e in expected])
         assert instructions.value == pytest.approx(pooled, abs=1e-12)
         assert frame[f"prompt_{kind}"].tolist() == [e[f"prompt_level_{kind}_acc"] for e in expected]
