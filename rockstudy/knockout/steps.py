@@ -280,7 +280,7 @@ def census_table(classes: pd.DataFrame, k: int, chosen: pd.DataFrame) -> pd.Data
             counts = part["class"].value_counts()
             row = {"benchmark": benchmark, "candidates": name, "n": len(part)}
             row |= {kind: int(counts.get(kind, 0)) for kind in census.CLASSES}
-            rows.append(row | {"sign_test_p": census.sign_test(list(part["class"]))["p"]})
+            rows.append(row | {"sign_test_p": census.sign_test(list(part["class"]))})
     return pd.DataFrame(rows)
 
 
