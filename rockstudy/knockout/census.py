@@ -107,7 +107,7 @@ def multiplicity(p: Sequence[float] | np.ndarray) -> pd.DataFrame:
 
 
 def sign_test(classes: Sequence[str]) -> float:
-    """P-value of the two-sided exact binomial test of pillars against stumbling blocks; p = 1 without either."""
+    """P-value of pillars against stumbling blocks, exact and two-sided; 1 without either."""
     pillars, n = (sum(c in kinds for c in classes) for kinds in (CLASSES[:1], CLASSES[::2]))
     return float(stats.binomtest(pillars, n).pvalue) if n else 1.0
 
