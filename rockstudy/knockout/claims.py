@@ -6,6 +6,8 @@ paper counts classes among 200 candidates; the rows compare shares, with Wilson'
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import pandas as pd
 
 from rockstudy import display
@@ -45,17 +47,15 @@ def of_screen(
     return [*rows, _core(counted, k), *_seen([_null(controls)], right.iloc[0])]
 
 
-def _seen(rows: list[ClaimRow], right: bool) -> list[ClaimRow]:
+def _seen(rows: Iterable[ClaimRow], right: bool) -> Iterator[ClaimRow]:
     """The rows; without numbers where the student is never right.
 
     An answer that is never right cannot become wrong, so no candidate could be a pillar.
     """
-    if right:
-        return rows
     why = "the student is never right there, so a knockout cannot lower its accuracy"
-    measured = {"value", "lo", "hi", "unit", "n"}
-    bare = [{k: v for k, v in row.items() if k not in measured} for row in rows]
-    return [row | {"verdict": "not run", "reason": why} for row in bare]
+    for row in rows:
+        bare = {k: v for k, v in row.items() if k not in ("value", "lo", "hi", "unit", "n")}
+        yield row if right else bare | {"verdict": "not run", "reason": why}
 
 
 def _base(theirs: str, ours: str, one: pd.Series) -> ClaimRow:
@@ -68,14 +68,13 @@ def _base(theirs: str, ours: str, one: pd.Series) -> ClaimRow:
     )
 
 
-def _census(theirs: str, ours: str, counted: pd.DataFrame) -> list[ClaimRow]:
+def _census(theirs: str, ours: str, counted: pd.DataFrame) -> Iterator[ClaimRow]:
     """The share of each class among the candidates on one benchmark."""
     one = counted[(counted.benchmark == ours) & (counted.candidates == "all")].iloc[0]
-    rows = []
     for kind, number in zip(census.CLASSES, ("pillar", "neutral", "stumbling"), strict=True):
         count, n = int(one[kind]), int(one.n)
         of_paper = paper.number(f"{'pillars' if kind == PILLAR else number}/{theirs}").value
-        row = verdicts.holds(
+        yield verdicts.holds(
             f"census-{number}-{ours}",
             f"Share of candidates that are {_a(kind)} on {ours}: {count} of {n} "
             f"(the paper: {of_paper:.0f} of 200 on {theirs}).",
@@ -83,17 +82,14 @@ def _census(theirs: str, ours: str, counted: pd.DataFrame) -> list[ClaimRow]:
             verdicts.share(count, n, "candidates"),
             headline=kind == PILLAR,
         )
-        rows.append(row)
-    return rows
 
 
 def _a(kind: str) -> str:
     return kind.lower() if kind == NEUTRAL else f"a {kind}"
 
 
-def _cross_task(classes: pd.DataFrame) -> list[ClaimRow]:
+def _cross_task(classes: pd.DataFrame) -> Iterator[ClaimRow]:
     """Candidates by their classes on both benchmarks."""
-    rows = []
     for label in paper.labelled("cross-task-share"):
         first, second = ({"N": NEUTRAL, "P": PILLAR}[letter] for letter in label.split("|"))
         about = (
@@ -103,64 +99,58 @@ def _cross_task(classes: pd.DataFrame) -> list[ClaimRow]:
             f"cross-task-share/{label}",
         )
         if classes.benchmark.nunique() < 2:
-            rows.append(verdicts.not_run(*about, "the run has one benchmark"))
+            yield verdicts.not_run(*about, "the run has one benchmark")
             continue
         counts = census.agreement(classes).set_index(["first", "second"])["count"]
         share = verdicts.share(int(counts[first, second]), int(counts.sum()), "candidates")
-        rows.append(verdicts.holds(*about, share))
-    return rows
+        yield verdicts.holds(*about, share)
 
 
-def _corrected(theirs: str, ours: str, tested: pd.DataFrame) -> list[ClaimRow]:
+def _corrected(theirs: str, ours: str, tested: pd.DataFrame) -> Iterator[ClaimRow]:
     """Rejections of the token-level tests on one benchmark before and after correction."""
     corrected = tested[tested.benchmark == ours].set_index(["method", "level"])
     raw = corrected.loc["none", census.ALPHA]
     size = {"unit": "tests", "n": int(raw.tests)}
-    rows = [
-        verdicts.shown(
-            f"census-rejected-{ours}",
-            f"Rejections at 0.05 on {ours} before correction; {raw.expected_false:.1f} would be "
-            "expected without any effect (the paper gives that expectation alone).",
-            "expected-false",
-            {"value": int(raw.rejected)} | size,
-            "the paper does not count its rejections",
-        ),
-        verdicts.shown(
-            f"census-smallest-p-{ours}",
-            f"Smallest p-value of the screen on {ours}.",
-            f"smallest-p/{theirs}",
-            {"value": raw.smallest} | size,
-            "it falls with the number of tests; the corrected counts are judged instead",
-        ),
-    ]
+    yield verdicts.shown(
+        f"census-rejected-{ours}",
+        f"Rejections at 0.05 on {ours} before correction; {raw.expected_false:.1f} would be "
+        "expected without any effect (the paper gives that expectation alone).",
+        "expected-false",
+        {"value": int(raw.rejected)} | size,
+        "the paper does not count its rejections",
+    )
+    yield verdicts.shown(
+        f"census-smallest-p-{ours}",
+        f"Smallest p-value of the screen on {ours}.",
+        f"smallest-p/{theirs}",
+        {"value": raw.smallest} | size,
+        "it falls with the number of tests; the corrected counts are judged instead",
+    )
     for method, level, number, words in (
         ("bonferroni", census.ALPHA, "bonferroni", "Bonferroni"),
         ("fdr_bh", paper.number("fdr").value, "fdr", "Benjamini-Hochberg at q = 0.20"),
     ):
-        row = verdicts.equals(
+        yield verdicts.equals(
             f"census-{number}-{ours}",
             f"Rejections on {ours} that remain after {words}.",
             f"{number}-survivors/{theirs}",
             {"value": int(corrected.rejected[method, level])} | size,
             headline=number == "fdr",
         )
-        rows.append(row)
-    return rows
 
 
-def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> list[ClaimRow]:
+def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> Iterator[ClaimRow]:
     """Pillars against stumbling blocks: both benchmarks, each, and inside the top K."""
     tests = {
         "both": ("both", "all", "both benchmarks together"),
         "core": ("both", f"top {k}", f"both, inside the top {k} of the ranking"),
     } | {theirs: (ours, "all", f"on {ours}") for theirs, ours in benchmarks.items()}
-    rows = []
     for label in [label for label in paper.labelled("sign-p") if label in tests]:
         name, part, where = tests[label]
         one = counted[(counted.benchmark == name) & (counted.candidates == part)].iloc[0]
         ours = (int(one[PILLAR]), int(one[STUMBLING]))
         theirs = [paper.number(f"sign-{side}/{label}").value for side in ("pillars", "stumbling")]
-        row = verdicts.concludes(
+        yield verdicts.concludes(
             f"census-sign-test-{benchmarks.get(label, label)}",
             f"More pillars than stumbling blocks, {where}: {ours[0]} to {ours[1]} (the paper: "
             f"{theirs[0]:.0f} to {theirs[1]:.0f}), p-value of the sign test.",
@@ -169,15 +159,14 @@ def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> list[Cl
             same_side=ours[0] > ours[1],
             headline=label == "both",
         )
-        rows.append(row)
-    return rows
 
 
-def _ranks(theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame) -> list[ClaimRow]:
+def _ranks(
+    theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame
+) -> Iterator[ClaimRow]:
     """Where the paper's pillars rank here, and whether they are pillars."""
     ranks = chosen.drop_duplicates("target").drop_duplicates("spelling").set_index("spelling")
     kinds = classes[classes.benchmark == ours].set_index("target")["class"]
-    rows = []
     for text in paper.labelled(f"pillar-rank/{theirs}"):
         about = (
             f"pillar-rank-{text.strip(' -').lower()}",
@@ -186,14 +175,13 @@ def _ranks(theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame) 
         )
         if visible(text) not in ranks.index:
             why = f"no candidate of this vocabulary is spelled {text!r}"
-            rows.append(verdicts.not_run(*about, why))
+            yield verdicts.not_run(*about, why)
             continue
         one = ranks.loc[visible(text)]
         measured = {"value": int(one["rank"]), "unit": "candidates", "n": len(ranks)}
         verdict = "reproduced" if kinds[one.target] == PILLAR else "differs"
         reason = "must be a pillar here too, whatever its rank"
-        rows.append(verdicts.judged(*about, measured, verdict=verdict, reason=reason))
-    return rows
+        yield verdicts.judged(*about, measured, verdict=verdict, reason=reason)
 
 
 def _core(counted: pd.DataFrame, k: int) -> ClaimRow:

@@ -29,16 +29,13 @@ from rockstudy.training.stages import TrainResult
 
 TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, types do
 ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on the lab
-
-
 ARMS = (*TOKENS, "evaluation", "rocks", "freeze")  # fields of the configuration behind the arms
 
 
 def material(run: Run) -> Material:
     """The measurements that the arms need, from the baseline of the first seed."""
-    found = measured(run)
     special = tuple(map(int, loading.tokenizer_of(run).all_special_ids))
-    return Material(found.detection, found.tokens, special, run.config)
+    return Material(measured(run).detection, measured(run).tokens, special, run.config)
 
 
 def planned(run: Run) -> pd.DataFrame:
@@ -52,21 +49,17 @@ def planned(run: Run) -> pd.DataFrame:
 Trained = list[tuple[Arm, int, TrainResult, tuple[str, ...]]]  # seed, and checkpoints to grade
 
 
-def _jobs(run: Run) -> list[tuple[Arm, int, tuple[str, ...]]]:
-    made, every = material(run), tuple(run.config.stage2.keep)
-    return [
-        (arms.build(name, made, seed), seed, every if along else ("late",))
-        for name, seed, along in arms.plan(run.config)
-    ]
-
-
 @kept_apart
 def trained(run: Run, *, grade: bool = True) -> Trained:
     """Train every arm at every seed and grade it, in parallel, once in a run."""
 
     def train() -> Trained:
         run.needs_models("arms of stage 2")
-        jobs = _jobs(run)
+        made, every = material(run), tuple(run.config.stage2.keep)
+        jobs = [
+            (arms.build(name, made, seed), seed, every if along else ("late",))
+            for name, seed, along in arms.plan(run.config)
+        ]
         if "random-windows" in {arm.name for arm, _, _ in jobs}:
             _check_match(matched(run))
         todo = jobs if grade else [(arm, seed, ()) for arm, seed, _ in jobs]
@@ -137,14 +130,14 @@ def timing(run: Run) -> pd.DataFrame:
 @table(*ARMS, inputs=tokens_hash)
 def matched(run: Run) -> pd.DataFrame:
     """`windows.match` of the random windows on the rollouts of the statistics, a draw a seed."""
-    made, found = material(run), measured(run)
-    losses = np.zeros(found.rollouts.mask.shape)
-    losses[found.rollouts.mask] = found.tokens.rkl_post
+    made, rollouts, frames = material(run), measured(run).rollouts, []
+    losses = np.zeros(rollouts.mask.shape)
+    losses[rollouts.mask] = made.tokens.rkl_post
+    corpus = (rollouts.completion_ids, rollouts.mask, losses)
     counts = made.detection.types.set_index("token_id")["count"]
-    ids, mask, frames = found.rollouts.completion_ids, found.rollouts.mask, []
     for seed in run.config.seeds:
         drawn = arms.build("random-windows", made, seed).weights
-        frames.append(windows.match(ids, mask, losses, counts, drawn).assign(seed=seed))
+        frames.append(windows.match(*corpus, counts, drawn).assign(seed=seed))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -175,13 +168,11 @@ def means(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     DataFrame
         ``arm, benchmark, step, value, lo, hi`` (NaN for one seed), ``unit, n, seeds``.
     """
-    rows = []
-    for keys, some in table.groupby(["arm", "benchmark", "step"], sort=False):
-        named = dict(zip(("arm", "benchmark", "step"), keys, strict=True))
-        if some.seed.nunique() == 1:
-            rows.append(named | _one_seed(some.accuracy.mean()))
-        else:
-            rows.append(named | _crossed(intervals.crossed_mean(some, "accuracy", rng)))
+    keys, rows = ["arm", "benchmark", "step"], []
+    for names, some in table.groupby(keys, sort=False):
+        single = some.seed.nunique() == 1
+        mean = some.accuracy.mean() if single else intervals.crossed_mean(some, "accuracy", rng)
+        rows.append(dict(zip(keys, names, strict=True)) | _columns(mean))
     return pd.DataFrame(rows)
 
 
@@ -195,13 +186,12 @@ def differences(
     DataFrame
         ``arm, benchmark`` and the columns of `changed`.
     """
-    ends = at_end(table)
+    ends, rows = at_end(table), []
     base = ends[ends["arm"] == against]
-    rows = []
-    for keys, some in ends[ends["arm"] != against].groupby(["arm", "benchmark"], sort=False):
-        same = (base.benchmark == keys[1]) & base.seed.isin(some.seed)
-        named = dict(zip(("arm", "benchmark"), keys, strict=True))
-        rows.append(named | changed(base[same], some, rng))
+    groups = ends[ends["arm"] != against].groupby(["arm", "benchmark"], sort=False)
+    for (arm, benchmark), some in groups:
+        same = base[(base.benchmark == benchmark) & base.seed.isin(some.seed)]
+        rows.append({"arm": arm, "benchmark": benchmark} | changed(same, some, rng))
     return pd.DataFrame(rows)
 
 
@@ -215,18 +205,17 @@ def changed(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator)
         problems tell nothing about other trainings.
     """
     if after.seed.nunique() == 1:
-        return _one_seed(after.accuracy.mean() - before.accuracy.mean())
-    return _crossed(intervals.crossed_difference(before, after, "accuracy", rng))
+        return _columns(after.accuracy.mean() - before.accuracy.mean())
+    return _columns(intervals.crossed_difference(before, after, "accuracy", rng))
 
 
-def _crossed(estimate: intervals.Estimate) -> dict[str, Any]:
-    assert isinstance(estimate.n, tuple)
-    return intervals.as_columns(estimate) | {"seeds": estimate.n[0]}
-
-
-def _one_seed(value: float) -> dict[str, Any]:
+def _columns(mean: float | intervals.Estimate) -> dict[str, Any]:
+    """A mean over seeds and problems as columns; a number is that of a single seed."""
+    if isinstance(mean, intervals.Estimate):
+        assert isinstance(mean.n, tuple)
+        return intervals.as_columns(mean) | {"seeds": mean.n[0]}
     none = float("nan")
-    return {"value": value, "lo": none, "hi": none, "unit": "training seeds", "n": 1, "seeds": 1}
+    return {"value": mean, "lo": none, "hi": none, "unit": "training seeds", "n": 1, "seeds": 1}
 
 
 def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
