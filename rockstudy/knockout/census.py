@@ -18,7 +18,6 @@ of Delta over candidates that is not noise, which bounds every correlation with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +29,7 @@ from rockstudy.intervals import LEVEL, N_BOOT, resample
 
 LEAST = 0.01  # paper 3: a Strong effect is at least a percentage point
 ALPHA = 0.05  # paper 3
+SPEARMAN_DRAWS = 2_000  # ours: each draw ranks anew, so fewer than the N_BOOT of a mean
 POWER = 0.8  # ours: the usual convention
 CLASSES = ("Strong Pillar", "Neutral", "Strong Stumbling Block")
 
@@ -39,17 +39,10 @@ def bootstrap(delta: np.ndarray, rng: np.random.Generator, n_boot: int = N_BOOT)
 
     `delta` is float64 (candidates, problems), with rollouts averaged within a problem.
 
-    Returns
-    -------
-    DataFrame
-        A row per candidate: ``delta, se, lo, hi, p``. The p-value is two-sided,
-        2 min(#(Delta* <= 0) + 1, #(Delta* >= 0) + 1) / (n_boot + 1), at most 1; a candidate that
-        changes nothing has p = 1.
+    A row per candidate: ``delta, se, lo, hi, p``. The p-value is two-sided and at most 1,
+    2 min(#(Delta* <= 0) + 1, #(Delta* >= 0) + 1) / (n_boot + 1); it is 1 where nothing changes.
 
-    Raises
-    ------
-    StudyError
-        Fewer than 2 problems, or differences that are not finite.
+    `StudyError`: fewer than 2 problems, or differences that are not finite.
     """
     n_problems, undefined = delta.shape[1], int((~np.isfinite(delta)).sum())
     if n_problems < 2 or undefined:
@@ -70,13 +63,8 @@ def census(arms: pd.DataFrame) -> pd.DataFrame:
     """Classify every candidate on every benchmark.
 
     `arms` has a row per candidate, benchmark and kind of knockout: ``benchmark, target, arm, delta,
-    p``.
-
-    Returns
-    -------
-    DataFrame
-        ``benchmark, target, class``, and ``delta, p, arm`` of the arm that decided it; of a neutral
-        one, of the arm with the largest |Delta|.
+    p``. The result has ``benchmark, target, class``, and ``delta, p, arm`` of the arm that decided
+    it; of a neutral one, of the arm with the largest |Delta|.
     """
     rows = []
     for (benchmark, target), group in arms.groupby(["benchmark", "target"], sort=False):
@@ -121,18 +109,12 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["first", "second", "count"])
 
 
-def predictors(
-    table: pd.DataFrame, names: Sequence[str], rng: np.random.Generator, n_boot: int = 2_000
-) -> pd.DataFrame:
+def predictors(table: pd.DataFrame, names: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
     """Correlation of Delta with properties of token types.
 
-    `table` has ``delta`` and the properties `names`, a row per candidate.
-
-    Returns
-    -------
-    DataFrame
-        ``predictor, r, p, lo, hi`` (Pearson, Fisher's interval), ``rho, rho_p, rho_lo, rho_hi``
-        (Spearman, candidates resampled), ``n``. NaN where a property or Delta is constant.
+    `table` has ``delta`` and the properties `names`, a row per candidate. The result has
+    ``predictor, r, p, lo, hi`` (Pearson, Fisher's interval), ``rho, rho_p, rho_lo, rho_hi``
+    (Spearman, candidates resampled), ``n``. NaN where a property or Delta is constant.
     """
     rows = []
     for name in names:
@@ -141,7 +123,7 @@ def predictors(
         if len(some) >= 4 and some.nunique().min() >= 2:
             x, y = some[name].to_numpy(np.float64), some.delta.to_numpy(np.float64)
             pearson = stats.pearsonr(x, y)
-            drawn = _spearman_draws(x, y, rng, n_boot)
+            drawn = _spearman_draws(x, y, rng)
             ends = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             interval = pearson.confidence_interval(LEVEL)
             numbers = (*pearson, *interval, *stats.spearmanr(x, y), *ends)
@@ -150,9 +132,9 @@ def predictors(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _spearman_draws(x: Any, y: Any, rng: np.random.Generator, n_boot: int) -> np.ndarray:
+def _spearman_draws(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Spearman's rho of resampled pairs, ranks anew in every draw."""
-    draws = rng.integers(len(x), size=(n_boot, len(x)))
+    draws = rng.integers(len(x), size=(SPEARMAN_DRAWS, len(x)))
     a, b = (stats.rankdata(v[draws], axis=1) for v in (x, y))
     a, b = (r - r.mean(1, keepdims=True) for r in (a, b))
     norm = np.sqrt((a**2).sum(1) * (b**2).sum(1))

@@ -36,7 +36,7 @@ def of_screen(
     right = base.base > 0
     rows = []
     for names in benchmarks.items():
-        rows.append(_base(*names, base.loc[names[1]]))
+        rows += [_base(*names, base.loc[names[1]])]
         rows += _seen(_census(*names, counted), right[names[1]])
     rows += _seen(_cross_task(classes), right[list(benchmarks.values())].all())
     for names in benchmarks.items():

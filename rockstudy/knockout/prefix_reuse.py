@@ -74,16 +74,10 @@ def plan(screen: Screen) -> pd.DataFrame:
     ``reuse`` starts at the first banned token, ``null`` after it, ``naive`` at column 0 of every
     completion.
 
-    Returns
-    -------
-    DataFrame
-        A row per completion to generate: ``candidate`` (its place), ``row`` of the rollouts,
-        ``start`` (the first column that is new), ``limit`` (tokens to generate at most).
+    A row per completion to generate: ``candidate`` (its place), ``row`` of the rollouts, ``start``
+    (the first column that is new), ``limit`` (tokens to generate at most).
 
-    Raises
-    ------
-    StudyError
-        A candidate with no token, with one outside the vocabulary, or with all of them.
+    `StudyError`: a candidate with no token, with one outside the vocabulary, or with all of them.
     """
     rollouts, naive = screen.rollouts, screen.mode == "naive"
     frames = []
@@ -115,11 +109,8 @@ def resample(
     size and the other candidates change it only through rounding of the logits. `bar` counts
     tokens; those that a completion leaves unused count at its end.
 
-    Raises
-    ------
-    StudyError
-        ``top_p`` below 1 with a start other than 0; rollouts cut at another limit than that of
-        the screen; logits that are not finite.
+    `StudyError`: ``top_p`` below 1 with a start other than 0; rollouts cut at another limit than
+    that of the screen; logits that are not finite.
     """
     rollouts, how = screen.rollouts, screen.how
     if how.top_p < 1 and todo.start.any():
@@ -167,26 +158,14 @@ def outcomes(
     queue, so batches stay full. A killed screen continues after its last complete shard, and
     several processes divide the shards.
 
-    Parameters
-    ----------
-    run, name
-        Shards are ``<run>/knockout/<name>-<number>-<key>``.
-    task
-        Its evaluation problems are those of the rollouts.
-    inputs
-        Hashes of the model and of the rollouts.
+    Shards are ``<run>/knockout/<name>-<number>-<key>``. The evaluation problems of `task` are those
+    of the rollouts; `inputs` are the hashes of the model and of the rollouts.
 
-    Returns
-    -------
-    DataFrame
-        ``benchmark, arm, target, prompt_index, sample_index, correct, base_correct, stopped,
-        n_new_tokens, reused_tokens``: a row per generated completion. A candidate that never
-        occurs has none: its difference is 0 exactly.
+    Columns: ``benchmark, arm, target, prompt_index, sample_index, correct, base_correct, stopped,
+    n_new_tokens, reused_tokens``: a row per generated completion. A candidate that never occurs has
+    none: its difference is 0 exactly.
 
-    Raises
-    ------
-    StudyError
-        Rollouts without grades; as `plan` and `resample`.
+    `StudyError`: rollouts without grades; as `plan` and `resample`.
     """
     if screen.rollouts.correct is None:
         raise StudyError("rollouts: must be graded; these are not")

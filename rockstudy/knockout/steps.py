@@ -100,13 +100,9 @@ def _candidates(table: pd.DataFrame) -> list[Candidate]:
 
 def baseline(run: Run, task: TaskConfig, student: Engine) -> tuple[Rollouts, str]:
     """Graded completions of the student after OPD on a benchmark, and their hash."""
+    completions = (run, "knockout", f"knockout-{task.label}", task)
     return evaluation.answered(
-        run,
-        "knockout",
-        f"knockout-{task.label}",
-        task,
-        lambda: nullcontext(student),
-        lambda: {"post": measured(run).hashes["post"]},
+        *completions, lambda: nullcontext(student), lambda: {"post": measured(run).hashes["post"]}
     )
 
 
@@ -157,22 +153,20 @@ def _outcomes(
 def screen(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """Delta of every candidate on the screened benchmarks, token and window level.
 
-    Returns
-    -------
-    DataFrame
-        ``benchmark, arm, target``; `census.bootstrap`'s ``delta, se, lo, hi, p``; ``base`` (the
-        baseline's accuracy), ``completions`` that changed, ``tokens_generated, tokens_naive,
-        n_problems``.
+    Columns: ``benchmark, arm, target``; `census.bootstrap`'s ``delta, se, lo, hi, p``; ``base``
+    (the baseline's accuracy), ``completions`` that changed, ``tokens_generated, tokens_naive,
+    n_problems``.
     """
     some = _candidates(chosen)
-    mode: prefix_reuse.Mode = "reuse" if _reuses(run) else "naive"
-    outcomes = _sampled(run, [(task, some, "screen", mode) for task in run.config.screens])
+    outcomes = _sampled(
+        run, [(task, some, "screen", _modes(run)[-1]) for task in run.config.screens]
+    )
     return pd.concat([_deltas(run, *one) for one in outcomes], ignore_index=True)
 
 
-def _reuses(run: Run) -> bool:
-    """Whether prefixes can be reused: not with top-p below 1 (`prefix_reuse`)."""
-    return run.config.knockout.top_p == 1
+def _modes(run: Run) -> tuple[prefix_reuse.Mode, ...]:
+    """All modes, the longest first; naive alone with top-p below 1 (`prefix_reuse`)."""
+    return ("naive", "null", "reuse") if run.config.knockout.top_p == 1 else ("naive",)
 
 
 def _deltas(
@@ -204,21 +198,16 @@ def controls(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
 
     The `CONTROLS` token-level candidates are spread evenly over the ranks.
 
-    Returns
-    -------
-    DataFrame
-        As `screen` for the first of its benchmarks, with ``mode`` (``null, reuse, naive``; naive
-        alone where top-p is below 1) and ``mean_lo, mean_hi``: the interval of the mode's mean
-        ``delta``, problems resampled, since candidates share their baseline.
+    As `screen` for the first of its benchmarks, with ``mode`` (``null, reuse, naive``; naive alone
+    where top-p is below 1) and ``mean_lo, mean_hi``: the interval of the mode's mean ``delta``,
+    problems resampled, since candidates share their baseline.
     """
     task = run.config.screens[0]
     single = chosen[chosen["arm"] == "token"].sort_values("rank")
     places = np.unique(np.linspace(0, len(single) - 1, CONTROLS).round().astype(int))
     some = _candidates(single.iloc[places])
-    modes: tuple[prefix_reuse.Mode, ...] = ("naive", "null", "reuse")  # the longest first
-    modes = modes if _reuses(run) else modes[:1]
+    frames, modes = [], _modes(run)
     outcomes = _sampled(run, [(task, some, f"control-{mode}", mode) for mode in modes])
-    frames = []
     for (*one, changed, base), mode in zip(outcomes, modes, strict=True):
         delta = prefix_reuse.differences(changed, some, base.n_prompts, run.config.knockout.samples)
         rng = run.rng(f"bootstrap-{mode}")
@@ -290,9 +279,8 @@ def _of_benchmarks(
 
 def tests(screen: pd.DataFrame) -> pd.DataFrame:
     """`census.multiplicity` of each benchmark, the token level alone."""
-    return _of_benchmarks(
-        screen[screen["arm"] == "token"], lambda some: census.multiplicity(some.p.to_numpy())
-    )
+    single = screen[screen["arm"] == "token"]
+    return _of_benchmarks(single, lambda some: census.multiplicity(some.p.to_numpy()))
 
 
 # --- notebook 06 ----------------------------------------------------------------------------------
@@ -316,11 +304,8 @@ def correlations(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 def power(screen: pd.DataFrame) -> pd.DataFrame:
     """Power of the screen on each benchmark.
 
-    Returns
-    -------
-    DataFrame
-        ``detectable_median, detectable_max`` (Delta at 80% power), ``reliability`` of Delta over
-        candidates, ``largest_r`` (its square root, the r of a perfect predictor).
+    Columns: ``detectable_median, detectable_max`` (Delta at 80% power), ``reliability`` of Delta
+    over candidates, ``largest_r`` (its square root, the r of a perfect predictor).
     """
     rows = []
     for name, some in screen[screen["arm"] == "token"].groupby("benchmark", sort=False):

@@ -41,9 +41,9 @@ def material(run: Run) -> Material:
 def planned(run: Run) -> pd.DataFrame:
     """Every arm with its number of training seeds and of graded checkpoints."""
     rows = pd.DataFrame(arms.plan(run.config), columns=["arm", "seed", "along"])
-    counted = rows.groupby("arm", sort=False).agg(seeds=("seed", "size"), along=("along", "first"))
-    counted["graded"] = np.where(counted.along, len(run.config.stage2.keep), 1)
-    return counted.drop(columns="along").reset_index()
+    counted = rows.groupby(["arm", "along"], sort=False).size().reset_index(name="seeds")
+    graded = np.where(counted.along, len(run.config.stage2.keep), 1)
+    return counted.drop(columns="along").assign(graded=graded)
 
 
 Trained = list[tuple[Arm, int, TrainResult, tuple[str, ...]]]  # seed, and checkpoints to grade
@@ -80,11 +80,8 @@ def _hashes(run: Run) -> dict[str, str]:
 def accuracy(run: Run) -> pd.DataFrame:
     """Accuracy of every arm and seed along training, on held-out problems.
 
-    Returns
-    -------
-    DataFrame
-        ``arm, seed, step, benchmark, prompt_index, accuracy`` (mean over ``samples``); step 0 is
-        the end of stage 1, which all arms share.
+    Columns: ``arm, seed, step, benchmark, prompt_index, accuracy`` (mean over ``samples``); step 0
+    is the end of stage 1, which all arms share.
     """
     frames = []
     for arm, seed, result, names in trained(run):
@@ -113,10 +110,7 @@ def timing(run: Run) -> pd.DataFrame:
     The real trainings run in parallel, so their times mean little. A round trains the first steps
     of each arm, with the same prompts, and leaves out the first one.
 
-    Returns
-    -------
-    DataFrame
-        `TrainResult.timing`'s columns, and ``arm, round``.
+    The columns are those of `TrainResult.timing`, and ``arm, round``.
     """
     config, made, frames = run.config, material(run), []
     names = [name for name in TIMED if name in (*config.freeze.arms, *config.freeze.extra)]
@@ -163,10 +157,7 @@ def at_end(table: pd.DataFrame) -> pd.DataFrame:
 def means(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Mean accuracy over seeds and problems, both resampled.
 
-    Returns
-    -------
-    DataFrame
-        ``arm, benchmark, step, value, lo, hi`` (NaN for one seed), ``unit, n, seeds``.
+    The columns are ``arm, benchmark, step, value, lo, hi`` (NaN for one seed), ``unit, n, seeds``.
     """
     keys, rows = ["arm", "benchmark", "step"], []
     for names, some in table.groupby(keys, sort=False):
@@ -181,10 +172,7 @@ def differences(
 ) -> pd.DataFrame:
     """Final accuracy of each arm minus that of `against`, paired by seed and problem.
 
-    Returns
-    -------
-    DataFrame
-        ``arm, benchmark`` and the columns of `changed`.
+    The columns are ``arm, benchmark`` and the columns of `changed`.
     """
     ends, rows = at_end(table), []
     base = ends[ends["arm"] == against]
@@ -198,11 +186,8 @@ def differences(
 def changed(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
     """Mean of after minus before over the same seeds and problems, rows of `accuracy`.
 
-    Returns
-    -------
-    dict
-        ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN), because its
-        problems tell nothing about other trainings.
+    The keys are ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN),
+    because its problems tell nothing about other trainings.
     """
     if after.seed.nunique() == 1:
         return _columns(after.accuracy.mean() - before.accuracy.mean())
@@ -223,15 +208,12 @@ def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
     `timing` and `metrics` are the tables of these names.
 
-    Returns
-    -------
-    DataFrame
-        ``arm, frozen`` (1 - mean weight over all tokens), ``projected`` (share of positions that
-        reach the heads); of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
-        hi, n`` (seconds of a baseline step over those of the same step of the arm, mean over
-        ``n`` pairs with a t interval); ``bound`` (Amdahl: the baseline's step without the share
-        ``frozen`` of its heads and their backward pass, whoever skips the positions) and
-        ``bound_all`` (without any heads at all).
+    Columns: ``arm, frozen`` (1 - mean weight over all tokens), ``projected`` (share of positions
+    that reach the heads); of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
+    hi, n`` (seconds of a baseline step over those of the same step of the arm, mean over ``n``
+    pairs with a t interval); ``bound`` (Amdahl: the baseline's step without the share ``frozen`` of
+    its heads and their backward pass, whoever skips the positions) and ``bound_all`` (without any
+    heads at all).
     """
     weighted = metrics.assign(weight=metrics.mean_weight * metrics.n_tokens)
     sums = weighted.groupby("arm", sort=False)[["weight", "n_kept", "n_tokens"]].sum()
@@ -260,16 +242,11 @@ def reading(differences: pd.DataFrame, benchmark: str) -> str:
     """A line for each arm of `differences`: its change of accuracy and what the interval allows."""
     lines = []
     for row in differences[differences.benchmark == benchmark].itertuples():
-        number = f"{row.arm}: {row.value:+.3f}"
-        if row.seeds < 2:
-            lines.append(f"{number}, one seed: no conclusion about other seeds.")
-            continue
-        said = f"{number} [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds"
-        if row.lo > 0 or row.hi < 0:
-            lines.append(f"{said}: {'better' if row.lo > 0 else 'worse'} than the baseline.")
-        else:
-            lines.append(
-                f"{said}: no difference shown; differences inside the interval, up to "
-                f"{max(abs(row.lo), abs(row.hi)):.3f}, cannot be excluded."
-            )
+        reading = "better than the baseline" if row.lo > 0 else "worse than the baseline"
+        if row.lo <= 0 <= row.hi:
+            reading = "no difference shown; differences inside the interval, up to "
+            reading += f"{max(-row.lo, row.hi):.3f}, cannot be excluded"
+        interval = f"[{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds: {reading}"
+        one = ", one seed: no conclusion about other seeds"
+        lines.append(f"{row.arm}: {row.value:+.3f}{one if row.seeds < 2 else ' ' + interval}.")
     return "\n".join(lines)

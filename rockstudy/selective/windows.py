@@ -33,22 +33,12 @@ from rockstudy.training.position_weights import Batch, Checked, Level, level, lo
 
 @dataclass(frozen=True)
 class WindowWeights(Checked):
-    """One weight on a set of tokens and their windows, 1 elsewhere.
-
-    Attributes
-    ----------
-    value
-        The paper's lambda, or a `Ramp` of it.
-    threshold
-        Minimum loss in nats inside a window.
-    width
-        Maximum number of positions on each side of a token of ``ids``.
-    """
+    """One weight on a set of tokens and their windows, 1 elsewhere."""
 
     ids: Collection[int]
-    value: Level
-    threshold: float
-    width: int
+    value: Level  # the paper's lambda, or a `Ramp` of it
+    threshold: float  # minimum loss in nats inside a window
+    width: int  # maximum number of positions on each side of a token of ``ids``
     needs_losses: ClassVar[bool] = True
 
     def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
@@ -74,10 +64,7 @@ class WindowWeights(Checked):
 class RandomWindows(WindowWeights):
     """One weight on random windows that match those of a set of tokens, drawn anew by each seed.
 
-    Raises
-    ------
-    StudyError
-        As `Checked`, and a control that is one of the ids.
+    `StudyError`: as `Checked`, and a control that is one of the ids.
     """
 
     controls: Collection[int]
@@ -120,11 +107,8 @@ def random_windows(
     occurrences of the control types, which come first as centres, and the completion tokens
     (`mask`). `rng` orders the centres and assigns a run to each.
 
-    Returns
-    -------
-    ndarray
-        Disjoint from ``frozen``, inside ``mask``, with its number of positions; fewer only where
-        less than that is left.
+    The result is disjoint from `frozen`, inside `mask`, and has as many positions as `frozen`;
+    fewer only where less than that is left.
     """
     free = mask & ~frozen
     wanted = min(int(frozen.sum()), int(free.sum()))
@@ -174,22 +158,13 @@ def match(
 ) -> pd.DataFrame:
     """Compare the random windows of a corpus with those of the rocks.
 
-    Parameters
-    ----------
-    ids, mask, losses
-        int, bool and float (R, T): completions and the loss at each position, in nats.
-    counts
-        Occurrences of each token type, by id.
-    how
-        The random windows; the rocks' own have the same fields.
+    `ids`, `mask` and `losses` are int, bool and float (R, T): completions and the loss at each
+    position in nats. `counts` has the occurrences of each token type by id.
 
-    Returns
-    -------
-    DataFrame
-        A row for ``rock`` and one for ``random``: ``arm, share`` (of all positions), ``runs,
-        length_mean, length_p90`` (positions), ``log10_count`` (mean over the frozen tokens of log10
-        of the type's occurrences), ``ks_length`` (Kolmogorov-Smirnov distance of the lengths to the
-        rocks'), ``control_share`` (of the frozen positions, those on a rock or control type).
+    A row for ``rock`` and one for ``random``: ``arm, share`` (of all positions), ``runs,
+    length_mean, length_p90`` (positions), ``log10_count`` (mean over the frozen tokens of log10 of
+    the type's occurrences), ``ks_length`` (Kolmogorov-Smirnov distance of the lengths to the
+    rocks'), ``control_share`` (of the frozen positions, those on a rock or control type).
     """
     rocks, frozen = how.of_rocks(ids, mask, losses)
     controls = np.isin(ids, how.controls) & mask
