@@ -29,21 +29,21 @@ def of_screen(
     `screen`, `chosen` and `controls` are the tables `screen`, `candidates` and `controls` of
     `rockstudy.knockout.steps`.
     """
-    k, classes, tested = run.config.rocks.k, steps.classes(screen), steps.tests(screen)
+    k, classes, tested = run.config.rocks.k, census.census(screen), steps.tests(screen)
     counted = steps.census_table(classes, k, chosen)
     base = screen.drop_duplicates("benchmark").set_index("benchmark")
     benchmarks = dict(zip(BENCHMARKS, base.index, strict=False))
     right = base.base > 0
     rows = []
-    for names in benchmarks.items():
-        rows += [_base(*names, base.loc[names[1]])]
-        rows += _seen(_census(*names, counted), right[names[1]])
+    for theirs, ours in benchmarks.items():
+        rows.append(_base(theirs, ours, base.loc[ours]))
+        rows += _seen(_census(theirs, ours, counted), right[ours])
     rows += _seen(_cross_task(classes), right[list(benchmarks.values())].all())
-    for names in benchmarks.items():
-        rows += _seen(_corrected(*names, tested), right[names[1]])
+    for theirs, ours in benchmarks.items():
+        rows += _seen(_corrected(theirs, ours, tested), right[ours])
     rows += _signs(benchmarks, counted, k)
-    for names in benchmarks.items():
-        rows += _ranks(*names, classes, chosen)
+    for theirs, ours in benchmarks.items():
+        rows += _ranks(theirs, ours, classes, chosen)
     return [*rows, _core(counted, k), *_seen([_null(controls)], right.iloc[0])]
 
 

@@ -235,11 +235,6 @@ def null_summary(controls: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def classes(screen: pd.DataFrame) -> pd.DataFrame:
-    """`census.census` of the screen."""
-    return census.census(screen)
-
-
 def census_table(classes: pd.DataFrame, k: int, chosen: pd.DataFrame) -> pd.DataFrame:
     """Table 2: candidates by class on each benchmark, all and inside the top K, with sign tests."""
     ranks = chosen.drop_duplicates("target").set_index("target")["rank"]
@@ -264,7 +259,7 @@ def arm_table(screen: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (benchmark, arm), some in screen.groupby(["benchmark", "arm"], sort=False):
         row = {"benchmark": benchmark, "arm": arm, "banned": banned[arm]}
-        rows.append(row | _counts(classes(some)) | {"mean_delta": some.delta.mean()})
+        rows.append(row | _counts(census.census(some)) | {"mean_delta": some.delta.mean()})
     return pd.DataFrame(rows)
 
 
