@@ -34,7 +34,7 @@ from rockstudy import runs
 from rockstudy.config.fields import EvalConfig, PairConfig, TaskConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.knockout import prefix_reuse, steps
-from rockstudy.knockout.prefix_reuse import Candidate
+from rockstudy.knockout.prefix_reuse import Candidate, Screen
 from rockstudy.models import loading
 from rockstudy.runs import Run
 from rockstudy.sampling import rollout
@@ -68,10 +68,8 @@ def _lab(job: Job, turns: Turns) -> None:
     def once() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(from_parameters("lab"), Path(folder))
-            screen = prefix_reuse.Screen(
-                student, pair.tokenizer, task, base, few, how, 1, job["way"]
-            )
-            table = prefix_reuse.outcomes(run, job["way"], screen, inputs={})
+            screen = Screen(student, pair.tokenizer, base, few, how, 1, job["way"])
+            table = prefix_reuse.outcomes(run, job["way"], screen, task, inputs={})
         return {"tokens": int(table.n_new_tokens.sum()), "table": table, "few": few, "often": often}
 
     turns.run(once)
@@ -88,10 +86,11 @@ def _random(job: Job, turns: Turns) -> None:
     )  # fmt: skip
     ids = 1 + np.geomspace(2, 1_024, job["candidates"]).round().astype(int)  # id 2 has rank 1
     candidates = [Candidate(int(token), (int(token),)) for token in ids]
-    todo = prefix_reuse.plan(base, candidates, job["vocab"], job["way"])
+    screen = Screen(model, tokenizer, base, candidates, how, 1, job["way"])
+    todo = prefix_reuse.plan(screen)
 
     def once() -> dict[str, Any]:
-        made = prefix_reuse.resample(model, tokenizer, base, candidates, todo, how, 1)
+        made = prefix_reuse.resample(screen, todo)
         return {"tokens": sum(map(len, made)) - int(todo.start.sum())}
 
     turns.run(once)

@@ -21,6 +21,10 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=10, help="commands that test_kills.py kills")
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A byte-level BPE of 320 tokens with single digits and a ChatML template."""

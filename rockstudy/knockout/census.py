@@ -29,6 +29,7 @@ from rockstudy.intervals import LEVEL, N_BOOT, resample
 
 LEAST = 0.01  # paper 3: a Strong effect is at least a percentage point
 ALPHA = 0.05  # paper 3
+SPEARMAN_DRAWS = 2_000  # ours: each draw ranks anew, so fewer than the N_BOOT of a mean
 POWER = 0.8  # ours: the usual convention
 CLASSES = ("Strong Pillar", "Neutral", "Strong Stumbling Block")
 
@@ -38,96 +39,65 @@ def bootstrap(delta: np.ndarray, rng: np.random.Generator, n_boot: int = N_BOOT)
 
     `delta` is float64 (candidates, problems), with rollouts averaged within a problem.
 
-    Returns
-    -------
-    DataFrame
-        A row per candidate: ``delta, se, lo, hi, p``. The p-value is two-sided,
-        2 min(#(Delta* <= 0) + 1, #(Delta* >= 0) + 1) / (n_boot + 1), at most 1; a candidate that
-        changes nothing has p = 1.
+    A row per candidate: ``delta, se, lo, hi, p``. The p-value is two-sided and at most 1,
+    2 min(#(Delta* <= 0) + 1, #(Delta* >= 0) + 1) / (n_boot + 1); it is 1 where nothing changes.
 
-    Raises
-    ------
-    StudyError
-        Fewer than 2 problems, or differences that are not finite.
+    `StudyError`: fewer than 2 problems, or differences that are not finite.
     """
-    n_problems = delta.shape[1]
-    if n_problems < 2 or not np.isfinite(delta).all():
+    n_problems, undefined = delta.shape[1], int((~np.isfinite(delta)).sum())
+    if n_problems < 2 or undefined:
         raise StudyError(
-            f"delta: must be finite over at least 2 problems; got {delta.shape[1]} problems, "
-            f"{int((~np.isfinite(delta)).sum())} values not finite"
+            f"delta: must be finite over at least 2 problems; got {n_problems} problems, "
+            f"{undefined} values not finite"
         )
     drawn = resample(lambda w: (w @ delta.T) / n_problems, n_problems, rng, n_boot)  # (B, C)
     drawn = np.round(drawn, 12)  # so that sums that cancel are 0
     low, high = (drawn <= 0).sum(0) + 1, (drawn >= 0).sum(0) + 1
     lo, hi = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return pd.DataFrame(
-        {
-            "delta": delta.mean(1),
-            "se": delta.std(1, ddof=1) / np.sqrt(n_problems),
-            "lo": lo,
-            "hi": hi,
-            "p": np.minimum(2 * np.minimum(low, high) / (n_boot + 1), 1.0),
-        }
-    )
+    se = delta.std(1, ddof=1) / np.sqrt(n_problems)
+    p = np.minimum(2 * np.minimum(low, high) / (n_boot + 1), 1.0)
+    return pd.DataFrame({"delta": delta.mean(1), "se": se, "lo": lo, "hi": hi, "p": p})
 
 
-def census(arms: pd.DataFrame, alpha: float = ALPHA, least: float = LEAST) -> pd.DataFrame:
+def census(arms: pd.DataFrame) -> pd.DataFrame:
     """Classify every candidate on every benchmark.
 
     `arms` has a row per candidate, benchmark and kind of knockout: ``benchmark, target, arm, delta,
-    p``.
-
-    Returns
-    -------
-    DataFrame
-        ``benchmark, target, class``, and ``delta, p, arm`` of the arm that decided it; of a neutral
-        one, of the arm with the largest |Delta|.
+    p``. The result has ``benchmark, target, class``, and ``delta, p, arm`` of the arm that decided
+    it; of a neutral one, of the arm with the largest |Delta|.
     """
     rows = []
     for (benchmark, target), group in arms.groupby(["benchmark", "target"], sort=False):
         lowest, highest = group.loc[group.delta.idxmin()], group.loc[group.delta.idxmax()]
-        pillar = lowest.delta <= -least and lowest.p < alpha
-        stumbling = highest.delta >= least and highest.p < alpha
-        if pillar:
+        kind, arm = CLASSES[1], group.loc[group.delta.abs().idxmax()]
+        if lowest.delta <= -LEAST and lowest.p < ALPHA:
             kind, arm = CLASSES[0], lowest
-        elif stumbling:
+        elif highest.delta >= LEAST and highest.p < ALPHA:
             kind, arm = CLASSES[2], highest
-        else:
-            kind, arm = CLASSES[1], group.loc[group.delta.abs().idxmax()]
-        row = {"benchmark": benchmark, "target": target, "class": kind}
-        rows.append(row | {"delta": arm.delta, "p": arm.p, "arm": arm["arm"]})
-    return pd.DataFrame(rows)
+        rows.append((benchmark, target, kind, *arm[["delta", "p", "arm"]]))
+    return pd.DataFrame(rows, columns=["benchmark", "target", "class", "delta", "p", "arm"])
 
 
-def multiplicity(p: Sequence[float] | np.ndarray, alpha: float = ALPHA) -> pd.DataFrame:
+def multiplicity(p: Sequence[float] | np.ndarray) -> pd.DataFrame:
     """Rejections that are left after correction: ``method, level, rejected, smallest``.
 
-    Bonferroni and Benjamini-Hochberg through statsmodels, at `alpha` and at q = 0.20 (paper
-    appendix D); ``expected_false`` is alpha times the number of tests, were nothing to have an
+    Bonferroni and Benjamini-Hochberg through statsmodels, at `ALPHA` and at q = 0.20 (paper
+    appendix D); ``expected_false`` is `ALPHA` times the number of tests, were nothing to have an
     effect; ``smallest`` the smallest adjusted p-value.
     """
     p = np.asarray(p, np.float64)
-    rows = [
-        {
-            "method": "none",
-            "level": alpha,
-            "rejected": int((p < alpha).sum()),
-            "smallest": float(p.min()),
-        }
-    ]
-    for method, level in (("bonferroni", alpha), ("fdr_bh", alpha), ("fdr_bh", 0.20)):
+    rows = [("none", ALPHA, (p < ALPHA).sum(), p.min())]
+    for method, level in (("bonferroni", ALPHA), ("fdr_bh", ALPHA), ("fdr_bh", 0.20)):
         rejected, adjusted, *_ = multipletests(p, level, method)
-        row = {"method": method, "level": level, "rejected": int(rejected.sum())}
-        rows.append(row | {"smallest": float(adjusted.min())})
-    return pd.DataFrame(rows).assign(expected_false=alpha * len(p), tests=len(p))
+        rows.append((method, level, rejected.sum(), adjusted.min()))
+    table = pd.DataFrame(rows, columns=["method", "level", "rejected", "smallest"])
+    return table.assign(expected_false=ALPHA * len(p), tests=len(p))
 
 
-def sign_test(classes: Sequence[str]) -> dict[str, float]:
-    """Two-sided exact binomial test of pillars against stumbling blocks; p = 1 without either."""
-    counts = [sum(c == CLASSES[i] for c in classes) for i in (0, 2)]
-    n = sum(counts)
-    p = float(stats.binomtest(counts[0], n).pvalue) if n else 1.0
-    return {"pillars": counts[0], "stumbling": counts[1], "p": p}
+def sign_test(classes: Sequence[str]) -> float:
+    """P-value of pillars against stumbling blocks, exact and two-sided; 1 without either."""
+    pillars, n = (sum(c in kinds for c in classes) for kinds in (CLASSES[:1], CLASSES[::2]))
+    return float(stats.binomtest(pillars, n).pvalue) if n else 1.0
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
@@ -139,44 +109,32 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["first", "second", "count"])
 
 
-def predictors(
-    table: pd.DataFrame, names: Sequence[str], rng: np.random.Generator, n_boot: int = 2_000
-) -> pd.DataFrame:
+def predictors(table: pd.DataFrame, names: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
     """Correlation of Delta with properties of token types.
 
-    `table` has ``delta`` and the properties `names`, a row per candidate.
-
-    Returns
-    -------
-    DataFrame
-        ``predictor, r, p, lo, hi`` (Pearson, Fisher's interval), ``rho, rho_p, rho_lo, rho_hi``
-        (Spearman, candidates resampled), ``n``. NaN where a property or Delta is constant.
+    `table` has ``delta`` and the properties `names`, a row per candidate. The result has
+    ``predictor, r, p, lo, hi`` (Pearson, Fisher's interval), ``rho, rho_p, rho_lo, rho_hi``
+    (Spearman, candidates resampled), ``n``. NaN where a property or Delta is constant.
     """
     rows = []
     for name in names:
         some = table[["delta", name]].dropna()
-        row: dict[str, object] = {"predictor": name, "n": len(some)}
-        if len(some) < 4 or some.nunique().min() < 2:
-            numbers = ("r", "p", "lo", "hi", "rho", "rho_p", "rho_lo", "rho_hi")
-            rows.append(row | dict.fromkeys(numbers, np.nan))
-            continue
-        x, y = some[name].to_numpy(np.float64), some.delta.to_numpy(np.float64)
-        pearson = stats.pearsonr(x, y)
-        interval = pearson.confidence_interval(LEVEL)
-        spearman = stats.spearmanr(x, y)
-        drawn = _spearman_draws(x, y, rng, n_boot)
-        lo, hi = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        row |= {"r": pearson.statistic, "p": pearson.pvalue, "lo": interval.low}
-        row |= {"hi": interval.high, "rho": spearman.statistic, "rho_p": spearman.pvalue}
-        rows.append(row | {"rho_lo": lo, "rho_hi": hi})
-    return pd.DataFrame(rows)
+        numbers = (np.nan,) * 8
+        if len(some) >= 4 and some.nunique().min() >= 2:
+            x, y = some[name].to_numpy(np.float64), some.delta.to_numpy(np.float64)
+            pearson = stats.pearsonr(x, y)
+            drawn = _spearman_draws(x, y, rng)
+            ends = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            interval = pearson.confidence_interval(LEVEL)
+            numbers = (*pearson, *interval, *stats.spearmanr(x, y), *ends)
+        rows.append((name, len(some), *numbers))
+    columns = ["predictor", "n", "r", "p", "lo", "hi", "rho", "rho_p", "rho_lo", "rho_hi"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _spearman_draws(
-    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, n_boot: int
-) -> np.ndarray:
+def _spearman_draws(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Spearman's rho of resampled pairs, ranks anew in every draw."""
-    draws = rng.integers(len(x), size=(n_boot, len(x)))
+    draws = rng.integers(len(x), size=(SPEARMAN_DRAWS, len(x)))
     a, b = (stats.rankdata(v[draws], axis=1) for v in (x, y))
     a, b = (r - r.mean(1, keepdims=True) for r in (a, b))
     norm = np.sqrt((a**2).sum(1) * (b**2).sum(1))
@@ -184,9 +142,9 @@ def _spearman_draws(
         return (a * b).sum(1) / norm
 
 
-def detectable(se: np.ndarray, alpha: float = ALPHA, power: float = POWER) -> np.ndarray:
-    """Smallest |Delta| that a two-sided test finds with this power: (z_alpha/2 + z_power) SE."""
-    return (stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * np.asarray(se)
+def detectable(se: np.ndarray) -> np.ndarray:
+    """Smallest |Delta| that a two-sided test finds with `POWER`: (z_alpha/2 + z_power) SE."""
+    return (stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER)) * se
 
 
 def reliability(delta: np.ndarray, se: np.ndarray) -> float:

@@ -6,6 +6,8 @@ paper counts classes among 200 candidates; the rows compare shares, with Wilson'
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import pandas as pd
 
 from rockstudy import display
@@ -17,7 +19,6 @@ from rockstudy.runs import Run
 
 BENCHMARKS = ("MATH-500", "IFEval")  # paper 3, in the order of a run's benchmarks
 PILLAR, NEUTRAL, STUMBLING = census.CLASSES
-_MEASURED = ("value", "lo", "hi", "unit", "n")
 
 
 def of_screen(
@@ -28,41 +29,36 @@ def of_screen(
     `screen`, `chosen` and `controls` are the tables `screen`, `candidates` and `controls` of
     `rockstudy.knockout.steps`.
     """
-    classes = steps.classes(screen)
-    counted = steps.census_table(classes, run.config.rocks.k, chosen)
-    benchmarks = dict(zip(BENCHMARKS, dict.fromkeys(screen.benchmark), strict=False))
-    right = {
-        ours: screen.base[screen.benchmark == ours].iloc[0] > 0 for ours in benchmarks.values()
-    }
+    k, classes, tested = run.config.rocks.k, census.census(screen), steps.tests(screen)
+    counted = steps.census_table(classes, k, chosen)
+    base = screen.drop_duplicates("benchmark").set_index("benchmark")
+    benchmarks = dict(zip(BENCHMARKS, base.index, strict=False))
+    right = base.base > 0
     rows = []
     for theirs, ours in benchmarks.items():
-        rows.append(_base(theirs, ours, screen))
+        rows.append(_base(theirs, ours, base.loc[ours]))
         rows += _seen(_census(theirs, ours, counted), right[ours])
-    rows += _seen(_cross_task(classes), all(right.values()))
+    rows += _seen(_cross_task(classes), right[list(benchmarks.values())].all())
     for theirs, ours in benchmarks.items():
-        rows += _seen(_corrected(theirs, ours, steps.tests(screen)), right[ours])
-    rows += _signs(benchmarks, counted, run.config.rocks.k)
-    rows += [
-        row for theirs, ours in benchmarks.items() for row in _ranks(theirs, ours, classes, chosen)
-    ]
-    null = _seen([_null(controls)], next(iter(right.values())))
-    return [*rows, _core(counted, run.config.rocks.k), *null]
+        rows += _seen(_corrected(theirs, ours, tested), right[ours])
+    rows += _signs(benchmarks, counted, k)
+    for theirs, ours in benchmarks.items():
+        rows += _ranks(theirs, ours, classes, chosen)
+    return [*rows, _core(counted, k), *_seen([_null(controls)], right.iloc[0])]
 
 
-def _seen(rows: list[ClaimRow], right: bool) -> list[ClaimRow]:
+def _seen(rows: Iterable[ClaimRow], right: bool) -> Iterator[ClaimRow]:
     """The rows; without numbers where the student is never right.
 
     An answer that is never right cannot become wrong, so no candidate could be a pillar.
     """
-    if right:
-        return rows
     why = "the student is never right there, so a knockout cannot lower its accuracy"
-    bare = [{k: v for k, v in row.items() if k not in _MEASURED} for row in rows]
-    return [row | {"verdict": "not run", "reason": why} for row in bare]
+    for row in rows:
+        bare = {k: v for k, v in row.items() if k not in ("value", "lo", "hi", "unit", "n")}
+        yield row if right else bare | {"verdict": "not run", "reason": why}
 
 
-def _base(theirs: str, ours: str, screen: pd.DataFrame) -> ClaimRow:
-    one = screen[screen.benchmark == ours].iloc[0]
+def _base(theirs: str, ours: str, one: pd.Series) -> ClaimRow:
     return verdicts.shown(
         f"census-base-{ours}",
         f"Accuracy of the student after OPD on {ours} without any knockout.",
@@ -72,125 +68,105 @@ def _base(theirs: str, ours: str, screen: pd.DataFrame) -> ClaimRow:
     )
 
 
-def _census(theirs: str, ours: str, counted: pd.DataFrame) -> list[ClaimRow]:
+def _census(theirs: str, ours: str, counted: pd.DataFrame) -> Iterator[ClaimRow]:
     """The share of each class among the candidates on one benchmark."""
     one = counted[(counted.benchmark == ours) & (counted.candidates == "all")].iloc[0]
-    rows = []
-    for kind, number in ((PILLAR, "pillar"), (NEUTRAL, "neutral"), (STUMBLING, "stumbling")):
+    for kind, number in zip(census.CLASSES, ("pillar", "neutral", "stumbling"), strict=True):
         count, n = int(one[kind]), int(one.n)
         of_paper = paper.number(f"{'pillars' if kind == PILLAR else number}/{theirs}").value
-        rows.append(
-            verdicts.holds(
-                f"census-{number}-{ours}",
-                f"Share of candidates that are {_a(kind)} on {ours}: {count} of {n} "
-                f"(the paper: {of_paper:.0f} of 200 on {theirs}).",
-                f"{number}-share/{theirs}",
-                verdicts.share(count, n, "candidates"),
-                headline=kind == PILLAR,
-            )
+        yield verdicts.holds(
+            f"census-{number}-{ours}",
+            f"Share of candidates that are {_a(kind)} on {ours}: {count} of {n} "
+            f"(the paper: {of_paper:.0f} of 200 on {theirs}).",
+            f"{number}-share/{theirs}",
+            verdicts.share(count, n, "candidates"),
+            headline=kind == PILLAR,
         )
-    return rows
 
 
 def _a(kind: str) -> str:
     return kind.lower() if kind == NEUTRAL else f"a {kind}"
 
 
-def _cross_task(classes: pd.DataFrame) -> list[ClaimRow]:
+def _cross_task(classes: pd.DataFrame) -> Iterator[ClaimRow]:
     """Candidates by their classes on both benchmarks."""
-    letters = {"N": NEUTRAL, "P": PILLAR}
-    pairs = census.agreement(classes) if classes.benchmark.nunique() > 1 else None
-    rows = []
     for label in paper.labelled("cross-task-share"):
-        first, second = (letters[letter] for letter in label.split("|"))
+        first, second = ({"N": NEUTRAL, "P": PILLAR}[letter] for letter in label.split("|"))
         about = (
             f"census-cross-{label.replace('|', '').lower()}",
             f"Share of candidates that are {_a(first)} on the first benchmark and {_a(second)} on "
             "the second.",
             f"cross-task-share/{label}",
         )
-        if pairs is None:
-            rows.append(verdicts.not_run(*about, "the run has one benchmark"))
+        if classes.benchmark.nunique() < 2:
+            yield verdicts.not_run(*about, "the run has one benchmark")
             continue
-        count = pairs["count"][(pairs["first"] == first) & (pairs["second"] == second)].sum()
-        n = int(pairs["count"].sum())
-        rows.append(verdicts.holds(*about, verdicts.share(int(count), n, "candidates")))
-    return rows
+        counts = census.agreement(classes).set_index(["first", "second"])["count"]
+        share = verdicts.share(int(counts[first, second]), int(counts.sum()), "candidates")
+        yield verdicts.holds(*about, share)
 
 
-def _corrected(theirs: str, ours: str, corrected: pd.DataFrame) -> list[ClaimRow]:
+def _corrected(theirs: str, ours: str, tested: pd.DataFrame) -> Iterator[ClaimRow]:
     """Rejections of the token-level tests on one benchmark before and after correction."""
-    of = corrected[corrected.benchmark == ours]
-    raw = of[of.method == "none"].iloc[0]
+    corrected = tested[tested.benchmark == ours].set_index(["method", "level"])
+    raw = corrected.loc["none", census.ALPHA]
     size = {"unit": "tests", "n": int(raw.tests)}
-    rows = [
-        verdicts.shown(
-            f"census-rejected-{ours}",
-            f"Rejections at 0.05 on {ours} before correction; {raw.expected_false:.1f} would be "
-            "expected without any effect (the paper gives that expectation alone).",
-            "expected-false",
-            {"value": int(raw.rejected)} | size,
-            "the paper does not count its rejections",
-        ),
-        verdicts.shown(
-            f"census-smallest-p-{ours}",
-            f"Smallest p-value of the screen on {ours}.",
-            f"smallest-p/{theirs}",
-            {"value": raw.smallest} | size,
-            "it falls with the number of tests; the corrected counts are judged instead",
-        ),
-    ]
+    yield verdicts.shown(
+        f"census-rejected-{ours}",
+        f"Rejections at 0.05 on {ours} before correction; {raw.expected_false:.1f} would be "
+        "expected without any effect (the paper gives that expectation alone).",
+        "expected-false",
+        {"value": int(raw.rejected)} | size,
+        "the paper does not count its rejections",
+    )
+    yield verdicts.shown(
+        f"census-smallest-p-{ours}",
+        f"Smallest p-value of the screen on {ours}.",
+        f"smallest-p/{theirs}",
+        {"value": raw.smallest} | size,
+        "it falls with the number of tests; the corrected counts are judged instead",
+    )
     for method, level, number, words in (
         ("bonferroni", census.ALPHA, "bonferroni", "Bonferroni"),
         ("fdr_bh", paper.number("fdr").value, "fdr", "Benjamini-Hochberg at q = 0.20"),
     ):
-        left = of[(of.method == method) & (of.level == level)].rejected.iloc[0]
-        rows.append(
-            verdicts.equals(
-                f"census-{number}-{ours}",
-                f"Rejections on {ours} that remain after {words}.",
-                f"{number}-survivors/{theirs}",
-                {"value": int(left)} | size,
-                headline=number == "fdr",
-            )
+        yield verdicts.equals(
+            f"census-{number}-{ours}",
+            f"Rejections on {ours} that remain after {words}.",
+            f"{number}-survivors/{theirs}",
+            {"value": int(corrected.rejected[method, level])} | size,
+            headline=number == "fdr",
         )
-    return rows
 
 
-def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> list[ClaimRow]:
+def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> Iterator[ClaimRow]:
     """Pillars against stumbling blocks: both benchmarks, each, and inside the top K."""
-    rows = []
-    for label in paper.labelled("sign-p"):
-        if label in BENCHMARKS and label not in benchmarks:
-            continue
-        name, part = benchmarks.get(label, "both"), f"top {k}" if label == "core" else "all"
+    tests = {
+        "both": ("both", "all", "both benchmarks together"),
+        "core": ("both", f"top {k}", f"both, inside the top {k} of the ranking"),
+    } | {theirs: (ours, "all", f"on {ours}") for theirs, ours in benchmarks.items()}
+    for label in [label for label in paper.labelled("sign-p") if label in tests]:
+        name, part, where = tests[label]
         one = counted[(counted.benchmark == name) & (counted.candidates == part)].iloc[0]
         ours = (int(one[PILLAR]), int(one[STUMBLING]))
         theirs = [paper.number(f"sign-{side}/{label}").value for side in ("pillars", "stumbling")]
-        where = {
-            "both": "both benchmarks together",
-            "core": f"both, inside the top {k} of the ranking",
-        }
-        rows.append(
-            verdicts.concludes(
-                f"census-sign-test-{name if label in benchmarks else label}",
-                f"More pillars than stumbling blocks, {where.get(label, f'on {name}')}: "
-                f"{ours[0]} to {ours[1]} (the paper: {theirs[0]:.0f} to {theirs[1]:.0f}), p-value "
-                "of the sign test.",
-                f"sign-p/{label}",
-                {"value": one.sign_test_p, "unit": "strong candidates", "n": sum(ours)},
-                same_side=ours[0] > ours[1],
-                headline=label == "both",
-            )
+        yield verdicts.concludes(
+            f"census-sign-test-{benchmarks.get(label, label)}",
+            f"More pillars than stumbling blocks, {where}: {ours[0]} to {ours[1]} (the paper: "
+            f"{theirs[0]:.0f} to {theirs[1]:.0f}), p-value of the sign test.",
+            f"sign-p/{label}",
+            {"value": one.sign_test_p, "unit": "strong candidates", "n": sum(ours)},
+            same_side=ours[0] > ours[1],
+            headline=label == "both",
         )
-    return rows
 
 
-def _ranks(theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame) -> list[ClaimRow]:
+def _ranks(
+    theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame
+) -> Iterator[ClaimRow]:
     """Where the paper's pillars rank here, and whether they are pillars."""
     ranks = chosen.drop_duplicates("target").drop_duplicates("spelling").set_index("spelling")
     kinds = classes[classes.benchmark == ours].set_index("target")["class"]
-    rows = []
     for text in paper.labelled(f"pillar-rank/{theirs}"):
         about = (
             f"pillar-rank-{text.strip(' -').lower()}",
@@ -199,45 +175,41 @@ def _ranks(theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame) 
         )
         if visible(text) not in ranks.index:
             why = f"no candidate of this vocabulary is spelled {text!r}"
-            rows.append(verdicts.not_run(*about, why))
+            yield verdicts.not_run(*about, why)
             continue
         one = ranks.loc[visible(text)]
-        rows.append(
-            verdicts.judged(
-                *about,
-                {"value": int(one["rank"]), "unit": "candidates", "n": len(ranks)},
-                verdict="reproduced" if kinds[one.target] == PILLAR else "differs",
-                reason="must be a pillar here too, whatever its rank",
-            )
-        )
-    return rows
+        measured = {"value": int(one["rank"]), "unit": "candidates", "n": len(ranks)}
+        verdict = "reproduced" if kinds[one.target] == PILLAR else "differs"
+        reason = "must be a pillar here too, whatever its rank"
+        yield verdicts.judged(*about, measured, verdict=verdict, reason=reason)
 
 
 def _core(counted: pd.DataFrame, k: int) -> ClaimRow:
-    both = counted[counted.benchmark == "both"].set_index("candidates")
-    inside, pillars = (int(both.loc[name, PILLAR]) for name in (f"top {k}", "all"))
-    part = both.loc[f"top {k}", "n"] / both.loc["all", "n"]
+    top, every = (
+        counted[(counted.benchmark == "both") & (counted.candidates == name)].iloc[0]
+        for name in (f"top {k}", "all")
+    )
     about = ("census-core", f"Share of the pillars that rank in the top {k}.", "core-share")
-    if not pillars:
+    if not every[PILLAR]:
         return verdicts.not_run(*about, "no candidate is a pillar here")
+    part = top.n / every.n
     why = f"the top {k} is {part:.0%} of the candidates here and half of them in the paper"
-    return verdicts.shown(*about, verdicts.share(inside, pillars, "pillars"), why)
+    share = verdicts.share(int(top[PILLAR]), int(every[PILLAR]), "pillars")
+    return verdicts.shown(*about, share, why)
 
 
 def _null(controls: pd.DataFrame) -> ClaimRow:
     modes = steps.null_summary(controls).set_index("mode")
-    about = ("null-knockout", "Resampling the same suffixes without a ban changes nothing", None)
+    claim, words = "null-knockout", "Resampling the same suffixes without a ban changes nothing"
     more = {"headline": True, "locator": "ours: a control that the paper does not have"}
     if "null" not in modes.index:
-        return verdicts.not_run(
-            *about, "the control needs prefix reuse, which is not exact with top-p below 1", **more
-        )
+        why = "the control needs prefix reuse, which is not exact with top-p below 1"
+        return verdicts.not_run(claim, words, None, why, **more)
     null = modes.loc["null"]
-    claim, words, number = about
     return verdicts.judged(
         claim,
         f"{words} (mean Delta of {null.candidates:.0f} candidates).",
-        number,
+        None,
         {"value": null.delta, "lo": null.lo, "hi": null.hi, "unit": "problems", "n": int(null.n)},
         verdict="reproduced" if null.lo <= 0 <= null.hi else "differs",
         reason="the interval must contain 0",
@@ -251,35 +223,26 @@ def of_predictors(table: pd.DataFrame) -> list[ClaimRow]:
     `table` is that of `rockstudy.knockout.steps.correlations`.
     """
     rows = []
-    for theirs, (ours, some) in zip(
-        BENCHMARKS, table.groupby("benchmark", sort=False), strict=False
-    ):
-        by_name = some.set_index("predictor")
-        rows += [_correlation(theirs, ours, name, by_name.loc[name]) for name in by_name.index]
+    halves = table.groupby("benchmark", sort=False)
+    for theirs, (ours, half) in zip(BENCHMARKS, halves, strict=False):
+        for one in half.itertuples():
+            of_paper = paper.number(f"predictor-p/{theirs}/{one.predictor}").value
+            row = verdicts.holds(
+                f"predictor-{one.predictor.replace('_', '-')}-{ours}",
+                f"Pearson r of Delta on {ours} with {steps.PREDICTORS[one.predictor]} "
+                f"(p = {display.rounded(one.p)}; the paper: {of_paper:.3f}).",
+                f"predictor-r/{theirs}/{one.predictor}",
+                {"value": one.r, "lo": one.lo, "hi": one.hi, "unit": "candidates", "n": one.n},
+            )
+            rows.append(row)
         number = min(paper.labelled(f"predictor-p/{theirs}").values(), key=lambda one: one.value)
-        about = (
+        row = verdicts.concludes(
             f"predictor-smallest-p-{ours}",
             f"No property predicts Delta on {ours}: the smallest p-value of the nine (Bonferroni).",
             number.id,
+            {"value": half.p.min(), "unit": "candidates", "n": int(half.n.max())},
+            level=census.ALPHA / len(half),
+            headline=True,
         )
-        rows.append(
-            verdicts.concludes(
-                *about,
-                {"value": some.p.min(), "unit": "candidates", "n": int(some.n.max())},
-                level=census.ALPHA / len(some),
-                headline=True,
-            )
-        )
+        rows.append(row)
     return rows
-
-
-def _correlation(theirs: str, ours: str, name: str, one: pd.Series) -> ClaimRow:
-    words = steps.PREDICTORS[name]
-    p = f"p = {display.rounded(one.p)}"
-    of_paper = paper.number(f"predictor-p/{theirs}/{name}").value
-    return verdicts.holds(
-        f"predictor-{name.replace('_', '-')}-{ours}",
-        f"Pearson r of Delta on {ours} with {words} ({p}; the paper: {of_paper:.3f}).",
-        f"predictor-r/{theirs}/{name}",
-        {"value": one.r, "lo": one.lo, "hi": one.hi, "unit": "candidates", "n": int(one.n)},
-    )

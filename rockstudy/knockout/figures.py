@@ -17,9 +17,7 @@ def census_bars(classes: pd.DataFrame, least: float) -> Figure:
     """
     benchmarks = list(dict.fromkeys(classes.benchmark))
     made, axes = figure(4.6 * len(benchmarks) + 0.6, 3.4, len(benchmarks))
-    colours = {
-        kind: ROLES[r] for kind, r in zip(CLASSES, ("rock", "random", "teacher"), strict=True)
-    }
+    colours = dict(zip(CLASSES, map(ROLES.get, ("rock", "random", "teacher")), strict=True))
     for axis, benchmark in zip(axes, benchmarks, strict=True):
         rows = classes[classes.benchmark == benchmark].sort_values("delta").reset_index(drop=True)
         axis.axhspan(-least, least, color="black", alpha=0.08, lw=0)

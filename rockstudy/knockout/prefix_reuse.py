@@ -19,6 +19,8 @@ without a ban, so the difference must centre on 0. A *naive* one regenerates eve
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,14 +57,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Screen:
-    """Candidates to knock out of graded baseline completions, and how to sample and grade.
-
-    ``task`` has the evaluation problems of ``rollouts``; ``how`` has their sampling settings.
-    """
+    """Candidates to knock out of baseline completions, and how these were sampled."""
 
     model: PreTrainedModel | Engine
     tokenizer: PreTrainedTokenizerBase
-    task: TaskConfig
     rollouts: Rollouts
     candidates: Sequence[Candidate]
     how: EvalConfig
@@ -70,71 +68,40 @@ class Screen:
     mode: Mode = "reuse"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Completions to generate: candidate, row of the base rollouts, first column that is new."""
-
-    candidate: np.ndarray  # int (J,)
-    row: np.ndarray  # int (J,)
-    start: np.ndarray  # int (J,)
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-
-def plan(
-    rollouts: Rollouts, candidates: Sequence[Candidate], vocab: int, mode: Mode = "reuse"
-) -> Plan:
+def plan(screen: Screen) -> pd.DataFrame:
     """Find where each candidate's completions must be continued.
 
-    Parameters
-    ----------
-    rollouts, candidates, vocab
-        Baseline completions, what to knock out of them, and the size of the vocabulary.
-    mode
-        ``reuse`` starts at the first banned token, ``null`` after it, ``naive`` at column 0 of
-        every completion.
+    ``reuse`` starts at the first banned token, ``null`` after it, ``naive`` at column 0 of every
+    completion.
 
-    Raises
-    ------
-    StudyError
-        A candidate with no token, with one outside the vocabulary, or with all of them.
+    A row per completion to generate: ``candidate`` (its place), ``row`` of the rollouts, ``start``
+    (the first column that is new), ``limit`` (tokens to generate at most).
+
+    `StudyError`: a candidate with no token, with one outside the vocabulary, or with all of them.
     """
-    columns: list[list[np.ndarray]] = [[], [], []]
-    for number, candidate in enumerate(candidates):
-        _check(candidate, vocab)
+    rollouts, naive = screen.rollouts, screen.mode == "naive"
+    frames = []
+    for number, candidate in enumerate(screen.candidates):
+        _check(candidate, screen.model.config.vocab_size)
         hit = np.isin(rollouts.completion_ids, candidate.banned) & rollouts.mask
-        rows = np.arange(len(rollouts)) if mode == "naive" else np.flatnonzero(hit.any(1))
-        first = hit[rows].argmax(1) if mode != "naive" else np.zeros(len(rows), np.int64)
-        start = first + (mode == "null")
-        rows, start = (x[start < rollouts.lengths[rows]] for x in (rows, start))
-        for column, values in zip(columns, (np.full(len(rows), number), rows, start), strict=True):
-            column.append(values)
-    return Plan(*(np.concatenate([np.empty(0, np.int64), *column]) for column in columns))
+        rows = np.arange(len(rollouts)) if naive else np.flatnonzero(hit.any(1))
+        start = np.zeros_like(rows) if naive else hit[rows].argmax(1) + (screen.mode == "null")
+        todo = pd.DataFrame({"candidate": number, "row": rows, "start": start})
+        frames.append(todo[start < rollouts.lengths[rows]])
+    todo = pd.concat(frames, ignore_index=True)
+    return todo.assign(limit=screen.how.max_new_tokens - todo.start)
 
 
 def _check(candidate: Candidate, vocab: int) -> None:
-    ids = candidate.banned
+    ids, about = candidate.banned, f"candidate {candidate.target}"
     if not ids or min(ids) < 0 or max(ids) >= vocab:
-        raise StudyError(
-            f"candidate {candidate.target}: must ban ids from 0 to {vocab - 1}; "
-            f"got {list(ids)!r:.60}"
-        )
+        raise StudyError(f"{about}: must ban ids from 0 to {vocab - 1}; got {list(ids)!r:.60}")
     if len(set(ids)) >= vocab:
-        raise StudyError(f"candidate {candidate.target}: must leave at least one of {vocab} tokens")
+        raise StudyError(f"{about}: must leave at least one of {vocab} tokens")
 
 
 def resample(
-    model: PreTrainedModel | Engine,
-    tokenizer: PreTrainedTokenizerBase,
-    rollouts: Rollouts,
-    candidates: Sequence[Candidate],
-    todo: Plan,
-    how: EvalConfig,
-    seed: int,
-    *,
-    bans: bool = True,
-    bar: progress.Bar | None = None,
+    screen: Screen, todo: pd.DataFrame, bar: progress.Bar | None = None
 ) -> list[np.ndarray]:
     """Generate the planned completions, prefix included: one int32 array each.
 
@@ -142,12 +109,10 @@ def resample(
     size and the other candidates change it only through rounding of the logits. `bar` counts
     tokens; those that a completion leaves unused count at its end.
 
-    Raises
-    ------
-    StudyError
-        ``top_p`` below 1 with a start other than 0; rollouts cut at another limit than that of
-        `how`; logits that are not finite.
+    `StudyError`: ``top_p`` below 1 with a start other than 0; rollouts cut at another limit than
+    that of the screen; logits that are not finite.
     """
+    rollouts, how = screen.rollouts, screen.how
     if how.top_p < 1 and todo.start.any():
         raise StudyError(
             f"knockout__top_p: must be 1 for prefix reuse, which is not exact with truncation; "
@@ -159,27 +124,20 @@ def resample(
             f"knockout__max_new_tokens: must be the limit of the rollouts, which are cut at "
             f"{cut[-1]} tokens; got {how.max_new_tokens}"
         )
-    rows, prefixes = [], []
-    for number, row, start in zip(todo.candidate, todo.row, todo.start, strict=True):
-        candidate, prompt = candidates[number], int(rollouts.prompt_index[row])
-        prefixes.append(rollouts.completion_ids[row, :start])
-        rows.append(
-            Request(
-                np.concatenate([rollouts.prompt_ids[prompt], prefixes[-1]]).tolist(),
-                how.max_new_tokens - int(start),
-                (
-                    seed,
-                    f"knockout-{candidate.arm}-{candidate.target}",
-                    (prompt << 15) + int(rollouts.sample_index[row]),
-                ),
-                candidate.banned if bans else (),
-            )
-        )
-    made = engines.of(model, how.batch_size).complete(
-        rows,
+    requests, prefixes = [], []
+    for one in todo.itertuples():
+        candidate, prompt = screen.candidates[one.candidate], int(rollouts.prompt_index[one.row])
+        prefixes.append(rollouts.completion_ids[one.row, : one.start])
+        ids = np.concatenate([rollouts.prompt_ids[prompt], prefixes[-1]]).tolist()
+        unit = (prompt << 15) + int(rollouts.sample_index[one.row])
+        stream = (screen.seed, f"knockout-{candidate.arm}-{candidate.target}", unit)
+        banned = () if screen.mode == "null" else candidate.banned
+        requests.append(Request(ids, one.limit, stream, banned))
+    made = engines.of(screen.model, how.batch_size).complete(
+        requests,
         Chooser(how.temperature, how.top_p),
-        rollout.eos_ids(model, tokenizer),
-        lambda row: bar.update(row.limit) if bar is not None else None,
+        rollout.eos_ids(screen.model, screen.tokenizer),
+        lambda request: bar.update(request.limit) if bar is not None else None,
     )
     return [np.concatenate(parts) for parts in zip(prefixes, made, strict=True)]
 
@@ -189,6 +147,7 @@ def outcomes(
     run: Run,
     name: str,
     screen: Screen,
+    task: TaskConfig,
     *,
     inputs: Mapping[str, str],
     chunk: int = CHUNK,
@@ -199,41 +158,30 @@ def outcomes(
     queue, so batches stay full. A killed screen continues after its last complete shard, and
     several processes divide the shards.
 
-    Parameters
-    ----------
-    run, name
-        Shards are ``<run>/knockout/<name>-<number>-<key>``.
-    inputs
-        Hashes of the model and of the rollouts.
+    Shards are ``<run>/knockout/<name>-<number>-<key>``. The evaluation problems of `task` are those
+    of the rollouts; `inputs` are the hashes of the model and of the rollouts.
 
-    Returns
-    -------
-    DataFrame
-        ``benchmark, arm, target, prompt_index, sample_index, correct, base_correct, stopped,
-        n_new_tokens, reused_tokens``: a row per generated completion. A candidate that never
-        occurs has none: its difference is 0 exactly.
+    Columns: ``benchmark, arm, target, prompt_index, sample_index, correct, base_correct, stopped,
+    n_new_tokens, reused_tokens``: a row per generated completion. A candidate that never occurs has
+    none: its difference is 0 exactly.
 
-    Raises
-    ------
-    StudyError
-        Rollouts without grades; as `plan` and `resample`.
+    `StudyError`: rollouts without grades; as `plan` and `resample`.
     """
     if screen.rollouts.correct is None:
         raise StudyError("rollouts: must be graded; these are not")
-    candidates = screen.candidates
-    todo = plan(screen.rollouts, candidates, screen.model.config.vocab_size, screen.mode)
-    problems = tasks.load(screen.task, "eval")
-    if not len(todo):  # no candidate occurs
-        return _frame(screen, todo, [], problems)
-    limits = screen.how.max_new_tokens - todo.start
-    parts = _shards(todo, limits, len(candidates), chunk)
-    own, made_by = distributed.mine(list(enumerate(parts))), code.identity(outcomes)
-    total = sum(int(limits[_between(todo, *part)].sum()) for _, part in own)
+    todo, problems = plan(screen), tasks.load(task, "eval")
+    if todo.empty:  # no candidate occurs
+        return _graded(screen, task, problems, todo)
+    ranges = _ranges(todo, len(screen.candidates), chunk)
+    shards = [(todo[todo.candidate.isin(part)], part) for part in ranges]
+    own, made_by = distributed.mine(list(enumerate(shards))), code.identity(outcomes)
 
-    def place(number: int, part: tuple[int, int]) -> dict[str, Any]:
+    def place(number: int, part: range) -> dict[str, Any]:
         config = {
-            "task": tasks.identity(screen.task),
-            "candidates": [[c.arm, c.target, list(c.banned)] for c in candidates[slice(*part)]],
+            "task": tasks.identity(task),
+            "candidates": [
+                [c.arm, c.target, list(c.banned)] for c in (screen.candidates[i] for i in part)
+            ],
             "evaluation": identity(screen.how),
             "seed": screen.seed,
             "mode": screen.mode,
@@ -242,71 +190,60 @@ def outcomes(
             "knockout", f"{name}-{number:04d}", config, lambda: inputs, by=outcomes
         )
 
-    def shard(number: int, part: tuple[int, int], bar: progress.Bar) -> cache.Artefact:
-        chosen = _between(todo, *part)
-        mine = Plan(todo.candidate[chosen], todo.row[chosen], todo.start[chosen])
-
-        def compute() -> pd.DataFrame:
-            made = resample(
-                screen.model, screen.tokenizer, screen.rollouts, candidates, mine, screen.how,
-                screen.seed, bans=screen.mode != "null", bar=bar,
-            )  # fmt: skip
-            return _frame(screen, mine, made, problems)
-
-        return cache.cached(run.path, **place(number, part), code=made_by, compute=compute)
-
-    with progress.bar(total, name, "token") as bar:
-        for number, part in own:
-            if not shard(number, part, bar).fresh:
-                bar.update(int(limits[_between(todo, *part)].sum()))
+    with progress.bar(sum(int(mine.limit.sum()) for _, (mine, _) in own), name, "token") as bar:
+        for number, (mine, part) in own:
+            compute = functools.partial(_graded, screen, task, problems, mine, bar)
+            key = place(number, part)
+            if not cache.cached(run.path, **key, code=made_by, compute=compute).fresh:
+                bar.update(int(mine.limit.sum()))
     distributed.together().wait_for_everyone()
-    made = [distributed.written(run.path, **place(*one)).data for one in enumerate(parts)]
+    places = [place(number, part) for number, part in enumerate(ranges)]
+    made = [distributed.written(run.path, **key).data for key in places]
     return pd.concat(made, ignore_index=True)
 
 
-def _shards(todo: Plan, limits: np.ndarray, n_candidates: int, chunk: int) -> list[tuple[int, int]]:
+def _ranges(todo: pd.DataFrame, n_candidates: int, chunk: int) -> list[range]:
     """Cut the candidates, in their order, into ranges of about `chunk` tokens, none of them empty.
 
     A candidate that has more by itself is one range.
     """
-    sizes = np.bincount(todo.candidate, weights=limits, minlength=n_candidates)
+    sizes = np.bincount(todo.candidate, weights=todo.limit, minlength=n_candidates)
     cuts, total = [0], 0.0
     for i, n in enumerate(sizes.tolist()):
         if total and n and total + n > chunk:
             cuts.append(i)
             total = 0.0
         total += n
-    return list(zip(cuts, [*cuts[1:], n_candidates], strict=True))
+    return [range(*ends) for ends in itertools.pairwise([*cuts, n_candidates])]
 
 
-def _between(todo: Plan, first: int, last: int) -> np.ndarray:
-    """Places of the plan that belong to a range of candidates."""
-    return np.flatnonzero((todo.candidate >= first) & (todo.candidate < last))
-
-
-def _frame(
-    screen: Screen, mine: Plan, made: list[np.ndarray], problems: list[tasks.Problem]
+def _graded(
+    screen: Screen,
+    task: TaskConfig,
+    problems: Sequence[tasks.Problem],
+    todo: pd.DataFrame,
+    bar: progress.Bar | None = None,
 ) -> pd.DataFrame:
-    task, tokenizer, rollouts = screen.task, screen.tokenizer, screen.rollouts
-    candidates, rows = screen.candidates, [ids.tolist() for ids in made]
-    texts = tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
-    prompt = rollouts.prompt_index[mine.row]
-    lengths = np.array([len(ids) for ids in made], np.int64)
-    ends = set(rollout.eos_ids(screen.model, tokenizer))
-    graded = tasks.grade(task, [problems[i] for i in prompt], texts)
+    """The table of `outcomes` for a part of its plan."""
+    tokenizer, rollouts = screen.tokenizer, screen.rollouts
+    made = [] if todo.empty else [ids.tolist() for ids in resample(screen, todo, bar)]
+    texts = tokenizer.batch_decode(made, skip_special_tokens=True) if made else []
+    prompt, ends = rollouts.prompt_index[todo.row], set(rollout.eos_ids(screen.model, tokenizer))
+    chosen = [screen.candidates[i] for i in todo.candidate]
+    start = todo.start.to_numpy()
     assert rollouts.correct is not None
     return pd.DataFrame(
         {
             "benchmark": task.label,
-            "arm": [candidates[c].arm for c in mine.candidate],
-            "target": np.array([candidates[c].target for c in mine.candidate], np.int64),
+            "arm": [c.arm for c in chosen],
+            "target": np.array([c.target for c in chosen], np.int64),
             "prompt_index": prompt,
-            "sample_index": rollouts.sample_index[mine.row],
-            "correct": graded,
-            "base_correct": rollouts.correct[mine.row],
-            "stopped": [bool(len(ids)) and int(ids[-1]) in ends for ids in made],
-            "n_new_tokens": (lengths - mine.start).astype(np.int32),
-            "reused_tokens": mine.start.astype(np.int32),
+            "sample_index": rollouts.sample_index[todo.row],
+            "correct": tasks.grade(task, [problems[i] for i in prompt], texts),
+            "base_correct": rollouts.correct[todo.row],
+            "stopped": [bool(ids) and ids[-1] in ends for ids in made],
+            "n_new_tokens": (np.array([*map(len, made)], np.int64) - start).astype(np.int32),
+            "reused_tokens": start.astype(np.int32),
         }
     )
 
@@ -322,6 +259,6 @@ def differences(
     place = {(c.arm, c.target): i for i, c in enumerate(candidates)}
     delta = np.zeros((len(candidates), n_prompts))
     rows = [place[key] for key in zip(changed.arm, changed.target, strict=True)]
-    change = changed.correct.astype(np.int64) - changed.base_correct.astype(np.int64)
+    change = changed.correct.astype(int) - changed.base_correct.astype(int)
     np.add.at(delta, (rows, changed.prompt_index.to_numpy()), change.to_numpy() / samples)
     return delta

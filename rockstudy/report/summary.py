@@ -16,6 +16,7 @@ from rockstudy.claims.verdicts import VERDICTS
 from rockstudy.config.fields import StudyConfig
 from rockstudy.gradients import group_losses
 from rockstudy.gradients import steps as gradients_steps
+from rockstudy.knockout import census
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.runs import NotStored, Run
 from rockstudy.selective import steps as selective_steps
@@ -69,9 +70,9 @@ def persistence(run: Run) -> pd.DataFrame | None:
 
 
 def knockout(run: Run) -> pd.DataFrame | None:
-    """Candidates of notebook 05 by class on each benchmark (`knockout.steps.classes`)."""
+    """Candidates of notebook 05 by class on each benchmark (`knockout.census`)."""
     screen = stored(run, lambda r: knockout_steps.screen(r, knockout_steps.candidates(r)))
-    return None if screen is None else knockout_steps.classes(screen)
+    return None if screen is None else census.census(screen)
 
 
 def utility(run: Run) -> pd.DataFrame | None:

@@ -11,7 +11,6 @@ types, and the weights that can be made of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rockstudy.config.registry import ARMS, SELECTORS
@@ -114,18 +113,13 @@ def keep(made: Material, selector: str) -> Arm:
 def build(name: str, material: Material, seed: int) -> Arm:
     """Return an arm at a training seed.
 
-    Raises
-    ------
-    StudyError
-        A name that is no arm; a selector that ranks fewer than K types.
+    `StudyError`: a name that is no arm; a selector that ranks fewer than K types.
     """
     return ARMS[name](dataclasses.replace(material, name=name, seed=seed))
 
 
 def plan(config: StudyConfig) -> list[tuple[str, int, bool]]:
     """Every arm and training seed, and whether it is graded at every named checkpoint."""
-    main: Sequence[tuple[str, int, bool]] = [
-        (name, seed, True) for name in config.freeze.arms for seed in config.seeds
-    ]
-    few = config.seeds[: config.freeze.extra_seeds]
-    return [*main, *((name, seed, False) for name in config.freeze.extra for seed in few)]
+    freeze, few = config.freeze, config.seeds[: config.freeze.extra_seeds]
+    main = [(name, seed, True) for name in freeze.arms for seed in config.seeds]
+    return main + [(name, seed, False) for name in freeze.extra for seed in few]

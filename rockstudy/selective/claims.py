@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -9,6 +13,7 @@ from rockstudy.claims import verdicts
 from rockstudy.claims.verdicts import ClaimRow
 from rockstudy.selective import arms, steps
 
+UNTRAINED = "the arm was not trained"
 WITHIN = 0.02  # ours: final accuracies that count as the same, two points
 REGIMES = {"rock-freeze": "rock-freeze", "random-windows": "random"}  # our names and the paper's
 
@@ -27,60 +32,51 @@ def rows(
     return [*_differences(some, rng), *_gains(some, rng), *_costs(costs), _match(match)]
 
 
-def _differences(table: pd.DataFrame, rng: np.random.Generator) -> list[ClaimRow]:
+def _differences(table: pd.DataFrame, rng: np.random.Generator) -> Iterator[ClaimRow]:
     """Final accuracies of the three regimes against each other."""
-    claims = (
-        ("freeze-keeps-accuracy", "rock-freeze", "baseline", None),
-        ("random-freeze-costs-accuracy", "random-windows", "baseline", False),
-        ("freeze-beats-random-freeze", "rock-freeze", "random-windows", True),
-    )
-    where = {None: f"within {WITHIN:g} of", False: "below", True: "above"}
-    made = []
-    for claim, arm, against, positive in claims:
-        words = f"The final accuracy of {arm} is {where[positive]} that of {against}."
+    for claim, arm, where, against in (
+        ("freeze-keeps-accuracy", "rock-freeze", f"within {WITHIN:g} of", "baseline"),
+        ("random-freeze-costs-accuracy", "random-windows", "below", "baseline"),
+        ("freeze-beats-random-freeze", "rock-freeze", "above", "random-windows"),
+    ):
         number = f"accuracy-difference/{REGIMES[arm]}-{REGIMES.get(against, against)}"
+        about = (claim, f"The final accuracy of {arm} is {where} that of {against}.", number)
         if not {arm, against} <= set(table["arm"]):
-            made.append(verdicts.not_run(claim, words, number, "the arm was not trained"))
+            yield verdicts.not_run(*about, UNTRAINED)
             continue
-        differences = steps.differences(table, rng, against)
-        one = differences[differences["arm"] == arm].iloc[0].to_dict()
-        if positive is None:
-            made.append(_equivalent(claim, words, number, one))
-        else:
-            row = verdicts.sign(claim, words, number, one, positive=positive, headline=True)
-            made.append(row)
-    return made
+        differences = steps.differences(table, rng, against).set_index("arm")
+        judge = functools.partial(verdicts.sign, positive=where == "above")
+        judge = judge if where in ("above", "below") else _equivalent
+        yield judge(*about, differences.loc[arm].to_dict(), headline=True)
 
 
-def _equivalent(claim: str, words: str, number: str, one: dict) -> ClaimRow:
+def _equivalent(claim: str, words: str, number: str, one: dict, **more: Any) -> ClaimRow:
     """Whether the interval of a difference lies inside the margin, or outside of it."""
-    if one["seeds"] < 2:
-        verdict = "inconclusive"
-    elif one["lo"] >= -WITHIN and one["hi"] <= WITHIN:
+    verdict = "inconclusive"  # as without an interval, where both ends are NaN
+    if one["lo"] >= -WITHIN and one["hi"] <= WITHIN:
         verdict = "reproduced"
-    else:
-        outside = one["hi"] < -WITHIN or one["lo"] > WITHIN
-        verdict = "differs" if outside else "inconclusive"
+    elif one["hi"] < -WITHIN or one["lo"] > WITHIN:
+        verdict = "differs"
     reason = f"the interval must lie inside plus and minus {WITHIN:g}"
-    return verdicts.judged(claim, words, number, one, verdict=verdict, reason=reason, headline=True)
+    return verdicts.judged(claim, words, number, one, verdict=verdict, reason=reason, **more)
 
 
-def _gains(table: pd.DataFrame, rng: np.random.Generator) -> list[ClaimRow]:
+def _gains(table: pd.DataFrame, rng: np.random.Generator) -> Iterator[ClaimRow]:
     """Gain of each regime over the student at the start of stage 2."""
-    made = []
     for arm, theirs in REGIMES.items():
-        claim, words = f"gain-{arm}", f"{arm} raises the accuracy over the start of stage 2."
-        of_arm = table[table["arm"] == arm]
-        number = f"accuracy-gain/{theirs}"
+        words = f"{arm} raises the accuracy over the start of stage 2."
+        about, of_arm = (
+            (f"gain-{arm}", words, f"accuracy-gain/{theirs}"),
+            table[table["arm"] == arm],
+        )
         if of_arm.empty:
-            made.append(verdicts.not_run(claim, words, number, "the arm was not trained"))
+            yield verdicts.not_run(*about, UNTRAINED)
             continue
         gain = steps.changed(of_arm[of_arm.step == 0], steps.at_end(of_arm), rng)
-        made.append(verdicts.sign(claim, words, number, gain))
-    return made
+        yield verdicts.sign(*about, gain)
 
 
-def _costs(costs: pd.DataFrame) -> list[ClaimRow]:
+def _costs(costs: pd.DataFrame) -> Iterator[ClaimRow]:
     """Speed-ups, the bound on them, and the frozen share: each place of the paper a row."""
     cost_of = costs.set_index("arm")
     claims = (
@@ -97,19 +93,17 @@ def _costs(costs: pd.DataFrame) -> list[ClaimRow]:
         ("frozen-share-elsewhere", "Share of the positions left out (the paper's other number).",
          "frozen-share/elsewhere", "rock-freeze", "frozen"),
     )  # fmt: skip
-    made = []
-    for claim, words, number, arm, column in claims:
+    for *about, arm, column in claims:
         if arm not in cost_of.index or pd.isna(cost_of.loc[arm, column]):
-            made.append(verdicts.not_run(claim, words, number, "the arm was not trained"))
+            yield verdicts.not_run(*about, UNTRAINED)
             continue
         one = cost_of.loc[arm]
         ours = {"value": float(one[column]), "unit": "regimes of one run", "n": len(cost_of)}
         if column == "speedup":
             ours = {"value": one.speedup, "lo": one.lo, "hi": one.hi}
             ours |= {"unit": "steps timed in turns", "n": int(one.n)}
-        headline = claim in ("speed-up-types", "speed-up-bound", "frozen-share")
-        made.append(verdicts.holds(claim, words, number, ours, headline=headline))
-    return made
+        headline = about[0] in ("speed-up-types", "speed-up-bound", "frozen-share")
+        yield verdicts.holds(*about, ours, headline=headline)
 
 
 def _match(match: pd.DataFrame) -> ClaimRow:

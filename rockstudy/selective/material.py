@@ -23,33 +23,20 @@ from rockstudy.training.position_weights import (
     persistence_weights,
 )
 
+Normalize = Literal["tokens", "weights"]
 REDETECTIONS = 4  # ours: how often a stage finds its rocks anew
 
 
 @dataclass(frozen=True)
 class Material:
-    """Measurements of a finished baseline, and the arm that is being made from them.
+    """Measurements of a finished baseline, and the arm that is being made from them."""
 
-    Attributes
-    ----------
-    detection
-        Scored types, thresholds, rock settings.
-    tokens
-        The token table behind it.
-    special
-        Ids of special tokens, which are never frozen as controls.
-    config
-        The study.
-    name, seed
-        Name and training seed of the arm.
-    """
-
-    detection: Detection
-    tokens: pd.DataFrame
-    special: tuple[int, ...]
+    detection: Detection  # scored types, thresholds, rock settings
+    tokens: pd.DataFrame  # the token table behind it
+    special: tuple[int, ...]  # ids of special tokens, which are never frozen as controls
     config: StudyConfig
-    name: str = "baseline"
-    seed: int = 0
+    name: str = "baseline"  # of the arm
+    seed: int = 0  # of its training
 
     @property
     def rocks(self) -> tuple[int, ...]:
@@ -87,31 +74,26 @@ class Material:
         """The first K types of a selector; StudyError where it ranks fewer."""
         return selectors.select(self.tokens, selector, self.config.rocks.k).ids
 
-    def arm(
-        self, weights: WeightFunction | None, normalize: Literal["tokens", "weights"] = "tokens"
-    ) -> Arm:
+    def arm(self, weights: WeightFunction | None, normalize: Normalize = "tokens") -> Arm:
         """An arm with any position weights."""
         return Arm(self.name, weights, normalize)
 
     def types(
-        self,
-        ids: Collection[int],
-        *,
-        keep: bool = False,
-        normalize: Literal["tokens", "weights"] = "tokens",
+        self, ids: Collection[int], *, keep: bool = False, normalize: Normalize = "tokens"
     ) -> Arm:
         """Leave token types out of the loss, or with `keep` all the others."""
         return self.arm(TokenWeights(ids, 0.0, keep=keep), normalize)
 
     def windows(self, value: Level) -> Arm:
         """Weigh the rocks and their windows, which reach as far as the rocks' context windows."""
-        width = self.config.rocks.window
-        return self.arm(WindowWeights(self.rocks, value, self.threshold, width))
+        return self.arm(WindowWeights(*self._windows(value)))
 
     def random_windows(self, value: Level) -> Arm:
         """Weigh random windows that match those of the rocks."""
-        width, ids = self.config.rocks.window, (self.rocks, self.controls)
-        return self.arm(RandomWindows(*ids, value, self.threshold, width, self.seed))
+        return self.arm(RandomWindows(*self._windows(value), self.controls, self.seed))
+
+    def _windows(self, value: Level) -> tuple[tuple[int, ...], Level, float, int]:
+        return self.rocks, value, self.threshold, self.config.rocks.window
 
     def persistence(self) -> Arm:
         """Weigh each rock by 1 - its persistence."""

@@ -29,35 +29,24 @@ from rockstudy.training.stages import TrainResult
 
 TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, types do
 ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on the lab
-
-
 ARMS = (*TOKENS, "evaluation", "rocks", "freeze")  # fields of the configuration behind the arms
 
 
 def material(run: Run) -> Material:
     """The measurements that the arms need, from the baseline of the first seed."""
-    found = measured(run)
     special = tuple(map(int, loading.tokenizer_of(run).all_special_ids))
-    return Material(found.detection, found.tokens, special, run.config)
+    return Material(measured(run).detection, measured(run).tokens, special, run.config)
 
 
 def planned(run: Run) -> pd.DataFrame:
     """Every arm with its number of training seeds and of graded checkpoints."""
     rows = pd.DataFrame(arms.plan(run.config), columns=["arm", "seed", "along"])
-    counted = rows.groupby("arm", sort=False).agg(seeds=("seed", "size"), along=("along", "first"))
-    counted["graded"] = np.where(counted.along, len(run.config.stage2.keep), 1)
-    return counted.drop(columns="along").reset_index()
+    counted = rows.groupby(["arm", "along"], sort=False).size().reset_index(name="seeds")
+    graded = np.where(counted.along, len(run.config.stage2.keep), 1)
+    return counted.drop(columns="along").assign(graded=graded)
 
 
 Trained = list[tuple[Arm, int, TrainResult, tuple[str, ...]]]  # seed, and checkpoints to grade
-
-
-def _jobs(run: Run) -> list[tuple[Arm, int, tuple[str, ...]]]:
-    made, every = material(run), tuple(run.config.stage2.keep)
-    return [
-        (arms.build(name, made, seed), seed, every if along else ("late",))
-        for name, seed, along in arms.plan(run.config)
-    ]
 
 
 @kept_apart
@@ -66,7 +55,11 @@ def trained(run: Run, *, grade: bool = True) -> Trained:
 
     def train() -> Trained:
         run.needs_models("arms of stage 2")
-        jobs = _jobs(run)
+        made, every = material(run), tuple(run.config.stage2.keep)
+        jobs = [
+            (arms.build(name, made, seed), seed, every if along else ("late",))
+            for name, seed, along in arms.plan(run.config)
+        ]
         if "random-windows" in {arm.name for arm, _, _ in jobs}:
             _check_match(matched(run))
         todo = jobs if grade else [(arm, seed, ()) for arm, seed, _ in jobs]
@@ -87,11 +80,8 @@ def _hashes(run: Run) -> dict[str, str]:
 def accuracy(run: Run) -> pd.DataFrame:
     """Accuracy of every arm and seed along training, on held-out problems.
 
-    Returns
-    -------
-    DataFrame
-        ``arm, seed, step, benchmark, prompt_index, accuracy`` (mean over ``samples``); step 0 is
-        the end of stage 1, which all arms share.
+    Columns: ``arm, seed, step, benchmark, prompt_index, accuracy`` (mean over ``samples``); step 0
+    is the end of stage 1, which all arms share.
     """
     frames = []
     for arm, seed, result, names in trained(run):
@@ -120,10 +110,7 @@ def timing(run: Run) -> pd.DataFrame:
     The real trainings run in parallel, so their times mean little. A round trains the first steps
     of each arm, with the same prompts, and leaves out the first one.
 
-    Returns
-    -------
-    DataFrame
-        `TrainResult.timing`'s columns, and ``arm, round``.
+    The columns are those of `TrainResult.timing`, and ``arm, round``.
     """
     config, made, frames = run.config, material(run), []
     names = [name for name in TIMED if name in (*config.freeze.arms, *config.freeze.extra)]
@@ -137,14 +124,14 @@ def timing(run: Run) -> pd.DataFrame:
 @table(*ARMS, inputs=tokens_hash)
 def matched(run: Run) -> pd.DataFrame:
     """`windows.match` of the random windows on the rollouts of the statistics, a draw a seed."""
-    made, found = material(run), measured(run)
-    losses = np.zeros(found.rollouts.mask.shape)
-    losses[found.rollouts.mask] = found.tokens.rkl_post
+    made, rollouts, frames = material(run), measured(run).rollouts, []
+    losses = np.zeros(rollouts.mask.shape)
+    losses[rollouts.mask] = made.tokens.rkl_post
+    corpus = (rollouts.completion_ids, rollouts.mask, losses)
     counts = made.detection.types.set_index("token_id")["count"]
-    ids, mask, frames = found.rollouts.completion_ids, found.rollouts.mask, []
     for seed in run.config.seeds:
         drawn = arms.build("random-windows", made, seed).weights
-        frames.append(windows.match(ids, mask, losses, counts, drawn).assign(seed=seed))
+        frames.append(windows.match(*corpus, counts, drawn).assign(seed=seed))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -170,18 +157,13 @@ def at_end(table: pd.DataFrame) -> pd.DataFrame:
 def means(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Mean accuracy over seeds and problems, both resampled.
 
-    Returns
-    -------
-    DataFrame
-        ``arm, benchmark, step, value, lo, hi`` (NaN for one seed), ``unit, n, seeds``.
+    The columns are ``arm, benchmark, step, value, lo, hi`` (NaN for one seed), ``unit, n, seeds``.
     """
-    rows = []
-    for keys, some in table.groupby(["arm", "benchmark", "step"], sort=False):
-        named = dict(zip(("arm", "benchmark", "step"), keys, strict=True))
-        if some.seed.nunique() == 1:
-            rows.append(named | _one_seed(some.accuracy.mean()))
-        else:
-            rows.append(named | _crossed(intervals.crossed_mean(some, "accuracy", rng)))
+    keys, rows = ["arm", "benchmark", "step"], []
+    for names, some in table.groupby(keys, sort=False):
+        single = some.seed.nunique() == 1
+        mean = some.accuracy.mean() if single else intervals.crossed_mean(some, "accuracy", rng)
+        rows.append(dict(zip(keys, names, strict=True)) | _columns(mean))
     return pd.DataFrame(rows)
 
 
@@ -190,43 +172,35 @@ def differences(
 ) -> pd.DataFrame:
     """Final accuracy of each arm minus that of `against`, paired by seed and problem.
 
-    Returns
-    -------
-    DataFrame
-        ``arm, benchmark`` and the columns of `changed`.
+    The columns are ``arm, benchmark`` and the columns of `changed`.
     """
-    ends = at_end(table)
+    ends, rows = at_end(table), []
     base = ends[ends["arm"] == against]
-    rows = []
-    for keys, some in ends[ends["arm"] != against].groupby(["arm", "benchmark"], sort=False):
-        same = (base.benchmark == keys[1]) & base.seed.isin(some.seed)
-        named = dict(zip(("arm", "benchmark"), keys, strict=True))
-        rows.append(named | changed(base[same], some, rng))
+    groups = ends[ends["arm"] != against].groupby(["arm", "benchmark"], sort=False)
+    for (arm, benchmark), some in groups:
+        same = base[(base.benchmark == benchmark) & base.seed.isin(some.seed)]
+        rows.append({"arm": arm, "benchmark": benchmark} | changed(same, some, rng))
     return pd.DataFrame(rows)
 
 
 def changed(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
     """Mean of after minus before over the same seeds and problems, rows of `accuracy`.
 
-    Returns
-    -------
-    dict
-        ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN), because its
-        problems tell nothing about other trainings.
+    The keys are ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN),
+    because its problems tell nothing about other trainings.
     """
     if after.seed.nunique() == 1:
-        return _one_seed(after.accuracy.mean() - before.accuracy.mean())
-    return _crossed(intervals.crossed_difference(before, after, "accuracy", rng))
+        return _columns(after.accuracy.mean() - before.accuracy.mean())
+    return _columns(intervals.crossed_difference(before, after, "accuracy", rng))
 
 
-def _crossed(estimate: intervals.Estimate) -> dict[str, Any]:
-    assert isinstance(estimate.n, tuple)
-    return intervals.as_columns(estimate) | {"seeds": estimate.n[0]}
-
-
-def _one_seed(value: float) -> dict[str, Any]:
+def _columns(mean: float | intervals.Estimate) -> dict[str, Any]:
+    """A mean over seeds and problems as columns; a number is that of a single seed."""
+    if isinstance(mean, intervals.Estimate):
+        assert isinstance(mean.n, tuple)
+        return intervals.as_columns(mean) | {"seeds": mean.n[0]}
     none = float("nan")
-    return {"value": value, "lo": none, "hi": none, "unit": "training seeds", "n": 1, "seeds": 1}
+    return {"value": mean, "lo": none, "hi": none, "unit": "training seeds", "n": 1, "seeds": 1}
 
 
 def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -234,15 +208,12 @@ def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
     `timing` and `metrics` are the tables of these names.
 
-    Returns
-    -------
-    DataFrame
-        ``arm, frozen`` (1 - mean weight over all tokens), ``projected`` (share of positions that
-        reach the heads); of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
-        hi, n`` (seconds of a baseline step over those of the same step of the arm, mean over
-        ``n`` pairs with a t interval); ``bound`` (Amdahl: the baseline's step without the share
-        ``frozen`` of its heads and their backward pass, whoever skips the positions) and
-        ``bound_all`` (without any heads at all).
+    Columns: ``arm, frozen`` (1 - mean weight over all tokens), ``projected`` (share of positions
+    that reach the heads); of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
+    hi, n`` (seconds of a baseline step over those of the same step of the arm, mean over ``n``
+    pairs with a t interval); ``bound`` (Amdahl: the baseline's step without the share ``frozen`` of
+    its heads and their backward pass, whoever skips the positions) and ``bound_all`` (without any
+    heads at all).
     """
     weighted = metrics.assign(weight=metrics.mean_weight * metrics.n_tokens)
     sums = weighted.groupby("arm", sort=False)[["weight", "n_kept", "n_tokens"]].sum()
@@ -271,16 +242,11 @@ def reading(differences: pd.DataFrame, benchmark: str) -> str:
     """A line for each arm of `differences`: its change of accuracy and what the interval allows."""
     lines = []
     for row in differences[differences.benchmark == benchmark].itertuples():
-        number = f"{row.arm}: {row.value:+.3f}"
-        if row.seeds < 2:
-            lines.append(f"{number}, one seed: no conclusion about other seeds.")
-            continue
-        said = f"{number} [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds"
-        if row.lo > 0 or row.hi < 0:
-            lines.append(f"{said}: {'better' if row.lo > 0 else 'worse'} than the baseline.")
-        else:
-            lines.append(
-                f"{said}: no difference shown; differences inside the interval, up to "
-                f"{max(abs(row.lo), abs(row.hi)):.3f}, cannot be excluded."
-            )
+        reading = "better than the baseline" if row.lo > 0 else "worse than the baseline"
+        if row.lo <= 0 <= row.hi:
+            reading = "no difference shown; differences inside the interval, up to "
+            reading += f"{max(-row.lo, row.hi):.3f}, cannot be excluded"
+        interval = f"[{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds: {reading}"
+        one = ", one seed: no conclusion about other seeds"
+        lines.append(f"{row.arm}: {row.value:+.3f}{one if row.seeds < 2 else ' ' + interval}.")
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 from torch import Tensor
 
 from rockstudy.errors import StudyError
@@ -33,48 +33,42 @@ from rockstudy.training.position_weights import Batch, Checked, Level, level, lo
 
 @dataclass(frozen=True)
 class WindowWeights(Checked):
-    """One weight on a set of tokens and their windows, 1 elsewhere.
-
-    Attributes
-    ----------
-    value
-        The paper's lambda, or a `Ramp` of it.
-    threshold
-        Minimum loss in nats inside a window.
-    width
-        Maximum number of positions on each side of a token of ``ids``.
-    """
+    """One weight on a set of tokens and their windows, 1 elsewhere."""
 
     ids: Collection[int]
-    value: Level
-    threshold: float
-    width: int
+    value: Level  # the paper's lambda, or a `Ramp` of it
+    threshold: float  # minimum loss in nats inside a window
+    width: int  # maximum number of positions on each side of a token of ``ids``
     needs_losses: ClassVar[bool] = True
 
     def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
-        """Return the level of ``value`` on the tokens and their windows, else 1, float (R, T)."""
-        ids, mask, loss = _arrays(batch, losses)
-        chosen = windows(np.isin(ids, self.ids) & mask, (loss >= self.threshold) & mask, self.width)
-        return _weights(batch, chosen, self.value)
+        """Return the level of ``value`` on the chosen positions, else 1, float (R, T)."""
+        if losses is None:
+            raise StudyError("weights: windows need the losses of the batch; got none")
+        arrays = (x.detach().cpu().numpy() for x in (batch.completion_ids, batch.mask, losses))
+        chosen = torch.from_numpy(self._chosen(batch, *arrays)).to(batch.mask.device)
+        return lowered(chosen, level(self.value, batch.step))
+
+    def of_rocks(
+        self, ids: np.ndarray, mask: np.ndarray, losses: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the occurrences of ``ids``, and these with their windows: bool (R, T)."""
+        rocks = np.isin(ids, self.ids) & mask
+        return rocks, windows(rocks, (losses >= self.threshold) & mask, self.width)
+
+    def _chosen(self, batch: Batch, *arrays: np.ndarray) -> np.ndarray:
+        return self.of_rocks(*arrays)[1]
 
 
 @dataclass(frozen=True)
-class RandomWindows(Checked):
+class RandomWindows(WindowWeights):
     """One weight on random windows that match those of a set of tokens, drawn anew by each seed.
 
-    Raises
-    ------
-    StudyError
-        As `Checked`, and a control that is one of the ids.
+    `StudyError`: as `Checked`, and a control that is one of the ids.
     """
 
-    ids: Collection[int]
     controls: Collection[int]
-    value: Level
-    threshold: float
-    width: int
     seed: int
-    needs_losses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the fields, then that no control is a rock."""
@@ -84,27 +78,20 @@ class RandomWindows(Checked):
                 f"weights: controls must not be among the ids; got {common[0]} in both"
             )
 
-    def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
-        """Return the level of ``value`` on the random windows, else 1, float (R, T)."""
-        ids, mask, loss = _arrays(batch, losses)
-        rocks = np.isin(ids, self.ids) & mask
-        chosen = windows(rocks, (loss >= self.threshold) & mask, self.width)
+    def _chosen(self, batch: Batch, *arrays: np.ndarray) -> np.ndarray:
+        ids, mask, _ = arrays
         rng = generator(self.seed, "random-windows", (batch.step << 16) + batch.part)
-        random = random_windows(rocks, chosen, np.isin(ids, self.controls) & mask, mask, rng)
-        return _weights(batch, random, self.value)
+        controls = np.isin(ids, self.controls) & mask
+        return random_windows(*self.of_rocks(*arrays), controls, mask, rng)
 
 
 def windows(centres: np.ndarray, high: np.ndarray, width: int) -> np.ndarray:
     """The centres, and the runs of high positions around high centres, bool (R, T) as both inputs.
 
-    A run reaches at most `width` positions to each side.
+    A run reaches at most `width` positions to each side, width 1 or more.
     """
-    left = right = centres & high
-    covered = centres.copy()
-    for _ in range(width):
-        left, right = _moved(left, -1) & high, _moved(right, 1) & high
-        covered |= left | right
-    return covered
+    along = np.ones((1, 3), bool)  # a run stays in its row
+    return centres | ndimage.binary_dilation(centres & high, along, width, mask=high)
 
 
 def random_windows(
@@ -120,11 +107,8 @@ def random_windows(
     occurrences of the control types, which come first as centres, and the completion tokens
     (`mask`). `rng` orders the centres and assigns a run to each.
 
-    Returns
-    -------
-    ndarray
-        Disjoint from ``frozen``, inside ``mask``, with its number of positions; fewer only where
-        less than that is left.
+    The result is disjoint from `frozen`, inside `mask`, and has as many positions as `frozen`;
+    fewer only where less than that is left.
     """
     free = mask & ~frozen
     wanted = min(int(frozen.sum()), int(free.sum()))
@@ -174,63 +158,25 @@ def match(
 ) -> pd.DataFrame:
     """Compare the random windows of a corpus with those of the rocks.
 
-    Parameters
-    ----------
-    ids, mask, losses
-        int, bool and float (R, T): completions and the loss at each position, in nats.
-    counts
-        Occurrences of each token type, by id.
-    how
-        The random windows; the rocks' own have the same fields.
+    `ids`, `mask` and `losses` are int, bool and float (R, T): completions and the loss at each
+    position in nats. `counts` has the occurrences of each token type by id.
 
-    Returns
-    -------
-    DataFrame
-        A row for ``rock`` and one for ``random``: ``arm, share`` (of all positions), ``runs,
-        length_mean, length_p90`` (positions), ``log10_count`` (mean over the frozen tokens of log10
-        of the type's occurrences), ``ks_length`` (Kolmogorov-Smirnov distance of the lengths to the
-        rocks'), ``control_share`` (of the frozen positions, those on a rock or control type).
+    A row for ``rock`` and one for ``random``: ``arm, share`` (of all positions), ``runs,
+    length_mean, length_p90`` (positions), ``log10_count`` (mean over the frozen tokens of log10 of
+    the type's occurrences), ``ks_length`` (Kolmogorov-Smirnov distance of the lengths to the
+    rocks'), ``control_share`` (of the frozen positions, those on a rock or control type).
     """
-    rocks = np.isin(ids, how.ids) & mask
-    frozen = windows(rocks, (losses >= how.threshold) & mask, how.width)
+    rocks, frozen = how.of_rocks(ids, mask, losses)
     controls = np.isin(ids, how.controls) & mask
     rng = generator(how.seed, "random-windows-match")
     random = random_windows(rocks, frozen, controls, mask, rng)
     log_count = np.log10(counts.reindex(ids[mask]).to_numpy())
-    lengths = {name: _runs(some, some)[0] for name, some in (("rock", frozen), ("random", random))}
-    rows = []
+    rows, of_rocks = [], _runs(frozen, frozen)[0]
     for name, some, types in (("rock", frozen, rocks), ("random", random, controls)):
-        rows.append(
-            {
-                "arm": name,
-                "share": some.sum() / mask.sum(),
-                "runs": len(lengths[name]),
-                "length_mean": lengths[name].mean(),
-                "length_p90": np.quantile(lengths[name], 0.9),
-                "log10_count": log_count[some[mask]].mean(),
-                "ks_length": stats.ks_2samp(lengths["rock"], lengths[name]).statistic,
-                "control_share": types[some].mean(),
-            }
-        )
+        lengths = _runs(some, some)[0]
+        row = {"arm": name, "share": some.sum() / mask.sum(), "runs": len(lengths)}
+        row |= {"length_mean": lengths.mean(), "length_p90": np.quantile(lengths, 0.9)}
+        row |= {"log10_count": log_count[some[mask]].mean()}
+        row |= {"ks_length": stats.ks_2samp(of_rocks, lengths).statistic}
+        rows.append(row | {"control_share": types[some].mean()})
     return pd.DataFrame(rows)
-
-
-def _moved(x: np.ndarray, by: int) -> np.ndarray:
-    """Move every row one position to the right (1) or to the left (-1), False coming in."""
-    out = np.zeros_like(x)
-    if by > 0:
-        out[:, 1:] = x[:, :-1]
-    else:
-        out[:, :-1] = x[:, 1:]
-    return out
-
-
-def _arrays(batch: Batch, losses: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if losses is None:
-        raise StudyError("weights: windows need the losses of the batch; got none")
-    return tuple(x.detach().cpu().numpy() for x in (batch.completion_ids, batch.mask, losses))
-
-
-def _weights(batch: Batch, chosen: np.ndarray, value: Level) -> Tensor:
-    on_device = torch.from_numpy(chosen).to(batch.mask.device)
-    return lowered(on_device, level(value, batch.step))

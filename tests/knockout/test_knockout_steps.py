@@ -26,7 +26,7 @@ def test_a_window_holds_candidates_whose_loss_is_high_by_the_rocks_own_measure(l
         }
     )
     made = SimpleNamespace(tau_post=0.5, settings=RockConfig(loss=loss), occurrences=tokens[:1])
-    found = knockout_steps._together(tokens, made, np.array([1, 2, 3]), 2)
+    found = knockout_steps._together(tokens, made, [1, 2, 3], 2)
     assert found == {1: near, 2: [2], 3: [3]}
 
 

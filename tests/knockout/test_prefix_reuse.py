@@ -21,7 +21,7 @@ from rockstudy.config.fields import EvalConfig, PairConfig, TaskConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.knockout import prefix_reuse
-from rockstudy.knockout.prefix_reuse import Candidate, plan, resample
+from rockstudy.knockout.prefix_reuse import Candidate, Screen, plan, resample
 from rockstudy.models import loading
 from rockstudy.runs import Run
 from rockstudy.sampling import rollout
@@ -40,10 +40,15 @@ def base(model):
     return sample(model, [[2, 3]], samples=N, max_new_tokens=3, batch_size=1_500)
 
 
-def changed(model, base, candidate, mode="reuse", seed=7):
+def of(model, base, *candidates, mode="reuse", **how):
+    return Screen(model, TOKENIZER, base, candidates, HOW.model_copy(update=how), 7, mode)
+
+
+def changed(model, base, candidate, mode="reuse"):
     """The completions of the knockout policy: those that are kept, and those made anew."""
-    todo = plan(base, [candidate], 5, mode)
-    new = resample(model, TOKENIZER, base, [candidate], todo, HOW, seed, bans=mode != "null")
+    screen = of(model, base, candidate, mode=mode)
+    todo = plan(screen)
+    new = resample(screen, todo)
     every = completions(base)
     for row, ids in zip(todo.row, new, strict=True):
         every[row] = ids.tolist()
@@ -88,24 +93,25 @@ def test_the_null_knockout_follows_the_policy_itself(model, base):
     assert fits(every, expected) > 1e-3
 
 
-def test_reuse_starts_at_the_first_banned_token_and_null_after_it(base):
+def test_reuse_starts_at_the_first_banned_token_and_null_after_it(model, base):
     candidates = [Candidate(2, (2,)), Candidate(3, (2, 3), "window")]
-    todo = plan(base, candidates, 5)
+    todo = plan(of(model, base, *candidates))
     rows = completions(base)
     for number, one in enumerate(candidates):
         mine = todo.candidate == number
         hits = {r: min(ids.index(t) for t in one.banned if t in ids)
                 for r, ids in enumerate(rows) if set(ids) & set(one.banned)}  # fmt: skip
         assert dict(zip(todo.row[mine], todo.start[mine], strict=True)) == hits
-    null = plan(base, candidates[:1], 5, "null")
+    null = plan(of(model, base, candidates[0], mode="null"))
     after = {r: t + 1 for r, t in zip(todo.row[todo.candidate == 0], todo.start, strict=False)}
     kept = {r: t for r, t in after.items() if t < len(rows[r])}
     assert dict(zip(null.row, null.start, strict=True)) == kept
 
 
 def test_a_prefix_is_kept_and_the_limit_counts_it(model, base):
-    todo = plan(base, [Candidate(2, (2,))], 5)
-    new = resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, HOW, 7)
+    screen = of(model, base, Candidate(2, (2,)))
+    todo = plan(screen)
+    new = resample(screen, todo)
     whole = completions(base)
     for row, start, ids in zip(todo.row, todo.start, new, strict=True):
         assert ids[:start].tolist() == whole[row][:start]
@@ -118,11 +124,9 @@ def test_neither_the_batch_nor_the_other_candidates_change_a_completion(model, b
         base.prompt_ids, base.completion_ids[:60], base.mask[:60], base.prompt_index[:60],
         base.sample_index[:60], base.stopped[:60],
     )  # fmt: skip
-    both = plan(few, pair, 5)
-    together = resample(model, TOKENIZER, few, pair, both, HOW, 7)
-    alone = plan(few, pair[1:], 5)
-    small = HOW.model_copy(update={"batch_size": 7})
-    apart = resample(model, TOKENIZER, few, pair[1:], alone, small, 7)
+    screen, small = of(model, few, *pair), of(model, few, pair[1], batch_size=7)
+    both = plan(screen)
+    together, apart = resample(screen, both), resample(small, plan(small))
     mine = [ids for c, ids in zip(both.candidate, together, strict=True) if c == 1]
     assert [a.tolist() for a in mine] == [b.tolist() for b in apart]
 
@@ -130,9 +134,8 @@ def test_neither_the_batch_nor_the_other_candidates_change_a_completion(model, b
 def test_greedy_knockout_is_greedy_decoding_without_the_token(model):
     greedy = sample(model, [[2, 3], [4]], temperature=0, max_new_tokens=3)
     token = int(greedy.completion_ids[0, 0])
-    how = HOW.model_copy(update={"temperature": 0.0})
-    todo = plan(greedy, [Candidate(token, (token,))], 5)
-    new = resample(model, TOKENIZER, greedy, [Candidate(token, (token,))], todo, how, 0)
+    screen = of(model, greedy, Candidate(token, (token,)), temperature=0.0)
+    new = resample(screen, plan(screen))
     expected = banned_greedy(model, [2, 3], token, 3)
     assert new[0].tolist() == expected
 
@@ -174,8 +177,8 @@ def run_in(folder):
 
 def outcomes(folder, screen, **given):
     pair, task, how, made, candidates = screen
-    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, made, candidates, how, 3)
-    return prefix_reuse.outcomes(run_in(folder), "x", what, inputs={}, **given)
+    what = Screen(pair.student, pair.tokenizer, made, candidates, how, 3)
+    return prefix_reuse.outcomes(run_in(folder), "x", what, task, inputs={}, **given)
 
 
 def test_an_outcome_table_has_a_row_for_every_completion_that_changes(tmp_path, screen):
@@ -280,8 +283,8 @@ def long_screen(folder):
     types, counts = np.unique(made.completion_ids[made.mask], return_counts=True)
     often = types[np.argsort(-counts, kind="stable")][:40]
     candidates = [Candidate(int(t), (int(t),)) for t in often]
-    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, made, candidates, how, 3)
-    return prefix_reuse.outcomes(run_in(folder), "x", what, inputs={}, chunk=10)
+    what = Screen(pair.student, pair.tokenizer, made, candidates, how, 3)
+    return prefix_reuse.outcomes(run_in(folder), "x", what, task, inputs={}, chunk=10)
 
 
 @pytest.mark.slow
@@ -317,8 +320,9 @@ def test_a_cut_completion_is_counted_as_cut_and_graded_as_it_stands(tmp_path, sc
 
     monkeypatch.setattr(tasks, "grade", grade)
     table = outcomes(tmp_path, screen)
-    todo = plan(made, candidates, pair.student.config.vocab_size)
-    new = resample(pair.student, pair.tokenizer, made, candidates, todo, how, 3)
+    what = Screen(pair.student, pair.tokenizer, made, candidates, how, 3)
+    todo = plan(what)
+    new = resample(what, todo)
     texts = pair.tokenizer.batch_decode([ids.tolist() for ids in new], skip_special_tokens=True)
     problems = tasks.load(screen[1], "eval")
     assert asked == [
@@ -352,10 +356,8 @@ def lab():
 
 def of_lab(lab, folder, mode, seed):
     pair, task, how, made, candidates = lab
-    what = prefix_reuse.Screen(
-        pair.student, pair.tokenizer, task, made, candidates, how, seed, mode
-    )
-    return prefix_reuse.outcomes(run_in(folder), mode, what, inputs={})
+    what = Screen(pair.student, pair.tokenizer, made, candidates, how, seed, mode)
+    return prefix_reuse.outcomes(run_in(folder), mode, what, task, inputs={})
 
 
 def under_knockout(table, lab, measure):
@@ -417,28 +419,26 @@ def test_a_token_that_the_lab_student_never_writes_has_a_difference_of_zero(lab,
         ((0, 1, 2, 3, 4), "must leave at least one of 5 tokens"),
     ],
 )
-def test_candidates_that_make_no_sense_are_refused(base, banned, message):
+def test_candidates_that_make_no_sense_are_refused(model, base, banned, message):
     with pytest.raises(StudyError, match=message):
-        plan(base, [Candidate(0, banned)], 5)
+        plan(of(model, base, Candidate(0, banned)))
 
 
 def test_prefix_reuse_is_refused_where_it_is_not_exact(model, base):
-    todo = plan(base, [Candidate(2, (2,))], 5)
-    how = HOW.model_copy(update={"top_p": 0.9})
+    screen = of(model, base, Candidate(2, (2,)), top_p=0.9)
     with pytest.raises(StudyError, match="knockout__top_p: must be 1 for prefix reuse"):
-        resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, how, 0)
+        resample(screen, plan(screen))
 
 
 def test_rollouts_cut_at_another_limit_are_refused(model, base):
-    todo = plan(base, [Candidate(2, (2,))], 5)
-    how = HOW.model_copy(update={"max_new_tokens": 4})
+    screen = of(model, base, Candidate(2, (2,)), max_new_tokens=4)
     with pytest.raises(StudyError, match=r"max_new_tokens: must be the limit .* 3 tokens; got 4"):
-        resample(model, TOKENIZER, base, [Candidate(2, (2,))], todo, how, 0)
+        resample(screen, plan(screen))
 
 
 def test_rollouts_without_grades_are_refused(tmp_path, screen):
     pair, task, how, made, candidates = screen
     plain = SimpleNamespace(**{**made.__dict__, "correct": None})
-    what = prefix_reuse.Screen(pair.student, pair.tokenizer, task, plain, candidates, how, 0)
+    what = Screen(pair.student, pair.tokenizer, plain, candidates, how, 0)
     with pytest.raises(StudyError, match="rollouts: must be graded"):
-        prefix_reuse.outcomes(run_in(tmp_path), "x", what, inputs={})
+        prefix_reuse.outcomes(run_in(tmp_path), "x", what, task, inputs={})

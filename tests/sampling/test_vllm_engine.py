@@ -170,11 +170,12 @@ def test_sampled_frequencies_are_those_of_exact_enumeration(model, served, how):
 def test_knockouts_follow_the_enumerated_policy(model, served, banned, mode):
     seed = sum(banned) + len(mode)  # a base of its own for every case
     base = sample(served, [[2, 3]], samples=N, max_new_tokens=3, seed=seed)
-    candidate = Candidate(banned[0], banned)
-    todo = prefix_reuse.plan(base, [candidate], 5, mode)
+    candidates = [Candidate(banned[0], banned)]
+    screen = prefix_reuse.Screen(served, TOKENIZER, base, candidates, HOW, seed, mode)
+    todo = prefix_reuse.plan(screen)
     assert 0 < len(todo) <= N
     every = completions(base)
-    made = prefix_reuse.resample(served, TOKENIZER, base, [candidate], todo, HOW, seed)
+    made = prefix_reuse.resample(screen, todo)
     for row, ids in zip(todo.row, made, strict=True):
         every[row] = ids.tolist()
     assert not any(set(ids) & set(banned) for ids in every)

@@ -72,7 +72,7 @@ def test_random_windows_freeze_the_same_share_elsewhere(corpus):
 
 def test_the_match_of_shares_lengths_and_frequencies_is_as_reported(corpus):
     ids, mask, losses, counts, rocks, others = corpus
-    how = RandomWindows(rocks, others, 0.0, 0.6, 4, seed=3)
+    how = RandomWindows(rocks, 0.0, 0.6, 4, others, seed=3)
     rock, random = match(ids, mask, losses, counts, how).set_index("arm").loc[["rock", "random"]]\
         .to_dict("index").values()  # fmt: skip
     assert random["share"] == pytest.approx(rock["share"], rel=0.01)
@@ -96,7 +96,7 @@ def test_random_windows_are_drawn_anew_for_each_seed_step_and_part_and_else_the_
     tensors = torch.from_numpy(ids), torch.from_numpy(mask)
 
     def drawn(seed, step, part):
-        how = RandomWindows(rocks, others, 0.0, 0.6, 4, seed)
+        how = RandomWindows(rocks, 0.0, 0.6, 4, others, seed)
         return evaluate(how, Batch(*tensors, step, part), torch.from_numpy(losses).float())
 
     first = drawn(0, 5, 1)
@@ -112,7 +112,7 @@ def test_random_windows_are_drawn_anew_for_each_seed_step_and_part_and_else_the_
         (lambda: WindowWeights([1], 0.0, -0.5, 2), "threshold"),
         (lambda: WindowWeights([1], 0.0, float("nan"), 2), "threshold"),
         (lambda: WindowWeights([1], 0.0, 0.5, 0), "width"),
-        (lambda: RandomWindows([1, 2], [2, 3], 0.0, 0.5, 2, 0), "got 2 in both"),
+        (lambda: RandomWindows([1, 2], 0.0, 0.5, 2, [2, 3], 0), "got 2 in both"),
         (lambda: WindowWeights([1], 0.0, 0.5, 1)(Batch(*[torch.ones(1, 1)] * 2), None), "losses"),
     ],
 )
