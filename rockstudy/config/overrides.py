@@ -152,5 +152,8 @@ def _one_line(error: ValidationError) -> str:
         return f"{field}: {reason}" if field else reason
     if first["type"] == "extra_forbidden":
         return unknown(f"parameter {field}", last, schema_at(above)["properties"], near(field))
+    if first["type"] == "string_too_long":
+        most, given = first["ctx"]["max_length"], len(first["input"])
+        return f"{field}: must have at most {most} characters; got {given}"
     given = "nothing" if first["type"] == "missing" else shortened(first["input"])
     return f"{field}: must be {legal_at(place)}; got {given}"

@@ -65,7 +65,7 @@ BAD = [
     ({"pair__teacher": ""}, ["pair__teacher:", "text of length >= 1", "''"]),
     ({"pair__teacher_revision": 4}, ["pair__teacher_revision:", "text or None", "got 4"]),
     ({"pair__teacher": "x" * 500}, None),
-    ({"pair__dtype": "x" * 500}, ["pair__dtype:", "auto, float32, bfloat16", "xxx..."]),
+    ({"pair__dtype": "x" * 500}, ["pair__dtype:", "auto, float32, bfloat16", "xxx ... xxx"]),
     ({"pair__dtype": "a\nb"}, ["pair__dtype:", "'a\\nb'"]),
 ]
 
