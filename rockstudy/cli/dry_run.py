@@ -82,9 +82,11 @@ def checks(
 
 
 def quick(config: StudyConfig) -> list[Check]:
-    """The checks that take seconds, without the Hub: models, vocabulary, local prompts, batches."""
+    """The checks that take seconds, without the Hub: packages, models, local prompts, batches."""
     pair = _pair_dimensions(config)
     return [
+        *_engines(config),
+        *_devices(config),
         *_models(config, pair, hub=False),
         *_data(config, None, hub=False),
         *_batches(config, pair, processes=1),
@@ -318,8 +320,8 @@ def _engines(config: StudyConfig) -> Iterator[Check]:
         yield _extra("lm_eval", "ifeval", "the checkers of IFEval")
     if any(s.lora_rank is not None for s in trained):
         yield _extra("peft", "lora", "adapters")
-    for name in {s.report_to for s in trained} & set(REPORTERS):
-        yield _extra(name, name, "the reporter")
+    for name in sorted({s.report_to for s in trained} & set(REPORTERS)):
+        yield _extra(name, name, f"report_to {name}")
 
 
 def _vllm_fields(config: StudyConfig) -> dict[str, str]:

@@ -145,9 +145,9 @@ def _cause(error: BaseException) -> str:
     return DEAD.get(kind) or (reason(error) if isinstance(error, OSError) else _named(error))
 
 
-def reason(error: OSError) -> str:
-    """Return what an error of the system means for the command."""
-    if isinstance(error, BrokenPipeError):
+def reason(error: OSError | SystemExit) -> str:
+    """Return what an error of the system, or typer's exit for a closed pipe, means to the user."""
+    if isinstance(error, BrokenPipeError | SystemExit):
         return "the output was closed before its end; what runs have stored is kept"
     return FULL if str(error).startswith(_FULL_DISK) else _named(error)
 

@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(error), 2)
     except TyperException as error:
         _stop(" ".join(error.format_message().split()), error.exit_code)
-    except OSError as error:
+    except (OSError, SystemExit) as error:  # typer exits where stdout is closed
         with contextlib.suppress(OSError):  # what could not be written is not tried again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _stop(execute.reason(error), 1)

@@ -310,7 +310,14 @@ def test_a_notebook_that_fails_is_one_line_and_is_kept_as_failed(
     assert "never" in (folder / "00_first.failed.ipynb").read_text()
 
 
-def test_ctrl_c_ends_cleanly_and_leaves_no_kernel(home):
+ENDED = {
+    signal.SIGINT: (130, "interrupted"),
+    signal.SIGTERM: (143, "ended by SIGTERM"),
+}
+
+
+@pytest.mark.parametrize("number", ENDED, ids=lambda number: number.name)
+def test_a_signal_ends_cleanly_in_a_line_of_its_own_and_leaves_no_kernel(home, number):
     tell = "open('pid', 'w').write(str(os.getpid()))"
     write(home / "notebooks", "00_first", f"import os, time\n{tell}", "time.sleep(120)")
     environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
@@ -319,19 +326,20 @@ def test_ctrl_c_ends_cleanly_and_leaves_no_kernel(home):
         command,
         env=environment,
         stderr=subprocess.PIPE,
-        text=True,
         # a shell that puts the tests in the background has them ignore the signal
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         pid = home / "pid"
         waited = time.monotonic()
-        while not (pid.exists() and pid.read_text()) and time.monotonic() - waited < 60:
+        while not (pid.exists() and pid.read_text()) and time.monotonic() - waited < 120:
             time.sleep(0.1)
         kernel = int(pid.read_text())
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("rockstudy: interrupted; the same command continues")
+        process.send_signal(number)
+        err = process.communicate(timeout=60)[1].decode()
+    code, words = ENDED[number]
+    assert process.returncode == code
+    line = f"rockstudy: {words}; the same command continues from what is stored"
+    assert err.split("\n")[-2:] == [line, ""]
     assert "Traceback" not in err
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
