@@ -17,10 +17,10 @@ class StudyError(ValueError):
 
 
 def line(text: str) -> str:
-    """Return a text as a line that every terminal shows as it is, of at most `LINE` characters.
+    r"""Return a text as a line that every terminal shows as it is, of at most `LINE` characters.
 
     Control characters, line ends and marks that hide or reorder text become escapes such as
-    ``\\x1b``. A long word, and then a long line, is cut in the middle: the beginning names the
+    ``\x1b``. A long word, and then a long line, is cut in the middle: the beginning names the
     field, and the end what was given.
     """
     safe = escaped(text)
@@ -30,7 +30,7 @@ def line(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text with escapes for what has no glyph of its own, such as ``\\n``."""
+    r"""Return a text with escapes for what has no glyph of its own, such as ``\n``."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -31,7 +31,7 @@ class Parameter:
     kind: type | None
 
     def fitted(self, value: Any, field: str) -> Any:
-        """Return a value in the parameter's type; `StudyError`, which names `field`, if it has none.
+        """Return a value in the parameter's type; `StudyError`, naming `field`, if it has none.
 
         A whole number fits a float, and a list a tuple.
         """
@@ -123,10 +123,7 @@ def errors_as_one_line() -> None:
 def check_injected() -> None:
     """Refuse values from papermill whose name or type the ``parameters`` cell does not have.
 
-    Raises
-    ------
-    StudyError
-        The first such value, with what is legal.
+    `StudyError` names the first such value, with what is legal.
     """
     cells = _shell().user_ns.get("In", []) if _shell() is not None else []
     places = [i for i, cell in enumerate(cells) if cell.startswith(INJECTED)]

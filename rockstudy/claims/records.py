@@ -44,11 +44,10 @@ def claims(
     notebook
         The notebook's name: the table is ``claims/<notebook>``.
     rows
-        Mappings with ``claim`` (an id), ``statement`` (in our words), ``locator`` (in the paper),
-        ``verdict``, and optionally ``reason`` (the verdict's rule, or why there is none; required
-        with the verdict ``not run``), ``headline`` (whether a short table shows it), ``paper`` (the
-        paper's number) and the measured number: ``measured``, an `intervals.Estimate`, or its
-        value, lo, hi, unit and n by name. `rockstudy.claims.verdicts` makes such rows.
+        As `rockstudy.claims.verdicts` makes them: ``claim`` (an id), ``statement`` (in our words),
+        ``locator`` (in the paper), ``verdict``; optionally ``reason`` (the verdict's rule, required
+        with ``not run``), ``headline`` (whether a short table shows it), ``paper`` (its number),
+        and ``measured``, an `intervals.Estimate`, or its value, lo, hi, unit and n by name.
     inputs
         Hashes of the artefacts that the numbers come from.
 
@@ -116,12 +115,7 @@ def _claim_table(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
 def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
     """Return the claims of all notebooks of a run in the notebooks' order; empty without any.
 
-    Parameters
-    ----------
-    run
-        Folder of the run.
-    before
-        A notebook: only those that come earlier, which are what it can depend on.
+    With the name of a notebook in `before`, only of earlier ones, which are all it can depend on.
     """
     folder = run.path if isinstance(run, Run) else run
     stored = [path.with_suffix("") for path in (folder / "claims").glob("*.parquet")]

@@ -91,13 +91,8 @@ class Dimensions:
     def forward_flops(self, tokens: float, length: float) -> float:
         """FLOPs of one forward pass: 2 N D, and attention to half of `length` on average.
 
-        Parameters
-        ----------
-        tokens
-            D, over all sequences.
-        length
-            Tokens of one sequence; attention takes 4 FLOPs per layer, pair of positions and
-            dimension of the queries.
+        D is `tokens`, over all sequences, each of `length`; attention takes 4 FLOPs per layer, pair
+        of positions and dimension of the queries.
         """
         queries = self._width(self.config.num_attention_heads)
         return 2 * tokens * (self.active + len(self.layers) * queries * length)

@@ -55,16 +55,9 @@ class Check:
 def checks(
     config: StudyConfig, notebooks: Sequence[Path], run: Path, processes: int = 1
 ) -> list[Check]:
-    """Check everything that a run needs.
+    """Check everything that a run needs, whose folder need not exist.
 
-    Parameters
-    ----------
-    config, notebooks
-        The study, and its notebooks, whose parameters `parameters.assign` has checked.
-    run
-        Folder of the run; it need not exist.
-    processes
-        Number of processes that will train together.
+    `parameters.assign` has checked the notebooks' parameters; `processes` will train together.
     """
     names = " ".join(path.stem.split("_")[0] for path in notebooks)
     pair, device = _pair_dimensions(config), _device()

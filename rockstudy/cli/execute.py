@@ -19,7 +19,6 @@ from rockstudy.errors import StudyError
 from rockstudy.progress import drawn
 from rockstudy.report.notebook_file import read
 
-
 FULL = "the disk is full; free some space, and the same command continues from what is stored"
 _FULL_DISK = tuple(f"[Errno {code}]" for code in (errno.ENOSPC, errno.EDQUOT))
 DEAD = {
@@ -38,21 +37,10 @@ def execute(
     """Execute a notebook with these parameter values and return the duration in seconds.
 
     During execution the output is ``<name>.partial.ipynb``. A failed notebook is kept as
-    ``<name>.failed.ipynb``, with its kernel's stderr in ``<name>.failed.log``.
+    ``<name>.failed.ipynb``, with its kernel's stderr in ``<name>.failed.log``. `parameters.assign`
+    has checked the values, and `timeout` is a cell's, in seconds.
 
-    Parameters
-    ----------
-    notebook, output
-        Paths of the source and of the executed copy.
-    values
-        Parameters, as checked by `parameters.assign`.
-    timeout
-        Time limit of a cell in seconds; no limit by default.
-
-    Raises
-    ------
-    NotebookError
-        A cell raised or took too long, or its kernel died.
+    `NotebookError`: a cell raised or took too long, or its kernel died.
     """
     partial, failed = (output.with_suffix(f".{word}.ipynb") for word in ("partial", "failed"))
     failed_log = failed.with_suffix(".log")

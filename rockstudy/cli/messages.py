@@ -58,7 +58,7 @@ def release(keep: bool = True) -> None:
 
 
 def show_every_character() -> None:
-    """Have stdout and stderr write ``\\u2026`` for a character that their encoding does not have.
+    r"""Have stdout and stderr write ``\u2026`` for a character that their encoding does not have.
 
     TOML and JSON read these escapes in their texts.
     """

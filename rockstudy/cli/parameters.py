@@ -59,22 +59,9 @@ def assign(
 ) -> tuple[dict[Path, dict[str, Any]], dict[str, Any]]:
     """Return the parameter values of each notebook, and the fields of the run's configuration.
 
-    A name sets the parameter in every notebook that declares it. The name of a field of the
-    configuration (``stage2__steps``) sets the field for the run.
-
-    Parameters
-    ----------
-    notebooks
-        Files, each with a parameters cell.
-    run_id
-        The run that every notebook opens.
-    given
-        Names and values as typed.
-
-    Raises
-    ------
-    StudyError
-        An unknown name, or a value whose type differs from the default's.
+    Every notebook opens the run. A name in `given`, as typed, sets the parameter in every notebook
+    that declares it; that of a field of the configuration (``stage2__steps``) sets it for the run.
+    `StudyError`: an unknown name, or a value whose type differs from the default's.
     """
     if run_id == "reference":
         raise StudyError("run_id: must not be 'reference', which is read and never written")

@@ -16,18 +16,8 @@ from rockstudy.paths import notebook_order
 def find(names: Sequence[str], folder: Path) -> list[Path]:
     """Return the notebooks that are asked for, in their numeric order; all numbered ones for none.
 
-    Parameters
-    ----------
-    names
-        Each a name in ``folder``, with or without its number, the number alone, or the path of a
-        notebook anywhere.
-    folder
-        Where the study's notebooks are.
-
-    Raises
-    ------
-    StudyError
-        An unknown name, one number for two notebooks, or two notebooks of one name.
+    Each is a name in `folder`, with or without its number, the number alone, or the path of a
+    notebook anywhere. `StudyError`: an unknown name, one number or one name for two notebooks.
     """
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     if not names:
@@ -69,18 +59,9 @@ def run_study(
 ) -> Path:
     """Execute the notebooks, render the report, and return the report's path.
 
-    What a notebook computes is cached, so that executing it again is quick.
-
-    Parameters
-    ----------
-    notebooks
-        In the order in which to run them.
-    preset, run_id, seed, from_run
-        See `rockstudy.runs.open_run`.
-    given
-        Names and values as typed (`parameters.assign`).
-    timeout
-        Seconds that one cell may take.
+    What a notebook computes is cached, so that executing it again is quick. `given` are names and
+    values as typed (`parameters.assign`), and a cell may take `timeout` seconds; see
+    `rockstudy.runs.open_run` for the others.
 
     Raises
     ------

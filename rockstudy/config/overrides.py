@@ -33,11 +33,8 @@ def from_parameters(preset: str = "lab", seed: int | None = None, **overrides: A
         ``benchmarks__n_eval`` changes every benchmark, ``benchmarks__0__n_eval`` only the first.
         The number after the last one adds a benchmark with the sizes of the last one.
 
-    Raises
-    ------
-    StudyError
-        Unknown preset or field, a value out of its bounds, a file that cannot be read, a task
-        without its file.
+    `StudyError`: an unknown preset or field, a value out of its bounds, a file that cannot be read,
+    a task without its file.
     """
     base = _from_file(preset) if study_file.is_file(preset) else _preset(preset)
     given = {name: value for name, value in overrides.items() if value is not None}

@@ -74,14 +74,8 @@ class Entry(Generic[T]):
 class Registry(Mapping[str, T]):
     """Names and their values, in the order of registration.
 
-    Iteration gives the plain names; look-ups also find the members of families.
-
-    Parameters
-    ----------
-    what
-        Kind of the values, with which error lines begin.
-    home
-        Module whose import registers the built-in names.
+    Iteration gives the plain names; look-ups also find the members of families. `what`, the kind of
+    the values, begins error lines, and the import of the module `home` registers built-in names.
     """
 
     def __init__(self, what: str, home: str) -> None:

@@ -22,7 +22,11 @@ def noise(*_, **__):
 
 
 @pytest.fixture
-def status(capfd):
+def status(capfd, monkeypatch):
+    """Call the command with a stderr of its own, as a process has, and return what came."""
+    stderr = open(2, "w", buffering=1, closefd=False)
+    monkeypatch.setattr(sys, "stderr", stderr)
+
     def ended(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
             main.main(arguments)
