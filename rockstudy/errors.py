@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+from unicodedata import category
 
 LINE, WORD, VALUE = 300, 120, 80  # ours: most characters of a line, a word in it, a value in it
 CUT = " ... "
@@ -33,7 +34,8 @@ def escaped(text: str) -> str:
     r"""Return a text with escapes for what has no glyph of its own, such as ``\n``."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = (c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1] for c in text)
+    return "".join(shown)  # Zs: spaces of other widths
 
 
 def cut(text: str, most: int) -> str:

@@ -81,13 +81,16 @@ def run_command(
     seed: Seed = None,
     parameter: Given = None,
     timeout: Annotated[
-        float | None, typer.Option(min=1, help="Seconds that one cell may take.")
+        float | None, typer.Option(min=1, max=1e7, help="Seconds that one cell may take.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, run and write nothing.")
     ] = False,
     processes: Annotated[
-        int, typer.Option(min=1, help="For --dry-run: how many processes will train together.")
+        int,
+        typer.Option(
+            min=1, max=1024, help="For --dry-run: how many processes will train together."
+        ),
     ] = 1,
 ) -> None:
     """Run notebooks in their order and print the path of the report last.
@@ -123,7 +126,8 @@ def measure_command(
     seed: Seed = None,
     parameter: Given = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Number of processes, each with a device of its own.")
+        int,
+        typer.Option(min=1, max=1024, help="Number of processes, each with a device of its own."),
     ] = 1,
 ) -> None:
     """Compute what takes long with several processes; `run` then only reads it.
@@ -138,9 +142,9 @@ def measure_command(
     run_id = run_id or run_name(base)
     check = running.readable if "RANK" not in os.environ else lambda config: None
     run = runs.open_run(base, run_id, seed, fields(parameter or []), from_run, check=check)
-    messages.release()
     first = os.environ.get("RANK", "0") == "0" and processes == 1
     with running.locked(run.path) if first else contextlib.nullcontext():
+        messages.release()
         if processes == 1:
             measure.measure(run, parts or [])
             return

@@ -16,7 +16,7 @@ from rockstudy.cli.messages import say
 from rockstudy.cli.options import ConfigFile, Preset, chosen, run_name
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, escaped
 
 RunId = Annotated[str, typer.Option("--run-id", "--run", help="Name of a folder under runs/.")]
 VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
@@ -82,7 +82,7 @@ def info() -> None:
         print(f"  {name:<8} {models}; {tasks}; {preset.stage2.steps} steps of stage 2")
     print(f"runs in {paths.runs_dir()}")
     for run in runs.all_runs():
-        print("\n".join(_about(run)))
+        print("\n".join(map(escaped, _about(run))))
     if not runs.all_runs():
         print("  none yet")
 

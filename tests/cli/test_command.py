@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from rockstudy import paths, progress
+from rockstudy import notebooks, paths, progress
 from rockstudy.claims import records
 from rockstudy.cli import main, options, parameters, running
 from rockstudy.errors import StudyError
@@ -182,13 +182,33 @@ def test_an_annotation_is_the_type_where_the_default_is_none(tmp_path):
         parameters.cast(known["limit"], "word")
 
 
+@pytest.mark.parametrize("text", ["7", "1e5", "true", "none", "[1]", ""])
+@pytest.mark.parametrize(
+    "annotation",
+    ["None | str", "str | None", "Optional[str]", "typing.Optional[str]", "Union[str, None]", "str"]
+    + ['"str | None"', "Annotated[str, 1]", "None|str"],
+)
+def test_an_optional_text_stays_text_however_it_is_annotated(annotation, text):
+    known = notebooks.declared(f"token: {annotation} = None")
+    assert parameters.cast(known["token"], text) == text
+
+
+def test_a_cell_may_hold_magics_several_types_and_what_is_no_literal():
+    source = "%matplotlib inline\na: int | str = 3\nb = [x for x in 'ab']\nc: dict[str, int] = {}"
+    known = notebooks.declared(source)
+    assert {name: one.kind for name, one in known.items()} == {"a": None, "b": None, "c": dict}
+    assert parameters.cast(known["c"], "{'x': 1}") == {"x": 1}
+    with pytest.raises(StudyError, match="parameters: must be Python"):
+        notebooks.declared("a = = 3")
+
+
 def test_a_name_goes_to_the_notebooks_that_have_it_and_a_field_to_the_run(home):
-    notebooks = running.find([], paths.notebooks_dir())
+    files = running.find([], paths.notebooks_dir())
     given = [("flag", "false"), ("limit", "4"), ("stage2__lr", "1e-4"), ("seeds", "[5]")]
-    values, fields = parameters.assign(notebooks, "r", given)
+    values, fields = parameters.assign(files, "r", given)
     assert fields == {"stage2__lr": 1e-4, "seeds": [5]}
-    assert values[notebooks[0]] == {"run_id": "r"}
-    assert values[notebooks[1]] == {"run_id": "r", "flag": False, "limit": 4}
+    assert values[files[0]] == {"run_id": "r"}
+    assert values[files[1]] == {"run_id": "r", "flag": False, "limit": 4}
 
 
 def test_a_pair_is_two_words_or_one_with_an_equals_sign():

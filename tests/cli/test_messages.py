@@ -24,7 +24,7 @@ def noise(*_, **__):
 @pytest.fixture
 def status(capfd, monkeypatch):
     """Call the command with a stderr of its own, as a process has, and return what came."""
-    stderr = open(2, "w", buffering=1, closefd=False)
+    stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     monkeypatch.setattr(sys, "stderr", stderr)
 
     def ended(*arguments: str) -> tuple[int, str, str]:
