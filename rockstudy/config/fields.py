@@ -339,7 +339,9 @@ class StudyConfig(_Frozen):
     def _plugins_come_first(cls, data: Any) -> Any:
         """Import plugins before checking other fields, which may use their names."""
         names = data.get("plugins") if isinstance(data, Mapping) else None
-        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        if not isinstance(names, list | tuple) or len(names) > MOST:
+            return data
+        if not all(isinstance(name, str) for name in names):
             return data
         found = plugins.located(names, Path.cwd())
         plugins.load(found)

@@ -185,8 +185,10 @@ def test_an_annotation_is_the_type_where_the_default_is_none(tmp_path):
 @pytest.mark.parametrize("text", ["7", "1e5", "true", "none", "[1]", ""])
 @pytest.mark.parametrize(
     "annotation",
-    ["None | str", "str | None", "Optional[str]", "typing.Optional[str]", "Union[str, None]", "str"]
-    + ['"str | None"', "Annotated[str, 1]", "None|str"],
+    [
+        *("None | str", "str | None", "Optional[str]", "typing.Optional[str]", "Union[str, None]"),
+        *("str", '"str | None"', "Annotated[str, 1]", "None|str"),
+    ],
 )
 def test_an_optional_text_stays_text_however_it_is_annotated(annotation, text):
     known = notebooks.declared(f"token: {annotation} = None")

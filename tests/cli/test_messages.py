@@ -22,13 +22,13 @@ def noise(*_, **__):
 
 
 @pytest.fixture
-def status(capfd, monkeypatch):
+def status(capfd):
     """Call the command with a stderr of its own, as a process has, and return what came."""
-    stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    monkeypatch.setattr(sys, "stderr", stderr)
 
     def ended(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
+        own = os.fdopen(2, "w", buffering=1, closefd=False)
+        with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stderr", own)
             main.main(arguments)
         printed = capfd.readouterr()
         return int(end.value.code or 0), printed.out, printed.err

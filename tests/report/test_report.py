@@ -152,13 +152,13 @@ def test_a_missing_text_is_empty_wherever_claims_are_shown(run, missing):
     given = records.claims(run, "01_first", [row])
     assert (given[columns] == "").all(axis=None)
     texts = [name for name, kind in records.KINDS.items() if kind == "str"]
-    stored = given.astype(object).assign(**dict.fromkeys(texts, None), n=None, headline=None)
+    stored = given.assign(**dict.fromkeys(texts, None), n=float("nan")).drop(columns="headline")
     cache.save(run.path / "claims" / "02_second", stored, config={})
     table = records.read_claims(run)
     assert table.notebook.tolist() == ["01_first", "02_second"]
     executed(run, text("# Whole"))
-    shown = str(rendered(run).find(id="claims"))
-    for shown in (*listing.lines(table), *listing.markdown(table), listing.tables(table), shown):
+    page = str(rendered(run).find(id="claims"))
+    for shown in (*listing.lines(table), *listing.markdown(table), listing.tables(table), page):
         assert not re.search(r"\b(nan|None|NaN|NA|NaT)\b", shown)
 
 
