@@ -150,9 +150,6 @@ def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: A
 
 
 def _unknown(name: str, legal: list[str]) -> str:
-    if "__" not in name:
-        return unknown(name, name, legal)
-    return (
-        f"{name}: must be one of {', '.join(legal)}; a field of the configuration goes into "
-        f"overrides (rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}')"
-    )
+    example = f"rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}'"
+    more = f"; a field of the configuration goes into overrides ({example})"
+    return unknown(name, name, legal) + more * ("__" in name)

@@ -133,9 +133,9 @@ def _cause(error: BaseException) -> str:
     return DEAD.get(kind) or (reason(error) if isinstance(error, OSError) else _named(error))
 
 
-def reason(error: OSError | SystemExit) -> str:
-    """Return what an error of the system, or typer's exit for a closed pipe, means to the user."""
-    if isinstance(error, BrokenPipeError | SystemExit):
+def reason(error: OSError) -> str:
+    """Return what an error of the system means to the user."""
+    if isinstance(error, BrokenPipeError):
         return "the output was closed before its end; what runs have stored is kept"
     return FULL if str(error).startswith(_FULL_DISK) else _named(error)
 

@@ -184,10 +184,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(error), 2)
     except TyperException as error:
         _stop(" ".join(error.format_message().split()), error.exit_code)
-    except (OSError, SystemExit) as error:  # typer exits where stdout is closed
+    except (OSError, SystemExit) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):  # typer exits where stdout is closed
+            raise
         with contextlib.suppress(OSError):  # what could not be written is not tried again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _stop(execute.reason(error), 1)
+        _stop(execute.reason(cause), 1)
     if status == INTERRUPTED:  # typer's own answer to Ctrl-C too
         words = f"ended by {ended[0].name}" if ended else "interrupted"
         status = 128 + ended[0] if ended else INTERRUPTED

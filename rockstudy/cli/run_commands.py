@@ -140,8 +140,7 @@ def new(
     preset: Preset = None,
     config: ConfigFile = None,
     run_id: Annotated[
-        str | None,
-        typer.Option("--run-id", "--run", help="The run that it reads and adds to."),
+        str | None, typer.Option("--run-id", "--run", help="The run that it reads and adds to.")
     ] = None,
 ) -> None:
     """Write a fresh notebook with the standard sections, wired to a run, and print its path."""
