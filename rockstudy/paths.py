@@ -16,13 +16,7 @@ REPO = Path(__file__).resolve().parent.parent  # the clone: installations are ed
 
 
 def home() -> Path:
-    """Return the study's folder.
-
-    Raises
-    ------
-    StudyError
-        ``ROCKSTUDY_HOME`` names something that is not a folder.
-    """
+    """Return the study's folder; `StudyError` if ``ROCKSTUDY_HOME`` is something else."""
     given = os.environ.get("ROCKSTUDY_HOME")
     if not given:
         return REPO
@@ -38,13 +32,7 @@ def runs_dir() -> Path:
 
 
 def run_dir(run_id: str) -> Path:
-    """Folder of one run; it need not exist yet.
-
-    Raises
-    ------
-    StudyError
-        A name that is not a single plain folder name.
-    """
+    """Folder of one run, which need not exist; `StudyError` for a name with other characters."""
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         legal = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
         raise StudyError(f"run_id: must be {legal}; got {run_id!r}")

@@ -72,7 +72,8 @@ class _FileBar:
 
     def update(self, n: float = 1) -> None:
         self._n += n
-        self.write(due=time.monotonic() - self._last >= _INTERVAL)
+        if time.monotonic() - self._last >= _INTERVAL:
+            self.write()
 
     def set_postfix(self, **values: Any) -> None:
         self._postfix = {
@@ -81,10 +82,8 @@ class _FileBar:
         }
         self.update(0)
 
-    def write(self, done: bool = False, due: bool = True) -> None:
+    def write(self, done: bool = False) -> None:
         """Append one line in a single write, so that the lines of several processes stay apart."""
-        if not due:
-            return
         self._last = time.monotonic()
         n = int(self._n) if self._n == int(self._n) else self._n
         state = {"n": n, "total": self._total, "postfix": self._postfix, "t": time.time()}

@@ -451,11 +451,10 @@ def open_run(
         return _open_reference(preset or "lab", seed, _mapping(overrides), from_run)
     config = resolved(preset, run_id, seed, overrides, from_run)
     path = paths.run_dir(run_id)
-    if not (path / RECORD).is_file():
+    known = (path / RECORD).is_file()
+    if not known or differences(recorded(path), config):  # later ones cannot change a result
         check(config)
-        _record(path, config, from_run)
-    elif differences(recorded(path), config):  # of what cannot change a result
-        _record(path, config, origin_of(path))
+        _record(path, config, origin_of(path) if known else from_run)
     return opened(path)
 
 

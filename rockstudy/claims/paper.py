@@ -69,13 +69,7 @@ class Disagreement(BaseModel):
 
 
 def number(name: str) -> Number:
-    """Return a number by its id, such as ``coverage/100``.
-
-    Raises
-    ------
-    StudyError
-        An unknown id; the line names the nearest ones.
-    """
+    """Return a number by its id, such as ``coverage/100``; `StudyError` names the nearest ids."""
     known = numbers()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
@@ -87,10 +81,7 @@ def number(name: str) -> Number:
 def labelled(name: str) -> dict[str, Number]:
     """Return the numbers of a table of values by their labels, such as the steps of a curve.
 
-    Raises
-    ------
-    StudyError
-        No number under that name.
+    `StudyError`: no number under that name.
     """
     prefix = f"{name}/"
     by_label = {i.removeprefix(prefix): n for i, n in numbers().items() if i.startswith(prefix)}
@@ -112,10 +103,7 @@ def table() -> pd.DataFrame:
 def disagreements() -> pd.DataFrame:
     """Return what text and figure or code say differently: ``question, text, other, ours``.
 
-    Raises
-    ------
-    StudyError
-        A malformed file, or a row that refers to a number that is not there.
+    `StudyError`: a malformed file, or a row that refers to a number that is not there.
     """
     file = paths.data_dir() / "paper" / f"{DISAGREEMENTS}.toml"
     rows = [_made(Disagreement, file.stem, name, row) for name, row in _read(file).items()]

@@ -24,7 +24,8 @@ KINDS = (
     | {"n": "int64", "headline": "bool"}
 )
 OF_THE_RUN = ("notebook", "preset", "run_id")
-LATER_COLUMNS = ("notebook", "reason", "headline")  # a stored table may be older than these
+EMPTY = {"str": "", "float64": float("nan"), "int64": 0, "bool": True}  # by type; nothing is hidden
+ABSENT = {name: EMPTY[kind] for name, kind in KINDS.items()}  # for a value that is missing
 
 
 def claims(
@@ -43,11 +44,10 @@ def claims(
     notebook
         The notebook's name: the table is ``claims/<notebook>``.
     rows
-        Mappings with ``claim`` (an id), ``statement`` (in our words), ``locator`` (in the paper),
-        ``verdict``, and optionally ``reason`` (the verdict's rule, or why there is none; required
-        with the verdict ``not run``), ``headline`` (whether a short table shows it), ``paper`` (the
-        paper's number) and the measured number: ``measured``, an `intervals.Estimate`, or its
-        value, lo, hi, unit and n by name. `rockstudy.claims.verdicts` makes such rows.
+        As `rockstudy.claims.verdicts` makes them: ``claim`` (an id), ``statement`` (in our words),
+        ``locator`` (in the paper), ``verdict``; optionally ``reason`` (the verdict's rule, required
+        with ``not run``), ``headline`` (whether a short table shows it), ``paper`` (its number),
+        and ``measured``, an `intervals.Estimate`, or its value, lo, hi, unit and n by name.
     inputs
         Hashes of the artefacts that the numbers come from.
 
@@ -82,8 +82,8 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
             f"claims row {number}: must have {', '.join(sorted(required))} and may have measured, "
             f"{', '.join(sorted(legal - required))}; missing or unknown: {', '.join(wrong)}"
         )
-    claim = {"paper": None, "value": None, "lo": None, "hi": None, "unit": "", "n": 0}
-    claim |= {"reason": "", "headline": False} | given | dict.fromkeys(OF_THE_RUN, "")
+    given = {name: value for name, value in given.items() if not pd.isna(value)}
+    claim = ABSENT | {"headline": False} | given
     if claim["verdict"] not in VERDICTS:
         raise StudyError(
             f"verdict: must be one of {', '.join(VERDICTS)}; got {claim['verdict']!r} "
@@ -101,10 +101,11 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     return claim
 
 
-def _claim_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
+def _claim_table(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows with every column in its type; a missing text is empty, and a missing n is 0."""
+    table = pd.DataFrame(rows, columns=list(CLAIM_COLUMNS)).astype(object)
     try:
-        return table.astype(KINDS)
+        return table.where(table.notna(), pd.Series(ABSENT), axis=1).astype(KINDS)
     except (ValueError, TypeError) as error:
         raise StudyError(
             f"claims: paper, value, lo, hi must be numbers, n an integer; got {error}"
@@ -114,29 +115,15 @@ def _claim_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
     """Return the claims of all notebooks of a run in the notebooks' order; empty without any.
 
-    Parameters
-    ----------
-    run
-        Folder of the run.
-    before
-        A notebook: only those that come earlier, which are what it can depend on.
+    With the name of a notebook in `before`, only of earlier ones, which are all it can depend on.
     """
     folder = run.path if isinstance(run, Run) else run
     stored = [path.with_suffix("") for path in (folder / "claims").glob("*.parquet")]
-    if before is not None:
-        stored = [
-            path
-            for path in stored
-            if paths.notebook_order(path.name) < paths.notebook_order(before)
-        ]
     stored.sort(key=lambda path: paths.notebook_order(path.name))
-    tables = [_completed(cache.load(path), path.name) for path in stored]
+    tables = []
+    for path in stored:
+        if before is None or paths.notebook_order(path.name) < paths.notebook_order(before):
+            table = _claim_table(cache.load(path))
+            tables.append(table.assign(notebook=table.notebook.replace("", path.name)))
     tables = [table for table in tables if len(table)]
     return pd.concat(tables, ignore_index=True) if tables else _claim_table([])
-
-
-def _completed(table: pd.DataFrame, notebook: str) -> pd.DataFrame:
-    """A stored table with the columns that it may be too old to have."""
-    absent = dict(zip(LATER_COLUMNS, (notebook, "", True), strict=True))  # nothing is left out
-    given = {name: value for name, value in absent.items() if name not in table}
-    return table.assign(**given)[list(CLAIM_COLUMNS)].astype(KINDS)

@@ -38,7 +38,7 @@ def fields_command(
 ) -> None:
     """List fields with their nested name, value in the preset, meaning and legal values."""
     study = from_parameters(options.chosen(preset, config) or "lab")
-    about = {name: f"{name} {field['description']}" for name, field in names.FIELDS.items()}
+    about = {n: " ".join([n, *field["description"].split()]) for n, field in names.FIELDS.items()}
     matching = [name for name, words in about.items() if text.lower() in words.lower()]
     matching = matching or [name for name in names.near(text) if name in about]
     if not matching:

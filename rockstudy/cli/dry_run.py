@@ -30,7 +30,7 @@ from rockstudy import paths, tasks
 from rockstudy.cli import estimates
 from rockstudy.cli.dimensions import KNOWN, Dimensions
 from rockstudy.config.fields import PairConfig, StageConfig, StudyConfig, TaskConfig
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, escaped
 from rockstudy.models import loading, sources
 from rockstudy.sampling import rollout
 from rockstudy.store import cache
@@ -55,16 +55,9 @@ class Check:
 def checks(
     config: StudyConfig, notebooks: Sequence[Path], run: Path, processes: int = 1
 ) -> list[Check]:
-    """Check everything that a run needs.
+    """Check everything that a run needs, whose folder need not exist.
 
-    Parameters
-    ----------
-    config, notebooks
-        The study, and its notebooks, whose parameters `parameters.assign` has checked.
-    run
-        Folder of the run; it need not exist.
-    processes
-        Number of processes that will train together.
+    `parameters.assign` has checked the notebooks' parameters; `processes` will train together.
     """
     names = " ".join(path.stem.split("_")[0] for path in notebooks)
     pair, device = _pair_dimensions(config), _device()
@@ -82,9 +75,11 @@ def checks(
 
 
 def quick(config: StudyConfig) -> list[Check]:
-    """The checks that take seconds, without the Hub: models, vocabulary, local prompts, batches."""
+    """The checks that take seconds, without the Hub: packages, models, local prompts, batches."""
     pair = _pair_dimensions(config)
     return [
+        *_engines(config),
+        *_devices(config),
         *_models(config, pair, hub=False),
         *_data(config, None, hub=False),
         *_batches(config, pair, processes=1),
@@ -95,7 +90,7 @@ def table(made: Sequence[Check]) -> str:
     """Return the checks as text in three columns."""
     width = max(len(check.what) for check in made)
     return "\n".join(
-        f"{'WRONG' if check.wrong else 'ok':<6}{check.what:<{width}}  {check.found}"
+        escaped(f"{'WRONG' if check.wrong else 'ok':<6}{check.what:<{width}}  {check.found}")
         for check in made
     )
 
@@ -129,7 +124,6 @@ def _models(
 
 
 def _local_weights(source: sources.Source, field: str) -> str:
-    """Size of the weights in a folder."""
     pattern = source.kwargs.get("gguf_file", "*.safetensors")
     files = sorted(Path(source.where).glob(pattern))
     if not files:
@@ -285,13 +279,12 @@ def _arithmetic(settings: StageConfig, pool: int, processes: int) -> str:
 
 
 def _versions() -> Iterator[Check]:
-    """Check the installed packages against pyproject.toml."""
     project = tomllib.loads((paths.REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [Requirement(line) for line in project["dependencies"]]
     bad = [line for line in map(_unmet, wanted) if line]
     yield Check("versions", f"{len(wanted) - len(bad)} of {len(wanted)} packages within bounds")
     for line in bad:
-        yield Check("versions", line.split(":")[0], line)
+        yield Check("versions", line.split()[0], f"versions: {line}")
 
 
 def _unmet(wanted: Requirement) -> str | None:
@@ -299,27 +292,37 @@ def _unmet(wanted: Requirement) -> str | None:
     if version and wanted.specifier.contains(version, prereleases=True):
         return None
     got = version or "not installed"
-    return f"{wanted.name}: must be {wanted.specifier or 'installed'}; got {got}"
+    return f"{wanted.name} must be {wanted.specifier or 'installed'}; got {got}"
 
 
 def _engines(config: StudyConfig) -> Iterator[Check]:
     """Check the packages that only some configurations need."""
-    trained = (config.stage1, config.stage2)
-    if _vllm_fields(config):
+    if asking := list(_vllm_fields(config)):
         asked = [Requirement(r) for r in importlib.metadata.requires("trl") or []]
         bounds = next(r for r in asked if r.name == "vllm")
         name = CPU_VLLM if _version(CPU_VLLM) else "vllm"
         line = _unmet(Requirement(f"{name}{bounds.specifier}"))
-        found = line or f"{name} {_version(name)}"
-        yield Check("engine", found, line and f"{line}; run `pip install 'rockstudy[vllm]'`")
+        advice = f"{asking[0]}: {line}; run `pip install 'rockstudy[vllm]'`"
+        yield Check("engine", line or f"{name} {_version(name)}", line and advice)
     else:
         yield Check("engine", "transformers")
-    if any(task.name == "ifeval" for task in config.benchmarks):
-        yield _extra("lm_eval", "ifeval", "the checkers of IFEval")
-    if any(s.lora_rank is not None for s in trained):
-        yield _extra("peft", "lora", "adapters")
-    for name in {s.report_to for s in trained} & set(REPORTERS):
-        yield _extra(name, name, "the reporter")
+    for field, module, package in _extras(config):
+        here = importlib.util.find_spec(module) is not None
+        line = f"{field}: must have {module} installed; run `pip install {package}`"
+        yield Check(field, f"{module}{'' if here else ' not'} installed", None if here else line)
+
+
+def _extras(config: StudyConfig) -> Iterator[tuple[str, str, str]]:
+    """Fields that need a package: their names, its module, and what pip installs."""
+    for name in ("stage1", "stage2"):
+        stage = config.stage(name)
+        if stage.lora_rank is not None:
+            yield f"{name}__lora_rank", "peft", "'rockstudy[lora]'"
+        if stage.report_to in REPORTERS:
+            yield f"{name}__report_to", stage.report_to, stage.report_to
+    for place, task in enumerate(config.benchmarks):
+        if task.name == "ifeval":
+            yield f"benchmarks__{place}__name", "lm_eval", "'rockstudy[ifeval]'"
 
 
 def _vllm_fields(config: StudyConfig) -> dict[str, str]:
@@ -334,13 +337,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _extra(module: str, package: str, what: str) -> Check:
-    if importlib.util.find_spec(module):
-        return Check(what, "installed")
-    named = package if package in REPORTERS else f"'rockstudy[{package}]'"
-    return Check(what, "not installed", f"{what}: must be installed; run `pip install {named}`")
 
 
 def _devices(config: StudyConfig) -> Iterator[Check]:

@@ -12,11 +12,11 @@ import typer
 
 from rockstudy import paths, runs
 from rockstudy.cli import running
+from rockstudy.cli.messages import say
 from rockstudy.cli.options import ConfigFile, Preset, chosen, run_name
-from rockstudy.cli.running import say
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, escaped
 
 RunId = Annotated[str, typer.Option("--run-id", "--run", help="Name of a folder under runs/.")]
 VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
@@ -82,7 +82,7 @@ def info() -> None:
         print(f"  {name:<8} {models}; {tasks}; {preset.stage2.steps} steps of stage 2")
     print(f"runs in {paths.runs_dir()}")
     for run in runs.all_runs():
-        print("\n".join(_about(run)))
+        print("\n".join(map(escaped, _about(run))))
     if not runs.all_runs():
         print("  none yet")
 
@@ -140,8 +140,7 @@ def new(
     preset: Preset = None,
     config: ConfigFile = None,
     run_id: Annotated[
-        str | None,
-        typer.Option("--run-id", "--run", help="The run that it reads and adds to."),
+        str | None, typer.Option("--run-id", "--run", help="The run that it reads and adds to.")
     ] = None,
 ) -> None:
     """Write a fresh notebook with the standard sections, wired to a run, and print its path."""

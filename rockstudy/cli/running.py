@@ -2,12 +2,11 @@
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rockstudy import paths, runs
-from rockstudy.cli import execute, parameters
+from rockstudy.cli import execute, messages, parameters
 from rockstudy.cli.execute import NotebookError
 from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
@@ -17,18 +16,8 @@ from rockstudy.paths import notebook_order
 def find(names: Sequence[str], folder: Path) -> list[Path]:
     """Return the notebooks that are asked for, in their numeric order; all numbered ones for none.
 
-    Parameters
-    ----------
-    names
-        Each a name in ``folder``, with or without its number, the number alone, or the path of a
-        notebook anywhere.
-    folder
-        Where the study's notebooks are.
-
-    Raises
-    ------
-    StudyError
-        An unknown name, one number for two notebooks, or two notebooks of one name.
+    Each is a name in `folder`, with or without its number, the number alone, or the path of a
+    notebook anywhere. `StudyError`: an unknown name, one number or one name for two notebooks.
     """
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     if not names:
@@ -70,18 +59,9 @@ def run_study(
 ) -> Path:
     """Execute the notebooks, render the report, and return the report's path.
 
-    What a notebook computes is cached, so that executing it again is quick.
-
-    Parameters
-    ----------
-    notebooks
-        In the order in which to run them.
-    preset, run_id, seed, from_run
-        See `rockstudy.runs.open_run`.
-    given
-        Names and values as typed (`parameters.assign`).
-    timeout
-        Seconds that one cell may take.
+    What a notebook computes is cached, so that executing it again is quick. `given` are names and
+    values as typed (`parameters.assign`), and a cell may take `timeout` seconds; see
+    `rockstudy.runs.open_run` for the others.
 
     Raises
     ------
@@ -91,21 +71,22 @@ def run_study(
         A notebook failed: those before it, and what it cached, are kept.
     """
     values, fields = parameters.assign(notebooks, run_id, given)
-    run = runs.open_run(preset, run_id, seed, fields, from_run, check=_readable).path
+    run = runs.open_run(preset, run_id, seed, fields, from_run, check=readable).path
     with locked(run):
+        messages.release()
         try:
             for notebook in notebooks:
                 output = run / "notebooks" / notebook.name
                 seconds = execute.execute(notebook, output, values[notebook], timeout=timeout)
-                say(f"{notebook.stem}: {seconds:.0f} s")
+                messages.say(f"{notebook.stem}: {seconds:.0f} s")
         except (NotebookError, KeyboardInterrupt):
-            with contextlib.suppress(StudyError):
+            with contextlib.suppress(StudyError, OSError):
                 rendered(run)
             raise
         return rendered(run)
 
 
-def _readable(config: StudyConfig) -> None:
+def readable(config: StudyConfig) -> None:
     """Refuse a configuration whose models or prompts cannot be read, before it is recorded."""
     from rockstudy.cli import dry_run
 
@@ -135,8 +116,9 @@ def check(
     made = dry_run.checks(study, notebooks, paths.run_dir(run_id), processes)
     print(dry_run.table(made))
     wrong = [check.wrong for check in made if check.wrong]
+    messages.release(keep=not wrong)
     for line in dict.fromkeys(wrong):
-        say(f"rockstudy: {line}")
+        messages.say(f"rockstudy: {line}")
     return 2 if wrong else 0
 
 
@@ -163,8 +145,3 @@ def locked(run: Path) -> Iterator[None]:
         except (ImportError, OSError):  # Windows, file systems without locks: rather than no study
             pass
         yield
-
-
-def say(text: str) -> None:
-    """Print a line to stderr, which results do not share."""
-    print(text, file=sys.stderr, flush=True)

@@ -7,11 +7,6 @@ import nbformat
 
 from rockstudy.errors import StudyError
 
-SECTIONS = (
-    *("Question", "Parameters", "Setup", "Definitions", "Measure", "Checks", "Results"),
-    *("Paper against measured", "Caveats", "Provenance"),
-)
-
 # "%%" and a kind start a cell; <NAME>, <TITLE>, <PRESET> and <RUN> are replaced
 TEMPLATE = r"""
 %% text
@@ -91,6 +86,7 @@ records.claims(run, "<NAME>", rows)[["claim", "paper", "value", "verdict"]]
 %% code
 run.provenance()
 """
+SECTIONS = tuple(re.findall("^## (.+)$", TEMPLATE, re.MULTILINE))
 
 
 def notebook(name: str, *, preset: str | None, run_id: str) -> nbformat.NotebookNode:

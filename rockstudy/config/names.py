@@ -35,6 +35,7 @@ _BOUNDS = {
     "minLength": "of length >=",
     "minItems": "of length >=",
     "maxItems": "of length <=",
+    "maxProperties": "of length <=",
     "pattern": "matching",
 }
 
@@ -85,6 +86,7 @@ def legal(schema: Schema) -> str:
         return "a mapping of its fields"
     bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
     words = " ".join([_WORDS[schema["type"]], " and ".join(bounds)]).strip()
+    words = words.replace("and of length", "and")
     if "patternProperties" in schema:
         words += " from names to values"
     return f"{words}, each {legal(inner)}" if (inner := _inner(schema)) else words

@@ -33,11 +33,8 @@ def from_parameters(preset: str = "lab", seed: int | None = None, **overrides: A
         ``benchmarks__n_eval`` changes every benchmark, ``benchmarks__0__n_eval`` only the first.
         The number after the last one adds a benchmark with the sizes of the last one.
 
-    Raises
-    ------
-    StudyError
-        Unknown preset or field, a value out of its bounds, a file that cannot be read, a task
-        without its file.
+    `StudyError`: an unknown preset or field, a value out of its bounds, a file that cannot be read,
+    a task without its file.
     """
     base = _from_file(preset) if study_file.is_file(preset) else _preset(preset)
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -152,5 +149,8 @@ def _one_line(error: ValidationError) -> str:
         return f"{field}: {reason}" if field else reason
     if first["type"] == "extra_forbidden":
         return unknown(f"parameter {field}", last, schema_at(above)["properties"], near(field))
+    if first["type"] == "string_too_long":
+        most, given = first["ctx"]["max_length"], len(first["input"])
+        return f"{field}: must have at most {most} characters; got {given}"
     given = "nothing" if first["type"] == "missing" else shortened(first["input"])
     return f"{field}: must be {legal_at(place)}; got {given}"

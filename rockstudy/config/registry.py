@@ -74,14 +74,8 @@ class Entry(Generic[T]):
 class Registry(Mapping[str, T]):
     """Names and their values, in the order of registration.
 
-    Iteration gives the plain names; look-ups also find the members of families.
-
-    Parameters
-    ----------
-    what
-        Kind of the values, with which error lines begin.
-    home
-        Module whose import registers the built-in names.
+    Iteration gives the plain names; look-ups also find the members of families. `what`, the kind of
+    the values, begins error lines, and the import of the module `home` registers built-in names.
     """
 
     def __init__(self, what: str, home: str) -> None:
@@ -124,9 +118,11 @@ class Registry(Mapping[str, T]):
 
     def complaint(self, name: Any) -> str | None:
         """The error of an unknown name, with the legal ones; None for a legal name."""
-        found, reason = self._find(name)
-        names = [entry.name for entry in self.entries()]
-        return one_of(name, names, reason) if found is None else None
+        try:
+            self.check(name)
+        except StudyError as error:
+            return str(error).removeprefix(f"{self.what}: ")
+        return None
 
     def check(self, name: str) -> str:
         """Return the name; `StudyError` if it is unknown."""
@@ -134,26 +130,19 @@ class Registry(Mapping[str, T]):
         return name
 
     def __getitem__(self, name: str) -> T:
-        """Return the value of a name; `StudyError` if it is unknown."""
-        found, _ = self._find(name)
-        if found is None:
-            raise StudyError(f"{self.what}: {self.complaint(name)}")
-        return found
-
-    def _find(self, name: Any) -> tuple[T | None, str]:
-        """The value of a name; else None, and the reason of a family that refuses it."""
+        """Return the value of a name; `StudyError` if it is unknown or its family refuses it."""
         reason = ""
-        plain_first = sorted(self.entries(), key=lambda entry: entry.parse is not None)
-        for entry in plain_first if isinstance(name, str) else ():
+        for entry in sorted(self.entries(), key=lambda entry: entry.parse is not None):
             if entry.parse is None and name == entry.name:
-                return entry.value, ""
-            if entry.parse is not None and name.startswith(entry.prefix):
+                return entry.value
+            if entry.parse and isinstance(name, str) and name.startswith(entry.prefix):
                 try:
                     given = {entry.placeholder: entry.parse(name.removeprefix(entry.prefix))}
-                    return partial(entry.value, **given), ""  # type: ignore
+                    return partial(entry.value, **given)  # type: ignore
                 except StudyError as error:
                     reason = str(error)
-        return None, reason
+        legal = [entry.name for entry in self.entries()]
+        raise StudyError(f"{self.what}: {one_of(name, legal, reason)}")
 
     def __contains__(self, name: object) -> bool:
         """Whether a name is registered or a member of a family."""

@@ -15,16 +15,9 @@ def lifecycle(
 ) -> figure_style.Figure:
     """The life of rock tokens (figure 1): they persist, few matter, training may leave them out.
 
-    The panel of a notebook that was not run (None) is marked "not run".
-
-    Parameters
-    ----------
-    persistence : DataFrame, optional
-        ``group, seed, step, rkl``: mean reverse KL of a group of types along stage 2.
-    knockout : DataFrame, optional
-        ``benchmark, class, delta``: a row per candidate and benchmark.
-    utility : DataFrame, optional
-        ``arm, benchmark, value, lo, hi, seeds``: final accuracy with its interval, if any.
+    The panels show mean reverse KL of groups of types along stage 2 (``group, seed, step, rkl``),
+    candidates by benchmark (``benchmark, class, delta``), and final accuracies (``arm, benchmark,
+    value, lo, hi, seeds``). That of a notebook that was not run (None) is marked "not run".
     """
     made, axes = figure_style.figure(13.2, 4.0, 3)
     panels = ((_persisting, persistence), (_knocked_out, knockout), (_trained, utility))

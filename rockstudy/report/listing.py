@@ -10,6 +10,7 @@ import pandas as pd
 
 from rockstudy import display
 from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.errors import escaped
 
 TABLE = """
 <details><summary>{notebook}: {counts}</summary>
@@ -33,7 +34,7 @@ def lines(table: pd.DataFrame) -> list[str]:
     for notebook, rows in table.groupby("notebook", sort=False):
         text += ([""] if text else []) + [f"{notebook}  ({summary(rows)})"]
         text += [line for row in rows.to_dict("records") for line in _claim(row)]
-    return [*text, "", summary(table)] if text else []
+    return [*map(escaped, text), "", summary(table)] if text else []
 
 
 def _claim(row: dict[str, Any]) -> list[str]:

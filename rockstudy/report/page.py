@@ -231,7 +231,7 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
     )
     environment.filters |= {
         "key": lambda x: "" if x != x else repr(float(x)),
-        "rank": VERDICTS.index,
+        "rank": lambda verdict: [*VERDICTS, verdict].index(verdict),
         "strip": _strip,
     }
     environment.filters |= {"number": display.rounded, "sample": listing.sample}

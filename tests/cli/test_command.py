@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from rockstudy import paths, progress
+from rockstudy import notebooks, paths, progress
 from rockstudy.claims import records
 from rockstudy.cli import main, options, parameters, running
 from rockstudy.errors import StudyError
@@ -182,13 +182,35 @@ def test_an_annotation_is_the_type_where_the_default_is_none(tmp_path):
         parameters.cast(known["limit"], "word")
 
 
+@pytest.mark.parametrize("text", ["7", "1e5", "true", "none", "[1]", ""])
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        *("None | str", "str | None", "Optional[str]", "typing.Optional[str]", "Union[str, None]"),
+        *("str", '"str | None"', "Annotated[str, 1]", "None|str"),
+    ],
+)
+def test_an_optional_text_stays_text_however_it_is_annotated(annotation, text):
+    known = notebooks.declared(f"token: {annotation} = None")
+    assert parameters.cast(known["token"], text) == text
+
+
+def test_a_cell_may_hold_magics_several_types_and_what_is_no_literal():
+    source = "%matplotlib inline\na: int | str = 3\nb = [x for x in 'ab']\nc: dict[str, int] = {}"
+    known = notebooks.declared(source)
+    assert {name: one.kind for name, one in known.items()} == {"a": None, "b": None, "c": dict}
+    assert parameters.cast(known["c"], "{'x': 1}") == {"x": 1}
+    with pytest.raises(StudyError, match="parameters: must be Python"):
+        notebooks.declared("a = = 3")
+
+
 def test_a_name_goes_to_the_notebooks_that_have_it_and_a_field_to_the_run(home):
-    notebooks = running.find([], paths.notebooks_dir())
+    files = running.find([], paths.notebooks_dir())
     given = [("flag", "false"), ("limit", "4"), ("stage2__lr", "1e-4"), ("seeds", "[5]")]
-    values, fields = parameters.assign(notebooks, "r", given)
+    values, fields = parameters.assign(files, "r", given)
     assert fields == {"stage2__lr": 1e-4, "seeds": [5]}
-    assert values[notebooks[0]] == {"run_id": "r"}
-    assert values[notebooks[1]] == {"run_id": "r", "flag": False, "limit": 4}
+    assert values[files[0]] == {"run_id": "r"}
+    assert values[files[1]] == {"run_id": "r", "flag": False, "limit": 4}
 
 
 def test_a_pair_is_two_words_or_one_with_an_equals_sign():
@@ -310,7 +332,14 @@ def test_a_notebook_that_fails_is_one_line_and_is_kept_as_failed(
     assert "never" in (folder / "00_first.failed.ipynb").read_text()
 
 
-def test_ctrl_c_ends_cleanly_and_leaves_no_kernel(home):
+ENDED = {
+    signal.SIGINT: (130, "interrupted"),
+    signal.SIGTERM: (143, "ended by SIGTERM"),
+}
+
+
+@pytest.mark.parametrize("number", ENDED, ids=lambda number: number.name)
+def test_a_signal_ends_cleanly_in_a_line_of_its_own_and_leaves_no_kernel(home, number):
     tell = "open('pid', 'w').write(str(os.getpid()))"
     write(home / "notebooks", "00_first", f"import os, time\n{tell}", "time.sleep(120)")
     environment = os.environ | {"PYTHONPATH": str(paths.REPO)}
@@ -319,19 +348,20 @@ def test_ctrl_c_ends_cleanly_and_leaves_no_kernel(home):
         command,
         env=environment,
         stderr=subprocess.PIPE,
-        text=True,
         # a shell that puts the tests in the background has them ignore the signal
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         pid = home / "pid"
         waited = time.monotonic()
-        while not (pid.exists() and pid.read_text()) and time.monotonic() - waited < 60:
+        while not (pid.exists() and pid.read_text()) and time.monotonic() - waited < 120:
             time.sleep(0.1)
         kernel = int(pid.read_text())
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("rockstudy: interrupted; the same command continues")
+        process.send_signal(number)
+        err = process.communicate(timeout=60)[1].decode()
+    code, words = ENDED[number]
+    assert process.returncode == code
+    line = f"rockstudy: {words}; the same command continues from what is stored"
+    assert err.split("\n")[-2:] == [line, ""]
     assert "Traceback" not in err
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)

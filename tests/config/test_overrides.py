@@ -1,10 +1,12 @@
 import math
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from rockstudy.config import names
 from rockstudy.config.fields import StudyConfig, TaskConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
@@ -65,7 +67,7 @@ BAD = [
     ({"pair__teacher": ""}, ["pair__teacher:", "text of length >= 1", "''"]),
     ({"pair__teacher_revision": 4}, ["pair__teacher_revision:", "text or None", "got 4"]),
     ({"pair__teacher": "x" * 500}, None),
-    ({"pair__dtype": "x" * 500}, ["pair__dtype:", "auto, float32, bfloat16", "xxx..."]),
+    ({"pair__dtype": "x" * 500}, ["pair__dtype:", "auto, float32, bfloat16", "xxx ... xxx"]),
     ({"pair__dtype": "a\nb"}, ["pair__dtype:", "'a\\nb'"]),
 ]
 
@@ -269,3 +271,51 @@ def test_training_problems_of_a_file_cannot_be_evaluated():
 def test_claims_are_about_the_trained_benchmark_or_the_first_one():
     for name, main in (("lab", "lab_math"), ("smollm2", "gsm8k"), ("paper", "MATH-500")):
         assert from_parameters(name).main_benchmark == main
+
+
+NUMBERS = {
+    name: schema
+    for name, schema in names.FIELDS.items()
+    if schema.get("type") in ("integer", "number")
+    or any(one.get("type") in ("integer", "number") for one in schema.get("anyOf", ()))
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_an_upper_bound_that_its_line_names(name):
+    for value in (10**12 if "integer" in str(NUMBERS[name]) else 1e308, 10**40):
+        with pytest.raises(StudyError, match=rf"{name.rpartition('__')[2]}: must be .* <=? ?[0-9]"):
+            from_parameters("lab", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"seeds": list(range(1_000_000))}, "seeds: must be a list of length >= 1 and <= 1000"),
+        ({"plugins": ["mine"] * 101}, "plugins: must be a list of length <= 100"),
+        ({"screened": list(range(10_000))}, "screened: must be a list of length <= 2"),
+        ({"freeze__arms": ["baseline"] * 101}, "freeze__arms: must be a list of length <= 100"),
+        ({"stage2__keep": {f"a{i}": 1.0 for i in range(101)} | {"late": 1.0}}, "length <= 100"),
+        ({"pair__teacher": "x" * 5000}, "pair__teacher: must have at most 4096 characters; got"),
+        ({"pair__gguf_file": "x" * 5000}, "pair__gguf_file: must have at most 4096 characters"),
+        (
+            {"stage2__prompts_per_step": 10**6, "stage2__rollouts_per_prompt": 4},
+            "stage2: prompts_per_step * rollouts_per_prompt must be <= 1000000, got 4000000",
+        ),
+        (
+            {"stage1__steps": 10**6, "stage1__max_new_tokens": 10**6},
+            "stage1: steps * rollouts * max_new_tokens must be <= 100000000000, got ",
+        ),
+        (
+            {"evaluation__n_prompts": 10**6, "evaluation__max_new_tokens": 10**6},
+            "evaluation: n_prompts * samples * max_new_tokens must be <= 100000000000, got ",
+        ),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_no_machine_could_hold_is_refused_at_once(given, part):
+    started = time.monotonic()
+    with pytest.raises(StudyError) as raised:
+        from_parameters("lab", **given)
+    assert part in str(raised.value)
+    assert time.monotonic() - started < 5

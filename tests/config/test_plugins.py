@@ -200,7 +200,9 @@ def test_a_plugin_that_is_none_is_refused_in_one_line(folder, name, source, line
 
 
 def test_plugins_must_be_a_list_of_names(folder):
-    with pytest.raises(StudyError, match=r"plugins: must be a list, each text .*; got 3"):
+    with pytest.raises(
+        StudyError, match=r"plugins: must be a list of length <= 100, each text .*; got 3"
+    ):
         from_parameters("tiny", plugins=3)
 
 

@@ -100,7 +100,7 @@ WRONG = {
     "an unknown table": ('preset = "lab"\n[stge2]\n', ["parameter stge2: ", "mean 'stage2'?"]),
     "a wrong type": (
         'preset = "lab"\n[stage2]\nsteps = "ten"',
-        ["stage2__steps: must be a whole number >= 1; got 'ten'"],
+        ["stage2__steps: must be a whole number >= 1 and <= 1000000; got 'ten'"],
     ),
     "a date": ('preset = "lab"\n[stage2]\nsteps = 2020-01-01', ["stage2__steps: must be a whole"]),
     "out of bounds": ('preset = "lab"\nseed = -1', ["seed: must be a whole number >= 0", "got -1"]),
@@ -111,7 +111,7 @@ WRONG = {
     "a value for a table": ('preset = "lab"\nstage2 = 3', ["stage2: must be a mapping", "got 3"]),
     "a benchmark without a field": (
         'preset = "lab"\n[[benchmarks]]\nname = "arithmetic"',
-        ["benchmarks__0__n_train: must be a whole number >= 1; got nothing"],
+        ["benchmarks__0__n_train: must be a whole number >= 1 and <= 1000000; got nothing"],
     ),
     "neither a preset nor all fields": (
         "seeds = [1]",

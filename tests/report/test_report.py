@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from rockstudy import paths
 from rockstudy.claims import records
 from rockstudy.errors import StudyError
-from rockstudy.report import page, render
+from rockstudy.report import listing, page, render
 from rockstudy.runs import REFERENCE, open_run
 from rockstudy.store import cache
 
@@ -24,6 +24,7 @@ PIXEL = (  # a PNG of one pixel
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & </td>"
 
 
+LATER_COLUMNS = ("notebook", "reason", "headline")  # which the oldest tables do not have
 NOT_RUN = {"verdict": "not run", "measured": None, "reason": "no rocks here"}
 
 
@@ -136,11 +137,29 @@ def test_only_the_claims_of_earlier_notebooks_are_read_where_one_is_named(run):
 
 
 def test_a_table_from_before_a_column_is_read_with_its_notebook_and_nothing_left_out(run):
-    columns = [name for name in records.CLAIM_COLUMNS if name not in records.LATER_COLUMNS]
+    columns = [name for name in records.CLAIM_COLUMNS if name not in LATER_COLUMNS]
     old = records.claims(run, "01_second", [claim()])[columns]
     cache.save(run.path / "claims" / "01_second", old, config={})
     row = records.read_claims(run).iloc[0]
     assert (row.notebook, row.reason, row.headline) == ("01_second", "", True)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+def test_a_missing_text_is_empty_wherever_claims_are_shown(run, missing):
+    columns = ["statement", "locator", "reason", "unit"]
+    row = claim(**dict.fromkeys(columns[:3], missing))
+    row["measured"].unit = missing
+    given = records.claims(run, "01_first", [row])
+    assert (given[columns] == "").all(axis=None)
+    texts = [name for name, kind in records.KINDS.items() if kind == "str"]
+    stored = given.assign(**dict.fromkeys(texts, None), n=float("nan")).drop(columns="headline")
+    cache.save(run.path / "claims" / "02_second", stored, config={})
+    table = records.read_claims(run)
+    assert table.notebook.tolist() == ["01_first", "02_second"]
+    executed(run, text("# Whole"))
+    page = str(rendered(run).find(id="claims"))
+    for shown in (*listing.lines(table), *listing.markdown(table), listing.tables(table), page):
+        assert not re.search(r"\b(nan|None|NaN|NA|NaT)\b", shown)
 
 
 def test_a_claim_that_was_not_run_needs_no_number(run):

@@ -101,7 +101,9 @@ def test_training_of_adapters_that_failed_goes_on_and_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("rank", [0, -1, True, 1.5, "low"])
 def test_a_rank_that_is_no_positive_number_is_refused(rank):
-    with pytest.raises(StudyError, match=r"stage2__lora_rank: must be a whole number >= 1 or None"):
+    with pytest.raises(
+        StudyError, match=r"stage2__lora_rank: must be a whole number >= 1 and <= 10000 or None"
+    ):
         from_parameters("tiny", stage2__lora_rank=rank)
 
 
