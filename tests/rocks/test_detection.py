@@ -169,7 +169,7 @@ def test_losses_that_are_not_finite_are_named(corpus):
         ("tau_pre", 1.2, "a number >= 0 and <= 1"),
         ("eta", -0.1, "a number >= 0 and <= 1"),
         ("gamma", 0, "a number > 0 and <= 1"),
-        ("k", 0, "a whole number >= 1"),
+        ("k", 0, "a whole number >= 1 and <= 1000000"),
         ("encoder", "bags", "one of bag, embedding, hidden"),
     ],
 )
