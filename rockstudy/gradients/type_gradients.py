@@ -62,11 +62,6 @@ class Share:
     n_folds: int  # folds of all positions
     summed: Callable[[Tensor], Tensor]  # adds up, in place, a tensor of each process
 
-    @classmethod
-    def whole(cls, positions: Positions) -> Share:
-        """Return the share of a process that has all positions."""
-        return cls(np.unique(positions.token_id), int(positions.fold.max()) + 1, lambda x: x)
-
 
 @dataclass(frozen=True)
 class TypeGradients:
@@ -104,18 +99,17 @@ def type_gradients(
     over thousands, which shrinks as directions cancel. Compare types of equal frequency.
     """
     _check(positions, student)
-    share = share or Share.whole(positions)
+    if share is None:
+        share = Share(np.unique(positions.token_id), int(positions.fold.max()) + 1, lambda x: x)
     ids, n_folds, device = share.ids, share.n_folds, student.weight.device
-    place = np.searchsorted(ids, positions.token_id)
-    own = np.zeros((n_folds, len(ids)), np.float32)
-    np.add.at(own, (positions.fold, place), 1)
-    counts = share.summed(torch.from_numpy(own).to(device)).double()
+    key = positions.fold * len(ids) + np.searchsorted(ids, positions.token_id)
+    own = np.bincount(key, minlength=n_folds * len(ids)).reshape(n_folds, -1)
+    counts = share.summed(torch.from_numpy(own).float().to(device)).double()
     every = np.ones((1, n_folds)) if keep is None else np.vstack([np.ones(n_folds), keep])
     vocab, n_hidden = student.weight.shape
     sums = _Sums(counts, torch.from_numpy(every), n_hidden)
     width = _width(budget, sums, vocab)
-    key = torch.from_numpy(positions.fold * len(ids) + place).to(device)
-    tiles = _Tiles(positions, student, teacher, key)
+    tiles = _Tiles(positions, student, teacher, torch.from_numpy(key).to(device))
     blocks = range(0, vocab, width)
     with progress.bar(len(blocks) * len(key), "gradients", "position") as bar:
         for left in blocks:

@@ -149,25 +149,19 @@ def tokens_hash(run: Run) -> dict[str, str]:
 def types(run: Run) -> pd.DataFrame:
     """The scored types (`detection.Detection`) as notebooks show them.
 
-    Adds ``text, spelling`` (the text, blanks made visible), ``initial_share, category``.
+    Adds ``text, spelling`` (the text, blanks made visible), ``initial_share`` (of occurrences that
+    start a line or a sentence) and ``category``.
     """
     corpus = measured(run)
-    table = corpus.detection.types
+    tokens, table = corpus.tokens, corpus.detection.types
+    before = tokens.token_id.shift(fill_value=-1).where(tokens.position > 0, -1)
+    ids, place = np.unique(before, return_inverse=True)  # -1 first: before it there is nothing
+    starts = categories.starts_sentence(np.array(["", *corpus.texts(ids[1:])], object))[place]
+    share = pd.Series(starts).groupby(tokens.token_id).mean().reindex(table.token_id).to_numpy()
     text = corpus.texts(table.token_id.to_numpy())
-    share = _initial_share(corpus).reindex(table.token_id).to_numpy()
     category = categories.categorize(text, share)
     spelling = [visible(one) for one in text]
     return table.assign(text=text, spelling=spelling, initial_share=share, category=category)
-
-
-def _initial_share(corpus: Measured) -> pd.Series:
-    """Share of each type's occurrences that start a line or a sentence, by token id."""
-    tokens = corpus.tokens
-    before = tokens.token_id.shift(fill_value=-1).where(tokens.position > 0, -1)
-    ids, place = np.unique(before, return_inverse=True)  # -1 first: before it there is nothing
-    text = np.array(["", *corpus.texts(ids[1:])], object)
-    starts = categories.starts_sentence(text)[place]
-    return pd.Series(starts).groupby(tokens.token_id.to_numpy()).mean()
 
 
 @table(*TOKENS, *ROCKS, inputs=tokens_hash)
