@@ -21,13 +21,11 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import os
-import shutil
-import sys
+import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +33,16 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from rockstudy import notebooks, paths
+from rockstudy import notebooks, paths, progress
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.identity import changes_results, differences, identity
 from rockstudy.config.overrides import changed, from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError, unknown
+from rockstudy.parallel import distributed
+from rockstudy.progress import notice
 from rockstudy.store import cache, code, files
+from rockstudy.store.cache import Artefact, Place
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.store.seeds import generator
 
@@ -100,11 +101,11 @@ class Run:
 
     def with_config(self, config: StudyConfig) -> Run:
         """Return the run with other values for one of its steps, such as an arm's normaliser."""
-        return Run(config, self.path, self.parents, self.reference, self.reading, self._kept)
+        return replace(self, config=config)
 
     def only_reading(self) -> Run:
         """Return the same run, in which nothing is computed."""
-        return Run(self.config, self.path, self.parents, self.reference, True, self._kept)
+        return replace(self, reading=True)
 
     def needs_models(self, what: str) -> None:
         """Refuse what a reference cannot give, since it holds no models.
@@ -153,30 +154,23 @@ class Run:
         StudyError
             A value that cannot be part of a key; whatever `compute` raises.
         """
-        from rockstudy.parallel import distributed  # imports torch: not needed to read a record
-
         name, config = name or name_of(compute), {n: _field(self.config, n) for n in fields}
         values = content([one for one in given if not isinstance(one, Run)])
         config |= {"given": values} if values else {}
         stored = f"{name}-{fingerprint(values)[:8]}" if values else name
         made_by = code.identity(compute)
-        if (found := self._committed("tables", stored, config)) is not None:
-            self._notice_code(found, made_by)
-            return cache.load(found)
+        if (known := self._committed("tables", stored, config)) is not None:
+            self._notice_code(known, made_by)
+            return cache.load(known)
         if self.reading:
             raise NotStored(f"{name}: not stored in the run {self.id!r}")
-        upstream = self._upstream(inputs) | {"code": made_by}
-        place: dict[str, Any] = {
-            "stage": "tables",
-            "name": stored,
-            "config": config,
-            "inputs": upstream,
-        }
-        if distributed.together().is_main_process:
-            self._take_over(**place)
-        return distributed.cached(
-            self.path, **place, code=made_by, compute=lambda: compute(*given)
-        ).data
+        if self.reference is None:
+            upstream = dict(inputs())
+        else:  # has no models: its record stands for what they were
+            upstream = {REFERENCE: cache.hash_file(self.reference / RECORD)}
+        upstream |= {"code": made_by}
+        place = self._taken(Place(self.path, "tables", stored, config, upstream, made_by))
+        return distributed.cached(place, lambda: compute(*given)).data
 
     def sampled(
         self,
@@ -189,7 +183,7 @@ class Run:
         pieces: Callable[[], Sequence[Any]],
         opened: Callable[[], AbstractContextManager[Any]],
         compute: Callable[[Any, Any], pd.DataFrame],
-    ) -> cache.Artefact:
+    ) -> Artefact:
         """Return a table of completions, sampled in pieces (`distributed.pieced`).
 
         Parameters
@@ -201,20 +195,10 @@ class Run:
         pieces, opened, compute
             See `distributed.pieced`.
         """
-        from rockstudy.parallel import distributed
-
-        if (found := self._committed(stage, name, config)) is not None:
-            manifest = cache.load_manifest(found)
-            return cache.Artefact(cache.load(found), manifest.sha256, manifest, False)
+        if (known := self._committed(stage, name, config)) is not None:
+            return cache.read(known)
         place = self.addressed(stage, name, config, inputs, by)
-        return distributed.pieced(
-            self.path,
-            **place,
-            code=code.identity(by),
-            pieces=pieces,
-            opened=opened,
-            compute=compute,
-        )
+        return distributed.pieced(place, pieces, opened, compute)
 
     def trained(
         self,
@@ -224,12 +208,9 @@ class Run:
         inputs: Inputs,
         by: Callable[..., Any],
         compute: Callable[[Path], None],
-    ) -> cache.FolderArtefact:
+    ) -> Artefact:
         """Return a folder of checkpoints, filled once; see `sampled` for the parameters."""
-        from rockstudy.parallel import distributed
-
-        place = self.addressed("training", name, config, inputs, by)
-        return distributed.once(self.path, **place, code=code.identity(by), compute=compute)
+        return distributed.once(self.addressed("training", name, config, inputs, by), compute)
 
     def is_stored(
         self, stage: str, name: str, *, config: Mapping[str, Any], inputs: Inputs
@@ -237,12 +218,7 @@ class Run:
         """Whether `sampled` or `trained` would only read."""
         if self.reference is not None:
             return self._committed(stage, name, config) is not None
-        from rockstudy.parallel import distributed
-
-        place, first = self._place(stage, name, config, inputs()), distributed.together()
-        if first.is_main_process:
-            self._take_over(**place)
-        return cache.is_current(self.path, **place)
+        return cache.is_current(self._taken(self._place(stage, name, config, inputs)))
 
     def folder(
         self,
@@ -253,20 +229,15 @@ class Run:
         inputs: Inputs,
         by: Callable[..., Any],
         compute: Callable[[Path], None],
-    ) -> cache.FolderArtefact:
+    ) -> Artefact:
         """Return a folder of tables that is computed from what is stored, as `table` is."""
-        from rockstudy.parallel import distributed
-
         made_by = code.identity(by)
-        if (found := self._committed(stage, name, config)) is not None:
-            manifest = cache.load_manifest(found)
-            return cache.FolderArtefact(found, manifest.sha256, manifest, False)
+        if (known := self._committed(stage, name, config)) is not None:
+            return cache.read(known)
         self.needs_models(f"{stage}/{name}")
-        place: dict[str, Any] = {"stage": stage, "name": name, "config": config}
-        place["inputs"] = dict(inputs()) | {"code": made_by}
-        if distributed.together().is_main_process:
-            self._take_over(**place)
-        return distributed.once(self.path, **place, code=made_by, compute=compute)
+        upstream = {**inputs(), "code": made_by}
+        place = self._taken(Place(self.path, stage, name, config, upstream, made_by))
+        return distributed.once(place, compute)
 
     def addressed(
         self,
@@ -275,30 +246,19 @@ class Run:
         config: Mapping[str, Any],
         inputs: Inputs,
         by: Callable[..., Any],
-    ) -> dict[str, Any]:
+    ) -> Place:
         """Where an artefact that is never replaced lies; taken over where a parent has it."""
-        from rockstudy.parallel import distributed
-
         self.needs_models(f"{stage}/{name}")
-        place = self._place(stage, name, config, inputs())
-        if distributed.together().is_main_process:
-            self._take_over(**place)
-        stored = self.path / stage / place["name"]
-        if files.named(stored, ".json").is_file():
-            self._notice_code(stored, code.identity(by))
-        return place
+        made_by = code.identity(by)
+        place = self._taken(self._place(stage, name, config, inputs))
+        if files.named(place.path, ".json").is_file():
+            self._notice_code(place.path, made_by)
+        return replace(place, code=made_by)
 
-    def _place(
-        self, stage: str, name: str, config: Mapping[str, Any], inputs: Mapping[str, str]
-    ) -> dict[str, Any]:
-        named = f"{name}-{cache.key(config, inputs)[:8]}"
-        return {"stage": stage, "name": named, "config": config, "inputs": inputs}
-
-    def _upstream(self, inputs: Inputs) -> dict[str, str]:
-        """Hashes of a table's inputs; for a reference, of its record."""
-        if self.reference is None:
-            return dict(inputs())
-        return {REFERENCE: cache.hash_file(self.reference / RECORD)}
+    def _place(self, stage: str, name: str, config: Mapping[str, Any], inputs: Inputs) -> Place:
+        """The place of an artefact whose key is part of its name."""
+        place = Place(self.path, stage, name, config, inputs())
+        return replace(place, name=f"{name}-{place.key[:8]}")
 
     def _committed(self, stage: str, name: str, config: Mapping[str, Any]) -> Path | None:
         """What the reference has of this name and configuration, None where it has nothing.
@@ -333,14 +293,15 @@ class Run:
                 about=f"{self.path} {stage}",
             )
 
-    def _take_over(self, *, stage: str, name: str, **key: Any) -> None:
-        """Link an artefact of the same key from the nearest parent that has it."""
-        if cache.is_current(self.path, stage, name, **key):
-            return
-        for parent in self.parents:
-            if cache.is_current(parent, stage, name, **key):
-                cache.link(parent / stage / name, self.path / stage / name)
-                return
+    def _taken(self, place: Place) -> Place:
+        """The place, once what the nearest parent has of its key is linked there."""
+        if distributed.together().is_main_process and not cache.is_current(place):
+            for parent in self.parents:
+                theirs = replace(place, run=parent)
+                if cache.is_current(theirs):
+                    cache.link(theirs.path, place.path)
+                    break
+        return place
 
     # --- what there is ----------------------------------------------------------------------------
 
@@ -393,22 +354,10 @@ def name_of(compute: Callable[..., Any]) -> str:
 
 def _field(config: StudyConfig, name: str) -> Any:
     """A part of the configuration as plain values, without what cannot change a result."""
-    found: Any = config
-    for part in name.split("."):
-        found = getattr(found, part)
-    if isinstance(found, tuple):
-        return [identity(one) if isinstance(one, BaseModel) else one for one in found]
-    return identity(found) if isinstance(found, BaseModel) else found
-
-
-_NOTICED: set[str] = set()
-
-
-def notice(text: str, about: str = "") -> None:
-    """Print a line to stderr, once in a process for what it is about."""
-    if (about or text) not in _NOTICED:
-        _NOTICED.add(about or text)
-        print(text, file=sys.stderr, flush=True)
+    value = operator.attrgetter(name)(config)
+    if isinstance(value, tuple):
+        return [identity(one) if isinstance(one, BaseModel) else one for one in value]
+    return identity(value) if isinstance(value, BaseModel) else value
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -606,10 +555,10 @@ def opened(path: Path) -> Run:
 def record_of(path: Path) -> dict[str, Any]:
     """Read a run's record; empty where there is none."""
     try:
-        return json.loads((path / RECORD).read_text(encoding="utf-8"))
+        return files.read_json(path / RECORD)
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (OSError, ValueError):
         raise StudyError(f"{path / RECORD}: must be readable JSON; it is damaged") from None
 
 
@@ -704,56 +653,61 @@ def artefacts(path: Path, what: Sequence[str] = ()) -> dict[str, int]:
     Parameters
     ----------
     what
-        Stages such as ``training``, or the beginnings of names such as ``training/stage2-``; all
-        artefacts where it is empty.
+        Stages such as ``training``, names, or the beginnings of names such as
+        ``training/stage2-``; all artefacts where it is empty.
 
     Raises
     ------
     StudyError
         Something that is not in the run.
     """
-    found = {
-        f"{file.parent.name}/{file.name.removesuffix('.json')}" for file in path.glob("*/*.json")
-    }
-    found |= {
-        f"{f.parent.name}/{f.name.removesuffix('.partial')}" for f in path.glob("*/*.partial")
-    }
-    sizes = {
-        name: sum(_size(one) for one in _files_of(path / name))
-        for name in sorted(found)
-        if not name.startswith("notebooks/")
-    }
+    names = cache.names(path)
+    chosen = set() if what else set(names)
     for one in what:
-        if not any(_matches(name, one) for name in sizes):
-            stages = ", ".join(sorted({name.split("/")[0] for name in sizes})) or "nothing"
+        matching = [name for name in names if _matches(name, one)]
+        if not matching:
+            stages = ", ".join(sorted({name.split("/")[0] for name in names})) or "nothing"
             raise StudyError(
                 f"WHAT: must be a stage of the run ({stages}) or the beginning of an artefact's "
                 f"name; got {one!r}"
             )
-    return {n: s for n, s in sizes.items() if not what or any(_matches(n, one) for one in what)}
+        chosen |= {one} & set(names) or set(matching)
+    return {name: sum(map(_size, cache.parts(path / name))) for name in names if name in chosen}
 
 
-def _matches(name: str, asked: str) -> bool:
-    return name.split("/")[0] == asked or ("/" in asked and name.startswith(asked))
-
-
-def _files_of(stored: Path) -> list[Path]:
-    suffixes = (".json", ".parquet", ".safetensors", "", ".partial", ".marker", ".pieces")
-    named = [files.named(stored, suffix) for suffix in suffixes]
-    return [one for one in named if one.exists()]
+def _matches(name: str, wanted: str) -> bool:
+    return name.split("/")[0] == wanted or ("/" in wanted and name.startswith(wanted))
 
 
 def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def forget(path: Path, names: Sequence[str]) -> None:
     """Delete artefacts of a run, the manifest of each first: what is cut short is incomplete."""
     for name in names:
-        for one in _files_of(path / name):
-            if one.is_dir():
-                shutil.rmtree(one)
-            else:
-                os.unlink(one)
+        files.remove(*cache.parts(path / name))
+
+
+def check(path: Path) -> None:
+    """Refuse a run of which an artefact is damaged: what its notebooks show rests on all of them.
+
+    Raises
+    ------
+    StudyError
+        The first that is damaged: its file, the remedy, and how to list them all.
+    """
+    complete = [n for n in cache.names(path) if files.named(path / n, ".json").exists()]
+    wrong = list(damages(path, complete))
+    more = f"; and {len(wrong) - 1} more: `rockstudy info --verify {path.name}`" * (len(wrong) > 1)
+    if wrong:
+        raise StudyError(wrong[0] + more)
+
+
+def damages(path: Path, names: Sequence[str]) -> Iterator[str]:
+    """Verify artefacts of a run, and yield a line for each damaged one: its file and the remedy."""
+    with progress.bar(len(names), f"verifying {path.name}", "artefact") as bar:
+        for name in names:
+            if line := cache.damage(path / name):
+                yield line
+            bar.update()

@@ -93,6 +93,7 @@ def run_study(
     values, fields = parameters.assign(notebooks, run_id, given)
     run = runs.open_run(preset, run_id, seed, fields, from_run, check=_readable).path
     with locked(run):
+        runs.check(run)
         try:
             for notebook in notebooks:
                 output = run / "notebooks" / notebook.name

@@ -19,7 +19,6 @@ import copy
 import gc
 import math
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -40,8 +39,9 @@ from rockstudy.config.identity import identity
 from rockstudy.models import adapters, loading
 from rockstudy.parallel.distributed import agreed, together
 from rockstudy.parallel.placement import places
+from rockstudy.progress import notice
 from rockstudy.runs import Run
-from rockstudy.store import cache
+from rockstudy.store import cache, files, resumable
 from rockstudy.store.code import kept_apart
 from rockstudy.store.files import read_tensors
 from rockstudy.store.seeds import torch_seed
@@ -210,27 +210,26 @@ class _Job:
     @_freed()
     def fill(self, folder: Path) -> None:
         """Train into a folder that may hold the checkpoints of a killed run."""
-        settings = self.run.config.stage(self.stage)
-        checkpoint = agreed(_last_complete(folder))  # nodes may see different ones
+        settings, here = self.run.config.stage(self.stage), together()
+        checkpoint = agreed(_last_whole(folder) if here.is_main_process else None)
         if settings.report_to == "tensorboard":
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.path / "tensorboard" / self.name)
         shown = progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step")
-        with shown if together().is_main_process else contextlib.nullcontext() as bar:
+        with shown if here.is_main_process else contextlib.nullcontext() as bar:
             trainer = self.trainer(settings, folder)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(_Keeper(trainer, folder, bar))
             if checkpoint is not None:
-                here = together()
-                trainer.ledger.restore(
-                    read_tensors(checkpoint / LEDGER), here.process_index, here.num_processes
-                )
+                state = read_tensors(checkpoint / LEDGER)
+                trainer.ledger.restore(state, here.process_index, here.num_processes)
+                before = resumable.sealed(checkpoint).items()
+                trainer.kept = {n: h for n, h in before if n.split("/")[0] in settings.keep}
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if trainer.accelerator.is_main_process:
             for name in TABLES:
                 table = getattr(trainer.ledger, name)()
                 cache.save(folder / name, table, config=self.describe(), seed=self.seed)
-            for checkpoint in folder.glob("checkpoint-*"):
-                shutil.rmtree(checkpoint)
+            files.remove(*folder.glob("checkpoint-*"))
 
     def trainer(self, settings: StageConfig, folder: Path) -> DistillTrainer:
         """Return a trainer of this job, as long as `settings` say."""
@@ -340,17 +339,24 @@ def _fsdp_checkpoints() -> bool:
     return all(parse_flag_from_env(name) for name in names)
 
 
-def _last_complete(folder: Path) -> Path | None:
-    """The newest resume checkpoint that was written to its end; the others are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]))
-    complete = [checkpoint for checkpoint in found if (checkpoint / LEDGER).is_file()]
-    processes = together()
-    processes.wait_for_everyone()  # all have looked
-    if processes.is_main_process:
-        for checkpoint in set(found) - set(complete[-1:]):
-            shutil.rmtree(checkpoint)
-    processes.wait_for_everyone()
-    return complete[-1] if complete else None
+def _last_whole(folder: Path) -> Path | None:
+    """The newest resume checkpoint that is whole, with what was kept before it; None: the start.
+
+    Newer ones are removed, and so is what an interrupted process was writing.
+    """
+    files.remove(*folder.glob(".*.tmp"))
+    refused, checkpoint = {}, None
+    for one in sorted(folder.glob("checkpoint-*"), key=lambda c: -int(c.name.split("-")[1])):
+        refused[one] = resumable.damage(one)
+        if refused[one] is None:
+            checkpoint = one
+            break
+    start = "the start" if checkpoint is None else checkpoint.name
+    for one, reason in refused.items():
+        if reason is not None:
+            notice(f"{one}: not used, {reason}; training goes on from {start}")
+            files.remove(one)
+    return checkpoint
 
 
 @contextlib.contextmanager
