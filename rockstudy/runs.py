@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -51,16 +51,22 @@ RECORD = "run.json"
 Inputs = Callable[[], Mapping[str, str]]
 
 
+class Key(TypedDict):
+    """What determines completions or a folder, and the function whose code is recorded."""
+
+    config: Mapping[str, Any]
+    inputs: Inputs  # hashes of the artefacts that are read
+    by: Callable[..., Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """An opened run.
 
     Attributes
     ----------
-    config
-        The recorded configuration.
-    path
-        The run's folder.
+    config, path
+        The recorded configuration, and the run's folder.
     parents
         Folders of the runs that it takes over from, the nearest first.
     reference
@@ -177,40 +183,33 @@ class Run:
         stage: str,
         name: str,
         *,
-        config: Mapping[str, Any],
-        inputs: Inputs,
-        by: Callable[..., Any],
         pieces: Callable[[], Sequence[Any]],
         opened: Callable[[], AbstractContextManager[Any]],
         compute: Callable[[Any, Any], pd.DataFrame],
+        **key: Unpack[Key],
     ) -> Artefact:
-        """Return a table of completions, sampled in pieces (`distributed.pieced`).
-
-        Parameters
-        ----------
-        config, inputs
-            What determines the completions.
-        by
-            The function that samples, whose code is recorded.
-        pieces, opened, compute
-            See `distributed.pieced`.
-        """
-        if (known := self._committed(stage, name, config)) is not None:
+        """Return a table of completions, sampled in pieces (`distributed.pieced`)."""
+        if (known := self._committed(stage, name, key["config"])) is not None:
             return cache.read(known)
-        place = self.addressed(stage, name, config, inputs, by)
-        return distributed.pieced(place, pieces, opened, compute)
+        return distributed.pieced(self.addressed(stage, name, **key), pieces, opened, compute)
 
     def trained(
-        self,
-        name: str,
-        *,
-        config: Mapping[str, Any],
-        inputs: Inputs,
-        by: Callable[..., Any],
-        compute: Callable[[Path], None],
+        self, name: str, *, compute: Callable[[Path], None], **key: Unpack[Key]
     ) -> Artefact:
-        """Return a folder of checkpoints, filled once; see `sampled` for the parameters."""
-        return distributed.once(self.addressed("training", name, config, inputs, by), compute)
+        """Return a folder of checkpoints, filled once."""
+        return distributed.once(self.addressed("training", name, **key), compute)
+
+    def folder(
+        self, stage: str, name: str, *, compute: Callable[[Path], None], **key: Unpack[Key]
+    ) -> Artefact:
+        """Return a folder of tables that is computed from what is stored, as `table` is."""
+        if (known := self._committed(stage, name, key["config"])) is not None:
+            return cache.read(known)
+        self.needs_models(f"{stage}/{name}")
+        made_by = code.identity(key["by"])
+        upstream = {**key["inputs"](), "code": made_by}
+        place = Place(self.path, stage, name, key["config"], upstream, made_by)
+        return distributed.once(self._taken(place), compute)
 
     def is_stored(
         self, stage: str, name: str, *, config: Mapping[str, Any], inputs: Inputs
@@ -220,37 +219,11 @@ class Run:
             return self._committed(stage, name, config) is not None
         return cache.is_current(self._taken(self._place(stage, name, config, inputs)))
 
-    def folder(
-        self,
-        stage: str,
-        name: str,
-        *,
-        config: Mapping[str, Any],
-        inputs: Inputs,
-        by: Callable[..., Any],
-        compute: Callable[[Path], None],
-    ) -> Artefact:
-        """Return a folder of tables that is computed from what is stored, as `table` is."""
-        made_by = code.identity(by)
-        if (known := self._committed(stage, name, config)) is not None:
-            return cache.read(known)
-        self.needs_models(f"{stage}/{name}")
-        upstream = {**inputs(), "code": made_by}
-        place = self._taken(Place(self.path, stage, name, config, upstream, made_by))
-        return distributed.once(place, compute)
-
-    def addressed(
-        self,
-        stage: str,
-        name: str,
-        config: Mapping[str, Any],
-        inputs: Inputs,
-        by: Callable[..., Any],
-    ) -> Place:
+    def addressed(self, stage: str, name: str, **key: Unpack[Key]) -> Place:
         """Where an artefact that is never replaced lies; taken over where a parent has it."""
         self.needs_models(f"{stage}/{name}")
-        made_by = code.identity(by)
-        place = self._taken(self._place(stage, name, config, inputs))
+        made_by = code.identity(key["by"])
+        place = self._taken(self._place(stage, name, key["config"], key["inputs"]))
         if files.named(place.path, ".json").is_file():
             self._notice_code(place.path, made_by)
         return replace(place, code=made_by)
@@ -266,8 +239,8 @@ class Run:
         Hashes of inputs are not compared, since a reference has no models. Nor are they where
         nothing is to be computed: then the run itself is looked through as well.
         """
-        wanted, folders = fingerprint(config), [self.path] if self.reading else []
-        for folder in [*folders, *([self.reference] if self.reference else [])]:
+        wanted = fingerprint(config)
+        for folder in filter(None, (self.path if self.reading else None, self.reference)):
             for file in sorted((folder / stage).glob(f"{name}*.json")):
                 stored = file.parent / file.name.removesuffix(".json")
                 keyed = stored.name in (name, f"{name}-{stored.name[-8:]}")
@@ -280,18 +253,14 @@ class Run:
         made_by, stage = cache.load_manifest(path).code, path.parent.name
         if made_by in (None, now):
             return
+        whose, then = self.id, f"is not made again; `rockstudy forget {self.id} {stage}` deletes it"
         if self.reference is not None:
-            notice(
-                f"{stage} of the reference of {self.config.preset} was made by different code "
-                f"({path.name} first); a run of your own computes with the code as it is",
-                about=f"{self.reference} {stage}",
-            )
-        else:
-            notice(
-                f"{stage} of {self.id} was made by different code ({path.name} first) and is not "
-                f"made again; `rockstudy forget {self.id} {stage}` deletes it",
-                about=f"{self.path} {stage}",
-            )
+            whose = f"the reference of {self.config.preset}"
+            then = "stays; a run of your own computes with the code as it is"
+        notice(
+            f"{stage} of {whose} was made by different code ({path.name} first) and {then}",
+            about=f"{self.reference or self.path} {stage}",
+        )
 
     def _taken(self, place: Place) -> Place:
         """The place, once what the nearest parent has of its key is linked there."""
@@ -447,36 +416,29 @@ def _record(path: Path, config: StudyConfig, origin: str | None) -> None:
 
 
 def _agreeing(
-    path: Path,
-    preset: str | None,
-    seed: int | None,
-    given: Mapping[str, Any],
-    from_run: str | None,
+    path: Path, preset: str | None, seed: int | None, given: Mapping[str, Any], origin: str | None
 ) -> StudyConfig:
     """The recorded configuration, with given values where they cannot change a result.
 
-    Raises
-    ------
-    StudyError
-        Values that are given and differ, each with the recorded one, and the two ways on.
+    `StudyError` for those that differ, each with the recorded one, and the two ways on.
     """
     known, run_id = recorded(path), path.name
-    if from_run is not None and from_run != origin_of(path):
+    if origin not in (None, origin_of(path)):
         raise StudyError(
-            f"from_run: {run_id!r} was started from {origin_of(path)!r}; got {from_run!r}"
+            f"from_run: {run_id!r} was started from {origin_of(path)!r}; got {origin!r}"
         )
-    same = preset is None or preset == known.preset
+    same = preset in (None, known.preset)
     wanted = _with(known if same else from_parameters(preset), seed, given)
-    found = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
-    if not found:
-        return wanted
-    if "preset" in found:
-        found = {"preset": found["preset"]}
-    told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in found.items()]
-    raise StudyError(
-        f"run_id: {run_id!r} is recorded with {', '.join(told)}; leave these out to go on with it, "
-        f"or start a run from it: --run-id NEW --from {run_id}"
-    )
+    changes = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
+    if "preset" in changes:
+        changes = {"preset": changes["preset"]}
+    told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in changes.items()]
+    if told:
+        raise StudyError(
+            f"run_id: {run_id!r} is recorded with {', '.join(told)}; leave these out to go on with "
+            f"it, or start a run from it: --run-id NEW --from {run_id}"
+        )
+    return wanted
 
 
 def _with(config: StudyConfig, seed: int | None, given: Mapping[str, Any]) -> StudyConfig:
@@ -500,11 +462,10 @@ def _open_reference(
         )
     known = recorded(folder)
     config = _with(known, seed, given)
-    found = differences(known, config)
-    if not found:
+    values = ", ".join(_changes(known, config))
+    if not values:
         return Run(known, folder, reference=folder)
     path = paths.run_dir(f"from-{preset}-{fingerprint(config)[:6]}")
-    values = ", ".join(f"{name} {_short(new)}" for name, (_, new) in found.items())
     notice(
         f"the reference of {preset} with {values}: what its tables give goes to runs/{path.name}"
     )
@@ -587,7 +548,7 @@ def recorded(path: Path) -> StudyConfig:
 def described(path: Path) -> str:
     """A run's parameters in words: its preset, what it changes in it, where it was started from."""
     config, origin = recorded(path), origin_of(path)
-    changes = [f"{name} {_short(new)}" for name, (_, new) in from_preset(config).items()]
+    changes = _changes(PRESETS.get(config.preset, config), config)
     return ", ".join([f"preset {config.preset}", *changes, *([f"from {origin}"] if origin else [])])
 
 
@@ -608,10 +569,9 @@ def last_changed(path: Path) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(newest.stat().st_mtime))
 
 
-def from_preset(config: StudyConfig) -> dict[str, tuple[Any, Any]]:
-    """What a configuration changes in its preset: preset's and own value by nested name."""
-    base = PRESETS.get(config.preset)
-    return {} if base is None else differences(base, config)
+def _changes(base: StudyConfig, config: StudyConfig) -> list[str]:
+    """What a configuration changes in another one: nested names and its values."""
+    return [f"{name} {_short(new)}" for name, (_, new) in differences(base, config).items()]
 
 
 def _short(value: Any) -> str:
@@ -624,27 +584,17 @@ def _short(value: Any) -> str:
 
 def provenance(folder: Path) -> pd.DataFrame:
     """Return a row for each artefact below a folder: what it depends on, what it took."""
-    columns = ["artefact", "rows", "hash", "inputs", "seed", "seconds", "device", "code"]
+    columns = "artefact rows hash inputs seed seconds device code".split()
     rows = [
-        (
-            name,
-            manifest.rows,
-            manifest.sha256[:12],
-            ", ".join(sorted(manifest.inputs)),
-            manifest.seed,
-            manifest.seconds,
-            manifest.device,
-            _commit(manifest),
-        )
-        for name, manifest in cache.manifests(folder).items()
+        (name, m.rows, m.sha256[:12], ", ".join(sorted(m.inputs)), *_circumstances(m))
+        for name, m in cache.manifests(folder).items()
     ]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _commit(manifest: cache.Manifest) -> str:
-    if not manifest.git:
-        return "not a checkout"
-    return manifest.git["commit"][:12] + (" with changes" if manifest.git["dirty"] else "")
+def _circumstances(m: cache.Manifest) -> tuple[Any, ...]:
+    code = m.git["commit"][:12] + " with changes" * m.git["dirty"] if m.git else "not a checkout"
+    return m.seed, m.seconds, m.device, code
 
 
 def artefacts(path: Path, what: Sequence[str] = ()) -> dict[str, int]:

@@ -239,7 +239,7 @@ def outcomes(
             "mode": screen.mode,
         }
         return run.addressed(
-            "knockout", f"{name}-{number:04d}", config, lambda: inputs, by=outcomes
+            "knockout", f"{name}-{number:04d}", config=config, inputs=lambda: inputs, by=outcomes
         )
 
     def shard(number: int, part: tuple[int, int], bar: progress.Bar) -> cache.Artefact:

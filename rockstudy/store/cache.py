@@ -51,6 +51,11 @@ class Manifest:
     git: dict[str, Any] | None
     versions: dict[str, str]
     code: str | None = None
+    checksum: str | None = None  # of all other fields
+
+    def summed(self) -> str:
+        """Fingerprint of all other fields."""
+        return fingerprint(asdict(self) | {"checksum": None})
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Place:
     def manifest(self, file: Path, sha256: str, **about: Any) -> Manifest:
         """Return the manifest of data that has just been written."""
         seed = self.config.get("seed")
-        return Manifest(
+        made = Manifest(
             file=file.name,
             fingerprint=self.key,
             sha256=sha256,
@@ -93,6 +98,7 @@ class Place:
             code=self.code,
             **{"rows": None, "seed": seed if isinstance(seed, int) else None} | about,
         )
+        return replace(made, checksum=made.summed())
 
 
 @dataclass(frozen=True)
@@ -224,6 +230,8 @@ def load_manifest(path: Path) -> Manifest:
         if manifest.file not in [path.name + suffix for suffix in DATA]:
             raise ValueError
         if manifest.fingerprint != key(manifest.config, manifest.inputs):
+            raise ValueError
+        if manifest.checksum not in (None, manifest.summed()):  # older ones have none
             raise ValueError
     except FileNotFoundError:
         raise StudyError(f"{file}: no such artefact; run the stage that computes it") from None

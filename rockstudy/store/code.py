@@ -103,25 +103,21 @@ def _digest(start: Name) -> str:
 
 def _reached(start: Name) -> set[Name]:
     """Every definition that can be reached from one, itself included."""
-    seen, waiting = set(), [start]
+    seen, reached, waiting = set(), set(), [start]
     while waiting:
-        module, name = waiting.pop()
-        if (module, name) in seen:
+        one = module, name = waiting.pop()
+        if one in seen:
             continue
-        if module == REGISTRIES:
-            seen.add((module, name))
-            waiting += _registered(module, name)
-            continue
+        seen.add(one)
         known = _module(module)
-        if name not in known.sources:
-            if name in known.imports:  # a name that a module hands on
-                waiting += _resolved(known.imports[name])
-            continue
-        if name in known.apart and (module, name) != start:
-            continue
-        seen.add((module, name))
-        waiting += known.references[name]
-    return {one for one in seen if one[0] != REGISTRIES}
+        if module == REGISTRIES:
+            waiting += _registered(module, name)
+        elif name in known.imports and name not in known.sources:  # a name that a module hands on
+            waiting += _resolved(known.imports[name])
+        elif name in known.sources and (name not in known.apart or one == start):
+            reached.add(one)
+            waiting += known.references[name]
+    return reached
 
 
 def _registered(module: str, name: str) -> Iterator[Name]:
@@ -150,15 +146,11 @@ def _module(name: str) -> _Module:
         return made
     tree = ast.parse(_source(name))
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and not node.level
-            and (_is_ours(node.module) or node.module == REGISTRIES)
-        ):
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found = (inner, None) if _is_module(inner) else (str(node.module), alias.name)
-                made.imports[alias.asname or alias.name] = found
+        outer = getattr(node, "module", None) if not getattr(node, "level", 0) else None
+        for alias in node.names if _is_ours(outer) or outer == REGISTRIES else ():
+            inner = f"{outer}.{alias.name}"
+            target = (inner, None) if _is_module(inner) else (outer, alias.name)
+            made.imports[alias.asname or alias.name] = target
     for node in tree.body:
         for defined in _defined(node):
             made.sources[defined] = made.sources.get(defined, "") + _plain(node)
