@@ -65,6 +65,9 @@ def test_any_damage_is_named_and_mended_by_the_remedy_as_it_is_printed(way, name
     artefact = run.path / "stage" / name.split(".")[0].split("/")[0]
     before, file = cache.read(artefact), run.path / "stage" / name
     way(file)
+    if not file.exists() and name == "folder.json":  # a folder alone is no artefact
+        store(run)
+        return
     (line,) = runs.damages(run.path, list(runs.artefacts(run.path)))
     assert line.startswith(str(artefact)) and "\n" not in line
     if artefact.with_suffix(".json").exists():  # without a manifest it counts as never computed
