@@ -227,16 +227,15 @@ def load_manifest(path: Path) -> Manifest:
     file = files.named(path, ".json")
     try:
         manifest = Manifest(**files.read_json(file))
-        if manifest.file not in [path.name + suffix for suffix in DATA]:
-            raise ValueError
-        if manifest.fingerprint != key(manifest.config, manifest.inputs):
-            raise ValueError
-        if manifest.checksum not in (None, manifest.summed()):  # older ones have none
-            raise ValueError
+        whole = manifest.file in [path.name + suffix for suffix in DATA]
+        whole &= manifest.fingerprint == key(manifest.config, manifest.inputs)
+        whole &= manifest.checksum in (None, manifest.summed())  # older ones have none
     except FileNotFoundError:
         raise StudyError(f"{file}: no such artefact; run the stage that computes it") from None
     except (OSError, ValueError, TypeError):
-        raise StudyError(f"{file}: not a readable manifest; {_remedy(path)}") from None
+        whole = False
+    if not whole:
+        raise StudyError(f"{file}: not a readable manifest; {_remedy(path)}")
     return manifest
 
 

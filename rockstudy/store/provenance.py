@@ -1,5 +1,6 @@
 """What made a number: the code's commit, the versions of packages, the device."""
 
+import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -18,10 +19,8 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

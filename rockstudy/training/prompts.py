@@ -143,9 +143,7 @@ def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> l
                 tokenizer,
                 prompts[part],
                 samples=settings.rollouts_per_prompt,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_new_tokens=settings.max_new_tokens,
+                **settings.model_dump(include={"temperature", "top_p", "max_new_tokens"}),
                 batch_size=config.evaluation.batch_size,
                 seed=torch_seed(seed, f"{stage}-teacher"),
                 first=part.start,
@@ -168,10 +166,10 @@ def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> l
     ).data
     return [
         {
-            "completions": [ids.tolist() for ids in of_prompt["completion_ids"]],
-            "stopped": of_prompt["stopped"].tolist(),
+            "completions": [ids.tolist() for ids in rows.completion_ids],
+            "stopped": rows.stopped.tolist(),
         }
-        for _, of_prompt in frame.groupby("prompt_index", sort=True)
+        for _, rows in frame.groupby("prompt_index", sort=True)
     ]
 
 

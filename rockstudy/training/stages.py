@@ -130,10 +130,7 @@ def is_trained(
 
 @contextlib.contextmanager
 def _freed() -> Iterator[None]:
-    """Free the memory of a trainer at the end of the function that made it.
-
-    A trainer is a cycle of objects, which Python would free only at some later time.
-    """
+    """Free the memory of a trainer, a cycle of objects, at the end of what made it."""
     try:
         yield
     finally:
@@ -154,8 +151,6 @@ def timed(
     settings = run.config.stage(stage).model_copy(update=short)
     with _quiet(), tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
         trainer = job.trainer(settings, Path(folder))
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Keeper(trainer, Path(folder), None))
         trainer.train()
         return trainer.ledger.timing()
 
@@ -163,9 +158,8 @@ def timed(
 def _job(run: Run, stage: str, seed: int, arm: str, weights: WeightFunction | None) -> "_Job":
     """A stage to train; for stage 2, stage 1 is trained first."""
     if stage == "stage1":
-        return _Job(
-            run, stage, seed, arm, weights, None, loading.identity_of(run.config.pair, "student")
-        )
+        start = loading.identity_of(run.config.pair, "student")
+        return _Job(run, stage, seed, arm, weights, None, start)
     first = train(run, "stage1", seed=run.config.seed)
     return _Job(run, stage, seed, arm, weights, first.checkpoints["late"], first.hash)
 
@@ -216,9 +210,7 @@ class _Job:
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.path / "tensorboard" / self.name)
         shown = progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step")
         with shown if here.is_main_process else contextlib.nullcontext() as bar:
-            trainer = self.trainer(settings, folder)
-            trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(_Keeper(trainer, folder, bar))
+            trainer = self.trainer(settings, folder, bar)
             if checkpoint is not None:
                 state = read_tensors(checkpoint / LEDGER)
                 trainer.ledger.restore(state, here.process_index, here.num_processes)
@@ -231,7 +223,9 @@ class _Job:
                 cache.save(folder / name, table, config=self.describe(), seed=self.seed)
             files.remove(*folder.glob("checkpoint-*"))
 
-    def trainer(self, settings: StageConfig, folder: Path) -> DistillTrainer:
+    def trainer(
+        self, settings: StageConfig, folder: Path, bar: progress.Bar | None = None
+    ) -> DistillTrainer:
         """Return a trainer of this job, as long as `settings` say."""
         pair, task = loading.pair_of(self.run), self.run.config.train_task
         if self.checkpoint is None:
@@ -243,7 +237,7 @@ class _Job:
         if settings.lora_rank is not None:
             lora = adapters.adapters(settings.lora_rank)
             arguments.seed = torch_seed(self.seed, f"{self.stage}-lora")  # draws their start
-        return DistillTrainer(
+        made = DistillTrainer(
             stage=settings,
             name=self.stage,
             seed=self.seed,
@@ -255,6 +249,9 @@ class _Job:
             peft_config=lora,
             train_dataset=lessons(self.run, self.stage, self.seed),
         )
+        made.remove_callback(PrinterCallback)
+        made.add_callback(_Keeper(made, folder, bar))
+        return made
 
 
 class _Keeper(TrainerCallback):
@@ -345,18 +342,17 @@ def _last_whole(folder: Path) -> Path | None:
     Newer ones are removed, and so is what an interrupted process was writing.
     """
     files.remove(*folder.glob(".*.tmp"))
-    refused, checkpoint = {}, None
+    refused, whole = {}, None
     for one in sorted(folder.glob("checkpoint-*"), key=lambda c: -int(c.name.split("-")[1])):
-        refused[one] = resumable.damage(one)
-        if refused[one] is None:
-            checkpoint = one
+        if (reason := resumable.damage(one)) is None:
+            whole = one
             break
-    start = "the start" if checkpoint is None else checkpoint.name
+        refused[one] = reason
     for one, reason in refused.items():
-        if reason is not None:
-            notice(f"{one}: not used, {reason}; training goes on from {start}")
-            files.remove(one)
-    return checkpoint
+        start = whole.name if whole else "the start"
+        notice(f"{one}: not used, {reason}; training goes on from {start}")
+        files.remove(one)
+    return whole
 
 
 @contextlib.contextmanager

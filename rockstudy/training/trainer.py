@@ -216,18 +216,9 @@ class DistillTrainer(trl.DistillationTrainer):
         if self.use_vllm or self.accelerator.distributed_type in _SHARDED:
             return self._trl_rollouts(prompts, seed + self.accelerator.process_index)
         try:
-            made = rollout.generate(
-                self._student(),
-                self._tokenizer,
-                prompts,
-                temperature=self.stage.temperature,
-                top_p=self.stage.top_p,
-                max_new_tokens=self.stage.max_new_tokens,
-                batch_size=len(prompts),
-                seed=seed,
-                first=first,
-                desc=None,
-            )
+            how: Any = self.stage.model_dump(include={"temperature", "top_p", "max_new_tokens"})
+            how |= {"batch_size": len(prompts), "seed": seed, "first": first, "desc": None}
+            made = rollout.generate(self._student(), self._tokenizer, prompts, **how)
         except StudyError as error:
             raise StudyError(f"{self._where()}: {error}") from None
         rows = zip(made.completion_ids, made.mask, strict=True)
@@ -417,18 +408,17 @@ class DistillTrainer(trl.DistillationTrainer):
 
     def _check_finite(self, loss: Tensor) -> None:
         if not bool(loss.isfinite()):
-            raise StudyError(
-                f"{self._where()}: the loss must be finite; got {loss.item()}; lower "
-                f"{self.stage_name}__lr (now {self.stage.lr:g}) or {self.stage_name}__max_grad_norm"
-            )
+            also = f" or {self.stage_name}__max_grad_norm"
+            raise StudyError(f"{self._broken('loss', loss.item())}{also}")
 
     def _check_weights(self) -> None:
         """Refuse to keep a student that the last step broke."""
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise StudyError(
-                f"{self._where()}: the student's weights must be finite; got NaN or infinity; "
-                f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
-            )
+            raise StudyError(self._broken("student's weights", "NaN or infinity"))
+
+    def _broken(self, what: str, got: Any) -> str:
+        lower = f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
+        return f"{self._where()}: the {what} must be finite; got {got}; {lower}"
 
 
 @contextmanager
@@ -477,14 +467,8 @@ def _token_losses(
     rkl, entropy = None, losses
     for kind, factor in (("forward", stage.forward_kl), ("reverse", stage.reverse_kl)):
         if factor and h_teacher is not None and head_teacher is not None:
-            value, entropy = token_divergence(
-                h_student,
-                head,
-                h_teacher,
-                head_teacher,
-                kind=kind,
-                temperature=stage.kd_temperature,
-            )
+            how: Any = {"kind": kind, "temperature": stage.kd_temperature}
+            value, entropy = token_divergence(h_student, head, h_teacher, head_teacher, **how)
             losses = losses + factor * value
             rkl = value.detach() if kind == "reverse" else None
     if stage.cross_entropy:
