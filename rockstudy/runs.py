@@ -114,13 +114,7 @@ class Run:
         return replace(self, reading=True)
 
     def needs_models(self, what: str) -> None:
-        """Refuse what a reference cannot give, since it holds no models.
-
-        Raises
-        ------
-        StudyError
-            One line that says how to compute it.
-        """
+        """Refuse what a reference, which holds no models, cannot give; a line tells what can."""
         if self.reading:
             raise NotStored(f"{what}: not stored in the run {self.id!r}")
         if self.reference is not None:
@@ -143,17 +137,14 @@ class Run:
 
         Parameters
         ----------
-        compute
-            A function of a module, or one that a notebook defines. It gets its data as arguments.
-        *given
-            Its arguments: frames, lists, numbers, texts. All of them are part of the key, but for
-            the run itself.
+        compute, *given
+            A function of a module, or one that a notebook defines, and its data: frames, lists,
+            numbers, texts. All of them are part of the key, but for the run itself.
         name
-            Name of the table; that of the function by default, after that of its room.
-        fields
-            What `compute` reads of the configuration: ``seed``, ``rocks``, ``rocks.window``.
-        inputs
-            Gives the hashes of the artefacts that `compute` reads.
+            Name of the table; by default that of the function after that of its room.
+        fields, inputs
+            What `compute` reads of the configuration (``seed``, ``rocks.window``), and what gives
+            the hashes of the artefacts that it reads.
 
         Raises
         ------
@@ -287,12 +278,7 @@ class NotStored(StudyError):
 def table(*fields: str, inputs: Callable[[Run], Mapping[str, str]] = lambda run: {}) -> Any:
     """Make a function ``(run, ...) -> DataFrame`` a cached step (`Run.table`).
 
-    Parameters
-    ----------
-    *fields
-        What the function reads of the configuration.
-    inputs
-        Gives, for a run, the hashes of the artefacts that it reads.
+    It reads ``fields`` of the configuration, and artefacts whose hashes ``inputs(run)`` gives.
     """
 
     def decorate(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
@@ -308,12 +294,9 @@ def table(*fields: str, inputs: Callable[[Run], Mapping[str, str]] = lambda run:
 
 
 def name_of(compute: Callable[..., Any]) -> str:
-    """Name of a function's table: its room and its own name, such as ``rocks.types``.
+    """Room and name of a function, which its table is named after: ``rocks.types``.
 
-    Raises
-    ------
-    StudyError
-        A lambda.
+    `StudyError` for a lambda.
     """
     if "<lambda>" in compute.__qualname__:
         raise StudyError("name: must be given for a lambda, as run.table(..., name='words')")
@@ -480,13 +463,7 @@ def reference_dir(preset: str) -> Path:
 
 
 def existing(run_id: str, field: str = "--from") -> Path:
-    """Return the folder of a run that has a record.
-
-    Raises
-    ------
-    StudyError
-        None there: the line lists those there are.
-    """
+    """Return the folder of a run that has a record; `StudyError` lists them where it is none."""
     folder = paths.run_dir(run_id)
     if not (folder / RECORD).is_file():
         legal = ", ".join(path.name for path in all_runs()) or "none yet"
@@ -529,13 +506,7 @@ def origin_of(path: Path) -> str | None:
 
 
 def recorded(path: Path) -> StudyConfig:
-    """The configuration that a run has recorded.
-
-    Raises
-    ------
-    StudyError
-        A record of a version with other fields.
-    """
+    """The configuration that a run has recorded; `StudyError` for one of a different version."""
     try:
         return StudyConfig.model_validate(record_of(path)["config"])
     except (ValueError, KeyError) as error:
@@ -642,10 +613,7 @@ def forget(path: Path, names: Sequence[str]) -> None:
 def check(path: Path) -> None:
     """Refuse a run of which an artefact is damaged: what its notebooks show rests on all of them.
 
-    Raises
-    ------
-    StudyError
-        The first that is damaged: its file, the remedy, and how to list them all.
+    The line of `StudyError` has the first one's file, the remedy, and how to list the others.
     """
     complete = [n for n in cache.names(path) if files.named(path / n, ".json").exists()]
     wrong = list(damages(path, complete))
