@@ -182,8 +182,8 @@ def _seen(path: Path, look: Callable[[], T | None]) -> T:
         try:
             with contextlib.suppress(OSError):
                 os.listdir(path.parent)
-            if found := look():
-                return found
+            if seen := look():
+                return seen
         except (StudyError, OSError) as error:
             reason = f" ({' '.join(str(error).split())[:160]})"
         if time.monotonic() > ends:

@@ -214,8 +214,8 @@ class _Job:
             if checkpoint is not None:
                 state = read_tensors(checkpoint / LEDGER)
                 trainer.ledger.restore(state, here.process_index, here.num_processes)
-                before = resumable.sealed(checkpoint).items()
-                trainer.kept = {n: h for n, h in before if n.split("/")[0] in settings.keep}
+                before = resumable.sealed(checkpoint) if here.is_main_process else {}
+                trainer.kept = {n: before[n] for n in before if n.split("/")[0] in settings.keep}
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if trainer.accelerator.is_main_process:
             for name in TABLES:
