@@ -118,7 +118,8 @@ def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
     With the name of a notebook in `before`, only of earlier ones, which are all it can depend on.
     """
     folder = run.path if isinstance(run, Run) else run
-    stored = [path.with_suffix("") for path in (folder / "claims").glob("*.parquet")]
+    files = [f for end in ("json", "parquet") for f in (folder / "claims").glob(f"*.{end}")]
+    stored = list({file.with_suffix("") for file in files})  # one without the other is damaged
     stored.sort(key=lambda path: paths.notebook_order(path.name))
     tables = []
     for path in stored:

@@ -74,6 +74,7 @@ def run_study(
     run = runs.open_run(preset, run_id, seed, fields, from_run, check=readable).path
     with locked(run):
         messages.release()
+        runs.check(run)
         try:
             for notebook in notebooks:
                 output = run / "notebooks" / notebook.name

@@ -23,7 +23,7 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
 from rockstudy.sampling.engines import Engine, Request
 from rockstudy.sampling.rollout import Rollouts
-from rockstudy.store import cache, code
+from rockstudy.store import cache
 from rockstudy.store.code import kept_apart
 
 Mode = Literal["reuse", "null", "naive"]
@@ -174,9 +174,9 @@ def outcomes(
         return _graded(screen, task, problems, todo)
     ranges = _ranges(todo, len(screen.candidates), chunk)
     shards = [(todo[todo.candidate.isin(part)], part) for part in ranges]
-    own, made_by = distributed.mine(list(enumerate(shards))), code.identity(outcomes)
+    own = distributed.mine(list(enumerate(shards)))
 
-    def place(number: int, part: range) -> dict[str, Any]:
+    def place(number: int, part: range) -> cache.Place:
         config = {
             "task": tasks.identity(task),
             "candidates": [
@@ -187,18 +187,16 @@ def outcomes(
             "mode": screen.mode,
         }
         return run.addressed(
-            "knockout", f"{name}-{number:04d}", config, lambda: inputs, by=outcomes
+            "knockout", f"{name}-{number:04d}", config=config, inputs=lambda: inputs, by=outcomes
         )
 
     with progress.bar(sum(int(mine.limit.sum()) for _, (mine, _) in own), name, "token") as bar:
         for number, (mine, part) in own:
             compute = functools.partial(_graded, screen, task, problems, mine, bar)
-            key = place(number, part)
-            if not cache.cached(run.path, **key, code=made_by, compute=compute).fresh:
+            if not cache.cached(place(number, part), compute).fresh:
                 bar.update(int(mine.limit.sum()))
     distributed.together().wait_for_everyone()
-    places = [place(number, part) for number, part in enumerate(ranges)]
-    made = [distributed.written(run.path, **key).data for key in places]
+    made = [distributed.written(place(*one)).data for one in enumerate(ranges)]
     return pd.concat(made, ignore_index=True)
 
 

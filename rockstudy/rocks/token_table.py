@@ -101,12 +101,10 @@ def token_table(
         n_tokens = sum(int(rollouts.lengths[rows].sum()) for _, rows in some)
         with progress.bar(n_tokens, "token table", "token") as bar:
             for number, rows in some:
-                cache.cached(
-                    folder,
-                    "",
-                    _shard(folder, number).name,
-                    config={"rows": rows.tolist()},
-                    compute=lambda rows=rows: _shard_frame(rollouts, rows, models),
+                shard = _shard(folder, number).name
+                cache.cached_piece(
+                    cache.Place(folder, "", shard, {"rows": rows.tolist()}),
+                    lambda rows=rows: _shard_frame(rollouts, rows, models),
                 )
                 bar.update(int(rollouts.lengths[rows].sum()))
 
