@@ -73,8 +73,8 @@ def run_study(
     values, fields = parameters.assign(notebooks, run_id, given)
     run = runs.open_run(preset, run_id, seed, fields, from_run, check=readable).path
     with locked(run):
-        messages.release()
         runs.check(run)
+        messages.release()
         try:
             for notebook in notebooks:
                 output = run / "notebooks" / notebook.name
