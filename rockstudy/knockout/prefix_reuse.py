@@ -31,6 +31,7 @@ from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
+from rockstudy.models.token_texts import decoded
 from rockstudy.parallel import distributed
 from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
@@ -289,7 +290,7 @@ def _frame(
 ) -> pd.DataFrame:
     task, tokenizer, rollouts = screen.task, screen.tokenizer, screen.rollouts
     candidates, rows = screen.candidates, [ids.tolist() for ids in made]
-    texts = tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
+    texts = decoded(tokenizer, rows, skip_special_tokens=True)
     prompt = rollouts.prompt_index[mine.row]
     lengths = np.array([len(ids) for ids in made], np.int64)
     ends = set(rollout.eos_ids(screen.model, tokenizer))

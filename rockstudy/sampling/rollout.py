@@ -24,6 +24,7 @@ from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
+from rockstudy.models.token_texts import decoded
 from rockstudy.parallel import distributed
 from rockstudy.sampling import engines
 from rockstudy.sampling.decoding import Chooser
@@ -102,8 +103,8 @@ class Rollouts:
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Decode completions without special tokens: for grading and reading, not for training."""
-        rows = [ids[m].tolist() for ids, m in zip(self.completion_ids, self.mask, strict=True)]
-        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+        rows = (ids[m] for ids, m in zip(self.completion_ids, self.mask, strict=True))
+        return decoded(tokenizer, rows, skip_special_tokens=True)
 
     def graded(self, correct: np.ndarray) -> Rollouts:
         """Return the same rollouts with `correct`."""
