@@ -1,4 +1,4 @@
-"""What a notebook's kernel needs: errors as one line, and no misspelt parameters from papermill.
+"""What a notebook's kernel needs: errors as one line, tables as they are, no misspelt parameters.
 
 papermill writes its values into a cell after the ``parameters`` cell, whatever their names and
 types. Both cells are in the kernel's history when a notebook opens its run, and are compared there.
@@ -11,6 +11,8 @@ import difflib
 import sys
 from typing import Any
 
+import pandas as pd
+
 from rockstudy.errors import StudyError
 
 INJECTED = "# Parameters\n"  # papermill's comment above the cell that it adds
@@ -22,6 +24,12 @@ def errors_as_one_line() -> None:
     shell = _shell()
     if shell is not None:
         shell.set_custom_exc((StudyError,), _show)
+
+
+def tables_as_they_are() -> None:
+    """Keep MathJax off all tables of pandas, in which a ``$`` is a token and no formula."""
+    pd.set_option("display.html.use_mathjax", False)
+    pd.set_option("styler.html.mathjax", False)
 
 
 def check_injected() -> None:

@@ -26,7 +26,8 @@ SPELLINGS = {
                "\U0001d465", "\u211d", "\u2003x"],
     "word": [" frac", " boxed", "text", " the", "the", " number", " so", "so", "SO", "ut", "Step",
              " Solution", "é" * 2, "数", "ﬁne", "数学", "कि", "ที่",
-             "\u093f", "\u0301", "\u0645\u06cc\u200c\u062e\u0648\u0627", "한국", "e\u0301te\u0301", "\u3000数"],
+             "\u093f", "\u0301", "\u0645\u06cc\u200c\u062e\u0648\u0627",
+             "한국", "e\u0301te\u0301", "\u3000数"],
     "other": ["", "<|endoftext|>", "<|im_start|>", "<think>", "</think>", "<repo_name>", "\ufffd",
               " \ufffd", "\ufffd\n", "\x00", "\x0b", "\x1f", "'s", "(x", "x2", "½", "\u200b",
               "\u200d", "\ufe0f", "\\xe2\\x80", " \\xf0", "२x"],
@@ -95,8 +96,8 @@ def test_shares_that_are_none_are_refused(shares, message):
     "previous",
     ["", "\n", "\n\n", ".\n\n", "$$\n", "  \n  ", ".", "!", "?", ":", ". ", '."', ".”", ":**",
      ".$", "}$.", ".)", ".}$", "So we are done. **", "word\n",
-     "。", "\uff01", "\uff1f", "؟", "।", "॥", "\u06d4", "…", "。」", "\uff1a", "!»", ".\xa0", ".\u200b",
-     "\u2028", "\n\u3000", "\r"],
+     "。", "\uff01", "\uff1f", "؟", "।", "॥", "\u06d4", "…", "。」", "\uff1a", "!»",
+     ".\xa0", ".\u200b", "\u2028", "\n\u3000", "\r"],
     ids=ascii,
 )  # fmt: skip
 def test_a_sentence_or_a_line_starts_after(previous):
