@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rockstudy import tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import loading
+from rockstudy.models import chats, loading
+from rockstudy.models.chats import Prompt
 from rockstudy.parallel import distributed, placement
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.runs import Run
@@ -57,7 +58,7 @@ def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
     return [taught[i] for i in order]
 
 
-def train_prompts(run: Run) -> list[str]:
+def train_prompts(run: Run) -> list[Prompt]:
     """Return the distinct prompts to train on; those of the Hub are read once and kept in the run.
 
     Every training of every process needs them, a set of the Hub may have gigabytes, and training
@@ -70,8 +71,9 @@ def train_prompts(run: Run) -> list[str]:
     """
     task = run.config.train_task
 
-    def read() -> list[str]:
-        return list(dict.fromkeys(problem.prompt for problem in tasks.load(task, "train")))
+    def read() -> list[Prompt]:
+        prompts = (problem.prompt for problem in tasks.load(task, "train"))
+        return list({_key(prompt): prompt for prompt in prompts}.values())
 
     if is_read_each_time(task):
         return read()
@@ -81,6 +83,11 @@ def train_prompts(run: Run) -> list[str]:
         **kept_at(task),
         compute=lambda: pd.DataFrame({"prompt": read()}) if first else None,
     ).data.prompt.tolist()
+
+
+def _key(prompt: Prompt) -> str:
+    """Equal for equal prompts: a text itself, or the messages of a chat."""
+    return prompt if isinstance(prompt, str) else fingerprint(chats.messages_of(prompt, "a prompt"))
 
 
 def is_read_each_time(task: TaskConfig) -> bool:
@@ -96,7 +103,7 @@ def kept_at(task: TaskConfig) -> dict[str, Any]:
 
 def _prompts(
     run: Run, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[str], list[int]]:
+) -> tuple[list[Prompt], list[int]]:
     """The stage's distinct prompts, and the index of the prompt at each place in training.
 
     Those that are too long are left out (paper 1: prompts up to 800 tokens).
