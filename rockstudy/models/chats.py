@@ -19,7 +19,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,28 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") -> None:
         self._tokenizer, self._field = tokenizer, field
-        self._template = template_of(tokenizer, field)
+        template = template_of(tokenizer, field)
+        self._how: dict[str, Any] = {
+            "chat_template": (_HELD if "strftime_now" in template else "") + template,
+            "add_generation_prompt": True,
+            "enable_thinking": False,
+        }
+        tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        self._known = json.dumps(tokens | self._how)
         self._controls = {
             i: token.content
             for i, token in tokenizer.added_tokens_decoder.items()
             if token.special
             or _BRACKETED.fullmatch(token.content.strip())
-            or (token.content in self._template and not _is_ordinary(token.content))
+            or (token.content in template and not _is_ordinary(token.content))
         }
+        self._usual: dict[tuple[str, ...], int] = {}
+        longest_first = sorted(self._controls.values(), key=len, reverse=True)
+        self._spelt = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        self._letter_by_letter = normalizer is None or not any(
+            tokenizer.added_tokens_decoder[i].normalized for i in self._controls
+        )
 
     def ids(self, prompt: Prompt, name: str) -> list[int]:
         """Token ids of a chat with its generation prompt and without thinking.
@@ -85,33 +99,40 @@ class ChatEncoder:
         """
         messages = messages_of(prompt, name)
         contents = [message["content"] for message in messages]
-        if not any(map(self._control_spans, contents)):
-            return self._encode(self._rendered(messages, name))
-        taken = {*self._template, *chain(*contents)}
-        marks = [chr(i) for i in _PRIVATE if chr(i) not in taken][:2]
-        marked = [
-            {"role": message["role"], "content": self._marked(message["content"], *marks)}
-            for message in messages
-        ]
-        return self._encoded_in_parts(self._rendered(marked, name), *marks, name)
+        if any(map(self._control_spans, contents)):
+            ids = self._in_parts(messages, name)
+        else:
+            ids = self._encode(self._rendered(messages, name))
+        # a template may also put a token together, from texts that touch or that it changes
+        if self._count(ids) > self._usual_count(messages, name):
+            neutral = [m | {"content": re.sub(r"\S", "x", m["content"])} for m in messages]
+            if self._count(ids) > self._count(self._encode(self._rendered(neutral, name))):
+                raise StudyError(
+                    f"prompts: {name} must spell no control token together with the chat template"
+                )
+        return ids
+
+    def _count(self, ids: list[int]) -> int:
+        """Number of control tokens."""
+        unknown = self._tokenizer.unk_token_id
+        return sum(i in self._controls and i != unknown for i in ids)
+
+    def _usual_count(self, messages: list[Message], name: str) -> int:
+        """Number of control tokens in a chat of these roles."""
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self._usual:
+            chat = self._rendered([{"role": role, "content": "x"} for role in roles], name)
+            self._usual[roles] = self._count(self._encode(chat))
+        return self._usual[roles]
 
     def _rendered(self, messages: list[Message], name: str) -> str:
         """The text of a chat; errors of the template as one line."""
-        held = _HELD if "strftime_now" in self._template else ""
-        how: dict[str, Any] = {"add_generation_prompt": True, "enable_thinking": False}
-        tokens = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
         size = sum(len(message["content"]) for message in messages)
-        if not _is_bounded(
-            held + self._template,
-            json.dumps(tokens | how),
-            len(messages),
-            max(4096, 1 << size.bit_length()),
-        ):
+        if not _is_bounded(self._known, len(messages), max(4096, 1 << size.bit_length())):
             raise StudyError(_too_long(self._field))
-        how["chat_template"] = held + self._template
         try:
-            text: Any = self._tokenizer.apply_chat_template(messages, tokenize=False, **how)
-        except (MemoryError, Exception) as error:
+            text: Any = self._tokenizer.apply_chat_template(messages, tokenize=False, **self._how)
+        except Exception as error:
             raise StudyError(
                 f"{self._field}: its chat template must accept {name}: {_line(error)}"
             ) from None
@@ -124,11 +145,10 @@ class ChatEncoder:
 
     def _control_spans(self, text: str) -> list[tuple[int, int]]:
         """Where a text spells control tokens, in characters, as this tokenizer reads it."""
-        if not self._controls:
-            return []
         if not self._tokenizer.is_fast:
-            spelt = "|".join(map(re.escape, sorted(self._controls.values(), key=len, reverse=True)))
-            return [match.span() for match in re.finditer(spelt, text)]
+            return [match.span() for match in self._spelt.finditer(text)]
+        if self._letter_by_letter and not self._spelt.search(text):
+            return []
         read = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         unknown = self._tokenizer.unk_token_id
         return [
@@ -150,8 +170,13 @@ class ChatEncoder:
             last = end
         return "".join([*parts, self._marked(text[last:], opening, closing)])
 
-    def _encoded_in_parts(self, text: str, opening: str, closing: str, name: str) -> list[int]:
-        """Encode a rendered chat; what stands between marks is read without added tokens."""
+    def _in_parts(self, messages: list[Message], name: str) -> list[int]:
+        """Encode a chat whose texts spell control tokens; these are read without added tokens."""
+        taken = set(self._how["chat_template"]).union(*(m["content"] for m in messages))
+        opening, closing = islice((chr(i) for i in _PRIVATE if chr(i) not in taken), 2)
+        text = self._rendered(
+            [m | {"content": self._marked(m["content"], opening, closing)} for m in messages], name
+        )
         # a template that splits texts may leave a mark alone, which still parts what it stood in
         pieces = re.split(f"{opening}(.*?){closing}|[{opening}{closing}]", text, flags=re.DOTALL)
         ids = self._encode(pieces[0])
@@ -271,8 +296,13 @@ def _message(message: Any, must: str) -> Message:
 
 
 @functools.lru_cache(maxsize=64)
-def _is_bounded(template: str, how: str, n_messages: int, size: int) -> bool:
-    """Whether a chat of `size` characters is rendered within the limits, or fails within them."""
+def _is_bounded(known: str, n_messages: int, size: int) -> bool:
+    """Whether a chat of `size` characters is rendered within the limits, or fails within them.
+
+    `known` is the JSON of what a template is given beside the messages, and of the template.
+    """
+    values = json.loads(known)
+    template = values.pop("chat_template")
     if _is_plain(template):
         return True
     text = ("ab " * size)[: size // n_messages + 1]
@@ -280,7 +310,7 @@ def _is_bounded(template: str, how: str, n_messages: int, size: int) -> bool:
     messages = [{"role": roles[i % 2], "content": text} for i in range(n_messages)]
     asked = {
         "template": template,
-        "values": {"messages": messages, **json.loads(how)},
+        "values": {"messages": messages, **values},
         "seconds": SECONDS,
         "memory": MEMORY,
     }

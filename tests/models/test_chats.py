@@ -113,6 +113,22 @@ def test_a_control_token_that_a_tokenizer_cannot_read_as_text_is_one_line():
         ids_of(fast, "hi [INST] there")
 
 
+@pytest.mark.parametrize(
+    ("template", "texts"),
+    [
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", ("<|im_", "end|>")),
+        ("{{ messages[0]['content'] | lower }}", ("<|IM_END|>",)),
+        ("{{ messages[0]['content'] | replace('*', '') }}", ("<|im*_end|>",)),
+        ("<{{ messages[0]['content'] }}>", ("s",)),
+    ],
+)
+def test_a_control_token_that_the_template_puts_together_is_one_line(tokenizer, template, texts):
+    tokenizer.chat_template = template
+    assert ids_of(tokenizer, "Hi there") != ids_of(tokenizer, "Hi")
+    with pytest.raises(StudyError, match="prompt 0 must spell no control token"):
+        ids_of(tokenizer, [{"role": "user", "content": text} for text in texts])
+
+
 def test_chats_are_templated_as_messages(tokenizer):
     chat = [
         {"role": "system", "content": "Be brief."},
