@@ -76,7 +76,7 @@ class ChatEncoder:
             for i, token in tokenizer.added_tokens_decoder.items()
             if token.special
             or _BRACKETED.fullmatch(token.content.strip())
-            or (token.content in template and not _is_ordinary(token.content))
+            or (token.content in template and not re.fullmatch(r"\s+|\s*\w+\s*", token.content))
         }
         self._usual: dict[tuple[str, ...], int] = {}
         longest_first = sorted(self._controls.values(), key=len, reverse=True)
@@ -128,16 +128,20 @@ class ChatEncoder:
     def _rendered(self, messages: list[Message], name: str) -> str:
         """The text of a chat; errors of the template as one line."""
         size = sum(len(message["content"]) for message in messages)
-        if not _is_bounded(self._known, len(messages), max(4096, 1 << size.bit_length())):
-            raise StudyError(_too_long(self._field))
-        try:
-            text: Any = self._tokenizer.apply_chat_template(messages, tokenize=False, **self._how)
-        except Exception as error:
+        text: Any = None
+        if _is_bounded(self._known, len(messages), max(4096, 1 << size.bit_length())):
+            try:
+                text = self._tokenizer.apply_chat_template(messages, tokenize=False, **self._how)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise StudyError(
+                    f"{self._field}: its chat template must accept {name}: {reason}"
+                ) from None
+        if text is None or len(text) > MOST_CHARACTERS:
             raise StudyError(
-                f"{self._field}: its chat template must accept {name}: {_line(error)}"
-            ) from None
-        if len(text) > MOST_CHARACTERS:
-            raise StudyError(_too_long(self._field))
+                f"{self._field}: its chat template must end within {SECONDS} s and write at most "
+                f"{MOST_CHARACTERS} characters; it does not"
+            )
         return text
 
     def _encode(self, text: str) -> list[int]:
@@ -234,13 +238,19 @@ def template_of(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") ->
     return template
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, field: str) -> None:
-    """Refuse a tokenizer that no training or sampling could use."""
+def room(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") -> int | float:
+    """Largest number of tokens that a tokenizer allows; `StudyError` if that is no number."""
     longest: Any = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
         raise StudyError(
-            f"{field}: its tokenizer's model_max_length must be a positive number; got {longest!r}"
+            f"{field}: its model_max_length must be a positive number; got {longest!r:.80}"
         )
+    return longest
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, field: str) -> None:
+    """Refuse a tokenizer that no training or sampling could use."""
+    room(tokenizer, field)
     if tokenizer.eos_token is None and tokenizer.pad_token is None:
         raise StudyError(
             f"{field}: its tokenizer must have an end-of-text or a padding token; it has neither"
@@ -352,21 +362,6 @@ def _inside(encode: Callable[[str], list[int]], piece: str) -> list[int]:
     """Ids of a piece that follows other text: SentencePiece puts a space before a whole text."""
     first, both = encode("\n"), encode("\n" + piece)
     return both[len(first) :] if both[: len(first)] == first else encode(piece)
-
-
-def _is_ordinary(content: str) -> bool:
-    return content.isspace() or content.strip().isalnum()
-
-
-def _too_long(field: str) -> str:
-    return (
-        f"{field}: its chat template must end within {SECONDS} s and write at most "
-        f"{MOST_CHARACTERS} characters; it does not"
-    )
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _short(value: Any) -> str:

@@ -167,7 +167,7 @@ def prompt_ids(
     if len(prompts) == 0:
         raise StudyError("prompts: must hold at least one prompt; got none")
     encoder = ChatEncoder(tokenizer)
-    limit = min(max_prompt_tokens, tokenizer.model_max_length)
+    limit = min(max_prompt_tokens, chats.room(tokenizer))
     ids = []
     for i, prompt in enumerate(prompts):
         ids.append(encoder.ids(prompt, f"prompt {i}"))
@@ -187,12 +187,12 @@ def fitting(
     A token has at least one byte, so texts with few bytes need no tokenisation.
     """
     encoder = ChatEncoder(tokenizer)
-    room = min(max_prompt_tokens, tokenizer.model_max_length)
+    room = min(max_prompt_tokens, chats.room(tokenizer))
     around = len(encoder.ids("", "an empty prompt"))
     return [
         prompt
         for i, prompt in enumerate(prompts)
-        if (isinstance(prompt, str) and around + len(prompt.encode()) <= room)
+        if (isinstance(prompt, str) and around + len(prompt.encode(errors="surrogatepass")) <= room)
         or len(encoder.ids(prompt, f"prompt {i}")) <= room
     ]
 

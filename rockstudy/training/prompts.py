@@ -5,6 +5,7 @@ that each needs, so the two stages see different prompts (paper 1). A stage goes
 a new order as often as its steps need. Everything depends on seeds alone, never on the arm.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ from rockstudy.store.seeds import generator, torch_seed
 from rockstudy.tasks import rows
 
 Lesson = dict[str, Any]
+CHAT = "\0chat "  # ours: begins no text
 
 
 def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
@@ -69,11 +71,15 @@ def train_prompts(run: Run) -> list[Prompt]:
     StudyError
         What `rockstudy.tasks.load` raises.
     """
+    return [_prompt(text) for text in _texts(run)]
+
+
+def _texts(run: Run) -> list[str]:
+    """The prompts as `_text` writes them, since an artefact holds no chats."""
     task = run.config.train_task
 
-    def read() -> list[Prompt]:
-        prompts = (problem.prompt for problem in tasks.load(task, "train"))
-        return list({_key(prompt): prompt for prompt in prompts}.values())
+    def read() -> list[str]:
+        return list(dict.fromkeys(_text(problem.prompt) for problem in tasks.load(task, "train")))
 
     if is_read_each_time(task):
         return read()
@@ -85,9 +91,15 @@ def train_prompts(run: Run) -> list[Prompt]:
     ).data.prompt.tolist()
 
 
-def _key(prompt: Prompt) -> str:
-    """Equal for equal prompts: a text itself, or the messages of a chat."""
-    return prompt if isinstance(prompt, str) else fingerprint(chats.messages_of(prompt, "a prompt"))
+def _text(prompt: Prompt) -> str:
+    """A text as it is, a chat as JSON after `CHAT`."""
+    if isinstance(prompt, str):
+        return prompt
+    return CHAT + json.dumps(chats.messages_of(prompt, "a training prompt"))
+
+
+def _prompt(text: str) -> Prompt:
+    return json.loads(text.removeprefix(CHAT)) if text.startswith(CHAT) else text
 
 
 def is_read_each_time(task: TaskConfig) -> bool:

@@ -167,6 +167,8 @@ def test_chats_are_templated_as_messages(tokenizer):
 def test_what_is_no_chat_is_one_line(tiny_tokenizer, prompt, line):
     with pytest.raises(StudyError, match=line) as raised:
         prompt_ids(tiny_tokenizer, ["Hi", prompt], 800)
+    with pytest.raises(StudyError, match=line):
+        prompt_ids(tiny_tokenizer, fitting(tiny_tokenizer, [prompt], 800), 800)
     assert str(raised.value).startswith("prompts: prompt 1 must") and "\n" not in str(raised.value)
 
 
@@ -277,6 +279,14 @@ def test_a_template_that_is_a_folder_is_one_line(folder):
     loading.identity_of(PairConfig(teacher=str(folder), student=str(folder)), "teacher")
     with pytest.raises(StudyError, match="teacher: must have a chat template; it has none"):
         pair_of(folder)
+
+
+@pytest.mark.parametrize("longest", ["512", None, True, 0, float("nan")])
+def test_a_limit_of_tokens_that_is_no_number_is_one_line(tokenizer, longest):
+    tokenizer.model_max_length = longest
+    for check in (prompt_ids, fitting):
+        with pytest.raises(StudyError, match="tokenizer: its model_max_length must be a positive"):
+            check(tokenizer, ["Hi"], 800)
 
 
 def test_end_tokens_that_are_no_ids_are_refused_before_sampling(tiny_tokenizer):
