@@ -6,10 +6,10 @@ import pandas as pd
 
 
 class Html(str):
-    """Text that a notebook shows as HTML."""
+    """Text that a notebook shows as HTML; MathJax leaves its dollar signs alone."""
 
     def _repr_html_(self) -> str:
-        return str(self)
+        return f'<div class="mathjax_ignore tex2jax_ignore">{self}</div>'
 
 
 def whole(table: pd.DataFrame) -> Html:

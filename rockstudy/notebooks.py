@@ -1,4 +1,4 @@
-"""Parameters of notebooks: their declared types, and what papermill and the command give them.
+"""What a notebook's kernel needs: checked parameters, errors as one line, tables as they are.
 
 papermill guesses types, only warns of unknown names, and writes its values into a cell after the
 ``parameters`` cell. Both cells are in the kernel's history when a notebook opens its run, and are
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from rockstudy.errors import StudyError, shortened, unknown
 
@@ -118,6 +120,12 @@ def errors_as_one_line() -> None:
     shell = _shell()
     if shell is not None:
         shell.set_custom_exc((StudyError,), _show)
+
+
+def tables_as_they_are() -> None:
+    """Keep MathJax off all tables of pandas, in which a ``$`` is a token and no formula."""
+    pd.set_option("display.html.use_mathjax", False)
+    pd.set_option("styler.html.mathjax", False)
 
 
 def check_injected() -> None:

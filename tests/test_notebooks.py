@@ -1,11 +1,15 @@
 """papermill by itself is safe: what is misspelt or of a wrong type is one line, before all else."""
 
 import nbformat
+import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
-from rockstudy import paths
+from rockstudy import display, paths
 from rockstudy.cli import execute
 from rockstudy.cli.execute import NotebookError
+from rockstudy.rocks.steps import examples_html
+from rockstudy.runs import open_run
 
 CELL = (
     'run_id = "reference"\npreset = None\nseed = None\noverrides = {}\nfrom_run = None\ndraws = 20'
@@ -55,3 +59,14 @@ def test_known_values_open_the_run(notebook):
     execute.execute(notebook, output, {"preset": "smollm2", "draws": 5})
     printed = [o.text for c in nbformat.read(output, 4).cells for o in c.get("outputs", [])]
     assert printed == ["reference\n"]
+
+
+def test_mathjax_leaves_tables_and_examples_alone():
+    open_run()
+    table = pd.DataFrame({"spelling": ["$", " $x"]})
+    one = {"rho": 1.0, "rkl_pre": 1.0, "rkl_post": 1.0}
+    context = pd.DataFrame([one | {"before": "costs ", "token": "$", "after": "5 or $6"}])
+    for shown in (table, table.style, display.whole(table), examples_html(context)):
+        first = BeautifulSoup(shown._repr_html_(), "html.parser").find("table")
+        around = [first, *first.parents]
+        assert any("mathjax_ignore" in part.get("class", []) for part in around)

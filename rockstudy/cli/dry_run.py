@@ -31,7 +31,7 @@ from rockstudy.cli import estimates
 from rockstudy.cli.dimensions import KNOWN, Dimensions
 from rockstudy.config.fields import PairConfig, StageConfig, StudyConfig, TaskConfig
 from rockstudy.errors import StudyError, escaped
-from rockstudy.models import loading, sources
+from rockstudy.models import chats, loading, sources
 from rockstudy.sampling import rollout
 from rockstudy.store import cache
 from rockstudy.tasks import rows
@@ -109,6 +109,9 @@ def _models(
                 found = _hub(name, revision, "model", field) if hub else UNSEEN
             else:
                 found = _local_weights(source, field)
+                tokenizer = loading.load_tokenizer(**loading.of_role(pair, field))
+                if field == "teacher":  # its template makes the prompts of both
+                    chats.check_template(tokenizer, field)
             yield Check(field, f"{name}: {found}")
         except StudyError as error:
             yield Check(field, name, str(error))

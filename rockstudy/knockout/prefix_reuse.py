@@ -33,6 +33,7 @@ from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
+from rockstudy.models.token_texts import decoded
 from rockstudy.parallel import distributed
 from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
@@ -225,7 +226,7 @@ def _graded(
     """The table of `outcomes` for a part of its plan."""
     tokenizer, rollouts = screen.tokenizer, screen.rollouts
     made = [] if todo.empty else [ids.tolist() for ids in resample(screen, todo, bar)]
-    texts = tokenizer.batch_decode(made, skip_special_tokens=True) if made else []
+    texts = decoded(tokenizer, made, skip_special_tokens=True)
     prompt, ends = rollouts.prompt_index[todo.row], set(rollout.eos_ids(screen.model, tokenizer))
     chosen = [screen.candidates[i] for i in todo.candidate]
     start = todo.start.to_numpy()

@@ -31,7 +31,7 @@ from transformers import (
 
 from rockstudy.config.fields import PairConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import sources
+from rockstudy.models import chats, sources
 from rockstudy.models.sources import readable, resolve, role_of, split_digits
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.parallel.placement import Places, default_device, places
@@ -81,6 +81,8 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
     dtype = _dtype(config.dtype, computes)
     tokenizer = load_tokenizer(**of_role(config, "teacher"))
     other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
+    chats.check_template(tokenizer, "teacher")
+    chats.warn_of_different_templates(tokenizer, other)
     teacher = load_model(**of_role(config, "teacher"), dtype=dtype, device=at.teacher)
     if same and config.drop_every is not None:
         student = _moved(depth_pruned(teacher, config.drop_every), at.student, "student")
@@ -89,6 +91,8 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
         if config.drop_every is not None:
             student = depth_pruned(student, config.drop_every)
     check_same_vocabulary(teacher, student, tokenizer, other)
+    for field, model in (("teacher", teacher), ("student", student)):
+        chats.ends_of(model.generation_config, field)
     return Pair(teacher, student, tokenizer)
 
 
@@ -202,6 +206,7 @@ def load_tokenizer(
         split_digits(tokenizer)
         # as in the file; transformers 5.17 takes the token that begins a turn for both
         tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    chats.check_tokenizer(tokenizer, field)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -87,6 +87,7 @@ def identity(name: str, revision: str | None, gguf_file: str | None, field: str)
         for folder in folders
         for pattern in (weights, *PARTS)
         for file in sorted(folder.glob(pattern))
+        if file.is_file()
     ]
     changed = [(str(file), file.stat().st_mtime_ns) for file in files]
     return fingerprint(

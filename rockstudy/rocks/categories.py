@@ -5,20 +5,25 @@ structure, sentence-initial discourse markers and digits, and its controls as mi
 words and single-letter variables (arXiv 2605.09253, section 2). It gives no rule; this is ours. The
 first line that holds decides:
 
-1. other: nothing at all, a broken byte (U+FFFD), a control character, a special token ``<...>``
+1. other: nothing at all, bytes that are no character (U+FFFD or ``\xe2\x80``), a control character,
+   a special token ``<...>``
 2. latex: contains one of ``$ \ { } ^ _ &``, or is the bare name of a command (see below)
 3. structure: contains a newline or is blank, contains ``**`` or three backticks, is a heading
    mark, a rule or a backtick, or is ``-``, ``*`` or a bullet that mostly starts a line
-4. digit: decimal digits only
+4. digit: digits only, of any script, raised, circled or Roman (``٣``, ``²``, ``Ⅳ``; not ``½``)
 5. marker: a word of `MARKERS` that mostly starts a sentence
-6. letter: a single letter that has a case; ``a`` and ``I`` too, which may be English words
+6. letter: a single letter of a script with case; ``a`` and ``I`` too, which may be English words
 7. word: letters only; a single letter of a script without case is a word
-8. punctuation: punctuation and operators only
+8. punctuation: punctuation, operators and symbols only
 9. other: what is left, such as ``(x`` or ``'s``
 
-Only spaces around the spelling are ignored. Tokenizers split ``\frac`` into ``\`` and ``frac``, so
-a name of `COMMANDS` without a leading space is latex: in running text its first letter would follow
-a space. Names that are also words or pieces of words (``text``, ``left``, ``times``) stay words.
+Combining marks and invisible joiners belong to the character before them: ``e`` with an accent is a
+letter, a Thai syllable a word and joined emoji are symbols. Marks alone are a piece of a word.
+
+Blanks of every kind around the spelling are ignored. Tokenizers split ``\frac`` into ``\`` and
+``frac``, so a name of `COMMANDS` without a leading space is latex: in running text its first letter
+would follow a space. Names that are also words or pieces of words (``text``, ``left``, ``times``)
+stay words.
 
 How this can mislead: a type is not an occurrence. ``$`` before a price is latex, a letter may be
 the last piece of a word, and a type that starts half of its sentences is a marker in the rest too.
@@ -27,6 +32,7 @@ the last piece of a word, and a type that starts half of its sentences is a mark
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,7 +40,7 @@ import numpy as np
 import pandas as pd
 
 from rockstudy.errors import StudyError
-from rockstudy.models.token_texts import _is_broken, _is_sign
+from rockstudy.models.token_texts import BROKEN
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -65,7 +71,23 @@ MOSTLY = 0.5  # ours: share of a type's occurrences
 _SPECIAL = re.compile(r"<[^<>\s]*[A-Za-z][^<>\s]*>")
 _LATEX = re.compile(r"[$\\{}^_&]")
 _MARKDOWN = re.compile(r"\*\*|```|^(?:#+|-{3,}|`)$")
-_START = re.compile(r"""\A\Z|\n\s*\Z|[.!?:][\s"'\u201d\u2019)\]}*$]*\Z""")
+_BYTES = re.compile(r"\\x[0-9a-f]{2}")  # as `token_texts` names them
+# invisible on their own: joiners, marks of direction, variation selectors, tags
+_INVISIBLE = r"\u200b-\u200f\u2060-\u206f\ufeff\ufe00-\ufe0f\U000e0000-\U000e01ef"
+_NEWLINE = "\n\r\x85\u2028\u2029"
+_ENDS = (  # ends of sentences: ours, from Unicode's Sentence_Terminal, ellipses and colons
+    ".!?:\u2026\u203c\u203d\u2047\u2048\u2049\ufe56\ufe57\ufe52\ufe55"  # and doubled, small
+    "\u3002\uff0e\uff61\uff01\uff1f\uff1a\ufe12\ufe15\ufe16\ufe13"  # CJK
+    "\u061f\u06d4\u061d\u061e\u0700\u0701\u0702"  # Arabic, Urdu, Syriac
+    "\u0964\u0965\u104a\u104b\u17d4\u17d5\u0f0d\u0f0e"  # danda, Burmese, Khmer, Tibetan
+    "\u0589\u1362\u1367\u1368\u05c3\u1803\u1809\u07f9\u2e3c"  # Armenian, Ethiopic, Hebrew, ...
+)
+_CLOSERS = (
+    "\"'\u201d\u2019\u00bb\u203a)\\]}*$"
+    "\uff09\uff3d\uff5d\u300d\u300f\u3011\u300b\u3009\u3015"  # CJK
+)
+_BLANK = rf"\s{_INVISIBLE}"
+_START = re.compile(rf"\A\Z|[{_NEWLINE}][{_BLANK}]*\Z|[{_ENDS}][{_BLANK}{_CLOSERS}]*\Z")
 
 
 def categorize(texts: Sequence[str], initial_share: ArrayLike) -> list[str]:
@@ -100,8 +122,8 @@ def starts_sentence(previous_texts: Iterable[str]) -> np.ndarray:
     r"""Whether an occurrence starts a line or a sentence, from the text of the token before it.
 
     It does at the start (an empty text), after a newline that only blanks follow, and after one of
-    ``. ! ? :`` that only blanks, closing quotes and brackets, ``*`` or ``$`` follow, as in
-    ``:**``, ``.\n\n`` or ``.$``.
+    ``. ! ? :``, or an end of other scripts such as ``。 ؟ ।``, that only blanks, closing quotes and
+    brackets, ``*`` or ``$`` follow, as in ``:**``, ``.\n\n`` or ``.$``.
 
     `previous_texts` is the text before each occurrence (N,), "" for none. One token is enough; with
     more text the rule also sees the full stop before a separate ``**``. Returns booleans (N,).
@@ -118,27 +140,46 @@ def starts_sentence(previous_texts: Iterable[str]) -> np.ndarray:
 
 def _category(text: str, share: float) -> str:
     word = text.strip()
-    if not text or _SPECIAL.fullmatch(word) or any(map(_is_broken, text)):
+    if not text or _SPECIAL.fullmatch(word) or _BYTES.search(text) or any(map(_is_broken, text)):
         return "other"
     if _LATEX.search(word) or text in COMMANDS:
         return "latex"
-    if not word or "\n" in text or _MARKDOWN.search(word) or _is_bullet(text, share):
+    broken_line = any(char in _NEWLINE for char in text)
+    if not word or broken_line or _MARKDOWN.search(word) or _is_bullet(text, share):
         return "structure"
-    if word.isdecimal():
+    base = "".join(char for char in word if not _joins(char))
+    if not base:
+        return "word" if re.search(rf"[^{_INVISIBLE}]", word) else "other"
+    if all(map(_is_digit, base)):
         return "digit"
-    if word.isalpha():
-        return _alphabetic(word, share)
-    return "punctuation" if all(map(_is_sign, word)) else "other"
+    if base.isalpha():
+        return _alphabetic(base, share)
+    return "punctuation" if all(unicodedata.category(char)[0] in "PS" for char in base) else "other"
+
+
+def _joins(char: str) -> bool:
+    """Whether a character belongs to the one before it: a combining mark or an invisible joiner."""
+    return unicodedata.category(char) in {"Mn", "Mc", "Me", "Cf"}
+
+
+def _is_digit(char: str) -> bool:
+    kind = unicodedata.category(char)
+    return kind[0] == "N" and (kind != "No" or float(unicodedata.numeric(char, 0.5)).is_integer())
+
+
+def _is_broken(char: str) -> bool:
+    return char == BROKEN or (unicodedata.category(char) == "Cc" and char not in "\t\n\r")
 
 
 def _alphabetic(word: str, share: float) -> str:
     if word[0].upper() + word[1:] in MARKERS and _mostly(share, unknown=word[0].isupper()):
         return "marker"
-    return "letter" if len(word) == 1 and word.lower() != word.upper() else "word"
+    cased = unicodedata.category(word[0]) in {"Lu", "Ll", "Lt"}
+    return "letter" if len(word) == 1 and cased else "word"
 
 
 def _is_bullet(text: str, share: float) -> bool:
-    return text.strip() in {"-", "*", "•"} and _mostly(share, unknown=text.endswith(" "))
+    return text.strip() in {"-", "*", "•"} and _mostly(share, unknown=text[-1].isspace())
 
 
 def _mostly(share: float, *, unknown: bool) -> bool:

@@ -20,7 +20,7 @@ from rockstudy.config.fields import EvalConfig, RockConfig
 from rockstudy.display import Html
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
-from rockstudy.models.token_texts import token_texts, visible
+from rockstudy.models.token_texts import excerpt, token_texts, visible
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import categories, controls, detection, selectors, token_table
 from rockstudy.rocks.encoders import needs_student
@@ -284,15 +284,12 @@ def _contexts(found: Measured, shown: pd.DataFrame, around: int) -> dict[str, li
     rows = {key: row for row, key in enumerate(zip(
         found.rollouts.prompt_index.tolist(), found.rollouts.sample_index.tolist(), strict=True
     ))}  # fmt: skip
-    parts: dict[str, list[str]] = {"before": [], "token": [], "after": []}
+    tokenizer, parts = loading.tokenizer_of(found.run), []
     for one in shown.itertuples():
         row = rows[one.prompt_index, one.sample_index]
         ids = found.rollouts.completion_ids[row][found.rollouts.mask[row]].tolist()
-        t = int(one.position)
-        cut = {"before": ids[max(0, t - around) : t], "token": [ids[t]], "after": ids[t + 1 :]}
-        for name, some in cut.items():
-            parts[name].append(loading.tokenizer_of(found.run).decode(some[:around]))
-    return parts
+        parts.append(excerpt(tokenizer, ids, int(one.position), around))
+    return {name: [part[name] for part in parts] for name in ("before", "token", "after")}
 
 
 def examples_html(table: pd.DataFrame) -> Html:

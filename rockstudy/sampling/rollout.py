@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import loading
+from rockstudy.models import chats, loading
+from rockstudy.models.chats import ChatEncoder, Prompt
+from rockstudy.models.token_texts import decoded
 from rockstudy.parallel import distributed
 from rockstudy.sampling import engines
 from rockstudy.sampling.decoding import Chooser
@@ -102,8 +103,8 @@ class Rollouts:
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Decode completions without special tokens: for grading and reading, not for training."""
-        rows = [ids[m].tolist() for ids, m in zip(self.completion_ids, self.mask, strict=True)]
-        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+        rows = (ids[m] for ids, m in zip(self.completion_ids, self.mask, strict=True))
+        return decoded(tokenizer, rows, skip_special_tokens=True)
 
     def graded(self, correct: np.ndarray) -> Rollouts:
         """Return the same rollouts with `correct`."""
@@ -154,21 +155,22 @@ _FIELDS = (
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_prompt_tokens: int
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_tokens: int
 ) -> list[list[int]]:
-    """Apply the chat template, with its generation prompt and without thinking.
+    """Apply the chat template, with its generation prompt and without thinking (`chats`).
 
-    `StudyError`: no prompts, no chat template, or a prompt longer than `max_prompt_tokens` or than
-    the tokenizer's own limit.
+    A prompt is the text of a user or a list of messages; no text of theirs is a control token.
+
+    `StudyError`: no prompts, no usable chat template, a chat that is none, or a prompt longer than
+    `max_prompt_tokens` or than the tokenizer's own limit.
     """
-    if not prompts:
+    if len(prompts) == 0:
         raise StudyError("prompts: must hold at least one prompt; got none")
-    if not tokenizer.chat_template:
-        raise StudyError("tokenizer: must have a chat template; it has none")
-    limit = min(max_prompt_tokens, tokenizer.model_max_length)
+    encoder = ChatEncoder(tokenizer)
+    limit = min(max_prompt_tokens, chats.room(tokenizer))
     ids = []
     for i, prompt in enumerate(prompts):
-        ids.append(_templated(tokenizer, prompt))
+        ids.append(encoder.ids(prompt, f"prompt {i}"))
         if len(ids[-1]) > limit:
             raise StudyError(
                 f"max_prompt_tokens: prompt {i} must have at most {limit} tokens with its chat "
@@ -178,37 +180,27 @@ def prompt_ids(
 
 
 def fitting(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_prompt_tokens: int
-) -> list[str]:
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_tokens: int
+) -> list[Prompt]:
     """Return the prompts that `prompt_ids` accepts.
 
-    A token has at least one byte, so prompts with few bytes need no tokenisation.
+    A token has at least one byte, so texts with few bytes need no tokenisation.
     """
-    room = min(max_prompt_tokens, tokenizer.model_max_length)
-    around = len(_templated(tokenizer, ""))
+    encoder = ChatEncoder(tokenizer)
+    room = min(max_prompt_tokens, chats.room(tokenizer))
+    around = len(encoder.ids("", "an empty prompt"))
     return [
         prompt
-        for prompt in prompts
-        if around + len(prompt.encode()) <= room or len(_templated(tokenizer, prompt)) <= room
+        for i, prompt in enumerate(prompts)
+        if (isinstance(prompt, str) and around + len(prompt.encode(errors="surrogatepass")) <= room)
+        or len(encoder.ids(prompt, f"prompt {i}")) <= room
     ]
-
-
-def _templated(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        add_generation_prompt=True,
-        return_dict=False,
-        enable_thinking=False,
-    )
 
 
 def eos_ids(model: PreTrainedModel | Engine, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end a completion: the model's generation config and the tokenizer's."""
-    config = getattr(model, "generation_config", None)
-    ids = getattr(config, "eos_token_id", None)
-    of_model: list[Any] = ids if isinstance(ids, list) else [ids]
-    of_tokenizer: Any = tokenizer.eos_token_id
-    return sorted({i for i in [*of_model, of_tokenizer] if i is not None})
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return sorted({*chats.ends_of(getattr(model, "generation_config", None)), *own})
 
 
 def generate(

@@ -5,6 +5,7 @@ that each needs, so the two stages see different prompts (paper 1). A stage goes
 a new order as often as its steps need. Everything depends on seeds alone, never on the arm.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rockstudy import tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import loading
+from rockstudy.models import chats, loading
+from rockstudy.models.chats import Prompt
 from rockstudy.parallel import distributed, placement
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.runs import Run
@@ -30,6 +32,7 @@ from rockstudy.store.seeds import generator, torch_seed
 from rockstudy.tasks import rows
 
 Lesson = dict[str, Any]
+CHAT = "\0chat "  # ours: begins no text
 
 
 def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
@@ -59,7 +62,7 @@ def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
     return [taught[i] for i in order]
 
 
-def train_prompts(run: Run) -> list[str]:
+def train_prompts(run: Run) -> list[Prompt]:
     """Return the distinct prompts to train on; those of the Hub are read once and kept in the run.
 
     Every training of every process needs them, a set of the Hub may have gigabytes, and training
@@ -70,10 +73,15 @@ def train_prompts(run: Run) -> list[str]:
     StudyError
         What `rockstudy.tasks.load` raises.
     """
+    return [_prompt(text) for text in _texts(run)]
+
+
+def _texts(run: Run) -> list[str]:
+    """The prompts as `_text` writes them, since an artefact holds no chats."""
     task = run.config.train_task
 
     def read() -> list[str]:
-        return list(dict.fromkeys(problem.prompt for problem in tasks.load(task, "train")))
+        return list(dict.fromkeys(_text(problem.prompt) for problem in tasks.load(task, "train")))
 
     if is_read_each_time(task):
         return read()
@@ -81,6 +89,17 @@ def train_prompts(run: Run) -> list[str]:
     return distributed.cached(
         kept_at(run.path, task), lambda: pd.DataFrame({"prompt": read()}) if first else None
     ).data.prompt.tolist()
+
+
+def _text(prompt: Prompt) -> str:
+    """A text as it is, a chat as JSON after `CHAT`."""
+    if isinstance(prompt, str):
+        return prompt
+    return CHAT + json.dumps(chats.messages_of(prompt, "a training prompt"))
+
+
+def _prompt(text: str) -> Prompt:
+    return json.loads(text.removeprefix(CHAT)) if text.startswith(CHAT) else text
 
 
 def is_read_each_time(task: TaskConfig) -> bool:
@@ -96,7 +115,7 @@ def kept_at(run: Path, task: TaskConfig) -> Place:
 
 def _prompts(
     run: Run, stage: str, seed: int, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[str], list[int]]:
+) -> tuple[list[Prompt], list[int]]:
     """The stage's distinct prompts, and the index of the prompt at each place in training.
 
     Those that are too long are left out (paper 1: prompts up to 800 tokens).

@@ -15,15 +15,22 @@ SPELLINGS = {
               "_", "&", "\\", " \\", "\\\\", "\\[", "\\(", " \\]\n\n", "\\frac", "\\boxed", "\\%",
               "\\cdot", "{\\", "_n", "frac", "boxed", "cdot"],
     "structure": ["\n", "\n\n", " ", "    ", "\t", "**", " **", "**:", ":**", "**\n", "##", "###",
-                  "#", ".\n\n", ".\n", ":\n\n", "]\n\n", "- ", "* ", "---", "```", "`"],
+                  "#", ".\n\n", ".\n", ":\n\n", "]\n\n", "- ", "* ", "---", "```", "`",
+                  "\xa0", "\u3000", "\u2003\u202f", "\u2028", "x\r", "-\xa0"],
     "marker": ["So", " So", "We", " We", "Wait", "This", " Since", " Finally", "Hmm"],
-    "digit": ["7", " 12", "2024"],
-    "punctuation": [".", ",", " (", ")", ":", "?", '."', " =", " +", "-", " -", "*", "<", "|", "×"],
-    "letter": ["x", " x", "X", "a", " a", "π"],
+    "digit": ["7", " 12", "2024", "\uff12\uff13", "१२", "٣", "²", "①", "⑩", "\u2163", "\u3007",
+              "1\ufe0f\u20e3"],
+    "punctuation": [".", ",", " (", ")", ":", "?", '."', " =", " +", "-", " -", "*", "<", "|", "×",
+                    "。", "।", "،", "؛", "\uff0b", "\uff1d", "🙂", "👩\u200d💻", "❤\ufe0f", "👍🏽"],
+    "letter": ["x", " x", "X", "a", " a", "π", "é", "e\u0301", "x\u0302",
+               "\U0001d465", "\u211d", "\u2003x"],
     "word": [" frac", " boxed", "text", " the", "the", " number", " so", "so", "SO", "ut", "Step",
-             " Solution", "é" * 2, "数", "ﬁne"],
+             " Solution", "é" * 2, "数", "ﬁne", "数学", "कि", "ที่",
+             "\u093f", "\u0301", "\u0645\u06cc\u200c\u062e\u0648\u0627",
+             "한국", "e\u0301te\u0301", "\u3000数"],
     "other": ["", "<|endoftext|>", "<|im_start|>", "<think>", "</think>", "<repo_name>", "\ufffd",
-              " \ufffd", "\ufffd\n", "\x00", "\x0b", "\x1f", "'s", "(x", "x2", "½", "\u200b"],
+              " \ufffd", "\ufffd\n", "\x00", "\x0b", "\x1f", "'s", "(x", "x2", "½", "\u200b",
+              "\u200d", "\ufe0f", "\\xe2\\x80", " \\xf0", "२x"],
 }  # fmt: skip
 
 
@@ -88,7 +95,9 @@ def test_shares_that_are_none_are_refused(shares, message):
 @pytest.mark.parametrize(
     "previous",
     ["", "\n", "\n\n", ".\n\n", "$$\n", "  \n  ", ".", "!", "?", ":", ". ", '."', ".”", ":**",
-     ".$", "}$.", ".)", ".}$", "So we are done. **", "word\n"],
+     ".$", "}$.", ".)", ".}$", "So we are done. **", "word\n",
+     "。", "\uff01", "\uff1f", "؟", "।", "॥", "\u06d4", "…", "。」", "\uff1a", "!»",
+     ".\xa0", ".\u200b", "\u2028", "\n\u3000", "\r"],
     ids=ascii,
 )  # fmt: skip
 def test_a_sentence_or_a_line_starts_after(previous):
@@ -97,9 +106,10 @@ def test_a_sentence_or_a_line_starts_after(previous):
 
 @pytest.mark.parametrize(
     "previous",
-    [" ", " the", ",", "**", " $", "}$", "\n\n**", "\nx", ".5", "- ", ";", ")"],
+    [" ", " the", ",", "**", " $", "}$", "\n\n**", "\nx", ".5", "- ", ";", ")",
+     "،", "؛", "、", "\uff0c", "\uff1b", "。x", "»", "¿", "\u3000"],
     ids=ascii,
-)
+)  # fmt: skip
 def test_no_sentence_starts_after(previous):
     assert starts_sentence([previous]).tolist() == [False]
 

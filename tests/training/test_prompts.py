@@ -85,6 +85,24 @@ def test_a_stage_trains_on_the_prompts_that_are_kept(read, tmp_path, tiny_tokeni
     assert found[0] == found[1] and read == ["train"] * 2
 
 
+def test_chats_are_prompts_too_once_each_and_kept_like_texts(tmp_path, monkeypatch, tiny_tokenizer):
+    chats = [
+        [{"role": "system", "content": "Add."}, {"role": "user", "content": f"{i} + {i}?"}]
+        for i in (1, 2, 1)
+    ]
+    monkeypatch.setattr(
+        tasks, "load", lambda task, split: [Problem(chat, "1", "f", "k", {}) for chat in chats]
+    )
+    made = TaskConfig(name="lab_math", **SIZES)
+    expected = rollout.prompt_ids(tiny_tokenizer, chats[:2], 256)
+    for task in (made, HUB, HUB):  # the last one reads what is kept in the run
+        prompts = train_prompts(run_of(task, tmp_path))
+        assert rollout.prompt_ids(tiny_tokenizer, prompts, 256) == expected
+    chats.append([{"role": "user"}])
+    with pytest.raises(StudyError, match="must be a text or a list of messages"):
+        train_prompts(run_of(made, tmp_path))
+
+
 def cached_set(cache: Path, name: str, rows: list[dict]) -> None:
     """Leave a dataset as `datasets` leaves one of the Hub that it has loaded."""
     source = cache.parent / "rows.jsonl"
