@@ -6,14 +6,16 @@ one box. `answer_forms` counts how often such decisions matter.
 
 `verifier` decides whether two expressions are equal. A model may write ``9^{9^{9}}``, on which
 sympy runs forever inside C code; math-verify's own time limit is a signal, which works only in a
-main thread and cannot interrupt C code. Comparisons therefore run in a separate process, which the kernel ends after `LIMIT_S` seconds of processor time and which restarts
-when needed, in threads and worker processes too. A pair without a verdict is wrong and counted.
-Plain numbers never need that process.
+main thread and cannot interrupt C code. Comparisons therefore run in a separate process, which the
+kernel ends after `LIMIT_S` seconds of processor time and which restarts when needed, in threads and
+worker processes too. A pair without a verdict is wrong and counted. Plain numbers never need that
+process.
 """
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import os
 import re
@@ -27,6 +29,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.tasks.problem import Problem
@@ -37,6 +40,8 @@ BOX = re.compile(
     r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(?:(?P<brace>\{)|(?P<bare>-?[\d.,]*\d|[^\s$\\])?)"
 )
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+FORMS = ("no box", "last box", "boxes side by side", "last box open", "thinking open")
+TOGETHER = re.compile(r"(?:[\s$,;&]|\\[,;:() ]|\\q?quad|\\text|[{}]|and|or)*")
 NUMBER = re.compile(r"(-?)(?:(\d{1,12})|\\[dt]?frac\{(-?\d{1,12})\}\{(\d{1,12})\})")
 
 
@@ -71,6 +76,25 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str | None]]:
                 break
         else:
             yield match.start(), len(text), None
+
+
+def answer_forms(texts: Sequence[str]) -> pd.Series:
+    """How many texts give their answer in each of `FORMS`, every text in one of them."""
+    counts = pd.Series([_form(text) for text in texts]).value_counts()
+    return counts.reindex(FORMS, fill_value=0).rename_axis("form").rename("completions")
+
+
+def _form(text: str) -> str:
+    if "</think>" not in text and text.lstrip().startswith("<think>"):
+        return FORMS[4]
+    boxes = list(itertools.islice(_boxes(text), 2))
+    if not boxes:
+        return FORMS[0]
+    (start, _, content), before = boxes[0], boxes[-1][1]
+    if content is None:
+        return FORMS[3]
+    together = before <= start and TOGETHER.fullmatch(text, before, start)
+    return FORMS[2] if together else FORMS[1]
 
 
 def number(text: str) -> Fraction | None:

@@ -42,7 +42,7 @@ from sympy.logic.boolalg import And
 MEMORY = 2 << 30  # ours: bytes; a power tower exhausts memory before its time
 DIGITS = 6  # ours: a decimal with so many significant digits may stand for a value it rounds
 READ = ConversionConfig(lowercase_symbols=False)
-CONFIG = NormalizationConfig(malformed_operators=True, nits=True, boxed="last")
+CONFIG = NormalizationConfig(boxed="none")
 POINTS = ((17, 23, 31, 43, 59), (-13, 29, -37, 41, -47), (5, -11, 19, -61, 67))  # sevenths
 SIGNS = str.maketrans(
     {"−": "-", "×": "\\times ", "·": "\\cdot ", "÷": "\\div ", "π": "\\pi ", "∞": "\\infty "}
@@ -60,8 +60,15 @@ CLEANED = [
     (r"^(?:\\[(\[]|[\s*_`=]|(?<!\\)\$)+", ""),
     (r"(?:\\[)\]]|(?<!\\right)\.|[\s*`,;:]|(?<!\\)\$|\\[,;:! ])+$", ""),
     (r"\\text\s*\{\s*(?:percent|pct|%|\\%)\s*\}|\s*\bpercent$", r"\\%"),
-    (r"\\(?:[dtc]?frac|(?P<b>[dt]?binom))\s*(\d)\s*(\d)", r"\\frac{\2}{\3}"),
+    (r"\\[dtc]?(frac|binom)(?![a-zA-Z])\s*(\w)\s*(\w)", r"\\\1{\2}{\3}"),
+    (r"\\[dtc]?frac\s*(\d)\s*(?=\{)", r"\\frac{\1}"),
+    (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*(\d)", r"\\frac{\1}{\2}"),
     (r"([_^])\s*(\d)(?=\s)", r"\1{\2}"),
+    (r"(?<![_^\d.,])(\d+)\s*(?=(?:\\left\s*)?\()", r"\1 \\cdot "),  # 2(1/3) is not 2 1/3
+    (r"\^\s*\(([^()]*)\)", r"^{\1}"),
+    (r"(?<![\\a-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+    (r"\\log_\s*(\d)", r"\\log_{\1}"),
     (r"(?<![\d.])(\d+)\s+(\d+)/(\d+)$", r"\1\\frac{\2}{\3}"),  # 1 1/2
     (r"^\(([A-Za-z])\)$|^([A-Za-z])\)$", r"\1\2"),  # (B)
 ]
@@ -103,7 +110,7 @@ def squeezed(text: str) -> str:
 
 def bare(text: str) -> str:
     r"""A squeezed text without ``\text{}`` around its words."""
-    return squeezed(re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)).strip()
+    return squeezed(re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)).strip(" .")
 
 
 def words(text: str) -> str | None:
@@ -143,7 +150,7 @@ def same(answer: str, given: str) -> bool:
     if ("=" in a) != ("=" in b):
         a, b = NAMED.sub("", a), NAMED.sub("", b)
     texts = a, b
-    if squeezed(a) == squeezed(b):
+    if bare(a) == bare(b):
         return True
     if "…" in a + b:
         return _same_with_dots(a, b)
