@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal
+from unittest import mock
 
 import pandas as pd
 
@@ -141,21 +142,18 @@ def _arguments(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
     if missing:
         raise StudyError(f"{place}: kwargs of {name} must have {', '.join(missing)}")
     try:
-        checker.build_description(**arguments)
+        with mock.patch(f"{checker.__module__}.random", _Undrawn()):
+            checker.build_description(**arguments)
     except (TypeError, ValueError, AttributeError) as error:
         raise StudyError(f"{place}: kwargs of {name} must be its own ({error})") from None
-    used = checker.get_instruction_args() or {}
-    for key, value in arguments.items():
-        if not isinstance(value, list) and _spelled(used[key]) != _spelled(value):
-            raise StudyError(
-                f"{place}: kwargs of {name}: {key} must be one that its checker takes; "
-                f"got {value!r}, for which it draws a random one"
-            )
     return arguments
 
 
-def _spelled(value: Any) -> str:
-    return str(value).strip().lower()
+class _Undrawn:
+    """In place of the harness's ``random``: refuses to draw."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("one that the checker would replace by a random one")
 
 
 @lru_cache(maxsize=1)
@@ -190,13 +188,15 @@ def _any_sign(checker: Any) -> Any:
     """The checker of a letter's frequency, which counts any single character."""
 
     class AnySign(checker):
+        __module__ = checker.__module__
+
         def build_description(self, *, letter: str, **others: Any) -> str:
             sign = letter.strip().lower()
-            described = super().build_description(
-                letter=sign if sign.isascii() and sign.isalpha() else "a", **others
-            )
-            if len(sign) == 1:
-                self._letter = sign
+            if len(sign) != 1:
+                raise ValueError(f"a letter must be one character; got {letter!r}")
+            known = sign.isascii() and sign.isalpha()
+            described = super().build_description(letter=sign if known else "a", **others)
+            self._letter = sign
             return described
 
     return AnySign
