@@ -1,35 +1,47 @@
 r"""Grading maths: the last ``\boxed{...}`` of a completion against a reference answer.
 
-math-verify decides whether two expressions are equal. A model may write ``9^{9^{9}}``, on which
+The last closed box counts alone: an earlier one was given up, and a later open one was cut off by
+the token limit before it held an answer. Two boxes are not one answer, since the prompt asks for
+one box. `answer_forms` counts how often such decisions matter.
+
+`verifier` decides whether two expressions are equal. A model may write ``9^{9^{9}}``, on which
 sympy runs forever inside C code; math-verify's own time limit is a signal, which works only in a
-main thread and cannot interrupt C code. Comparisons therefore run in a separate process
-(`verifier`), which the kernel ends after `LIMIT_S` seconds of processor time and which restarts
-when needed, in threads and worker processes too. A pair without a verdict is wrong and counted.
-Plain numbers never need that process.
+main thread and cannot interrupt C code. Comparisons therefore run in a separate process, which the
+kernel ends after `LIMIT_S` seconds of processor time and which restarts when needed, in threads and
+worker processes too. A pair without a verdict is wrong and counted. Plain numbers never need that
+process.
 """
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.tasks.problem import Problem
 
 LIMIT_S = 3  # ours: the slowest answer of MATH-500 and the competitions takes 0.7 s
 MAX_CHARS = 400  # ours: their longest reference answer has 53
+BOX = re.compile(
+    r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(?:(?P<brace>\{)|(?P<bare>-?[\d.,]*\d|[^\s$\\])?)"
+)
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+FORMS = ("no box", "last box", "boxes side by side", "last box open", "thinking open")
+TOGETHER = re.compile(r"(?:[\s$,;&]|\\[,;:() ]|\\q?quad|\\text|[{}]|and|or)*")
 NUMBER = re.compile(r"(-?)(?:(\d{1,12})|\\[dt]?frac\{(-?\d{1,12})\}\{(\d{1,12})\})")
 
 
@@ -42,16 +54,47 @@ class Graded:
 
 
 def boxed(text: str) -> str | None:
-    r"""Content of the last closed ``\boxed{...}``, or None."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        depth = 0
-        for i in range(start + 6, len(text)):
-            depth += (text[i] == "{") - (text[i] == "}")
+    r"""Content of the last closed ``\boxed{...}`` or ``\fbox{...}``, or None.
+
+    ``\boxed 7`` is the box of the number or the single sign after it. Escaped braces are no braces.
+    """
+    return next((content for _, _, content in _boxes(text) if content is not None), None)
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int, str | None]]:
+    """Boxes from the last to the first: start, end, and the content or None if it is open."""
+    for match in reversed(list(BOX.finditer(text))):
+        if not match["brace"]:
+            if match["bare"]:
+                yield match.start(), match.end(), match["bare"]
+            continue
+        depth = 1
+        for sign in BRACE.finditer(text, match.end()):
+            depth += {"{": 1, "}": -1}.get(sign[0], 0)
             if depth == 0:
-                return text[start + 7 : i].strip()
-        start = text.rfind("\\boxed{", 0, start)
-    return None
+                yield match.start(), sign.end(), text[match.end() : sign.start()].strip()
+                break
+        else:
+            yield match.start(), len(text), None
+
+
+def answer_forms(texts: Sequence[str]) -> pd.Series:
+    """How many texts give their answer in each of `FORMS`, every text in one of them."""
+    counts = pd.Series([_form(text) for text in texts]).value_counts()
+    return counts.reindex(FORMS, fill_value=0).rename_axis("form").rename("completions")
+
+
+def _form(text: str) -> str:
+    if "</think>" not in text and text.lstrip().startswith("<think>"):
+        return FORMS[4]
+    boxes = list(itertools.islice(_boxes(text), 2))
+    if not boxes:
+        return FORMS[0]
+    (start, _, content), before = boxes[0], boxes[-1][1]
+    if content is None:
+        return FORMS[3]
+    together = before <= start and TOGETHER.fullmatch(text, before, start)
+    return FORMS[2] if together else FORMS[1]
 
 
 def number(text: str) -> Fraction | None:
@@ -80,10 +123,10 @@ def grade_numbers(
 
 
 def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:
-    r"""Whether the last ``\boxed{...}`` of each text equals its answer, by math-verify.
+    r"""Whether the last ``\boxed{...}`` of each text equals its answer (`verifier`).
 
     A completion without a closed box is wrong, since the prompt asks for one. Plain numbers are
-    compared directly, with math-verify's result but without its parser's cost. Results are cached.
+    compared directly, with the same result but without the parser's cost. Results are cached.
     `RuntimeError` if the comparing process cannot be started.
     """
     verdicts = [_equals(a, boxed(t)) for a, t in zip(answers, texts, strict=True)]
@@ -161,7 +204,7 @@ class _Verifier:
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
             self.end()
-            raise RuntimeError(f"grading: math-verify's process does not start: {command}")
+            raise RuntimeError(f"grading: the comparing process does not start: {command}")
         return self._process
 
 

@@ -1,15 +1,17 @@
 """IFEval: graded by the harness's own checkers, rows that cannot be graded named and left out."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from rockstudy import intervals, tasks
+from rockstudy import intervals, paths, tasks
 from rockstudy.config.fields import TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.tasks import ifeval
@@ -124,6 +126,164 @@ def test_strict_and_loose_on_texts_whose_answers_are_plain(tmp_path, punkt):
     ]
     sentence = "this is all written in plain english words"
     assert tasks.grade(config, [second] * 2, [sentence, sentence.title()]).tolist() == [True, False]
+
+
+def letters(letter, relation="at least", frequency=2):
+    return {"letter": letter, "let_relation": relation, "let_frequency": frequency}
+
+
+def of(name, **kwargs):
+    """A problem with one instruction."""
+    return tasks.Problem("x", "", "", "1", {"instruction_id_list": [name], "kwargs": [kwargs]})
+
+
+@pytest.mark.parametrize("letter", ["!", "#", "é", "7", "q", "Q"])
+def test_the_character_of_a_letter_frequency_is_counted_and_never_drawn(letter):
+    pytest.importorskip("lm_eval")
+    problem = of(ifeval.LETTERS, **letters(letter))
+    texts = [f"wow{letter} {letter}", f"wow{letter} no", "abcdefghijklmnoprstuvwxyz" * 9]
+    for _ in range(5):  # the harness draws among 26 letters
+        assert ifeval.grade(task("f.jsonl"), [problem] * 3, texts) == [True, False, False]
+    few = of(ifeval.LETTERS, **letters(letter, "less than"))
+    assert ifeval.grade(task("f.jsonl"), [few] * 3, texts) == [False, True, True]
+    assert ifeval.rates([problem] * 3, texts).prompt_loose.tolist() == [True, False, False]
+
+
+RANDOM = {  # arguments that a checker replaces by random ones
+    "two letters": (ifeval.LETTERS, letters("ab")),
+    "negative frequency": (ifeval.LETTERS, letters("a", frequency=-3)),
+    "negative words": (
+        "length_constraints:number_words",
+        {"relation": "at least", "num_words": -5},
+    ),
+    "a paragraph beyond the last": (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 2, "nth_paragraph": 3, "first_word": "so"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RANDOM)
+def test_arguments_that_a_checker_would_draw_at_random_are_refused(case, tmp_path):
+    pytest.importorskip("lm_eval")
+    name, kwargs = RANDOM[case]
+    why = "one character; got 'ab'" if case == "two letters" else "replace by a random one"
+    row = {"key": 1, "prompt": "x", "instruction_id_list": [name], "kwargs": [kwargs]}
+    with pytest.raises(StudyError, match=f"line 1: kwargs of {name} must be its own .*{why}"):
+        tasks.load(task(write(tmp_path / "i.jsonl", [row]), n_eval=1), "eval")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("yes", "yes"),
+        ("<think>a, b</think>\n\nyes", "yes"),
+        ("a, b</think>yes", "yes"),  # the prompt opened it
+        ("<think>a</think>b<think>c</think> yes", "yes"),
+        ("<think>a, b", ""),
+        ("\n<think>", ""),
+        ("the tag <think> opens", "the tag <think> opens"),
+    ],
+)
+def test_a_completion_is_graded_by_what_follows_its_thinking(text, answer):
+    pytest.importorskip("lm_eval")
+    assert ifeval.answer_of(text) == answer
+    graded = ifeval.grade(task("f.jsonl"), [of("punctuation:no_comma")], [text])
+    assert graded == [bool(answer)]
+
+
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+LEAST = "at least|more than|no less than"
+MOST = r"less than|fewer than|at most|no more than|only|avoid[^.\n]*more than"
+NOUNS = {"keywords": "time", "length_constraints": "word|sentence", "change_case": "time|word"}
+
+
+def contradicts(prompt, name, kwargs):
+    """Whether a number above 2 is not in the prompt, or only with the opposite relation."""
+    prompt = re.sub(r"(?<=\d),(?=\d{3})", "", prompt.lower())
+    prompt = prompt.replace("twice", "two times")
+    for i, word in enumerate(NUMBERS):
+        prompt = re.sub(rf"\b{word}\b", str(i), prompt)
+    relation = next((v for k, v in kwargs.items() if k.endswith("relation")), None)
+    for value in (v for v in kwargs.values() if isinstance(v, int) and v > 2):
+        near = f"{value}|{value - 1}" if relation else str(value)  # at most 5, less than 6
+        if not re.search(rf"(?<!\d)(?:{near})(?!\d)", prompt):
+            return True
+        if relation:
+            noun = NOUNS[name.split(":")[0]]
+            found = rf"\b(?:(?P<least>{LEAST})|{MOST}) (?:{near}) (?:[\w-]+ )?(?:{noun})"
+            least = {m["least"] is not None for m in re.finditer(found, prompt)}
+            if least == {relation == "less than"}:
+                return True
+    return False
+
+
+@real
+def test_the_rows_whose_arguments_contradict_their_prompt_are_named_and_no_others():
+    named = {}
+    for row in map(json.loads, FILE.read_text().splitlines()):
+        for name, kwargs in zip(row["instruction_id_list"], row["kwargs"], strict=True):
+            if contradicts(row["prompt"], name, kwargs):
+                named[str(row["key"])] = name
+            words = [v for k, v in kwargs.items() if isinstance(v, str) and "relation" not in k]
+            for text in words + [w for v in kwargs.values() if isinstance(v, list) for w in v]:
+                plain = [re.sub(r"\W+", " ", t.lower()).strip() for t in (text, row["prompt"])]
+                assert plain[0] in plain[1] or "language" in kwargs, row["key"]
+    assert named == {key: why.split(": ")[0] for key, why in ifeval.CONTRADICTORY.items()}
+
+
+BODY = (
+    "Here is some plain text that goes on.\n\n* one *point*\n* two\n***\n\nSECTION 1 <<A Title>> "
+    "[name] [city]\n\nP.S. THE END!"
+)
+
+
+def by_both_graders(problems, real):
+    """Verdicts of both graders on eight texts a problem: ``instruction, verdicts, ...``."""
+    second = pytest.importorskip("if_verifiable")
+    rows = []
+    for i, problem in enumerate(problems):
+        texts = [f"{problem.prompt}\n\n{BODY}", BODY.lower().replace(",", ""), "My answer is no."]
+        texts += [f'"{BODY.upper()} ###"', real[i % len(real)], '{"a": 1}', f"<think> {BODY}"]
+        texts += [f"<think>\nfirst, so\n</think>\n\n{BODY}"]
+        names = problem.kwargs["instruction_id_list"]
+        sample = second.IFEvalSample(
+            int(problem.key), problem.prompt, names, problem.kwargs["kwargs"]
+        )
+        for text in texts:
+            theirs, _ = second.evaluate_output_for_sample("ifeval", sample, text)
+            for kind in ("strict", "loose"):
+                other = [getattr(one, f"{kind}_pass") for one in theirs] or [False] * len(names)
+                ours = ifeval._followed(kind, problem, text)
+                rows += zip([problem.key] * len(names), names, ours, other, strict=True)
+    frame = pd.DataFrame(rows, columns=["key", "instruction", "followed", "other"])
+    sign = frame.key.isin(["1122", "1129"]) & (frame.instruction == ifeval.LETTERS)
+    frame["instruction"] = frame.instruction.mask(sign, f"{ifeval.LETTERS} of a sign")
+    frame["verdicts"], frame["disagree"] = 1, frame.followed != frame.other
+    # of a sign, the second grader counts a random letter
+    frame.loc[sign, "disagree"] = False
+    counted = frame.groupby("instruction")[["verdicts", "followed", "disagree"]].sum()
+    return counted.astype(int).reset_index()
+
+
+@real
+def test_a_second_grader_agrees_except_where_it_draws_a_random_letter(no_punkt):
+    pytest.importorskip("if_verifiable")  # rockstudy does not need it
+    outcomes = pd.read_parquet(
+        paths.data_dir() / "reference/smollm2/tables/training.pair_accuracy.parquet"
+    )
+    with pytest.warns(UserWarning, match="64 of 540 rows"):
+        problems = tasks.load(task(FILE, n_eval=540), "eval")
+    made = by_both_graders(problems, outcomes.text[outcomes.benchmark == "ifeval"].tolist())
+    committed = pd.read_csv(paths.data_dir() / "grading" / "ifeval_graders.csv")
+    pd.testing.assert_frame_equal(made, committed)
+
+
+def test_the_committed_comparison_of_two_graders_has_both_verdicts_and_no_disagreement():
+    committed = pd.read_csv(paths.data_dir() / "grading" / "ifeval_graders.csv")
+    assert committed.disagree.sum() == 0
+    assert committed.verdicts.sum() > 10_000
+    assert ((committed.followed > 0) & (committed.followed < committed.verdicts)).mean() > 0.9
 
 
 def test_brackets_nested_beyond_the_json_parser_follow_nothing():
