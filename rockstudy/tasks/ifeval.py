@@ -19,17 +19,16 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
-from rockstudy.errors import StudyError, unknown
-from rockstudy.tasks import rows
+from rockstudy.errors import StudyError
+from rockstudy.tasks import ifeval_rows, rows
 from rockstudy.tasks.problem import Problem, Split, Task
 
-COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")
 NEED_PUNKT = ("change_case:capital_word_frequency", "length_constraints:number_sentences")
 
 
@@ -41,7 +40,8 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
     `StudyError`: The extra ``ifeval`` is not installed; an unknown instruction or one without its
     arguments; no row left; errors as in `rows.problems`.
     """
-    loaded = rows.problems(task, split, _problem)
+    known = _harness()[1].INSTRUCTION_DICT
+    loaded = rows.problems(task, split, lambda *row: ifeval_rows.problem(*row, known))
     if _has_punkt():
         return loaded
     needs = [set(p.kwargs["instruction_id_list"]) & set(NEED_PUNKT) for p in loaded]
@@ -65,7 +65,7 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
     return [all(_followed("strict", problem, text)) for problem, text in pairs]
 
 
-TASKS.add("ifeval", Task(load, grade, COLUMNS))
+TASKS.add("ifeval", Task(load, grade, ifeval_rows.COLUMNS))
 
 
 def rates(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
@@ -96,38 +96,6 @@ def _followed(kind: Literal["strict", "loose"], problem: Problem, text: str) -> 
         return checker(example, text).follow_instruction_list
     except RecursionError:  # brackets nested too deeply for the JSON checker
         return [False] * len(problem.kwargs["instruction_id_list"])
-
-
-def _problem(place: str, row: Any) -> Problem:
-    rows.check(place, row, COLUMNS)
-    names, given = row["instruction_id_list"], row["kwargs"]
-    if not isinstance(names, list) or not isinstance(given, list) or len(names) != len(given):
-        raise StudyError(
-            f"{place}: instruction_id_list and kwargs must be lists of one length; got "
-            f"{str(names)[:60]} and {str(given)[:60]}"
-        )
-    kwargs = [_arguments(place, name, one or {}) for name, one in zip(names, given, strict=True)]
-    groups = {name.split(":")[0] for name in names}
-    family = groups.pop() if len(groups) == 1 else "several"
-    checked = {"instruction_id_list": names, "kwargs": kwargs}
-    return Problem(str(row["prompt"]), "", family, str(row["key"]), checked)
-
-
-def _arguments(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """An instruction's arguments; a missing one is refused, since the harness would draw it."""
-    known = _harness()[1].INSTRUCTION_DICT
-    if name not in known:
-        raise StudyError(f"{place}: {unknown('instruction_id_list', name, known)}")
-    checker = known[name](name)
-    arguments = {key: value for key, value in given.items() if value is not None}
-    missing = [key for key in checker.get_instruction_args_keys() if not arguments.get(key)]
-    if missing:
-        raise StudyError(f"{place}: kwargs of {name} must have {', '.join(missing)}")
-    try:
-        checker.build_description(**arguments)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise StudyError(f"{place}: kwargs of {name} must be its own ({error})") from None
-    return arguments
 
 
 @lru_cache(maxsize=1)
