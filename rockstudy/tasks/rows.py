@@ -134,7 +134,8 @@ def _name(place: str, row: dict[str, Any], column: str | None) -> str | None:
 def is_empty(value: Any) -> bool:
     """Whether a cell is empty: null, NaN, a list without items, or text without a visible sign."""
     if isinstance(value, str):
-        return not any(c.isprintable() and not c.isspace() for c in value)
+        half = range(0xD800, 0xE000)  # of a surrogate pair: not printable, yet something
+        return not any((c.isprintable() and not c.isspace()) or ord(c) in half for c in value)
     return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
 
 
