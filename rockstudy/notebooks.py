@@ -1,20 +1,116 @@
-"""What a notebook's kernel needs: errors as one line, and no misspelt parameters from papermill.
+"""Parameters of notebooks: their declared types, and what papermill and the command give them.
 
-papermill writes its values into a cell after the ``parameters`` cell, whatever their names and
-types. Both cells are in the kernel's history when a notebook opens its run, and are compared there.
+papermill guesses types, only warns of unknown names, and writes its values into a cell after the
+``parameters`` cell. Both cells are in the kernel's history when a notebook opens its run, and are
+compared there. A kernel also shows our errors as one line.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
+import builtins
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, shortened, unknown
 
 INJECTED = "# Parameters\n"  # papermill's comment above the cell that it adds
 OPTIONAL = {"preset": str, "seed": int, "from_run": str}  # whose default is None
+KINDS = ("int", "float", "str", "bool", "list", "tuple", "dict")
+INFINITE = (float("inf"), float("-inf"))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a notebook: its name, default and type; a type of None takes any value."""
+
+    name: str
+    default: Any
+    kind: type | None
+
+    def fitted(self, value: Any, field: str) -> Any:
+        """Return a value in the parameter's type; `StudyError`, which names `field`, if it has none.
+
+        A whole number fits a float, and a list a tuple.
+        """
+        kind = self.kind
+        if kind is None or (value is None and self.default is None):
+            return value
+        if (kind is float and type(value) is int) or (
+            kind in (list, tuple) and isinstance(value, list | tuple)
+        ):
+            value = kind(value)
+        if type(value) is not kind or value in INFINITE:
+            words = {int: "an integer", str: "text"}.get(kind, f"a {kind.__name__}")
+            default = shortened(self.default)
+            got = shortened(value)
+            raise StudyError(f"{field}: must be {words} like the default {default}; got {got}")
+        return value
+
+
+def declared(source: str) -> dict[str, Parameter]:
+    """Return the parameters that the source of a cell assigns, by name.
+
+    The annotation is the type, else the type of the default. A default that is no literal counts as
+    None.
+    """
+    parameters = {}
+    for statement in _parsed(source).body:
+        if isinstance(statement, ast.AnnAssign):
+            target, noted = statement.target, set(_kinds(statement.annotation))
+        elif isinstance(statement, ast.Assign):
+            target, noted = statement.targets[0], set()
+        else:
+            continue
+        if isinstance(target, ast.Name):
+            default = _literal(statement.value)
+            inferred = OPTIONAL.get(target.id) if default is None else type(default)
+            kind = (noted.pop() if len(noted) == 1 else None) if noted else inferred
+            parameters[target.id] = Parameter(target.id, default, kind)
+    return parameters
+
+
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError:  # IPython's own syntax, such as %matplotlib
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        try:
+            return ast.parse(TransformerManager().transform_cell(source))
+        except SyntaxError as error:
+            raise StudyError(f"parameters: must be Python; got {error}") from None
+
+
+def _literal(node: ast.expr | None) -> Any:
+    try:
+        return ast.literal_eval(node) if node else None
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _kinds(node: ast.expr) -> Iterator[type | None]:
+    """The types of an annotation, without None; None for a type that is not of `KINDS`."""
+    match node:
+        case ast.Constant(value=str(text)):
+            yield from _kinds(ast.parse(text, mode="eval").body)
+        case ast.Constant(value=None):
+            pass
+        case ast.BinOp(left=left, right=right):
+            yield from (*_kinds(left), *_kinds(right))
+        case ast.Subscript(value=outer, slice=inner):
+            name = outer.attr if isinstance(outer, ast.Attribute) else getattr(outer, "id", "")
+            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            if name in ("Optional", "Union"):
+                yield from (kind for part in parts for kind in _kinds(part))
+            else:
+                yield from _kinds(parts[0] if name == "Annotated" else outer)
+        case ast.Name(id=name) if name in KINDS:
+            yield getattr(builtins, name)
+        case _:
+            yield None
 
 
 def errors_as_one_line() -> None:
@@ -36,14 +132,12 @@ def check_injected() -> None:
     places = [i for i, cell in enumerate(cells) if cell.startswith(INJECTED)]
     if not places or places[-1] == 0:
         return
-    declared, given = _values(cells[places[-1] - 1]), _values(cells[places[-1]])
-    for name, value in given.items():
-        if name not in declared:
-            raise StudyError(_unknown(name, list(declared)))
-        default = declared[name]
-        kind = OPTIONAL.get(name) if default is None else type(default)
-        if kind is not None and value is not None and type(value) is not kind:
-            raise StudyError(f"{name}: must be {kind.__name__} like {default!r}; got {value!r}")
+    known = declared(cells[places[-1] - 1])
+    for name, given in declared(cells[places[-1]]).items():
+        if name not in known:
+            raise StudyError(_unknown(name, list(known)))
+        if given.default is not None:
+            known[name].fitted(given.default, name)
 
 
 def _shell() -> Any:
@@ -58,24 +152,10 @@ def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: A
     return line
 
 
-def _values(cell: str) -> dict[str, Any]:
-    """The literal values that a cell assigns; others count as None."""
-    found = {}
-    for statement in ast.parse(cell).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            try:
-                found[statement.targets[0].id] = ast.literal_eval(statement.value)
-            except ValueError:
-                found[statement.targets[0].id] = None
-    return found
-
-
 def _unknown(name: str, legal: list[str]) -> str:
-    if "__" in name:
-        return (
-            f"{name}: must be one of {', '.join(legal)}; a field of the configuration goes into "
-            f"overrides (rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}')"
-        )
-    near = difflib.get_close_matches(name, legal, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{name}: must be one of {', '.join(legal)}; it is no parameter of this notebook{hint}"
+    if "__" not in name:
+        return unknown(name, name, legal)
+    return (
+        f"{name}: must be one of {', '.join(legal)}; a field of the configuration goes into "
+        f"overrides (rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}')"
+    )

@@ -31,11 +31,11 @@ def notebook(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"presett": "tiny"}, "it is no parameter of this notebook (did you mean 'preset'?)"),
+        ({"presett": "tiny"}, "(did you mean 'preset'?)"),
         ({"rocks__k": 2}, "a field of the configuration goes into overrides"),
-        ({"overrides": '{"rocks__k": 2}'}, "overrides: must be dict like {}"),
-        ({"draws": "many"}, "draws: must be int like 20"),
-        ({"seed": "0"}, "seed: must be int like None"),
+        ({"overrides": '{"rocks__k": 2}'}, "overrides: must be a dict like the default {}"),
+        ({"draws": "many"}, "draws: must be an integer like the default 20"),
+        ({"seed": "0"}, "seed: must be an integer like the default None"),
     ],
 )
 def test_values_of_papermill_are_checked_before_anything_is_computed(notebook, values, line):

@@ -5,6 +5,8 @@ same package, whatever kernelspecs the machine has. And after a dead kernel or a
 names the cell, and the partly executed notebook is kept.
 """
 
+import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -13,8 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from rockstudy.errors import StudyError
 from rockstudy.progress import drawn
 from rockstudy.report.notebook_file import read
+
+
+FULL = "the disk is full; free some space, and the same command continues from what is stored"
+_FULL_DISK = tuple(f"[Errno {code}]" for code in (errno.ENOSPC, errno.EDQUOT))
+DEAD = {
+    "DeadKernelError": "the kernel died; the usual cause is too little memory",
+    "CellTimeoutError": "the cell took longer than --timeout allows",
+}
 
 
 class NotebookError(RuntimeError):
@@ -55,8 +66,9 @@ def execute(
             output.unlink(missing_ok=True)  # an earlier one would be mistaken for this one
             if partial.exists():
                 os.replace(partial, failed)
-            if messages := (Path(scratch) / "stderr").read_bytes():
-                failed_log.write_bytes(messages)
+            with contextlib.suppress(OSError):  # a full disk
+                if messages := (Path(scratch) / "stderr").read_bytes():
+                    failed_log.write_bytes(messages)
             if isinstance(error, KeyboardInterrupt):
                 raise
             cell = _last_started(failed)
@@ -127,13 +139,21 @@ def _cause(error: BaseException) -> str:
     kind = type(error).__name__
     if kind == "PapermillExecutionError":
         raised, message = error.ename, _first_line(error.evalue)  # pyright: ignore
-        ours = raised == "StudyError" and message
-        return message if ours else f"{raised}: {message}".rstrip(": ")
-    if kind == "DeadKernelError":
-        return "the kernel died; the usual cause is too little memory"
-    if kind == "CellTimeoutError":
-        return "the cell took longer than --timeout allows"
-    return f"{kind}: {_first_line(str(error))}".rstrip(": ")
+        if raised == "StudyError" and message:
+            return message
+        return FULL if message.startswith(_FULL_DISK) else f"{raised}: {message}".rstrip(": ")
+    return DEAD.get(kind) or (reason(error) if isinstance(error, OSError) else _named(error))
+
+
+def reason(error: OSError) -> str:
+    """Return what an error of the system means for the command."""
+    if isinstance(error, BrokenPipeError):
+        return "the output was closed before its end; what runs have stored is kept"
+    return FULL if str(error).startswith(_FULL_DISK) else _named(error)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_first_line(str(error))}".rstrip(": ")
 
 
 def _first_line(text: str | None) -> str:
@@ -141,9 +161,11 @@ def _first_line(text: str | None) -> str:
 
 
 def _last_started(kept: Path) -> int | None:
-    """Number of the last code cell that started, as Jupyter shows it; None if none did."""
-    if not kept.exists():
+    """Number of the last code cell that started, as Jupyter shows it; None if none is known."""
+    try:
+        cells = read(kept).cells
+    except StudyError:  # not there, or cut short by a full disk
         return None
-    code = [c for c in read(kept).cells if c.cell_type == "code" and c.source.strip()]
+    code = [c for c in cells if c.cell_type == "code" and c.source.strip()]
     began = [bool(c.metadata.get("papermill", {}).get("start_time")) for c in code]
     return max((number for number, yes in enumerate(began, start=1) if yes), default=None)

@@ -1,11 +1,13 @@
 """The `rockstudy` command: run the notebooks, render the report, start a fork, look things up.
 
 Everything that can be wrong with a command is checked before anything is written. An error is one
-line on stderr. Exit codes: 2 for what was asked, 1 for what failed while it ran, 130 for Ctrl-C.
+line on stderr. Exit codes: 2 for what was asked, 1 for what failed while it ran, 130 for Ctrl-C and
+143 for SIGTERM.
 """
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from typer.exceptions import TyperException
 
 import rockstudy
 from rockstudy import paths, runs
-from rockstudy.cli import config_commands, run_commands, running
+from rockstudy.cli import config_commands, execute, messages, run_commands, running
 from rockstudy.cli.execute import NotebookError
 from rockstudy.cli.options import (
     ConfigFile,
@@ -134,7 +136,9 @@ def measure_command(
     base = chosen(preset, config)
     measure.check(parts or [])
     run_id = run_id or run_name(base)
-    run = runs.open_run(base, run_id, seed, fields(parameter or []), from_run)
+    check = running.readable if "RANK" not in os.environ else lambda config: None
+    run = runs.open_run(base, run_id, seed, fields(parameter or []), from_run, check=check)
+    messages.release()
     first = os.environ.get("RANK", "0") == "0" and processes == 1
     with running.locked(run.path) if first else contextlib.nullcontext():
         if processes == 1:
@@ -155,14 +159,19 @@ def lab_build_command(
     """Train the lab's tokenizer, teacher and student from a recorded configuration and seed."""
     from rockstudy.tasks.lab import build
 
+    messages.release()
     build.build(out or paths.data_dir() / "lab", config_path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; every error that a user can cause is one line on stderr."""
+    messages.show_every_character()
+    ended = _as_ctrl_c()
     try:
         given = _joined(sys.argv[1:] if arguments is None else arguments)
-        status = app(given or ["--help"], prog_name="rockstudy", standalone_mode=False)
+        with messages.held():
+            status = app(given or ["--help"], prog_name="rockstudy", standalone_mode=False)
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except NotebookError as error:
@@ -172,10 +181,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TyperException as error:
         _stop(" ".join(error.format_message().split()), error.exit_code)
     except OSError as error:
-        _stop(f"{type(error).__name__}: {error}", 1)
+        with contextlib.suppress(OSError):  # what could not be written is not tried again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop(execute.reason(error), 1)
     if status == INTERRUPTED:  # typer's own answer to Ctrl-C too
-        _stop("interrupted; the same command continues from what is stored", INTERRUPTED)
+        words = f"ended by {ended[0].name}" if ended else "interrupted"
+        status = 128 + ended[0] if ended else INTERRUPTED
+        _stop(f"{words}; the same command continues from what is stored", status)
     sys.exit(status or 0)
+
+
+def _as_ctrl_c() -> list[signal.Signals]:
+    """Have other signals end the command as Ctrl-C does, without a kernel left; lists them."""
+    ended: list[signal.Signals] = []
+
+    def end(number: int, _: Any) -> None:
+        ended.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    if "RANK" not in os.environ:  # a launched process ends with its launcher
+        for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+            if signal.getsignal(number := getattr(signal, name)) == signal.SIG_DFL:
+                signal.signal(number, end)
+    return ended
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -190,7 +218,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _stop(text: str, code: int) -> None:
-    running.say(f"rockstudy: {text}")
+    messages.say(f"rockstudy: {text}")
     sys.exit(code)
 
 

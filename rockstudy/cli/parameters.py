@@ -7,13 +7,13 @@ default in the notebook's cell, and every mistake is an error before anything ru
 import ast
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.names import near
 from rockstudy.errors import StudyError, unknown
+from rockstudy.notebooks import Parameter, declared
 from rockstudy.report import notebook_file
 
 RESERVED = {
@@ -25,15 +25,6 @@ RESERVED = {
 }
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a notebook: its name, default and type."""
-
-    name: str
-    default: Any
-    kind: type | None
-
-
 def parameters(notebook: Path) -> dict[str, Parameter]:
     """Return the parameters in the notebook's one cell with the tag ``parameters``."""
     cells = notebook_file.read(notebook).cells
@@ -42,38 +33,14 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
         raise StudyError(
             f"notebook {notebook.stem}: must have one cell tagged 'parameters'; got {len(tagged)}"
         )
-    from papermill.translators import PythonTranslator  # takes a second
-
-    source = tagged[0].source.replace(" | None", "")  # papermill reads no unions of types
-    return {found.name: _parameter(found) for found in PythonTranslator.inspect({"source": source})}
-
-
-def _parameter(found: Any) -> Parameter:
-    """Return a parameter that papermill found, with its default as a value."""
-    named = {"int": int, "float": float, "str": str, "bool": bool}
-    kind, value = named.get(found.inferred_type_name), literal(found.default)
-    if value is found.default or value is None:  # no literal, or no visible type
-        return Parameter(found.name, None, kind)
-    return Parameter(found.name, value, kind or type(value))
+    return declared(tagged[0].source)
 
 
 def cast(parameter: Parameter, text: str) -> Any:
     """Return the value of ``text`` in the type of the default; `StudyError` if it has none."""
     if parameter.kind is str:
         return text
-    value = literal(text)
-    if parameter.kind is None or (value is None and parameter.default is None):
-        return value
-    if parameter.kind is float and type(value) is int:
-        value = float(value)
-    if parameter.kind in (list, tuple) and isinstance(value, list | tuple):
-        value = parameter.kind(value)
-    if type(value) is not parameter.kind or value in (float("inf"), float("-inf")):
-        raise StudyError(
-            f"-p {parameter.name}: must be {_article(parameter.kind)} like the default "
-            f"{parameter.default!r}; got {text!r}"
-        )
-    return value
+    return parameter.fitted(literal(text), f"-p {parameter.name}")
 
 
 def literal(text: str) -> Any:
@@ -85,11 +52,6 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
-
-
-def _article(kind: type) -> str:
-    name = {"int": "integer", "str": "text"}.get(kind.__name__, kind.__name__)
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def assign(

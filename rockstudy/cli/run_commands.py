@@ -13,7 +13,7 @@ import typer
 from rockstudy import paths, runs
 from rockstudy.cli import running
 from rockstudy.cli.options import ConfigFile, Preset, chosen, run_name
-from rockstudy.cli.running import say
+from rockstudy.cli.messages import say
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError

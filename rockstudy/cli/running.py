@@ -2,12 +2,11 @@
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rockstudy import paths, runs
-from rockstudy.cli import execute, parameters
+from rockstudy.cli import execute, messages, parameters
 from rockstudy.cli.execute import NotebookError
 from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
@@ -91,21 +90,22 @@ def run_study(
         A notebook failed: those before it, and what it cached, are kept.
     """
     values, fields = parameters.assign(notebooks, run_id, given)
-    run = runs.open_run(preset, run_id, seed, fields, from_run, check=_readable).path
+    run = runs.open_run(preset, run_id, seed, fields, from_run, check=readable).path
+    messages.release()
     with locked(run):
         try:
             for notebook in notebooks:
                 output = run / "notebooks" / notebook.name
                 seconds = execute.execute(notebook, output, values[notebook], timeout=timeout)
-                say(f"{notebook.stem}: {seconds:.0f} s")
+                messages.say(f"{notebook.stem}: {seconds:.0f} s")
         except (NotebookError, KeyboardInterrupt):
-            with contextlib.suppress(StudyError):
+            with contextlib.suppress(StudyError, OSError):
                 rendered(run)
             raise
         return rendered(run)
 
 
-def _readable(config: StudyConfig) -> None:
+def readable(config: StudyConfig) -> None:
     """Refuse a configuration whose models or prompts cannot be read, before it is recorded."""
     from rockstudy.cli import dry_run
 
@@ -135,8 +135,9 @@ def check(
     made = dry_run.checks(study, notebooks, paths.run_dir(run_id), processes)
     print(dry_run.table(made))
     wrong = [check.wrong for check in made if check.wrong]
+    messages.release(keep=not wrong)
     for line in dict.fromkeys(wrong):
-        say(f"rockstudy: {line}")
+        messages.say(f"rockstudy: {line}")
     return 2 if wrong else 0
 
 
@@ -163,8 +164,3 @@ def locked(run: Path) -> Iterator[None]:
         except (ImportError, OSError):  # Windows, file systems without locks: rather than no study
             pass
         yield
-
-
-def say(text: str) -> None:
-    """Print a line to stderr, which results do not share."""
-    print(text, file=sys.stderr, flush=True)
