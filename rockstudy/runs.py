@@ -40,7 +40,7 @@ from rockstudy.config.fields import StudyConfig
 from rockstudy.config.identity import changes_results, differences, identity
 from rockstudy.config.overrides import changed, from_parameters
 from rockstudy.config.presets import PRESETS
-from rockstudy.errors import StudyError, unknown
+from rockstudy.errors import StudyError, shortened, unknown
 from rockstudy.store import cache, code, files
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.store.seeds import generator
@@ -615,7 +615,12 @@ def record_of(path: Path) -> dict[str, Any]:
 
 def origin_of(path: Path) -> str | None:
     """Name of the run that a run was started from."""
-    return record_of(path).get("from")
+    origin = record_of(path).get("from")
+    if not isinstance(origin, str | None):
+        raise StudyError(
+            f"{path / RECORD}: from must be the name of a run; got {shortened(origin)}"
+        )
+    return origin
 
 
 def recorded(path: Path) -> StudyConfig:
@@ -628,7 +633,7 @@ def recorded(path: Path) -> StudyConfig:
     """
     try:
         return StudyConfig.model_validate(record_of(path)["config"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise StudyError(
             f"{path / RECORD}: must hold the fields of this version; {reason}"

@@ -1,9 +1,12 @@
 r"""Grading maths: the last ``\boxed{...}`` of a completion against a reference answer.
 
-math-verify decides whether two expressions are equal. A model may write ``9^{9^{9}}``, on which
+The last closed box counts alone: an earlier one was given up, and a later open one was cut off by
+the token limit before it held an answer. Two boxes are not one answer, since the prompt asks for
+one box. `answer_forms` counts how often such decisions matter.
+
+`verifier` decides whether two expressions are equal. A model may write ``9^{9^{9}}``, on which
 sympy runs forever inside C code; math-verify's own time limit is a signal, which works only in a
-main thread and cannot interrupt C code. Comparisons therefore run in a separate process
-(`verifier`), which the kernel ends after `LIMIT_S` seconds of processor time and which restarts
+main thread and cannot interrupt C code. Comparisons therefore run in a separate process, which the kernel ends after `LIMIT_S` seconds of processor time and which restarts
 when needed, in threads and worker processes too. A pair without a verdict is wrong and counted.
 Plain numbers never need that process.
 """
@@ -17,7 +20,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -30,6 +33,10 @@ from rockstudy.tasks.problem import Problem
 
 LIMIT_S = 3  # ours: the slowest answer of MATH-500 and the competitions takes 0.7 s
 MAX_CHARS = 400  # ours: their longest reference answer has 53
+BOX = re.compile(
+    r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(?:(?P<brace>\{)|(?P<bare>-?[\d.,]*\d|[^\s$\\])?)"
+)
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 NUMBER = re.compile(r"(-?)(?:(\d{1,12})|\\[dt]?frac\{(-?\d{1,12})\}\{(\d{1,12})\})")
 
 
@@ -42,16 +49,28 @@ class Graded:
 
 
 def boxed(text: str) -> str | None:
-    r"""Content of the last closed ``\boxed{...}``, or None."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        depth = 0
-        for i in range(start + 6, len(text)):
-            depth += (text[i] == "{") - (text[i] == "}")
+    r"""Content of the last closed ``\boxed{...}`` or ``\fbox{...}``, or None.
+
+    ``\boxed 7`` is the box of the number or the single sign after it. Escaped braces are no braces.
+    """
+    return next((content for _, _, content in _boxes(text) if content is not None), None)
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int, str | None]]:
+    """Boxes from the last to the first: start, end, and the content or None if it is open."""
+    for match in reversed(list(BOX.finditer(text))):
+        if not match["brace"]:
+            if match["bare"]:
+                yield match.start(), match.end(), match["bare"]
+            continue
+        depth = 1
+        for sign in BRACE.finditer(text, match.end()):
+            depth += {"{": 1, "}": -1}.get(sign[0], 0)
             if depth == 0:
-                return text[start + 7 : i].strip()
-        start = text.rfind("\\boxed{", 0, start)
-    return None
+                yield match.start(), sign.end(), text[match.end() : sign.start()].strip()
+                break
+        else:
+            yield match.start(), len(text), None
 
 
 def number(text: str) -> Fraction | None:
@@ -80,10 +99,10 @@ def grade_numbers(
 
 
 def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:
-    r"""Whether the last ``\boxed{...}`` of each text equals its answer, by math-verify.
+    r"""Whether the last ``\boxed{...}`` of each text equals its answer (`verifier`).
 
     A completion without a closed box is wrong, since the prompt asks for one. Plain numbers are
-    compared directly, with math-verify's result but without its parser's cost. Results are cached.
+    compared directly, with the same result but without the parser's cost. Results are cached.
     `RuntimeError` if the comparing process cannot be started.
     """
     verdicts = [_equals(a, boxed(t)) for a, t in zip(answers, texts, strict=True)]
@@ -161,7 +180,7 @@ class _Verifier:
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
             self.end()
-            raise RuntimeError(f"grading: math-verify's process does not start: {command}")
+            raise RuntimeError(f"grading: the comparing process does not start: {command}")
         return self._process
 
 

@@ -5,6 +5,12 @@ lm-evaluation-harness (the extra ``ifeval``), so that results are comparable. A 
 correct if it strictly follows **all** of its instructions: prompt-level strict accuracy, the first
 of the harness's four rates. This choice is ours, since the paper names no rate; `rates` has all.
 
+Where we depart from the harness: it graded ``letter_frequency`` of a sign such as ``!`` or ``#`` by
+a random letter, and we count the sign. Arguments that a checker would replace by random ones are
+refused. A completion that starts with a ``<think>`` block is graded by what follows its
+``</think>``; if the block is not closed, it gave no answer and follows nothing. The rows of
+`CONTRADICTORY` are graded as they are, for comparability.
+
 Two checkers split sentences with nltk's punkt data, which nltk would download. If the data are not
 installed, loading skips the rows that need them and names these in a warning. langdetect draws
 random numbers and is seeded, so that grading is deterministic.
@@ -19,7 +25,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -29,6 +35,11 @@ from rockstudy.errors import StudyError
 from rockstudy.tasks import ifeval_rows, rows
 from rockstudy.tasks.problem import Problem, Split, Task
 
+CONTRADICTORY = {  # rows whose arguments contradict their prompt, by key
+    "337": "length_constraints:number_words: the prompt demands at least 400, 336 are checked",
+    "1174": "keywords:letter_frequency: the prompt demands at least 6 o, fewer than 6 are checked",
+}
+LETTERS = "keywords:letter_frequency"
 NEED_PUNKT = ("change_case:capital_word_frequency", "length_constraints:number_sentences")
 
 
@@ -88,12 +99,18 @@ def rates(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(graded, columns=names.split())
 
 
+def answer_of(text: str) -> str:
+    """What follows the last ``</think>``; nothing if a text starts with an open ``<think>``."""
+    answer = text.rpartition("</think>")[2].lstrip() if "</think>" in text else text
+    return "" if answer.lstrip().startswith("<think>") else answer
+
+
 def _followed(kind: Literal["strict", "loose"], problem: Problem, text: str) -> list[bool]:
     utils, _ = _harness()
     checker = getattr(utils, f"test_instruction_following_{kind}")
     example = utils.InputExample(key=0, prompt=problem.prompt, **problem.kwargs)
     try:
-        return checker(example, text).follow_instruction_list
+        return checker(example, answer_of(text)).follow_instruction_list
     except RecursionError:  # brackets nested too deeply for the JSON checker
         return [False] * len(problem.kwargs["instruction_id_list"])
 
@@ -121,7 +138,25 @@ def _harness() -> tuple[ModuleType, ModuleType]:
             f"got {error}"
         ) from None
     langdetect.DetectorFactory.seed = 0
+    counted = _any_sign(instructions_registry.INSTRUCTION_DICT[LETTERS])
+    instructions_registry.INSTRUCTION_DICT[LETTERS] = counted
     return utils, instructions_registry
+
+
+def _any_sign(checker: Any) -> Any:
+    """The checker of a letter's frequency, which counts any single character."""
+
+    class AnySign(checker):
+        def build_description(self, *, letter: str, **others: Any) -> str:
+            sign = letter.strip().lower()
+            described = super().build_description(
+                letter=sign if sign.isascii() and sign.isalpha() else "a", **others
+            )
+            if len(sign) == 1:
+                self._letter = sign
+            return described
+
+    return AnySign
 
 
 def _has_punkt() -> bool:

@@ -61,7 +61,8 @@ def _arguments(place: str, name: Any, given: Any, known: Mapping[str, Any]) -> d
     if not isinstance(given, dict | None):
         raise StudyError(f"{place}: kwargs of {name} must be an object; got {rows.shown(given)}")
     arguments = {key: value for key, value in (given or {}).items() if value is not None}
-    own = known[name](name).get_instruction_args_keys()
+    checker = known[name](name)
+    own = checker.get_instruction_args_keys()
     foreign = [key for key in arguments if key not in own]
     if foreign:
         legal = ", ".join(own) or "empty"
@@ -78,7 +79,19 @@ def _arguments(place: str, name: Any, given: Any, known: Mapping[str, Any]) -> d
             f"{place}: nth_paragraph must be at most num_paragraphs, {most}; "
             f"got {made['nth_paragraph']}"
         )
+    checker.build_description(**made)
+    used = checker.get_instruction_args() or {}
+    for key, value in made.items():
+        if not isinstance(value, list) and _spelled(used[key]) != _spelled(value):
+            raise StudyError(
+                f"{place}: kwargs of {name}: {key} must be one that its checker takes; "
+                f"got {rows.shown(value)}, for which it draws a random one"
+            )
     return {key: made[key] for key in arguments}
+
+
+def _spelled(value: Any) -> str:
+    return str(value).strip().lower()
 
 
 def _argument(what: str, key: str, value: Any) -> Any:

@@ -34,7 +34,7 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
 
 
 def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:
-    """Whether the last box of each text equals the answer, by math-verify: bool (len(texts),).
+    """Whether the last box of each text equals the answer (`grading`): bool (len(texts),).
 
     Answers that cannot be compared in time are wrong; a warning counts them and shows the first.
     """
