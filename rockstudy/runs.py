@@ -479,7 +479,7 @@ def resolved(
         return from_parameters(preset or "lab", seed, **given)
     if preset is not None:
         raise StudyError(f"from_run: brings its own preset; got preset {preset!r} as well")
-    return _with(recorded(existing(from_run)), seed, given)
+    return _with(opened(existing(from_run)).config, seed, given)
 
 
 def _mapping(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -597,6 +597,8 @@ def opened(path: Path) -> Run:
             reference = reference_dir(origin.removeprefix(f"{REFERENCE}/"))
             break
         parents.append(paths.run_dir(origin))
+        if parents[-1] in (path, *parents[:-1]):
+            raise StudyError(f"{path / RECORD}: must not start from itself; it does by {origin!r}")
         origin = origin_of(parents[-1])
     if path.parent.name == REFERENCE:
         reference = path
