@@ -484,7 +484,8 @@ def _template(rng: random.Random, folder: Path) -> tuple[str, bool | None]:
         ]
     )
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    return f"template {template[:40]!r}", True
+    bad = True if folder.name == "teacher" else None  # its template makes the prompts of both
+    return f"template {template[:40]!r}", bad
 
 
 # --- grading --------------------------------------------------------------------------------------
