@@ -1,4 +1,4 @@
-"""Progress bars that are visible wherever the work runs.
+"""Progress bars, and lines, that are visible wherever the work runs.
 
 In a terminal or a notebook a bar is a tqdm bar. Under `rockstudy run` a kernel does the work, whose
 output is invisible until the notebook ends. Its bars append their states as JSON lines to the file
@@ -20,6 +20,14 @@ from typing import Any, Protocol
 _INTERVAL = 0.2  # ours: seconds between lines of one bar
 _DELAY = 1.0  # ours: seconds before a bar is drawn, so that quick cells show none
 _numbers = itertools.count()
+_NOTICED: set[str] = set()
+
+
+def notice(text: str, about: str = "") -> None:
+    """Print a line to stderr, once in a process for what it is about."""
+    if (about or text) not in _NOTICED:
+        _NOTICED.add(about or text)
+        print(text, file=sys.stderr, flush=True)
 
 
 class Bar(Protocol):

@@ -21,27 +21,28 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import os
-import shutil
-import sys
+import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from rockstudy import notebooks, paths
+from rockstudy import notebooks, paths, progress
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.identity import changes_results, differences, identity
 from rockstudy.config.overrides import changed, from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError, shortened, unknown
+from rockstudy.parallel import distributed
+from rockstudy.progress import notice
 from rockstudy.store import cache, code, files
+from rockstudy.store.cache import Artefact, Place
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.store.seeds import generator
 
@@ -50,16 +51,22 @@ RECORD = "run.json"
 Inputs = Callable[[], Mapping[str, str]]
 
 
+class Key(TypedDict):
+    """What determines completions or a folder, and the function whose code is recorded."""
+
+    config: Mapping[str, Any]
+    inputs: Inputs  # hashes of the artefacts that are read
+    by: Callable[..., Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """An opened run.
 
     Attributes
     ----------
-    config
-        The recorded configuration.
-    path
-        The run's folder.
+    config, path
+        The recorded configuration, and the run's folder.
     parents
         Folders of the runs that it takes over from, the nearest first.
     reference
@@ -100,20 +107,14 @@ class Run:
 
     def with_config(self, config: StudyConfig) -> Run:
         """Return the run with other values for one of its steps, such as an arm's normaliser."""
-        return Run(config, self.path, self.parents, self.reference, self.reading, self._kept)
+        return replace(self, config=config)
 
     def only_reading(self) -> Run:
         """Return the same run, in which nothing is computed."""
-        return Run(self.config, self.path, self.parents, self.reference, True, self._kept)
+        return replace(self, reading=True)
 
     def needs_models(self, what: str) -> None:
-        """Refuse what a reference cannot give, since it holds no models.
-
-        Raises
-        ------
-        StudyError
-            One line that says how to compute it.
-        """
+        """Refuse what a reference, which holds no models, cannot give; a line tells what can."""
         if self.reading:
             raise NotStored(f"{what}: not stored in the run {self.id!r}")
         if self.reference is not None:
@@ -136,100 +137,70 @@ class Run:
 
         Parameters
         ----------
-        compute
-            A function of a module, or one that a notebook defines. It gets its data as arguments.
-        *given
-            Its arguments: frames, lists, numbers, texts. All of them are part of the key, but for
-            the run itself.
+        compute, *given
+            A function of a module, or one that a notebook defines, and its data: frames, lists,
+            numbers, texts. All of them are part of the key, but for the run itself.
         name
-            Name of the table; that of the function by default, after that of its room.
-        fields
-            What `compute` reads of the configuration: ``seed``, ``rocks``, ``rocks.window``.
-        inputs
-            Gives the hashes of the artefacts that `compute` reads.
+            Name of the table; by default that of the function after that of its room.
+        fields, inputs
+            What `compute` reads of the configuration (``seed``, ``rocks.window``), and what gives
+            the hashes of the artefacts that it reads.
 
         Raises
         ------
         StudyError
             A value that cannot be part of a key; whatever `compute` raises.
         """
-        from rockstudy.parallel import distributed  # imports torch: not needed to read a record
-
         name, config = name or name_of(compute), {n: _field(self.config, n) for n in fields}
         values = content([one for one in given if not isinstance(one, Run)])
         config |= {"given": values} if values else {}
         stored = f"{name}-{fingerprint(values)[:8]}" if values else name
         made_by = code.identity(compute)
-        if (found := self._committed("tables", stored, config)) is not None:
-            self._notice_code(found, made_by)
-            return cache.load(found)
+        if (known := self._committed("tables", stored, config)) is not None:
+            self._notice_code(known, made_by)
+            return cache.load(known)
         if self.reading:
             raise NotStored(f"{name}: not stored in the run {self.id!r}")
-        upstream = self._upstream(inputs) | {"code": made_by}
-        place: dict[str, Any] = {
-            "stage": "tables",
-            "name": stored,
-            "config": config,
-            "inputs": upstream,
-        }
-        if distributed.together().is_main_process:
-            self._take_over(**place)
-        return distributed.cached(
-            self.path, **place, code=made_by, compute=lambda: compute(*given)
-        ).data
+        if self.reference is None:
+            upstream = dict(inputs())
+        else:  # has no models: its record stands for what they were
+            upstream = {REFERENCE: cache.hash_file(self.reference / RECORD)}
+        upstream |= {"code": made_by}
+        place = self._taken(Place(self.path, "tables", stored, config, upstream, made_by))
+        return distributed.cached(place, lambda: compute(*given)).data
 
     def sampled(
         self,
         stage: str,
         name: str,
         *,
-        config: Mapping[str, Any],
-        inputs: Inputs,
-        by: Callable[..., Any],
         pieces: Callable[[], Sequence[Any]],
         opened: Callable[[], AbstractContextManager[Any]],
         compute: Callable[[Any, Any], pd.DataFrame],
-    ) -> cache.Artefact:
-        """Return a table of completions, sampled in pieces (`distributed.pieced`).
-
-        Parameters
-        ----------
-        config, inputs
-            What determines the completions.
-        by
-            The function that samples, whose code is recorded.
-        pieces, opened, compute
-            See `distributed.pieced`.
-        """
-        from rockstudy.parallel import distributed
-
-        if (found := self._committed(stage, name, config)) is not None:
-            manifest = cache.load_manifest(found)
-            return cache.Artefact(cache.load(found), manifest.sha256, manifest, False)
-        place = self.addressed(stage, name, config, inputs, by)
-        return distributed.pieced(
-            self.path,
-            **place,
-            code=code.identity(by),
-            pieces=pieces,
-            opened=opened,
-            compute=compute,
-        )
+        **key: Unpack[Key],
+    ) -> Artefact:
+        """Return a table of completions, sampled in pieces (`distributed.pieced`)."""
+        if (known := self._committed(stage, name, key["config"])) is not None:
+            return cache.read(known)
+        return distributed.pieced(self.addressed(stage, name, **key), pieces, opened, compute)
 
     def trained(
-        self,
-        name: str,
-        *,
-        config: Mapping[str, Any],
-        inputs: Inputs,
-        by: Callable[..., Any],
-        compute: Callable[[Path], None],
-    ) -> cache.FolderArtefact:
-        """Return a folder of checkpoints, filled once; see `sampled` for the parameters."""
-        from rockstudy.parallel import distributed
+        self, name: str, *, compute: Callable[[Path], None], **key: Unpack[Key]
+    ) -> Artefact:
+        """Return a folder of checkpoints, filled once."""
+        return distributed.once(self.addressed("training", name, **key), compute)
 
-        place = self.addressed("training", name, config, inputs, by)
-        return distributed.once(self.path, **place, code=code.identity(by), compute=compute)
+    def folder(
+        self, stage: str, name: str, *, compute: Callable[[Path], None], **key: Unpack[Key]
+    ) -> Artefact:
+        """Return a folder of tables that is computed from what is stored, as `table` is."""
+        if (known := self._committed(stage, name, key["config"])) is not None:
+            return cache.read(known)
+        self.needs_models(f"{stage}/{name}")
+        made_by = code.identity(key["by"])
+        upstream = {**key["inputs"](), "code": made_by}
+        place = Place(self.path, stage, name, key["config"], upstream, made_by)
+        return distributed.once(self._taken(place), compute)
 
     def is_stored(
         self, stage: str, name: str, *, config: Mapping[str, Any], inputs: Inputs
@@ -237,68 +208,21 @@ class Run:
         """Whether `sampled` or `trained` would only read."""
         if self.reference is not None:
             return self._committed(stage, name, config) is not None
-        from rockstudy.parallel import distributed
+        return cache.is_current(self._taken(self._place(stage, name, config, inputs)))
 
-        place, first = self._place(stage, name, config, inputs()), distributed.together()
-        if first.is_main_process:
-            self._take_over(**place)
-        return cache.is_current(self.path, **place)
-
-    def folder(
-        self,
-        stage: str,
-        name: str,
-        *,
-        config: Mapping[str, Any],
-        inputs: Inputs,
-        by: Callable[..., Any],
-        compute: Callable[[Path], None],
-    ) -> cache.FolderArtefact:
-        """Return a folder of tables that is computed from what is stored, as `table` is."""
-        from rockstudy.parallel import distributed
-
-        made_by = code.identity(by)
-        if (found := self._committed(stage, name, config)) is not None:
-            manifest = cache.load_manifest(found)
-            return cache.FolderArtefact(found, manifest.sha256, manifest, False)
-        self.needs_models(f"{stage}/{name}")
-        place: dict[str, Any] = {"stage": stage, "name": name, "config": config}
-        place["inputs"] = dict(inputs()) | {"code": made_by}
-        if distributed.together().is_main_process:
-            self._take_over(**place)
-        return distributed.once(self.path, **place, code=made_by, compute=compute)
-
-    def addressed(
-        self,
-        stage: str,
-        name: str,
-        config: Mapping[str, Any],
-        inputs: Inputs,
-        by: Callable[..., Any],
-    ) -> dict[str, Any]:
+    def addressed(self, stage: str, name: str, **key: Unpack[Key]) -> Place:
         """Where an artefact that is never replaced lies; taken over where a parent has it."""
-        from rockstudy.parallel import distributed
-
         self.needs_models(f"{stage}/{name}")
-        place = self._place(stage, name, config, inputs())
-        if distributed.together().is_main_process:
-            self._take_over(**place)
-        stored = self.path / stage / place["name"]
-        if files.named(stored, ".json").is_file():
-            self._notice_code(stored, code.identity(by))
-        return place
+        made_by = code.identity(key["by"])
+        place = self._taken(self._place(stage, name, key["config"], key["inputs"]))
+        if files.named(place.path, ".json").is_file():
+            self._notice_code(place.path, made_by)
+        return replace(place, code=made_by)
 
-    def _place(
-        self, stage: str, name: str, config: Mapping[str, Any], inputs: Mapping[str, str]
-    ) -> dict[str, Any]:
-        named = f"{name}-{cache.key(config, inputs)[:8]}"
-        return {"stage": stage, "name": named, "config": config, "inputs": inputs}
-
-    def _upstream(self, inputs: Inputs) -> dict[str, str]:
-        """Hashes of a table's inputs; for a reference, of its record."""
-        if self.reference is None:
-            return dict(inputs())
-        return {REFERENCE: cache.hash_file(self.reference / RECORD)}
+    def _place(self, stage: str, name: str, config: Mapping[str, Any], inputs: Inputs) -> Place:
+        """The place of an artefact whose key is part of its name."""
+        place = Place(self.path, stage, name, config, inputs())
+        return replace(place, name=f"{name}-{place.key[:8]}")
 
     def _committed(self, stage: str, name: str, config: Mapping[str, Any]) -> Path | None:
         """What the reference has of this name and configuration, None where it has nothing.
@@ -306,8 +230,8 @@ class Run:
         Hashes of inputs are not compared, since a reference has no models. Nor are they where
         nothing is to be computed: then the run itself is looked through as well.
         """
-        wanted, folders = fingerprint(config), [self.path] if self.reading else []
-        for folder in [*folders, *([self.reference] if self.reference else [])]:
+        wanted = fingerprint(config)
+        for folder in filter(None, (self.path if self.reading else None, self.reference)):
             for file in sorted((folder / stage).glob(f"{name}*.json")):
                 stored = file.parent / file.name.removesuffix(".json")
                 keyed = stored.name in (name, f"{name}-{stored.name[-8:]}")
@@ -320,27 +244,24 @@ class Run:
         made_by, stage = cache.load_manifest(path).code, path.parent.name
         if made_by in (None, now):
             return
+        whose, then = self.id, f"is not made again; `rockstudy forget {self.id} {stage}` deletes it"
         if self.reference is not None:
-            notice(
-                f"{stage} of the reference of {self.config.preset} was made by different code "
-                f"({path.name} first); a run of your own computes with the code as it is",
-                about=f"{self.reference} {stage}",
-            )
-        else:
-            notice(
-                f"{stage} of {self.id} was made by different code ({path.name} first) and is not "
-                f"made again; `rockstudy forget {self.id} {stage}` deletes it",
-                about=f"{self.path} {stage}",
-            )
+            whose = f"the reference of {self.config.preset}"
+            then = "stays; a run of your own computes with the code as it is"
+        notice(
+            f"{stage} of {whose} was made by different code ({path.name} first) and {then}",
+            about=f"{self.reference or self.path} {stage}",
+        )
 
-    def _take_over(self, *, stage: str, name: str, **key: Any) -> None:
-        """Link an artefact of the same key from the nearest parent that has it."""
-        if cache.is_current(self.path, stage, name, **key):
-            return
-        for parent in self.parents:
-            if cache.is_current(parent, stage, name, **key):
-                cache.link(parent / stage / name, self.path / stage / name)
-                return
+    def _taken(self, place: Place) -> Place:
+        """The place, once what the nearest parent has of its key is linked there."""
+        if distributed.together().is_main_process and not cache.is_current(place):
+            for parent in self.parents:
+                theirs = replace(place, run=parent)
+                if cache.is_current(theirs):
+                    cache.link(theirs.path, place.path)
+                    break
+        return place
 
     # --- what there is ----------------------------------------------------------------------------
 
@@ -357,12 +278,7 @@ class NotStored(StudyError):
 def table(*fields: str, inputs: Callable[[Run], Mapping[str, str]] = lambda run: {}) -> Any:
     """Make a function ``(run, ...) -> DataFrame`` a cached step (`Run.table`).
 
-    Parameters
-    ----------
-    *fields
-        What the function reads of the configuration.
-    inputs
-        Gives, for a run, the hashes of the artefacts that it reads.
+    It reads ``fields`` of the configuration, and artefacts whose hashes ``inputs(run)`` gives.
     """
 
     def decorate(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
@@ -378,12 +294,9 @@ def table(*fields: str, inputs: Callable[[Run], Mapping[str, str]] = lambda run:
 
 
 def name_of(compute: Callable[..., Any]) -> str:
-    """Name of a function's table: its room and its own name, such as ``rocks.types``.
+    """Room and name of a function, which its table is named after: ``rocks.types``.
 
-    Raises
-    ------
-    StudyError
-        A lambda.
+    `StudyError` for a lambda.
     """
     if "<lambda>" in compute.__qualname__:
         raise StudyError("name: must be given for a lambda, as run.table(..., name='words')")
@@ -393,22 +306,10 @@ def name_of(compute: Callable[..., Any]) -> str:
 
 def _field(config: StudyConfig, name: str) -> Any:
     """A part of the configuration as plain values, without what cannot change a result."""
-    found: Any = config
-    for part in name.split("."):
-        found = getattr(found, part)
-    if isinstance(found, tuple):
-        return [identity(one) if isinstance(one, BaseModel) else one for one in found]
-    return identity(found) if isinstance(found, BaseModel) else found
-
-
-_NOTICED: set[str] = set()
-
-
-def notice(text: str, about: str = "") -> None:
-    """Print a line to stderr, once in a process for what it is about."""
-    if (about or text) not in _NOTICED:
-        _NOTICED.add(about or text)
-        print(text, file=sys.stderr, flush=True)
+    value = operator.attrgetter(name)(config)
+    if isinstance(value, tuple):
+        return [identity(one) if isinstance(one, BaseModel) else one for one in value]
+    return identity(value) if isinstance(value, BaseModel) else value
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -498,36 +399,29 @@ def _record(path: Path, config: StudyConfig, origin: str | None) -> None:
 
 
 def _agreeing(
-    path: Path,
-    preset: str | None,
-    seed: int | None,
-    given: Mapping[str, Any],
-    from_run: str | None,
+    path: Path, preset: str | None, seed: int | None, given: Mapping[str, Any], origin: str | None
 ) -> StudyConfig:
     """The recorded configuration, with given values where they cannot change a result.
 
-    Raises
-    ------
-    StudyError
-        Values that are given and differ, each with the recorded one, and the two ways on.
+    `StudyError` for those that differ, each with the recorded one, and the two ways on.
     """
     known, run_id = recorded(path), path.name
-    if from_run is not None and from_run != origin_of(path):
+    if origin not in (None, origin_of(path)):
         raise StudyError(
-            f"from_run: {run_id!r} was started from {origin_of(path)!r}; got {from_run!r}"
+            f"from_run: {run_id!r} was started from {origin_of(path)!r}; got {origin!r}"
         )
-    same = preset is None or preset == known.preset
+    same = preset in (None, known.preset)
     wanted = _with(known if same else from_parameters(preset), seed, given)
-    found = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
-    if not found:
-        return wanted
-    if "preset" in found:
-        found = {"preset": found["preset"]}
-    told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in found.items()]
-    raise StudyError(
-        f"run_id: {run_id!r} is recorded with {', '.join(told)}; leave these out to go on with it, "
-        f"or start a run from it: --run-id NEW --from {run_id}"
-    )
+    changes = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
+    if "preset" in changes:
+        changes = {"preset": changes["preset"]}
+    told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in changes.items()]
+    if told:
+        raise StudyError(
+            f"run_id: {run_id!r} is recorded with {', '.join(told)}; leave these out to go on with "
+            f"it, or start a run from it: --run-id NEW --from {run_id}"
+        )
+    return wanted
 
 
 def _with(config: StudyConfig, seed: int | None, given: Mapping[str, Any]) -> StudyConfig:
@@ -551,11 +445,10 @@ def _open_reference(
         )
     known = recorded(folder)
     config = _with(known, seed, given)
-    found = differences(known, config)
-    if not found:
+    values = ", ".join(_changes(known, config))
+    if not values:
         return Run(known, folder, reference=folder)
     path = paths.run_dir(f"from-{preset}-{fingerprint(config)[:6]}")
-    values = ", ".join(f"{name} {_short(new)}" for name, (_, new) in found.items())
     notice(
         f"the reference of {preset} with {values}: what its tables give goes to runs/{path.name}"
     )
@@ -570,13 +463,7 @@ def reference_dir(preset: str) -> Path:
 
 
 def existing(run_id: str, field: str = "--from") -> Path:
-    """Return the folder of a run that has a record.
-
-    Raises
-    ------
-    StudyError
-        None there: the line lists those there are.
-    """
+    """Return the folder of a run that has a record; `StudyError` lists them where it is none."""
     folder = paths.run_dir(run_id)
     if not (folder / RECORD).is_file():
         legal = ", ".join(path.name for path in all_runs()) or "none yet"
@@ -608,10 +495,10 @@ def opened(path: Path) -> Run:
 def record_of(path: Path) -> dict[str, Any]:
     """Read a run's record; empty where there is none."""
     try:
-        return json.loads((path / RECORD).read_text(encoding="utf-8"))
+        return files.read_json(path / RECORD)
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (OSError, ValueError):
         raise StudyError(f"{path / RECORD}: must be readable JSON; it is damaged") from None
 
 
@@ -626,13 +513,7 @@ def origin_of(path: Path) -> str | None:
 
 
 def recorded(path: Path) -> StudyConfig:
-    """The configuration that a run has recorded.
-
-    Raises
-    ------
-    StudyError
-        A record of a version with other fields.
-    """
+    """The configuration that a run has recorded; `StudyError` for one of a different version."""
     try:
         return StudyConfig.model_validate(record_of(path)["config"])
     except (ValueError, KeyError, TypeError) as error:
@@ -645,7 +526,7 @@ def recorded(path: Path) -> StudyConfig:
 def described(path: Path) -> str:
     """A run's parameters in words: its preset, what it changes in it, where it was started from."""
     config, origin = recorded(path), origin_of(path)
-    changes = [f"{name} {_short(new)}" for name, (_, new) in from_preset(config).items()]
+    changes = _changes(PRESETS.get(config.preset, config), config)
     return ", ".join([f"preset {config.preset}", *changes, *([f"from {origin}"] if origin else [])])
 
 
@@ -666,10 +547,9 @@ def last_changed(path: Path) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(newest.stat().st_mtime))
 
 
-def from_preset(config: StudyConfig) -> dict[str, tuple[Any, Any]]:
-    """What a configuration changes in its preset: preset's and own value by nested name."""
-    base = PRESETS.get(config.preset)
-    return {} if base is None else differences(base, config)
+def _changes(base: StudyConfig, config: StudyConfig) -> list[str]:
+    """What a configuration changes in another one: nested names and its values."""
+    return [f"{name} {_short(new)}" for name, (_, new) in differences(base, config).items()]
 
 
 def _short(value: Any) -> str:
@@ -682,27 +562,17 @@ def _short(value: Any) -> str:
 
 def provenance(folder: Path) -> pd.DataFrame:
     """Return a row for each artefact below a folder: what it depends on, what it took."""
-    columns = ["artefact", "rows", "hash", "inputs", "seed", "seconds", "device", "code"]
+    columns = "artefact rows hash inputs seed seconds device code".split()
     rows = [
-        (
-            name,
-            manifest.rows,
-            manifest.sha256[:12],
-            ", ".join(sorted(manifest.inputs)),
-            manifest.seed,
-            manifest.seconds,
-            manifest.device,
-            _commit(manifest),
-        )
-        for name, manifest in cache.manifests(folder).items()
+        (name, m.rows, m.sha256[:12], ", ".join(sorted(m.inputs)), *_circumstances(m))
+        for name, m in cache.manifests(folder).items()
     ]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _commit(manifest: cache.Manifest) -> str:
-    if not manifest.git:
-        return "not a checkout"
-    return manifest.git["commit"][:12] + (" with changes" if manifest.git["dirty"] else "")
+def _circumstances(m: cache.Manifest) -> tuple[Any, ...]:
+    code = m.git["commit"][:12] + " with changes" * m.git["dirty"] if m.git else "not a checkout"
+    return m.seed, m.seconds, m.device, code
 
 
 def artefacts(path: Path, what: Sequence[str] = ()) -> dict[str, int]:
@@ -711,56 +581,58 @@ def artefacts(path: Path, what: Sequence[str] = ()) -> dict[str, int]:
     Parameters
     ----------
     what
-        Stages such as ``training``, or the beginnings of names such as ``training/stage2-``; all
-        artefacts where it is empty.
+        Stages such as ``training``, names, or the beginnings of names such as
+        ``training/stage2-``; all artefacts where it is empty.
 
     Raises
     ------
     StudyError
         Something that is not in the run.
     """
-    found = {
-        f"{file.parent.name}/{file.name.removesuffix('.json')}" for file in path.glob("*/*.json")
-    }
-    found |= {
-        f"{f.parent.name}/{f.name.removesuffix('.partial')}" for f in path.glob("*/*.partial")
-    }
-    sizes = {
-        name: sum(_size(one) for one in _files_of(path / name))
-        for name in sorted(found)
-        if not name.startswith("notebooks/")
-    }
+    names = cache.names(path)
+    chosen = set() if what else set(names)
     for one in what:
-        if not any(_matches(name, one) for name in sizes):
-            stages = ", ".join(sorted({name.split("/")[0] for name in sizes})) or "nothing"
+        matching = [name for name in names if _matches(name, one)]
+        if not matching:
+            stages = ", ".join(sorted({name.split("/")[0] for name in names})) or "nothing"
             raise StudyError(
                 f"WHAT: must be a stage of the run ({stages}) or the beginning of an artefact's "
                 f"name; got {one!r}"
             )
-    return {n: s for n, s in sizes.items() if not what or any(_matches(n, one) for one in what)}
+        chosen |= {one} & set(names) or set(matching)
+    return {name: sum(map(_size, cache.parts(path / name))) for name in names if name in chosen}
 
 
-def _matches(name: str, asked: str) -> bool:
-    return name.split("/")[0] == asked or ("/" in asked and name.startswith(asked))
-
-
-def _files_of(stored: Path) -> list[Path]:
-    suffixes = (".json", ".parquet", ".safetensors", "", ".partial", ".marker", ".pieces")
-    named = [files.named(stored, suffix) for suffix in suffixes]
-    return [one for one in named if one.exists()]
+def _matches(name: str, wanted: str) -> bool:
+    return name.split("/")[0] == wanted or ("/" in wanted and name.startswith(wanted))
 
 
 def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def forget(path: Path, names: Sequence[str]) -> None:
     """Delete artefacts of a run, the manifest of each first: what is cut short is incomplete."""
     for name in names:
-        for one in _files_of(path / name):
-            if one.is_dir():
-                shutil.rmtree(one)
-            else:
-                os.unlink(one)
+        files.remove(*cache.parts(path / name))
+
+
+def check(path: Path) -> None:
+    """Refuse a run of which an artefact is damaged: what its notebooks show rests on all of them.
+
+    The line of `StudyError` has the first one's file, the remedy, and how to list the others.
+    """
+    complete = [n for n in cache.names(path) if files.named(path / n, ".json").exists()]
+    wrong = list(damages(path, complete))
+    more = f"; and {len(wrong) - 1} more: `rockstudy info --verify {path.name}`" * (len(wrong) > 1)
+    if wrong:
+        raise StudyError(wrong[0] + more)
+
+
+def damages(path: Path, names: Sequence[str]) -> Iterator[str]:
+    """Verify artefacts of a run, and yield a line for each damaged one: its file and the remedy."""
+    with progress.bar(len(names), f"verifying {path.name}", "artefact") as bar:
+        for name in names:
+            if line := cache.damage(path / name):
+                yield line
+            bar.update()

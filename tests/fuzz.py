@@ -135,11 +135,16 @@ def complaint(case: Case, world: World) -> str | None:
         code = end.code or 0
     except BaseException as error:
         return f"raised {type(error).__name__}: {str(error)[:200]!r}"
-    left = {path for path in world.files() - before if path.name not in ("__pycache__",)}
+    left = {path for path in world.files() - before if not _lock(path, before)}
     for path in sorted(left, reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     case.said = err.getvalue() or case.said
     return judged(case, code, err.getvalue(), left)
+
+
+def _lock(path: Path, before: set[Path]) -> bool:
+    """Whether a file is the lock of a run that was there before."""
+    return path.name == ".lock" and path.parent in before
 
 
 def judged(case: Case, code: int, err: str, left: set[Path]) -> str | None:

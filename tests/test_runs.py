@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from rockstudy import paths, runs
+from rockstudy import paths, progress, runs
 from rockstudy.errors import StudyError
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.rocks import steps as rock_steps
@@ -267,7 +267,7 @@ def test_an_edited_score_is_seen_by_every_step_and_trains_nothing(tmp_path, home
 
 
 def test_other_code_keeps_a_training_and_a_line_tells_how_to_forget_it(mine, capsys, monkeypatch):
-    monkeypatch.setattr(runs, "_NOTICED", set())
+    monkeypatch.setattr(progress, "_NOTICED", set())
     monkeypatch.setattr(runs.code, "identity", lambda function: "0" * 16)
     before = trained("mine")
     training_steps.stage1(Run(mine.config, mine.path))

@@ -122,7 +122,8 @@ def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
         A notebook: only those that come earlier, which are what it can depend on.
     """
     folder = run.path if isinstance(run, Run) else run
-    stored = [path.with_suffix("") for path in (folder / "claims").glob("*.parquet")]
+    files = [f for end in ("json", "parquet") for f in (folder / "claims").glob(f"*.{end}")]
+    stored = list({file.with_suffix("") for file in files})  # one without the other is damaged
     if before is not None:
         stored = [
             path

@@ -169,7 +169,7 @@ def _dimensions(name: str, field: str) -> Dimensions | None:
 def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[Check]:
     task = config.train_task
     of_hub, tokenizer = not is_read_each_time(task), _tokenizer(config.pair)
-    kept = of_hub and run is not None and cache.is_current(run, **kept_at(task))
+    kept = of_hub and run is not None and cache.is_current(kept_at(run, task))
     if kept:
         yield Check("train_task", f"{task.label}: its prompts are in the run")
     else:

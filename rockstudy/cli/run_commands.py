@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
 
 def report(run_id: RunId = "lab") -> None:
     """Render the HTML report of a run again and print its path."""
-    print(running.rendered(runs.existing(run_id, "--run")))
+    run = runs.existing(run_id, "--run")
+    runs.check(run)
+    print(running.rendered(run))
 
 
 def claims(
@@ -70,8 +72,15 @@ def claims(
         say(f"no claims are recorded in {folder}")
 
 
-def info() -> None:
+def info(
+    verify: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Verify all artefacts of this run instead.")
+    ] = None,
+) -> None:
     """Print versions, presets, and each run: its parameters, notebooks, dates and sizes."""
+    if verify is not None:
+        _verify(runs.existing(verify, "--verify"))
+        return
     found = [f"{name} {_version(name)}" for name in VERSIONS]
     print(f"versions  rockstudy {_version('rockstudy')}, python {platform.python_version()},")
     print(f"          {', '.join(found)}")
@@ -85,6 +94,17 @@ def info() -> None:
         print("\n".join(_about(run)))
     if not runs.all_runs():
         print("  none yet")
+
+
+def _verify(run: Path) -> None:
+    """Print a line for each damaged artefact of a run; `StudyError` where there is one."""
+    names, wrong = list(runs.artefacts(run)), 0
+    for line in runs.damages(run, names):
+        print(line, flush=True)
+        wrong += 1
+    if wrong:
+        raise StudyError(f"{run.name}: {wrong} of {len(names)} artefacts are damaged")
+    print(f"{run.name}: {len(names)} artefacts, none of them damaged")
 
 
 def _version(name: str) -> str:

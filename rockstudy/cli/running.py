@@ -93,6 +93,7 @@ def run_study(
     run = runs.open_run(preset, run_id, seed, fields, from_run, check=readable).path
     messages.release()
     with locked(run):
+        runs.check(run)
         try:
             for notebook in notebooks:
                 output = run / "notebooks" / notebook.name

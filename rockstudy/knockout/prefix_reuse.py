@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.decoding import Chooser
 from rockstudy.sampling.engines import Engine, Request
 from rockstudy.sampling.rollout import Rollouts
-from rockstudy.store import cache, code
+from rockstudy.store import cache
 from rockstudy.store.code import kept_apart
 
 Mode = Literal["reuse", "null", "naive"]
@@ -227,10 +227,10 @@ def outcomes(
         return _frame(screen, todo, [], problems)
     limits = screen.how.max_new_tokens - todo.start
     parts = _shards(todo, limits, len(candidates), chunk)
-    own, made_by = distributed.mine(list(enumerate(parts))), code.identity(outcomes)
+    own = distributed.mine(list(enumerate(parts)))
     total = sum(int(limits[_between(todo, *part)].sum()) for _, part in own)
 
-    def place(number: int, part: tuple[int, int]) -> dict[str, Any]:
+    def place(number: int, part: tuple[int, int]) -> cache.Place:
         config = {
             "task": tasks.identity(screen.task),
             "candidates": [[c.arm, c.target, list(c.banned)] for c in candidates[slice(*part)]],
@@ -239,7 +239,7 @@ def outcomes(
             "mode": screen.mode,
         }
         return run.addressed(
-            "knockout", f"{name}-{number:04d}", config, lambda: inputs, by=outcomes
+            "knockout", f"{name}-{number:04d}", config=config, inputs=lambda: inputs, by=outcomes
         )
 
     def shard(number: int, part: tuple[int, int], bar: progress.Bar) -> cache.Artefact:
@@ -253,14 +253,14 @@ def outcomes(
             )  # fmt: skip
             return _frame(screen, mine, made, problems)
 
-        return cache.cached(run.path, **place(number, part), code=made_by, compute=compute)
+        return cache.cached(place(number, part), compute)
 
     with progress.bar(total, name, "token") as bar:
         for number, part in own:
             if not shard(number, part, bar).fresh:
                 bar.update(int(limits[_between(todo, *part)].sum()))
     distributed.together().wait_for_everyone()
-    made = [distributed.written(run.path, **place(*one)).data for one in enumerate(parts)]
+    made = [distributed.written(place(*one)).data for one in enumerate(parts)]
     return pd.concat(made, ignore_index=True)
 
 

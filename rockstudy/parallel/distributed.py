@@ -18,43 +18,39 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Required, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from rockstudy.errors import StudyError
-from rockstudy.store import cache
-from rockstudy.store.cache import Artefact, FolderArtefact
+from rockstudy.store import cache, files
+from rockstudy.store.cache import Artefact, Place
+
+if TYPE_CHECKING:  # both take seconds to import, and a stored run is read without them
+    import torch
+    from accelerate import PartialState
 
 T = TypeVar("T")
 Piece = TypeVar("Piece")
 Tool = TypeVar("Tool")
-Compute = Callable[[Path], None]
 # ours: maximum delay of a process; the launcher, not a timeout, notices one that died
 WAIT = timedelta(days=2)
 # ours: NFS caches a folder's listing, and the absence of a file, for up to 60 s (acdirmax)
 SEEN_S = 180
 
 
-class Key(TypedDict, total=False):
-    """What identifies an artefact, as in `store.cache`."""
-
-    config: Required[Mapping[str, Any]]
-    inputs: Mapping[str, str] | None
-
-
 def together() -> PartialState:
     """Return the state of the processes that were launched together; one by default."""
+    import torch
+    from accelerate import PartialState
+
     return PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
 
 
@@ -62,6 +58,8 @@ def agreed(value: T) -> T:
     """Return the first process's value in all processes."""
     if together().num_processes == 1:
         return value
+    from accelerate.utils import broadcast_object_list
+
     values = [value]
     broadcast_object_list(values)
     return values[0]
@@ -75,45 +73,32 @@ def mine(things: Sequence[T]) -> Sequence[T]:
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
     """Add up the tensors of all processes, in place."""
+    import torch
+
     if together().num_processes > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
-def cached(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    code: str | None = None,
-    compute: Callable[[], Any],
-    **key: Unpack[Key],
-) -> Artefact:
+def cached(place: Place, compute: Callable[[], Any]) -> Artefact:
     """`cache.cached` in which all processes compute and the first one's result is stored."""
     processes = together()
     if processes.num_processes == 1:
-        return cache.cached(run, stage, name, **key, code=code, compute=compute)
-    current = agreed(processes.is_main_process and cache.is_current(run, stage, name, **key))
+        return cache.cached(place, compute)
+    current = agreed(processes.is_main_process and cache.is_current(place))
     if processes.is_main_process:
-        made = cache.cached(run, stage, name, **key, code=code, compute=compute)
+        made = cache.cached(place, compute)
     elif not current:
         compute()
     processes.wait_for_everyone()
-    if not processes.is_main_process:
-        made = written(run, stage, name, **key)
-    return made
+    return made if processes.is_main_process else written(place)
 
 
 def pieced(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    code: str | None = None,
+    place: Place,
     pieces: Callable[[], Sequence[Piece]],
     opened: Callable[[], AbstractContextManager[Tool]],
     compute: Callable[[Tool, Piece], pd.DataFrame],
-    **key: Unpack[Key],
 ) -> Artefact:
     """Compute a table in pieces and concatenate them in their order.
 
@@ -127,33 +112,28 @@ def pieced(
     opened
         Opens the tool that computes them, such as a model; once per process with work.
     """
-    folder = Path(run) / stage / f"{name}.pieces"
-    processes = together()
+    folder, processes = files.named(place.path, ".pieces"), together()
 
-    def of(piece: Piece) -> Key:
-        config = {**key["config"], "piece": repr(piece)}
-        return {"config": config, "inputs": key.get("inputs")}
-
-    def keep(number: int, piece: Piece, tool: Tool) -> None:
-        name = f"{number:05d}"
-        cache.cached(folder, "", name, **of(piece), compute=lambda: compute(tool, piece))
+    def of(number: int, piece: Piece) -> Place:
+        config = {**place.config, "piece": repr(piece)}
+        return replace(place, run=folder, stage="", name=f"{number:05d}", config=config, code=None)
 
     def everything() -> pd.DataFrame | None:
-        asked = pieces()
+        wanted = pieces()
         with opened() as tool:
-            if processes.num_processes == len(asked) == 1:
-                return compute(tool, asked[0])
-            for number, piece in mine(list(enumerate(asked))):
-                keep(number, piece, tool)
+            if processes.num_processes == len(wanted) == 1:
+                return compute(tool, wanted[0])
+            for number, piece in mine(list(enumerate(wanted))):
+                cache.cached_piece(of(number, piece), lambda piece=piece: compute(tool, piece))
         processes.wait_for_everyone()
         if not processes.is_main_process:
             return None
-        made = [written(folder, "", f"{i:05d}", **of(piece)).data for i, piece in enumerate(asked)]
+        made = [written(of(*one)).data for one in enumerate(wanted)]
         return pd.concat(made, ignore_index=True)
 
-    made = cached(run, stage, name, **key, code=code, compute=everything)
+    made = cached(place, everything)
     if processes.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
+        files.remove(folder)
     return made
 
 
@@ -164,39 +144,23 @@ def cut(n: int, most: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
-def written(run: Path, stage: str, name: str, **key: Unpack[Key]) -> Artefact:
+def written(place: Place) -> Artefact:
     """Load an artefact that a different process has written; `StudyError` if it stays unseen."""
-    path = Path(run) / stage / name
-
-    def load() -> Artefact | None:
-        if not cache.is_current(run, stage, name, **key):
-            return None
-        data, manifest = cache.load(path), cache.load_manifest(path)
-        return Artefact(data, manifest.sha256, manifest, False)
-
-    return _seen(path, load)
+    return _seen(place.path, lambda: cache.stored(place))
 
 
-def once(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    code: str | None = None,
-    compute: Callable[[Path], None],
-    **key: Unpack[Key],
-) -> FolderArtefact:
+def once(place: Place, compute: Callable[[Path], None]) -> Artefact:
     """`cache.cached_folder` in which every process helps to fill the folder."""
     processes = together()
     if processes.num_processes == 1:
-        return cache.cached_folder(run, stage, name, **key, code=code, compute=compute)
+        return cache.cached_folder(place, compute)
 
     def everywhere(folder: Path) -> None:
         compute(agreed(folder))
         processes.wait_for_everyone()
 
     if processes.is_main_process:
-        made = cache.cached_folder(run, stage, name, **key, code=code, compute=everywhere)
+        made = cache.cached_folder(place, everywhere)
         if not made.fresh:
             agreed(None)  # nothing to fill
     elif folder := agreed(None):
@@ -204,10 +168,7 @@ def once(
         compute(folder)
         processes.wait_for_everyone()
     processes.wait_for_everyone()
-    if not processes.is_main_process:
-        path = Path(run) / stage / name
-        made = _seen(path, lambda: cache.stored_folder(run, stage, name, **key))
-    return made
+    return made if processes.is_main_process else written(place)
 
 
 def _seen(path: Path, look: Callable[[], T | None]) -> T:
@@ -221,8 +182,8 @@ def _seen(path: Path, look: Callable[[], T | None]) -> T:
         try:
             with contextlib.suppress(OSError):
                 os.listdir(path.parent)
-            if found := look():
-                return found
+            if seen := look():
+                return seen
         except (StudyError, OSError) as error:
             reason = f" ({' '.join(str(error).split())[:160]})"
         if time.monotonic() > ends:

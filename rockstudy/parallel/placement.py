@@ -48,10 +48,7 @@ def places(teacher_device: Literal["same", "next"]) -> Places:
 
 
 def next_device(processes: int, index: int, count: int) -> torch.device:
-    """Device of the teacher of process `index` on a node whose first devices train.
-
-    `StudyError` if the node has fewer than two devices per process.
-    """
+    """Device of the teacher of process `index` on a node whose first devices train."""
     if count < 2 * processes:
         raise StudyError(
             "teacher_device: next must have 2 CUDA devices for each process of a node; "

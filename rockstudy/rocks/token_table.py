@@ -127,14 +127,10 @@ def token_table(
         with progress.bar(n_tokens, "token table", "token") as bar:
             for number, part in some:
                 rows = order[part]
-                cache.cached(
-                    folder,
-                    "",
-                    _shard(folder, number).name,
-                    config={"rows": rows.tolist()},
-                    compute=lambda rows=rows: _shard_frame(
-                        rollouts, rows, teacher, students, batch_tokens
-                    ),
+                shard = _shard(folder, number).name
+                cache.cached_piece(
+                    cache.Place(folder, "", shard, {"rows": rows.tolist()}),
+                    lambda rows=rows: _shard_frame(rollouts, rows, teacher, students, batch_tokens),
                 )
                 bar.update(int(rollouts.lengths[rows].sum()))
 

@@ -12,13 +12,17 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pydantic
 
+from rockstudy import paths
 from rockstudy.errors import StudyError
+from rockstudy.progress import notice
 from rockstudy.store import files, provenance, resumable
 from rockstudy.store.files import hash_file, hash_folder
 from rockstudy.store.fingerprints import canonical_json, fingerprint
@@ -27,9 +31,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Data = Any  # pandas.DataFrame or dict[str, torch.Tensor]: whoever names an artefact knows which
+DATA = (".parquet", ".safetensors", "")  # suffixes: a table, tensors, a folder
+SUFFIXES = (*DATA, ".partial", ".marker", ".pieces", ".old")
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Manifest:
     """What made an artefact, and the hash that proves it whole."""
 
@@ -45,26 +51,72 @@ class Manifest:
     git: dict[str, Any] | None
     versions: dict[str, str]
     code: str | None = None
+    checksum: str | None = None  # of all other fields
+
+    def summed(self) -> str:
+        """Fingerprint of all other fields."""
+        return fingerprint(asdict(self) | {"checksum": None})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an artefact lies, ``run/stage/name``, what determines it, and the code of its maker.
+
+    ``config`` and ``inputs`` are the parameters and the hashes of upstream artefacts; their
+    fingerprint is the key. ``code`` is `code.identity` of what computes the data, for the record.
+    """
+
+    run: Path
+    stage: str
+    name: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The artefact's path, without a suffix (names may hold dots)."""
+        return Path(self.run) / self.stage / self.name
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint of what determines the artefact."""
+        return key(self.config, self.inputs)
+
+    def manifest(self, file: Path, sha256: str, **about: Any) -> Manifest:
+        """Return the manifest of data that has just been written."""
+        seed = self.config.get("seed")
+        made = Manifest(
+            file=file.name,
+            fingerprint=self.key,
+            sha256=sha256,
+            config=json.loads(canonical_json(self.config)),
+            inputs=json.loads(canonical_json(self.inputs)),
+            device=provenance.device(),
+            git=provenance.git_state(),
+            versions=provenance.versions(),
+            code=self.code,
+            **{"rows": None, "seed": seed if isinstance(seed, int) else None} | about,
+        )
+        return replace(made, checksum=made.summed())
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """Loaded data; its hash goes into the inputs of what is computed from it."""
+    """An artefact as it was read back; its hash goes into the inputs of what it is used for.
 
-    data: Data
-    hash: str
-    manifest: Manifest
-    fresh: bool
-
-
-@dataclass(frozen=True)
-class FolderArtefact:
-    """A complete folder, such as a checkpoint."""
+    ``data`` is None for a folder, such as a checkpoint, of which ``path`` is all there is to know.
+    """
 
     path: Path
-    hash: str
+    data: Data
     manifest: Manifest
-    fresh: bool
+    fresh: bool = False
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the data."""
+        return self.manifest.sha256
 
 
 def save(
@@ -73,9 +125,8 @@ def save(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
-    seed: int | None = None,
-    seconds: float | None = None,
     code: str | None = None,
+    **about: Any,
 ) -> Manifest:
     """Write data and manifest under ``path`` (without a suffix), atomically.
 
@@ -85,10 +136,10 @@ def save(
         ``runs/<run_id>/<stage>/<name>``; ``.parquet`` or ``.safetensors`` is added.
     data
         A frame with a default index, or tensors by name.
-    config, inputs
-        What determines the data: parameters, and the hashes of upstream artefacts.
-    seed, seconds, code
-        For the record; ``code`` is `code.identity` of what computed the data.
+    config, inputs, code
+        See `Place`.
+    **about
+        ``seed`` (that of ``config`` by default) and ``seconds``, for the record.
 
     Raises
     ------
@@ -96,22 +147,24 @@ def save(
         A column that would not come back as it was; a file that cannot be written.
     """
     path = Path(path)
-    file = files.named(path, ".parquet" if isinstance(data, pd.DataFrame) else ".safetensors")
+    place = Place(path.parent, "", path.name, config, inputs or {}, code)
+    is_frame = isinstance(data, pd.DataFrame)
+    file = files.named(path, ".parquet" if is_frame else ".safetensors")
     manifest_file = files.named(path, ".json")
     with files.writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with files.temporary(file) as waiting, files.temporary(manifest_file) as waiting_json:
-            if isinstance(data, pd.DataFrame):
+            if is_frame:
                 files.write_frame(data, waiting, path.name)
             else:
                 files.write_tensors(data, waiting)
             files.sync(waiting)
-            about = {"rows": len(data), "seed": seed, "seconds": seconds, "code": code}
-            manifest = _manifest(file.name, hash_file(waiting), config, inputs or {}, **about)
+            about = {"rows": len(data), "seconds": None} | about
+            manifest = place.manifest(file, hash_file(waiting), **about)
             files.dump_json(waiting_json, asdict(manifest))
             # Both are on the disk; until here nothing that was there has changed.
-            manifest_file.unlink(missing_ok=True)
-            waiting.replace(file)
+            files.remove(manifest_file)
+            files.put(waiting, file)
             waiting_json.replace(manifest_file)
     return manifest
 
@@ -122,16 +175,44 @@ def load(path: Path) -> Data:
     Raises
     ------
     StudyError
-        Missing, truncated or altered: the line names the file and the remedy.
+        As `verified`.
     """
-    path = Path(path)
-    manifest = load_manifest(path)
+    return read(path).data
+
+
+def read(path: Path) -> Artefact:
+    """Return the artefact under ``path`` (without a suffix), its hash verified, as `verified`."""
+    path, manifest = Path(path), verified(path)
     file = path.parent / manifest.file
-    if not file.is_file():
-        raise StudyError(f"{file}: missing, though its manifest is there; {_remedy(path)}")
-    if hash_file(file) != manifest.sha256:
-        raise StudyError(f"{file}: truncated or altered since it was written; {_remedy(path)}")
-    return files.read_frame(file) if file.suffix == ".parquet" else files.read_tensors(file)
+    reader = {".parquet": files.read_frame, ".safetensors": files.read_tensors}
+    data = None if manifest.file == path.name else reader[file.suffix](file)
+    return Artefact(path, data, manifest)
+
+
+def verified(path: Path) -> Manifest:
+    """Return the manifest of the artefact under ``path`` once its data has proved whole.
+
+    Raises
+    ------
+    StudyError
+        Missing, truncated or altered, or of a different kind (a folder in place of a file): the
+        line names the file and the remedy.
+    """
+    path, manifest = Path(path), load_manifest(path)
+    file, is_folder = path.parent / manifest.file, manifest.file == path.name
+    wrong = None
+    try:
+        if not file.exists():
+            wrong = "missing, though its manifest is there"
+        elif file.is_dir() != is_folder:
+            wrong = f"must be a {'folder' if is_folder else 'file'}"
+        elif (hash_folder if is_folder else hash_file)(file) != manifest.sha256:
+            wrong = "truncated or altered since it was written"
+    except OSError as error:
+        wrong = f"cannot be read, {error.strerror}"
+    if wrong:
+        raise StudyError(f"{file}: {wrong}; {_remedy(path)}")
+    return manifest
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -140,134 +221,94 @@ def load_manifest(path: Path) -> Manifest:
     Raises
     ------
     StudyError
-        No manifest, or one that cannot be read.
+        No manifest, or one that cannot be read or contradicts itself.
     """
     path = Path(path)
     file = files.named(path, ".json")
-    if not file.is_file():
-        raise StudyError(f"{file}: no such artefact; run the stage that computes it")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return Manifest(**{"code": None} | found)
-    except (ValueError, KeyError, TypeError):
-        raise StudyError(f"{file}: not a readable manifest; {_remedy(path)}") from None
+        manifest = Manifest(**files.read_json(file))
+        whole = manifest.file in [path.name + suffix for suffix in DATA]
+        whole &= manifest.fingerprint == key(manifest.config, manifest.inputs)
+        whole &= manifest.checksum in (None, manifest.summed())  # older ones have none
+    except FileNotFoundError:
+        raise StudyError(f"{file}: no such artefact; run the stage that computes it") from None
+    except (OSError, ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise StudyError(f"{file}: not a readable manifest; {_remedy(path)}")
+    return manifest
 
 
-def cached(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
-    code: str | None = None,
-    compute: Callable[[], Data],
-) -> Artefact:
-    """Return ``run/stage/name``, computing it only when no artefact of this fingerprint is there.
+def cached(place: Place, compute: Callable[[], Data]) -> Artefact:
+    """Return the artefact of a place, computing it only when none of this key is there.
 
     Notes
     -----
     The data is always what was read back from disk: a first run and a replay see the same types.
     """
-    path = Path(run) / stage / name
-    fresh = not _is_current(path, key(config, inputs))
-    if fresh:
+    if fresh := not is_current(place):
         start = time.perf_counter()
         data = compute()
         seconds = time.perf_counter() - start
-        about = {"seed": _seed(config), "seconds": seconds, "code": code}
-        save(path, data, config=config, inputs=inputs, **about)
-    data, manifest = load(path), load_manifest(path)
-    return Artefact(data, manifest.sha256, manifest, fresh)
+        how: dict[str, Any] = {"config": place.config, "inputs": place.inputs, "code": place.code}
+        save(place.path, data, **how, seconds=seconds)
+    return replace(read(place.path), fresh=fresh)
 
 
-def cached_folder(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
-    code: str | None = None,
-    compute: Callable[[Path], None],
-) -> FolderArtefact:
-    """Return the folder ``run/stage/name``, computing it only when none of this fingerprint is.
+def cached_piece(place: Place, compute: Callable[[], Data]) -> Artefact:
+    """`cached` for a part of something unfinished: a damaged one is computed again, with a line."""
+    try:
+        if files.named(place.path, ".json").exists():
+            known = read(place.path)
+            if known.manifest.fingerprint == place.key:
+                return known
+    except StudyError as error:
+        notice(f"{str(error).rpartition(';')[0]}; it is computed again")
+        files.remove(files.named(place.path, ".json"))
+    return cached(place, compute)
 
-    ``compute`` fills ``<name>.partial``, which survives a kill: called again with the same
-    fingerprint it finds there what it had written, and may resume. A partial folder of another
-    fingerprint is removed first.
+
+def cached_folder(place: Place, compute: Callable[[Path], None]) -> Artefact:
+    """Return the folder of a place, computing it only when none of this key is there.
+
+    ``compute`` fills ``<name>.partial``, which survives a kill: called again with the same key it
+    finds there what it had written, and may resume. A partial folder of another key is removed
+    first; a publication that was cut short is completed.
     """
-    path = Path(run) / stage / name
-    wanted = key(config, inputs)
-    fresh = not folder_is_current(run, stage, name, config=config, inputs=inputs)
-    if fresh:
-        with files.writing(path):
-            resumable.prepare(path, wanted)
-            seconds = resumable.fill(path, compute)
-            about = {"rows": None, "seed": _seed(config), "seconds": seconds, "code": code}
-            digest = hash_folder(resumable.folder(path))
-            manifest = _manifest(path.name, digest, config, inputs or {}, **about)
-            resumable.complete(path, asdict(manifest))
-    return replace(_loaded_folder(path), fresh=fresh)
-
-
-def folder_is_current(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
-) -> bool:
-    """Whether `cached_folder` would only read; a publication that was cut short is completed."""
-    path, wanted = Path(run) / stage / name, key(config, inputs)
+    path = place.path
     with files.writing(path):
-        resumable.finish_interrupted(path, wanted)
-    return _is_current(path, wanted)
+        resumable.finish_interrupted(path, place.key)
+        if fresh := not is_current(place):
+            resumable.prepare(path, place.key)
+            seconds = resumable.fill(path, compute)
+            digest = hash_folder(resumable.folder(path))
+            resumable.complete(path, asdict(place.manifest(path, digest, seconds=seconds)))
+    return replace(read(path), fresh=fresh)
 
 
-def stored_folder(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
-) -> FolderArtefact | None:
-    """Return the folder of this key, None where it is not there."""
-    path = Path(run) / stage / name
-    return _loaded_folder(path) if _is_current(path, key(config, inputs)) else None
+def stored(place: Place) -> Artefact | None:
+    """Return the artefact of a place, None where there is none of this key."""
+    return read(place.path) if is_current(place) else None
 
 
-def _loaded_folder(path: Path) -> FolderArtefact:
-    manifest = load_manifest(path)
-    if hash_folder(path) != manifest.sha256:
-        raise StudyError(f"{path}: altered since it was written; {_remedy(path)}")
-    return FolderArtefact(path, manifest.sha256, manifest, False)
-
-
-def is_current(
-    run: Path,
-    stage: str,
-    name: str,
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
-) -> bool:
-    """Whether `cached` or `cached_folder` would find ``run/stage/name`` and compute nothing."""
-    return _is_current(Path(run) / stage / name, key(config, inputs))
-
-
-def _is_current(path: Path, key: str) -> bool:
-    """Whether a manifest of this fingerprint is there, and its data (whole or not) beside it."""
-    if not files.named(path, ".json").is_file():
+def is_current(place: Place) -> bool:
+    """Whether `cached` would compute nothing: the manifest has this key, and there is its data."""
+    if not files.named(place.path, ".json").exists():
         return False
-    manifest = load_manifest(path)
-    return manifest.fingerprint == key and (path.parent / manifest.file).exists()
+    manifest = load_manifest(place.path)
+    return manifest.fingerprint == place.key and (place.path.parent / manifest.file).exists()
 
 
 def _remedy(path: Path) -> str:
-    return f"delete {path.name}.json beside it to compute it again"
+    """What to type so that a damaged artefact is computed again."""
+    try:
+        run, stage, name, *_ = Path(path).resolve().relative_to(paths.runs_dir().resolve()).parts
+    except ValueError:  # not in a run of this study
+        return f"delete {path.name}.json beside it to compute it again"
+    part = name.removesuffix(".partial").removesuffix(".pieces")
+    return (
+        f"`rockstudy forget {run} {stage}/{part}` deletes it, and what needs it computes it again"
+    )
 
 
 def key(config: Mapping[str, Any], inputs: Mapping[str, str] | None) -> str:
@@ -275,32 +316,35 @@ def key(config: Mapping[str, Any], inputs: Mapping[str, str] | None) -> str:
     return fingerprint({"config": config, "inputs": inputs or {}})
 
 
-def _seed(config: Mapping[str, Any]) -> int | None:
-    seed = config.get("seed")
-    return seed if isinstance(seed, int) else None
+def names(run: Path) -> list[str]:
+    """Artefacts of a run as ``stage/name``, sorted: the complete, half-filled and damaged ones."""
+    ends = [".json", *filter(None, SUFFIXES)]
+    parts = [(part, end) for end in ends for part in run.glob(f"*/*{end}") if part.name[0] != "."]
+    stored = {f"{part.parent.name}/{part.name.removesuffix(end)}" for part, end in parts}
+    return sorted(name for name in stored if not name.startswith("notebooks/"))
 
 
-def _manifest(
-    file: str, sha256: str, config: Mapping[str, Any], inputs: Mapping[str, str], **about: Any
-) -> Manifest:
-    return Manifest(
-        file=file,
-        fingerprint=key(config, inputs),
-        sha256=sha256,
-        config=json.loads(canonical_json(config)),
-        inputs=json.loads(canonical_json(inputs)),
-        device=provenance.device(),
-        git=provenance.git_state(),
-        versions=provenance.versions(),
-        **about,
-    )
+def parts(path: Path) -> list[Path]:
+    """Files and folders of the artefact under ``path`` (without a suffix), the manifest first."""
+    return [part for end in (".json", *SUFFIXES) if (part := files.named(path, end)).exists()]
 
 
 def manifests(run: Path) -> dict[str, Manifest]:
     """Return the manifests of a run's artefacts by ``stage/name``, in the order of their names."""
-    files = [p for p in sorted(run.glob("*/*.json")) if p.parent.name != "notebooks"]
-    found = [p.with_suffix("") for p in files if not p.name.endswith(".partial.json")]
-    return {f"{path.parent.name}/{path.name}": load_manifest(path) for path in found}
+    complete = (name for name in names(run) if files.named(run / name, ".json").exists())
+    return {name: load_manifest(run / name) for name in complete}
+
+
+def damage(path: Path) -> str | None:
+    """A line about damage to the artefact under ``path``; None where it is whole or half-filled."""
+    try:
+        if files.named(path, ".json").exists():
+            verified(path)
+        elif data := [part for part in parts(path) if part.name[len(path.name) :] in DATA]:
+            return f"{data[0]}: its manifest is missing; {_remedy(path)}"
+    except StudyError as error:
+        return str(error)
+    return None
 
 
 def link(source: Path, target: Path) -> None:
@@ -308,17 +352,16 @@ def link(source: Path, target: Path) -> None:
 
     No file of an artefact is ever changed in place, so that two runs can share one.
     """
-    manifest = load_manifest(source)
-    data = source.parent / manifest.file
+    manifest = verified(source)
+    data, to = source.parent / manifest.file, target.parent / manifest.file
     with files.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        to = target.parent / manifest.file
-        files.named(target, ".json").unlink(missing_ok=True)
+        files.remove(files.named(target, ".json"))
         if data.is_dir():
             waiting = files.named(target, ".partial")
-            shutil.rmtree(waiting, ignore_errors=True)
+            files.remove(waiting)
             shutil.copytree(data, waiting, copy_function=files.link)
-            shutil.rmtree(to, ignore_errors=True)
+            files.remove(to)
             waiting.rename(to)
         else:
             files.link(data, to)

@@ -55,29 +55,24 @@ def identity(function: Callable[..., Any]) -> str:
         of the key.
     """
     function = inspect.unwrap(function)
-    if not _is_of_a_module(function):
-        return _of_notebook(function)
-    return _digest((function.__module__, function.__qualname__.split(".")[0]))
-
-
-def _is_of_a_module(function: Any) -> bool:
-    module = sys.modules.get(function.__module__)
-    name = function.__qualname__.split(".")[0]
-    nested = "<" in function.__qualname__
-    return bool(getattr(module, "__file__", None)) and not nested and hasattr(module, name)
+    module, path = sys.modules.get(function.__module__), function.__qualname__
+    name = path.split(".")[0]
+    if getattr(module, "__file__", None) and "<" not in path and hasattr(module, name):
+        return _digest((function.__module__, name))
+    return _of_notebook(function)
 
 
 def _of_notebook(function: Any) -> str:
     """Identity of a function or lambda that a notebook cell defines."""
     names = inspect.getclosurevars(function)
-    data = {k: v for k, v in (names.nonlocals | names.globals).items() if not _is_code(v)}
-    if data:
+    values = names.nonlocals | names.globals
+    if data := [name for name, value in values.items() if not _is_code(value)]:
         raise StudyError(
             "compute: must get its data as arguments, so that they count; it reads "
             f"{', '.join(data)}"
         )
     digest = hashlib.sha256(repr(_compiled(function.__code__)).encode())
-    for value in (names.nonlocals | names.globals).values():
+    for value in values.values():
         if callable(value) and not inspect.isbuiltin(value) and _is_ours(value.__module__):
             digest.update(identity(value).encode())
     return digest.hexdigest()[:16]
@@ -103,25 +98,21 @@ def _digest(start: Name) -> str:
 
 def _reached(start: Name) -> set[Name]:
     """Every definition that can be reached from one, itself included."""
-    seen, waiting = set(), [start]
+    seen, reached, waiting = set(), set(), [start]
     while waiting:
-        module, name = waiting.pop()
-        if (module, name) in seen:
+        one = module, name = waiting.pop()
+        if one in seen:
             continue
-        if module == REGISTRIES:
-            seen.add((module, name))
-            waiting += _registered(module, name)
-            continue
+        seen.add(one)
         known = _module(module)
-        if name not in known.sources:
-            if name in known.imports:  # a name that a module hands on
-                waiting += _resolved(known.imports[name])
-            continue
-        if name in known.apart and (module, name) != start:
-            continue
-        seen.add((module, name))
-        waiting += known.references[name]
-    return {one for one in seen if one[0] != REGISTRIES}
+        if module == REGISTRIES:
+            waiting += _registered(module, name)
+        elif name in known.imports and name not in known.sources:  # a name that a module hands on
+            waiting += _resolved(known.imports[name])
+        elif name in known.sources and (name not in known.apart or one == start):
+            reached.add(one)
+            waiting += known.references[name]
+    return reached
 
 
 def _registered(module: str, name: str) -> Iterator[Name]:
@@ -150,15 +141,11 @@ def _module(name: str) -> _Module:
         return made
     tree = ast.parse(_source(name))
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and not node.level
-            and (_is_ours(node.module) or node.module == REGISTRIES)
-        ):
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found = (inner, None) if _is_module(inner) else (str(node.module), alias.name)
-                made.imports[alias.asname or alias.name] = found
+        outer = getattr(node, "module", None) if not getattr(node, "level", 0) else None
+        for alias in node.names if _is_ours(outer) or outer == REGISTRIES else ():
+            inner = f"{outer}.{alias.name}"
+            target = (inner, None) if _is_module(inner) else (outer, alias.name)
+            made.imports[alias.asname or alias.name] = target
     for node in tree.body:
         for defined in _defined(node):
             made.sources[defined] = made.sources.get(defined, "") + _plain(node)
@@ -206,19 +193,16 @@ def _names(
     """What a definition refers to: names of its module, imported names, members of modules."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name):
-            found = imports.get(inner.id)
-            if found is None:
-                yield module, inner.id
-            else:
-                yield from _resolved(found)
+            target = imports.get(inner.id)
+            yield from [(module, inner.id)] if target is None else _resolved(target)
         elif isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
-            found = imports.get(inner.value.id)
-            if found is not None and found[1] is None:
-                yield found[0], inner.attr
+            target = imports.get(inner.value.id, ("", ""))
+            if target[1] is None:
+                yield target[0], inner.attr
 
 
-def _resolved(found: tuple[str, str | None]) -> list[Name]:
-    return [] if found[1] is None else [(found[0], found[1])]
+def _resolved(target: tuple[str, str | None]) -> list[Name]:
+    return [] if target[1] is None else [(target[0], target[1])]
 
 
 def _plain(node: Any) -> str:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_DISK = "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO EISDIR ENOTDIR".split()
+_CODES = [getattr(errno, name) for name in _DISK]
+_TORCH = ("PytorchStreamWriter", "unexpected pos")  # how torch.save reports a short write
 
 
 def named(path: Path, suffix: str) -> Path:
@@ -40,17 +42,32 @@ def writing(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors reports it
-        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
-        if number not in _DISK:
+        reason = _disk_error(error)
+        if reason is None:
             raise
-        raise StudyError(f"{file}: cannot be written, {os.strerror(number)}") from None
+        raise StudyError(f"{file}: cannot be written, {reason}") from None
+
+
+def _disk_error(error: BaseException | None) -> str | None:
+    """What the system, safetensors (``os error 28``) or torch tells about a disk; else None."""
+    if error is None or isinstance(error, StudyError):
+        return None
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+    if number in _CODES:
+        return os.strerror(number)
+    if not isinstance(error, RuntimeError) or not any(text in str(error) for text in _TORCH):
+        return None
+    return _disk_error(error.__context__) or "torch wrote a part of it; the disk may be full"
 
 
 @contextlib.contextmanager
 def temporary(file: Path) -> Iterator[Path]:
     """Yield a hidden name beside ``file`` to write to; whatever is left there is removed."""
-    _sweep(file)
+    for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):  # of killed processes
+        pid = left.name.split(".")[-2]
+        if pid.isdecimal() and not _alive(int(pid)):
+            left.unlink(missing_ok=True)
     waiting = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         yield waiting
@@ -64,11 +81,38 @@ def sync(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def remove(*paths: Path) -> None:
+    """Remove files and folders; those that are not there are passed over."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def put(waiting: Path, file: Path) -> None:
+    """Rename a file to its name, which a folder may have taken."""
+    if file.is_dir():
+        remove(file)
+    waiting.replace(file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; `ValueError` for anything else, such as one nested too deep to read."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: must be a JSON object")
+    return value
+
+
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Write JSON under a temporary name and rename it."""
     with temporary(file) as waiting:
         dump_json(waiting, value)
-        waiting.replace(file)
+        put(waiting, file)
 
 
 def dump_json(file: Path, value: Mapping[str, Any]) -> None:
@@ -138,20 +182,16 @@ def hash_file(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files below a folder by their relative names, sorted by path."""
+    below = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {file.relative_to(folder).as_posix(): hash_file(file) for file in below}
+
+
 def hash_folder(folder: Path) -> str:
     """SHA-256 over the sorted relative names and the bytes of all files below a folder."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{hash_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _sweep(file: Path) -> None:
-    """Remove the temporary files of killed processes."""
-    for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):
-        pid = left.name.split(".")[-2]
-        if pid.isdecimal() and not _alive(int(pid)):
-            left.unlink(missing_ok=True)
+    lines = (f"{name}\0{digest}\n" for name, digest in hashes(folder).items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _alive(pid: int) -> bool:
@@ -171,4 +211,4 @@ def link(source: str | Path, target: str | Path) -> None:
             os.link(source, waiting)
         except OSError:
             shutil.copy2(source, waiting)
-        waiting.replace(target)
+        put(waiting, Path(target))

@@ -1,5 +1,6 @@
 """What made a number: the code's commit, the versions of packages, the device."""
 
+import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -16,13 +17,11 @@ _PACKAGES = "rockstudy numpy pandas pyarrow torch transformers trl accelerate da
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
+    known = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            known[package] = importlib.metadata.version(package)
+    return known
 
 
 @functools.cache

@@ -3,16 +3,22 @@
 ``<name>.partial`` is the folder being filled and ``<name>.marker`` says for which fingerprint. When
 the folder is complete the marker gets the whole manifest, the folder its name, and then the marker
 becomes ``<name>.json``: a kill between any two of these steps loses nothing.
+
+A part of the folder that a later attempt goes on from is sealed: the last file that is written into
+it (`SEAL`) holds the hashes of its files, and of those that were complete before. Without a seal
+that is true of every byte the part is not used.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rockstudy.progress import notice
 from rockstudy.store import files
+
+SEAL = "hashes.json"
 
 
 def folder(path: Path) -> Path:
@@ -22,12 +28,13 @@ def folder(path: Path) -> Path:
 
 def prepare(path: Path, fingerprint: str) -> None:
     """Make the partial folder, keeping what is in it only when it is of this fingerprint."""
-    if _read(_marker(path)).get("fingerprint") != fingerprint:
-        _marker(path).unlink(missing_ok=True)
-        if folder(path).exists():
-            shutil.rmtree(folder(path))
-    folder(path).mkdir(parents=True, exist_ok=True)
-    files.write_json(_marker(path), {"fingerprint": fingerprint})
+    marker, partial = _marker(path), folder(path)
+    if _read(marker).get("fingerprint") != fingerprint:
+        if partial.exists():
+            notice(f"{partial}: not used, {marker.name} is damaged or of other parameters")
+        files.remove(marker, partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    files.write_json(marker, {"fingerprint": fingerprint})
 
 
 def fill(path: Path, compute: Callable[[Path], None]) -> float:
@@ -37,8 +44,7 @@ def fill(path: Path, compute: Callable[[Path], None]) -> float:
         compute(folder(path))
     except BaseException:
         if folder(path).is_dir() and not any(folder(path).iterdir()):
-            folder(path).rmdir()
-            _marker(path).unlink(missing_ok=True)
+            files.remove(folder(path), _marker(path))
         raise
     return time.perf_counter() - start
 
@@ -51,8 +57,8 @@ def complete(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def finish_interrupted(path: Path, fingerprint: str) -> None:
     """Complete a publication of this fingerprint that was cut after its folder was complete."""
-    found = _read(_marker(path))
-    if found.get("fingerprint") == fingerprint and "sha256" in found:
+    left = _read(_marker(path))
+    if left.get("fingerprint") == fingerprint and "sha256" in left:
         if folder(path).is_dir():
             _publish(path)
         elif path.is_dir():
@@ -61,13 +67,43 @@ def finish_interrupted(path: Path, fingerprint: str) -> None:
 
 
 def _publish(path: Path) -> None:
-    files.named(path, ".json").unlink(missing_ok=True)
+    files.remove(files.named(path, ".json"))
     if path.exists():
-        shutil.rmtree(_old(path), ignore_errors=True)
+        files.remove(_old(path))
         path.rename(_old(path))
     folder(path).rename(path)
     _marker(path).replace(files.named(path, ".json"))
-    shutil.rmtree(_old(path), ignore_errors=True)
+    files.remove(_old(path))
+
+
+def seal(part: Path, before: Mapping[str, str]) -> None:
+    """Seal a part, a folder in the partial one; ``before`` is `hashed` of what it builds upon."""
+    files.write_json(part / SEAL, {**before, **hashed(part)})
+
+
+def hashed(part: Path) -> dict[str, str]:
+    """SHA-256 of the files of a part, but for its seal, by ``<part>/<name>``."""
+    return {f"{part.name}/{n}": h for n, h in files.hashes(part).items() if n != SEAL}
+
+
+def sealed(part: Path) -> dict[str, str]:
+    """Return what a part's seal holds; `OSError` or `ValueError` where it has none to read."""
+    return files.read_json(part / SEAL)
+
+
+def damage(part: Path) -> str | None:
+    """Why a part cannot be used: its first file that is not as sealed; None where all are."""
+    try:
+        wanted = sealed(part)
+        there: dict[str, str] = {}
+        for name in {part.name, *(key.split("/")[0] for key in wanted)}:
+            there |= hashed(part.with_name(name))
+    except FileNotFoundError:
+        return "it was not written to its end"
+    except (OSError, ValueError):
+        return f"{SEAL} is damaged"
+    wrong = [n for n in sorted(wanted.keys() | there.keys()) if wanted.get(n) != there.get(n)]
+    return f"{wrong[0]} is missing or damaged" if wrong else None
 
 
 def _old(path: Path) -> Path:
@@ -81,6 +117,6 @@ def _marker(path: Path) -> Path:
 
 def _read(marker: Path) -> dict[str, Any]:
     try:
-        return json.loads(marker.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return files.read_json(marker)
+    except (OSError, ValueError):
         return {}

@@ -60,14 +60,12 @@ def legal_ids(name: str, ids: Collection[int]) -> tuple[int, ...]:
     return unique
 
 
-def _legal_value(name: str, value: float) -> float:
+def _legal_value(name: str, value: Level) -> Level:
+    if isinstance(value, Ramp):  # whose own fields are checked
+        return value
     if not 0 <= value < float("inf"):
         raise StudyError(f"weights: {name} must be finite and not negative; got {value!r}")
     return float(value)
-
-
-def _legal_level(name: str, value: Level) -> Level:
-    return value if isinstance(value, Ramp) else _legal_value(name, value)
 
 
 def _legal_count(name: str, count: int) -> int:
@@ -78,9 +76,8 @@ def _legal_count(name: str, count: int) -> int:
 
 LEGAL: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("ids", "controls"), legal_ids),
-    **dict.fromkeys(("first", "last", "threshold"), _legal_value),
+    **dict.fromkeys(("first", "last", "threshold", "value"), _legal_value),
     **dict.fromkeys(("k", "every", "width", "steps"), _legal_count),
-    "value": _legal_level,
 }
 
 
@@ -88,11 +85,8 @@ LEGAL: dict[str, Callable[[str, Any], Any]] = {
 class Checked:
     """A dataclass whose fields are converted and checked by their names (`LEGAL`).
 
-    Raises
-    ------
-    StudyError
-        No ids or a negative one; a weight or threshold that is negative or not finite; a count
-        below 1.
+    `StudyError` for no ids or a negative one, a weight or threshold that is negative or not finite,
+    a count below 1.
     """
 
     needs_losses: ClassVar[bool] = False

@@ -7,6 +7,7 @@ a new order as often as its steps need. Everything depends on seeds alone, never
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from rockstudy.parallel.out_of_memory import advised
 from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
 from rockstudy.sampling.engines import Engine
+from rockstudy.store.cache import Place
 from rockstudy.store.fingerprints import fingerprint
 from rockstudy.store.seeds import generator, torch_seed
 from rockstudy.tasks import rows
@@ -77,9 +79,7 @@ def train_prompts(run: Run) -> list[str]:
         return read()
     first = distributed.together().is_main_process
     return distributed.cached(
-        run.path,
-        **kept_at(task),
-        compute=lambda: pd.DataFrame({"prompt": read()}) if first else None,
+        kept_at(run.path, task), lambda: pd.DataFrame({"prompt": read()}) if first else None
     ).data.prompt.tolist()
 
 
@@ -105,10 +105,10 @@ def is_read_each_time(task: TaskConfig) -> bool:
     return task.path is None or rows.is_local(task.path)
 
 
-def kept_at(task: TaskConfig) -> dict[str, Any]:
+def kept_at(run: Path, task: TaskConfig) -> Place:
     """Where `train_prompts` keeps prompts of the Hub in a run: a file for each source."""
     source = task.model_dump(mode="json", exclude={"max_prompt_tokens"})
-    return {"stage": "prompts", "name": f"train-{fingerprint(source)[:8]}", "config": source}
+    return Place(run, "prompts", f"train-{fingerprint(source)[:8]}", source)
 
 
 def _prompts(
@@ -153,9 +153,7 @@ def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> l
                 tokenizer,
                 prompts[part],
                 samples=settings.rollouts_per_prompt,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_new_tokens=settings.max_new_tokens,
+                **settings.model_dump(include={"temperature", "top_p", "max_new_tokens"}),
                 batch_size=config.evaluation.batch_size,
                 seed=torch_seed(seed, f"{stage}-teacher"),
                 first=part.start,
@@ -178,10 +176,10 @@ def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> l
     ).data
     return [
         {
-            "completions": [ids.tolist() for ids in of_prompt["completion_ids"]],
-            "stopped": of_prompt["stopped"].tolist(),
+            "completions": [ids.tolist() for ids in rows.completion_ids],
+            "stopped": rows.stopped.tolist(),
         }
-        for _, of_prompt in frame.groupby("prompt_index", sort=True)
+        for _, rows in frame.groupby("prompt_index", sort=True)
     ]
 
 

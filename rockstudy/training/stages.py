@@ -19,7 +19,6 @@ import copy
 import gc
 import math
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -40,8 +39,9 @@ from rockstudy.config.identity import identity
 from rockstudy.models import adapters, loading
 from rockstudy.parallel.distributed import agreed, together
 from rockstudy.parallel.placement import places
+from rockstudy.progress import notice
 from rockstudy.runs import Run
-from rockstudy.store import cache
+from rockstudy.store import cache, files, resumable
 from rockstudy.store.code import kept_apart
 from rockstudy.store.files import read_tensors
 from rockstudy.store.seeds import torch_seed
@@ -130,10 +130,7 @@ def is_trained(
 
 @contextlib.contextmanager
 def _freed() -> Iterator[None]:
-    """Free the memory of a trainer at the end of the function that made it.
-
-    A trainer is a cycle of objects, which Python would free only at some later time.
-    """
+    """Free the memory of a trainer, a cycle of objects, at the end of what made it."""
     try:
         yield
     finally:
@@ -154,8 +151,6 @@ def timed(
     settings = run.config.stage(stage).model_copy(update=short)
     with _quiet(), tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
         trainer = job.trainer(settings, Path(folder))
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Keeper(trainer, Path(folder), None))
         trainer.train()
         return trainer.ledger.timing()
 
@@ -163,9 +158,8 @@ def timed(
 def _job(run: Run, stage: str, seed: int, arm: str, weights: WeightFunction | None) -> "_Job":
     """A stage to train; for stage 2, stage 1 is trained first."""
     if stage == "stage1":
-        return _Job(
-            run, stage, seed, arm, weights, None, loading.identity_of(run.config.pair, "student")
-        )
+        start = loading.identity_of(run.config.pair, "student")
+        return _Job(run, stage, seed, arm, weights, None, start)
     first = train(run, "stage1", seed=run.config.seed)
     return _Job(run, stage, seed, arm, weights, first.checkpoints["late"], first.hash)
 
@@ -210,29 +204,28 @@ class _Job:
     @_freed()
     def fill(self, folder: Path) -> None:
         """Train into a folder that may hold the checkpoints of a killed run."""
-        settings = self.run.config.stage(self.stage)
-        checkpoint = agreed(_last_complete(folder))  # nodes may see different ones
+        settings, here = self.run.config.stage(self.stage), together()
+        checkpoint = agreed(_last_whole(folder) if here.is_main_process else None)
         if settings.report_to == "tensorboard":
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.path / "tensorboard" / self.name)
         shown = progress.bar(settings.steps, f"{self.stage} seed {self.seed}", "step")
-        with shown if together().is_main_process else contextlib.nullcontext() as bar:
-            trainer = self.trainer(settings, folder)
-            trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(_Keeper(trainer, folder, bar))
+        with shown if here.is_main_process else contextlib.nullcontext() as bar:
+            trainer = self.trainer(settings, folder, bar)
             if checkpoint is not None:
-                here = together()
-                trainer.ledger.restore(
-                    read_tensors(checkpoint / LEDGER), here.process_index, here.num_processes
-                )
+                state = read_tensors(checkpoint / LEDGER)
+                trainer.ledger.restore(state, here.process_index, here.num_processes)
+                before = resumable.sealed(checkpoint) if here.is_main_process else {}
+                trainer.kept = {n: before[n] for n in before if n.split("/")[0] in settings.keep}
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if trainer.accelerator.is_main_process:
             for name in TABLES:
                 table = getattr(trainer.ledger, name)()
                 cache.save(folder / name, table, config=self.describe(), seed=self.seed)
-            for checkpoint in folder.glob("checkpoint-*"):
-                shutil.rmtree(checkpoint)
+            files.remove(*folder.glob("checkpoint-*"))
 
-    def trainer(self, settings: StageConfig, folder: Path) -> DistillTrainer:
+    def trainer(
+        self, settings: StageConfig, folder: Path, bar: progress.Bar | None = None
+    ) -> DistillTrainer:
         """Return a trainer of this job, as long as `settings` say."""
         pair, task = loading.pair_of(self.run), self.run.config.train_task
         if self.checkpoint is None:
@@ -244,7 +237,7 @@ class _Job:
         if settings.lora_rank is not None:
             lora = adapters.adapters(settings.lora_rank)
             arguments.seed = torch_seed(self.seed, f"{self.stage}-lora")  # draws their start
-        return DistillTrainer(
+        made = DistillTrainer(
             stage=settings,
             name=self.stage,
             seed=self.seed,
@@ -256,6 +249,9 @@ class _Job:
             peft_config=lora,
             train_dataset=lessons(self.run, self.stage, self.seed),
         )
+        made.remove_callback(PrinterCallback)
+        made.add_callback(_Keeper(made, folder, bar))
+        return made
 
 
 class _Keeper(TrainerCallback):
@@ -340,17 +336,23 @@ def _fsdp_checkpoints() -> bool:
     return all(parse_flag_from_env(name) for name in names)
 
 
-def _last_complete(folder: Path) -> Path | None:
-    """The newest resume checkpoint that was written to its end; the others are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]))
-    complete = [checkpoint for checkpoint in found if (checkpoint / LEDGER).is_file()]
-    processes = together()
-    processes.wait_for_everyone()  # all have looked
-    if processes.is_main_process:
-        for checkpoint in set(found) - set(complete[-1:]):
-            shutil.rmtree(checkpoint)
-    processes.wait_for_everyone()
-    return complete[-1] if complete else None
+def _last_whole(folder: Path) -> Path | None:
+    """The newest resume checkpoint that is whole, with what was kept before it; None: the start.
+
+    Newer ones are removed, and so is what an interrupted process was writing.
+    """
+    files.remove(*folder.glob(".*.tmp"))
+    refused, whole = {}, None
+    for one in sorted(folder.glob("checkpoint-*"), key=lambda c: -int(c.name.split("-")[1])):
+        if (reason := resumable.damage(one)) is None:
+            whole = one
+            break
+        refused[one] = reason
+    for one, reason in refused.items():
+        start = whole.name if whole else "the start"
+        notice(f"{one}: not used, {reason}; training goes on from {start}")
+        files.remove(one)
+    return whole
 
 
 @contextlib.contextmanager

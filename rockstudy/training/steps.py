@@ -29,9 +29,9 @@ TRAINED = ("pair", "seed", "seeds", "train_task", "stage1", "stage2")
 
 def _members(run: Run) -> dict[str, str]:
     """The pair and the benchmarks as inputs."""
-    roles = ("teacher", "student")
-    found = {role: loading.identity_of(run.config.pair, role) for role in roles}
-    return evaluation.graded_on(run) | found
+    pair = run.config.pair
+    members = {role: loading.identity_of(pair, role) for role in ("teacher", "student")}
+    return evaluation.graded_on(run) | members
 
 
 @table("benchmarks", inputs=evaluation.graded_on)

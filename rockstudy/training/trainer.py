@@ -14,7 +14,6 @@ the token limit cut gets no end-of-text token. Every override names the TRL meth
 """
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,6 @@ import numpy as np
 import torch
 import trl
 from accelerate.utils import DistributedType
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Sampler
@@ -38,14 +36,14 @@ from rockstudy.models.divergence import Head, token_divergence, token_log_prob
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.parallel.placement import sharded, sharding
 from rockstudy.sampling import rollout
-from rockstudy.store import files
+from rockstudy.store import files, resumable
 from rockstudy.store.seeds import torch_seed
 from rockstudy.training.metrics import Clock, Ledger
 from rockstudy.training.position_weights import Batch, WeightFunction, evaluate
 from rockstudy.training.vllm_rollouts import Generation
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-LEDGER = "ledger.safetensors"  # written last into a resume checkpoint: it is complete
+LEDGER = "ledger.safetensors"
 Inputs = dict[str, Tensor]
 
 
@@ -78,6 +76,7 @@ class DistillTrainer(trl.DistillationTrainer):
     ) -> None:
         self.stage, self.stage_name, self.rollout_seed = stage, name, seed
         self.position_weights = weights
+        self.kept: dict[str, str] = {}  # hashes of the files of kept checkpoints (`resumable`)
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
         self._keep_float32()
         if stage.engine == "vllm" and stage.source == "student":
@@ -217,18 +216,9 @@ class DistillTrainer(trl.DistillationTrainer):
         if self.use_vllm or self.accelerator.distributed_type in _SHARDED:
             return self._trl_rollouts(prompts, seed + self.accelerator.process_index)
         try:
-            made = rollout.generate(
-                self._student(),
-                self._tokenizer,
-                prompts,
-                temperature=self.stage.temperature,
-                top_p=self.stage.top_p,
-                max_new_tokens=self.stage.max_new_tokens,
-                batch_size=len(prompts),
-                seed=seed,
-                first=first,
-                desc=None,
-            )
+            how: Any = self.stage.model_dump(include={"temperature", "top_p", "max_new_tokens"})
+            how |= {"batch_size": len(prompts), "seed": seed, "first": first, "desc": None}
+            made = rollout.generate(self._student(), self._tokenizer, prompts, **how)
         except StudyError as error:
             raise StudyError(f"{self._where()}: {error}") from None
         rows = zip(made.completion_ids, made.mask, strict=True)
@@ -373,33 +363,34 @@ class DistillTrainer(trl.DistillationTrainer):
 
     # Replaces DistillationTrainer._save_checkpoint, which writes a model card.
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a resume checkpoint, and the ledger last, as the mark that it is complete."""
+        """Write a resume checkpoint with the ledger, sealed last: it is complete."""
         self._check_weights()
         Trainer._save_checkpoint(self, model, trial)
         window = torch.from_numpy(self.ledger.window()).to(self.accelerator.device)
         windows = self.accelerator.gather(window[None]).cpu().numpy()
         if self.accelerator.is_main_process:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-            file = folder / LEDGER
-            with files.temporary(file) as waiting:
-                save_file(self.ledger.state(windows), waiting)
-                files.sync(waiting)
-                waiting.replace(file)
+            files.write_tensors(self.ledger.state(windows), folder / LEDGER)
+            resumable.seal(folder, self.kept)
 
     def keep(self, folder: Path) -> None:
         """Write the student and the tokenizer in transformers' format, whole or not at all."""
         self._check_weights()
-        waiting = folder.with_name(f".{folder.name}.tmp")
-        if self.accelerator.is_main_process:
-            shutil.rmtree(waiting, ignore_errors=True)
-            shutil.rmtree(folder, ignore_errors=True)
-        if self.stage.lora_rank is None:
-            self.save_model(str(waiting), _internal_call=True)
-        else:
-            self._save_merged(waiting)
-        if self.accelerator.is_main_process:
+        waiting, main = folder.with_name(f".{folder.name}.tmp"), self.accelerator.is_main_process
+        if main:
+            files.remove(waiting, folder)
+        try:
+            if self.stage.lora_rank is None:
+                self.save_model(str(waiting), _internal_call=True)
+            else:
+                self._save_merged(waiting)
+        except BaseException:
+            files.remove(*[waiting] * main)
+            raise
+        if main:
             (waiting / "training_args.bin").unlink(missing_ok=True)  # a pickle
             waiting.rename(folder)
+            self.kept |= resumable.hashed(folder)
 
     def _save_merged(self, folder: Path) -> None:
         """Write the sum of weights and adapters; neither of them is touched."""
@@ -417,18 +408,17 @@ class DistillTrainer(trl.DistillationTrainer):
 
     def _check_finite(self, loss: Tensor) -> None:
         if not bool(loss.isfinite()):
-            raise StudyError(
-                f"{self._where()}: the loss must be finite; got {loss.item()}; lower "
-                f"{self.stage_name}__lr (now {self.stage.lr:g}) or {self.stage_name}__max_grad_norm"
-            )
+            also = f" or {self.stage_name}__max_grad_norm"
+            raise StudyError(f"{self._broken('loss', loss.item())}{also}")
 
     def _check_weights(self) -> None:
         """Refuse to keep a student that the last step broke."""
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise StudyError(
-                f"{self._where()}: the student's weights must be finite; got NaN or infinity; "
-                f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
-            )
+            raise StudyError(self._broken("student's weights", "NaN or infinity"))
+
+    def _broken(self, what: str, got: Any) -> str:
+        lower = f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
+        return f"{self._where()}: the {what} must be finite; got {got}; {lower}"
 
 
 @contextmanager
@@ -477,14 +467,8 @@ def _token_losses(
     rkl, entropy = None, losses
     for kind, factor in (("forward", stage.forward_kl), ("reverse", stage.reverse_kl)):
         if factor and h_teacher is not None and head_teacher is not None:
-            value, entropy = token_divergence(
-                h_student,
-                head,
-                h_teacher,
-                head_teacher,
-                kind=kind,
-                temperature=stage.kd_temperature,
-            )
+            how: Any = {"kind": kind, "temperature": stage.kd_temperature}
+            value, entropy = token_divergence(h_student, head, h_teacher, head_teacher, **how)
             losses = losses + factor * value
             rkl = value.detach() if kind == "reverse" else None
     if stage.cross_entropy:

@@ -449,6 +449,33 @@ def test_info_prints_versions_presets_and_what_each_run_is(claimed, call):
     assert "claims: 1 artefacts" in out
 
 
+def test_info_verifies_a_run_and_run_and_report_refuse_a_damaged_one(claimed, call):
+    cache.save(claimed.path / "tables" / "t", pd.DataFrame({"x": [1]}), config={})
+    code, out, _ = call("info", "--verify", "mine")
+    assert (code, out) == (0, "mine: 2 artefacts, none of them damaged\n")
+    file = claimed.path / "tables" / "t.parquet"
+    file.write_bytes(b"other")
+    remedy = "`rockstudy forget mine tables/t`"
+    line = f"{file}: truncated or altered since it was written; {remedy}"
+    code, out, err = call("info", "--verify", "mine")
+    assert code == 2 and out.startswith(line)
+    assert err.endswith("mine: 1 of 2 artefacts are damaged\n")
+    for command in (["report", "--run", "mine"], ["run", "--run-id", "mine"]):
+        code, out, err = call(*command)
+        assert (code, out) == (2, "") and line in err and err.count("\n") == 1
+    assert not (claimed.path / "notebooks").exists()  # nothing was executed
+    call("forget", "mine", "tables/t", "--yes")
+    assert call("info", "--verify", "mine")[0] == 0
+    code, _, err = call("info", "--verify", "other")
+    assert code == 2 and "--verify: must be one of mine; got 'other'" in err
+
+
+def test_claims_without_their_data_are_an_error_and_not_left_out(claimed, call):
+    (claimed.path / "claims" / "01.parquet").unlink()
+    code, out, err = call("claims", "--run", "mine")
+    assert (code, out) == (2, "") and "01.parquet: missing, though its manifest is there" in err
+
+
 def test_no_arguments_print_the_help(call):
     code, out, _ = call()
     assert code == 0

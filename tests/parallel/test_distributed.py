@@ -4,7 +4,9 @@ import contextlib
 import itertools
 import threading
 import time
+from dataclasses import replace
 
+import accelerate.utils
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from rockstudy.errors import StudyError
 from rockstudy.parallel import distributed
 from rockstudy.sampling import rollout
 from rockstudy.store import cache
+from rockstudy.store.cache import Place
 
 
 def pieces_of(made: list[int], fail_at: int | None = None):
@@ -30,10 +33,7 @@ def pieces_of(made: list[int], fail_at: int | None = None):
 
 def table(folder, made, fail_at=None, n=10, most=4):
     return distributed.pieced(
-        folder,
-        "stage",
-        "name",
-        config={"seed": 1},
+        Place(folder, "stage", "name", {"seed": 1}),
         pieces=lambda: distributed.cut(n, most),
         opened=lambda: contextlib.nullcontext("model"),
         compute=pieces_of(made, fail_at),
@@ -137,9 +137,8 @@ def test_another_node_waits_for_a_table_that_it_does_not_see_yet_and_only_loads(
 
     writer = threading.Thread(target=late)
     writer.start()
-    found = distributed.cached(
-        tmp_path, "stage", "name", config={"seed": 1}, compute=lambda: pytest.fail("computed")
-    )
+    place = Place(tmp_path, "stage", "name", {"seed": 1})
+    found = distributed.cached(place, lambda: pytest.fail("computed"))
     writer.join()
     assert found.data.row.tolist() == [2] and not found.fresh
 
@@ -149,18 +148,19 @@ def test_what_is_never_seen_is_one_line_that_names_file_and_machine(tmp_path, mo
     monkeypatch.setattr(distributed, "agreed", lambda value: True)
     monkeypatch.setattr(distributed, "SEEN_S", 0.1)
     monkeypatch.setattr(distributed.socket, "gethostname", lambda: "node2")
+    place = Place(tmp_path, "stage", "name", {})
     line = "name: must be seen by all nodes; node2 does not see within 0.1 s what a different"
     with pytest.raises(StudyError, match=line):
-        distributed.cached(tmp_path, "stage", "name", config={}, compute=lambda: pytest.fail("no"))
+        distributed.cached(place, lambda: pytest.fail("no"))
     manifest = write(tmp_path, 1, {})
     (tmp_path / "stage" / manifest.file).write_bytes(b"half of it")
     with pytest.raises(StudyError, match=r"altered since it was written.*; run again$"):
-        distributed.cached(tmp_path, "stage", "name", config={}, compute=lambda: pytest.fail("no"))
+        distributed.cached(place, lambda: pytest.fail("no"))
 
 
 def test_another_node_waits_for_a_folder_to_fill_and_for_the_filled_one(tmp_path, monkeypatch):
     """The first process's one message is the folder to fill; the finished one is seen later."""
-    place = {"stage": "stage", "name": "name", "config": {"seed": 1}}
+    place = Place(tmp_path, "stage", "name", {"seed": 1})
     stage, threads, filled = tmp_path / "stage", [], []
     partial = stage / "name.partial"
 
@@ -173,7 +173,7 @@ def test_another_node_waits_for_a_folder_to_fill_and_for_the_filled_one(tmp_path
         threads[-1].start()
 
     def publish() -> None:
-        cache.cached_folder(tmp_path / "first", **place, compute=fill)
+        cache.cached_folder(replace(place, run=tmp_path / "first"), fill)
         stage.mkdir(exist_ok=True)
         for made in (tmp_path / "first" / "stage").iterdir():  # the manifest last
             if made.is_dir():
@@ -192,8 +192,8 @@ def test_another_node_waits_for_a_folder_to_fill_and_for_the_filled_one(tmp_path
         later(lambda: partial.mkdir(parents=True))
 
     monkeypatch.setattr(distributed, "together", Second)
-    monkeypatch.setattr(distributed, "broadcast_object_list", hear)
-    found = distributed.once(tmp_path, **place, compute=compute)
+    monkeypatch.setattr(accelerate.utils, "broadcast_object_list", hear)
+    found = distributed.once(place, compute)
     assert filled == [True] and not found.fresh
     assert found.path == stage / "name" and (found.path / "part").read_text() == "of the first"
     for thread in threads:
@@ -201,9 +201,9 @@ def test_another_node_waits_for_a_folder_to_fill_and_for_the_filled_one(tmp_path
 
 
 def test_another_node_fills_nothing_where_the_first_process_finds_the_folder(tmp_path, monkeypatch):
-    place = {"stage": "stage", "name": "name", "config": {"seed": 1}}
-    made = cache.cached_folder(tmp_path, **place, compute=lambda folder: (folder / "part").touch())
+    place = Place(tmp_path, "stage", "name", {"seed": 1})
+    made = cache.cached_folder(place, lambda folder: (folder / "part").touch())
     monkeypatch.setattr(distributed, "together", Second)
     monkeypatch.setattr(distributed, "agreed", lambda value: value)
-    found = distributed.once(tmp_path, **place, compute=lambda folder: pytest.fail("filled"))
+    found = distributed.once(place, lambda folder: pytest.fail("filled"))
     assert found.path == made.path and found.hash == made.hash and not found.fresh

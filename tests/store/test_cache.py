@@ -15,6 +15,7 @@ import pytest
 from rockstudy import paths
 from rockstudy.errors import StudyError
 from rockstudy.store import cache, files, provenance
+from rockstudy.store.cache import Place
 from rockstudy.store.seeds import generator, torch_seed
 
 CONFIG = {"preset": "tiny", "steps": 3, "seed": 7}
@@ -237,50 +238,50 @@ def test_damaged_data_is_an_error_that_names_the_file_and_the_remedy(
 
     data = frame if what == "frame" else {"x": torch.ones(8)}
     compute = [lambda: data, compute_never]
-    cache.cached(tmp_path, "stage", "t.v1", config=CONFIG, compute=compute[0])
+    cache.cached(Place(tmp_path, "stage", "t.v1", CONFIG), compute[0])
     (file,) = (path for path in (tmp_path / "stage").iterdir() if path.suffix != ".json")
     damage(file)
     expected = rf"{file.name}: truncated or altered .*; delete t\.v1\.json beside it to compute"
     with pytest.raises(StudyError, match=expected):
         cache.load(tmp_path / "stage" / "t.v1")
     with pytest.raises(StudyError, match=expected):
-        cache.cached(tmp_path, "stage", "t.v1", config=CONFIG, compute=compute[1])
+        cache.cached(Place(tmp_path, "stage", "t.v1", CONFIG), compute[1])
 
 
 @pytest.mark.parametrize("damage", [truncate, empty])
 def test_a_damaged_manifest_is_an_error_too(
     tmp_path: Path, frame: pd.DataFrame, damage: Callable[[Path], None]
 ):
-    cache.cached(tmp_path, "stage", "t", config=CONFIG, compute=lambda: frame)
+    cache.cached(Place(tmp_path, "stage", "t", CONFIG), lambda: frame)
     damage(tmp_path / "stage" / "t.json")
     with pytest.raises(StudyError, match=r"t\.json: not a readable manifest; delete t\.json"):
-        cache.cached(tmp_path, "stage", "t", config=CONFIG, compute=compute_never)
+        cache.cached(Place(tmp_path, "stage", "t", CONFIG), compute_never)
 
 
 def test_the_remedy_works(tmp_path: Path, frame: pd.DataFrame):
-    cache.cached(tmp_path, "stage", "t", config=CONFIG, compute=lambda: frame)
+    cache.cached(Place(tmp_path, "stage", "t", CONFIG), lambda: frame)
     truncate(tmp_path / "stage" / "t.parquet")
     (tmp_path / "stage" / "t.json").unlink()
-    again = cache.cached(tmp_path, "stage", "t", config=CONFIG, compute=lambda: frame)
+    again = cache.cached(Place(tmp_path, "stage", "t", CONFIG), lambda: frame)
     assert again.fresh
 
 
 def test_missing_data_is_an_error_to_load_and_computed_again_by_the_cache(
     tmp_path: Path, frame: pd.DataFrame
 ):
-    cache.cached(tmp_path, "stage", "t", config=CONFIG, compute=lambda: frame)
+    cache.cached(Place(tmp_path, "stage", "t", CONFIG), lambda: frame)
     (tmp_path / "stage" / "t.parquet").unlink()
     with pytest.raises(StudyError, match=r"t\.parquet: missing.*; delete t\.json"):
         cache.load(tmp_path / "stage" / "t")
-    assert cache.cached(tmp_path, "stage", "t", config=CONFIG, compute=lambda: frame).fresh
+    assert cache.cached(Place(tmp_path, "stage", "t", CONFIG), lambda: frame).fresh
 
 
 # The cache.
 
 
 def test_the_second_call_computes_nothing_and_returns_the_same(tmp_path: Path, frame: pd.DataFrame):
-    first = cache.cached(tmp_path, "stage", "t", config=CONFIG, compute=lambda: frame)
-    again = cache.cached(tmp_path, "stage", "t", config=CONFIG, compute=compute_never)
+    first = cache.cached(Place(tmp_path, "stage", "t", CONFIG), lambda: frame)
+    again = cache.cached(Place(tmp_path, "stage", "t", CONFIG), compute_never)
     assert (first.fresh, again.fresh) == (True, False)
     assert first.hash == again.hash == first.manifest.sha256
     assert first.manifest == again.manifest
@@ -295,20 +296,18 @@ def test_the_second_call_computes_nothing_and_returns_the_same(tmp_path: Path, f
 def test_another_configuration_or_input_computes_again(
     tmp_path: Path, frame: pd.DataFrame, config: dict, inputs: dict
 ):
-    cache.cached(tmp_path, "s", "t", config=CONFIG, inputs={"a": "1"}, compute=lambda: frame)
-    other = cache.cached(
-        tmp_path, "s", "t", config=config, inputs=inputs, compute=lambda: frame.head(1)
-    )
+    cache.cached(Place(tmp_path, "s", "t", CONFIG, {"a": "1"}), lambda: frame)
+    other = cache.cached(Place(tmp_path, "s", "t", config, inputs), lambda: frame.head(1))
     assert other.fresh
     assert len(other.data) == 1
     assert names(tmp_path / "s") == {"t.parquet", "t.json"}
 
 
 def test_an_error_while_computing_keeps_the_old_artefact(tmp_path: Path, frame: pd.DataFrame):
-    cache.cached(tmp_path, "s", "t", config=CONFIG, compute=lambda: frame)
+    cache.cached(Place(tmp_path, "s", "t", CONFIG), lambda: frame)
     with pytest.raises(AssertionError, match="computed"):
-        cache.cached(tmp_path, "s", "t", config={}, compute=compute_never)
-    assert not cache.cached(tmp_path, "s", "t", config=CONFIG, compute=compute_never).fresh
+        cache.cached(Place(tmp_path, "s", "t", {}), compute_never)
+    assert not cache.cached(Place(tmp_path, "s", "t", CONFIG), compute_never).fresh
 
 
 # Full disks and kills.
@@ -356,6 +355,7 @@ def test_a_file_size_limit_of_the_system_is_met_the_same_way(tmp_path: Path, wha
         from pathlib import Path
         from rockstudy.errors import StudyError
         from rockstudy.store import cache, provenance, seeds
+        from rockstudy.store.cache import Place
         provenance.git_state()
         run, what = Path(sys.argv[1]), sys.argv[2]
         noise = seeds.generator(0, "x").normal(size=100_000)
@@ -363,15 +363,14 @@ def test_a_file_size_limit_of_the_system_is_met_the_same_way(tmp_path: Path, wha
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         try:
             if what == "folder":
-                cache.cached_folder(
-                    run, "s", "t", config={}, compute=lambda f: (f / "x").write_bytes(noise)
+                cache.cached_folder(Place(run, "s", "t", {}), lambda f: (f / "x").write_bytes(noise)
                 )
             else:
                 data = pd.DataFrame({"x": noise})
                 if what == "tensors":
                     import torch
                     data = {"x": torch.from_numpy(noise)}
-                cache.cached(run, "s", "t", config={}, compute=lambda: data)
+                cache.cached(Place(run, "s", "t", {}), lambda: data)
         except StudyError as error:
             sys.exit(f"one line: {error}")
     """
@@ -391,17 +390,18 @@ KILLS = """
     from pathlib import Path
     import pandas as pd
     from rockstudy.store import cache, provenance
+    from rockstudy.store.cache import Place
     provenance.git_state()
 
     def table(run, x):
         frame = pd.DataFrame({"x": [x] * 3})
-        cache.cached(run, "s", "t", config={"x": x}, compute=lambda: frame)
+        cache.cached(Place(run, "s", "t", {"x": x}), lambda: frame)
 
     def folder(run, x):
         def compute(folder):
             with (folder / "computed").open("a") as stream:
                 stream.write(f"{x} in {os.getpid()}\\n")
-        cache.cached_folder(run, "s", "t", config={"x": x}, compute=compute)
+        cache.cached_folder(Place(run, "s", "t", {"x": x}), compute)
 
     def killing(real, left):
         def step(self, *args, **kwargs):
@@ -472,8 +472,8 @@ def fill(*texts: str) -> Callable[[Path], None]:
 
 
 def test_a_folder_is_computed_once(tmp_path: Path):
-    first = cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=fill("a", "b"))
-    again = cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=compute_never)
+    first = cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), fill("a", "b"))
+    again = cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), compute_never)
     assert (first.fresh, again.fresh) == (True, False)
     assert first.path == tmp_path / "s" / "late"
     assert (first.path / "deep" / "1.txt").read_text() == "b"
@@ -483,15 +483,15 @@ def test_a_folder_is_computed_once(tmp_path: Path):
 
 
 def test_another_configuration_replaces_the_folder(tmp_path: Path):
-    cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=fill("a", "b"))
-    other = cache.cached_folder(tmp_path, "s", "late", config={}, compute=fill("c"))
+    cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), fill("a", "b"))
+    other = cache.cached_folder(Place(tmp_path, "s", "late", {}), fill("c"))
     assert other.fresh
     assert names(other.path / "deep") == {"0.txt"}
     assert names(tmp_path / "s") == {"late", "late.json"}
 
 
 def test_a_folder_that_was_changed_is_an_error(tmp_path: Path):
-    made = cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=fill("a"))
+    made = cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), fill("a"))
     changes: list[Callable[[], Any]] = [
         lambda: (made.path / "deep" / "0.txt").write_text("b"),
         lambda: (made.path / "deep" / "0.txt").rename(made.path / "deep" / "1.txt"),
@@ -499,8 +499,8 @@ def test_a_folder_that_was_changed_is_an_error(tmp_path: Path):
     ]
     for change in changes:
         change()
-        with pytest.raises(StudyError, match=r"late: altered .*; delete late\.json"):
-            cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=compute_never)
+        with pytest.raises(StudyError, match=r"late: truncated or altered .*; delete late\.json"):
+            cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), compute_never)
 
 
 def test_a_second_attempt_finds_what_the_first_had_written(tmp_path: Path):
@@ -513,9 +513,9 @@ def test_a_second_attempt_finds_what_the_first_had_written(tmp_path: Path):
         (folder / "step-2").touch()
 
     with pytest.raises(RuntimeError, match="stopped"):
-        cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=half)
+        cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), half)
     assert not (tmp_path / "s" / "late").exists()
-    made = cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=rest)
+    made = cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), rest)
     assert names(made.path) == {"step-1", "step-2"}
     assert names(tmp_path / "s") == {"late", "late.json"}
 
@@ -530,16 +530,14 @@ def test_a_partial_folder_of_another_configuration_is_not_resumed(tmp_path: Path
         (folder / "x").touch()
 
     with pytest.raises(RuntimeError, match="stopped"):
-        cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=half)
-    made = cache.cached_folder(tmp_path, "s", "late", config={}, compute=whole)
+        cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), half)
+    made = cache.cached_folder(Place(tmp_path, "s", "late", {}), whole)
     assert names(made.path) == {"x"}
 
 
 def test_an_error_before_anything_is_written_leaves_nothing(tmp_path: Path):
     with pytest.raises(AssertionError, match="computed"):
-        cache.cached_folder(
-            tmp_path, "s", "late", config=CONFIG, compute=lambda folder: compute_never()
-        )
+        cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), lambda folder: compute_never())
     assert names(tmp_path / "s") == set()
 
 
@@ -548,7 +546,7 @@ def test_an_error_of_the_computation_keeps_its_own_words(tmp_path: Path):
         raise FileNotFoundError(errno.ENOENT, "no weights", "model.safetensors")
 
     with pytest.raises(FileNotFoundError, match="no weights"):
-        cache.cached_folder(tmp_path, "s", "late", config=CONFIG, compute=missing)
+        cache.cached_folder(Place(tmp_path, "s", "late", CONFIG), missing)
 
 
 def test_a_kill_at_any_step_of_publishing_a_folder_loses_nothing(tmp_path: Path):

@@ -46,7 +46,7 @@ def test_prompts_of_the_hub_are_read_once_in_a_run(read, tmp_path):
     first = train_prompts(run)
     assert first == train_prompts(run) == ["1 + 1?", "é?", "3?"]
     assert read == ["train"]
-    assert cache.is_current(run.path, **kept_at(HUB))
+    assert cache.is_current(kept_at(run.path, HUB))
     longer = HUB.model_copy(update={"max_prompt_tokens": 99})  # which lessons leave out
     assert train_prompts(run_of(longer, tmp_path)) == first and read == ["train"]
     train_prompts(run_of(HUB.model_copy(update={"revision": "v2"}), tmp_path))

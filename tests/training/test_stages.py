@@ -27,7 +27,7 @@ from rockstudy.models import loading
 from rockstudy.runs import Run
 from rockstudy.sampling import rollout
 from rockstudy.selective.windows import RandomWindows, WindowWeights
-from rockstudy.store import cache
+from rockstudy.store import cache, resumable
 from rockstudy.training import stages, trainer
 from rockstudy.training.metrics import Ledger
 from rockstudy.training.position_weights import Constant, Ramp, Redetected, TokenWeights
@@ -618,11 +618,11 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(trained, tmp_path, 
 
 
 def test_a_resume_checkpoint_that_was_cut_while_written_is_not_used(tmp_path):
-    for step, files in {2: ["ledger.safetensors"], 4: []}.items():
+    for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        for name in files:
-            (tmp_path / f"checkpoint-{step}" / name).touch()
-    assert stages._last_complete(tmp_path) == tmp_path / "checkpoint-2"
+        (tmp_path / f"checkpoint-{step}" / "ledger.safetensors").touch()
+    resumable.seal(tmp_path / "checkpoint-2", {})
+    assert stages._last_whole(tmp_path) == tmp_path / "checkpoint-2"
     assert not (tmp_path / "checkpoint-4").exists()
 
 
