@@ -38,7 +38,7 @@ from rockstudy.config.fields import StudyConfig
 from rockstudy.config.identity import changes_results, differences, identity
 from rockstudy.config.overrides import changed, from_parameters
 from rockstudy.config.presets import PRESETS
-from rockstudy.errors import StudyError, unknown
+from rockstudy.errors import StudyError, shortened, unknown
 from rockstudy.parallel import distributed
 from rockstudy.progress import notice
 from rockstudy.store import cache, code, files
@@ -380,7 +380,7 @@ def resolved(
         return from_parameters(preset or "lab", seed, **given)
     if preset is not None:
         raise StudyError(f"from_run: brings its own preset; got preset {preset!r} as well")
-    return _with(recorded(existing(from_run)), seed, given)
+    return _with(opened(existing(from_run)).config, seed, given)
 
 
 def _mapping(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -484,6 +484,8 @@ def opened(path: Path) -> Run:
             reference = reference_dir(origin.removeprefix(f"{REFERENCE}/"))
             break
         parents.append(paths.run_dir(origin))
+        if parents[-1] in (path, *parents[:-1]):
+            raise StudyError(f"{path / RECORD}: must not start from itself; it does by {origin!r}")
         origin = origin_of(parents[-1])
     if path.parent.name == REFERENCE:
         reference = path
@@ -502,14 +504,19 @@ def record_of(path: Path) -> dict[str, Any]:
 
 def origin_of(path: Path) -> str | None:
     """Name of the run that a run was started from."""
-    return record_of(path).get("from")
+    origin = record_of(path).get("from")
+    if not isinstance(origin, str | None):
+        raise StudyError(
+            f"{path / RECORD}: from must be the name of a run; got {shortened(origin)}"
+        )
+    return origin
 
 
 def recorded(path: Path) -> StudyConfig:
     """The configuration that a run has recorded; `StudyError` for one of a different version."""
     try:
         return StudyConfig.model_validate(record_of(path)["config"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise StudyError(
             f"{path / RECORD}: must hold the fields of this version; {reason}"

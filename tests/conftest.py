@@ -23,10 +23,15 @@ CHAT_TEMPLATE = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=10, help="commands that test_kills.py kills")
+    parser.addoption("--fuzz", type=int, help="cases of each family in test_fuzz.py")
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
+    return make_tokenizer()
+
+
+def make_tokenizer():
     """A byte-level BPE of 320 tokens with single digits and a ChatML template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -62,7 +67,11 @@ def tiny_pair_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> P
 
     Shared by all tests of a session: copy it before changing anything in it.
     """
-    folder = tmp_path_factory.mktemp("pair")
+    return make_pair(tmp_path_factory.mktemp("pair"), tiny_tokenizer)
+
+
+def make_pair(folder: Path, tiny_tokenizer) -> Path:
+    """Write the pair of `tiny_pair_dir`."""
     tiny_tokenizer.save_pretrained(folder / "tokenizer")
     for seed, (name, hidden) in enumerate({"teacher": 48, "student": 32}.items()):
         tiny_model(tiny_tokenizer, hidden, seed).save_pretrained(folder / name)

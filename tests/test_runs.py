@@ -316,3 +316,16 @@ def test_what_needs_models_says_so_in_one_line():
         training_steps.baselines(run)
     with pytest.raises(StudyError, match="no reference for preset 'qwen3', only for lab, smollm2"):
         open_run("qwen3")
+
+
+@pytest.mark.parametrize("origin", [7, ["x"], "first", "second"])
+def test_an_origin_that_is_no_earlier_run_is_refused_before_anything_is_written(
+    origin, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    for name, value in (("first", origin), ("second", "first")):
+        file = open_run("tiny", name).path / runs.RECORD
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"from": value}))
+    with pytest.raises(StudyError, match=r"must be the name of a run|must not start from itself"):
+        open_run(None, "third", from_run="first")
+    assert not paths.run_dir("third").exists()

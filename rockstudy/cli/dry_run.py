@@ -35,7 +35,7 @@ from rockstudy.models import chats, loading, sources
 from rockstudy.sampling import rollout
 from rockstudy.store import cache
 from rockstudy.tasks import rows
-from rockstudy.training.prompts import is_read_each_time, kept_at
+from rockstudy.training.prompts import is_read_each_time, kept_at, short_enough
 
 SECONDS = 10  # ours: time limit of one request to the Hub
 UNSEEN = "on the Hub: not looked up"
@@ -165,13 +165,12 @@ def _dimensions(name: str, field: str) -> Dimensions | None:
 
 def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[Check]:
     task = config.train_task
-    of_hub = not is_read_each_time(task)
+    of_hub, tokenizer = not is_read_each_time(task), _tokenizer(config.pair)
     kept = of_hub and run is not None and cache.is_current(kept_at(run, task))
     if kept:
         yield Check("train_task", f"{task.label}: its prompts are in the run")
     else:
-        yield _task("train_task", task, "train", hub=hub)
-    tokenizer = _tokenizer(config.pair)
+        yield _task("train_task", task, "train", tokenizer, hub=hub)
     for number, task in enumerate(config.benchmarks):
         sampled = [config.evaluation]
         sampled += [config.statistics] if number == 0 else []
@@ -199,7 +198,7 @@ def _task(
 ) -> Check:
     """Read the problems of a local task, or look up a task of the Hub.
 
-    With a tokenizer the first `most` prompts must be short enough; training skips long ones.
+    With a tokenizer the first `most` prompts must be short enough; training needs two that are.
     """
     try:
         of_hub = task.path is not None and not rows.is_local(task.path)
@@ -211,13 +210,16 @@ def _task(
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             problems = tasks.load(task, split)
-        if tokenizer is not None:
-            prompts = [problem.prompt for problem in problems[:most]]
-            rollout.prompt_ids(tokenizer, prompts, task.max_prompt_tokens)
+        prompts = [problem.prompt for problem in problems]
+        if tokenizer is not None and split == "train":
+            short_enough(task, list(dict.fromkeys(prompts)), tokenizer)
+        elif tokenizer is not None:
+            rollout.prompt_ids(tokenizer, prompts[:most], task.max_prompt_tokens)
     except StudyError as error:
         name, _, _ = str(error).partition(":")
         joint = "__" if name in TaskConfig.model_fields else ": "
-        return Check(field, task.path or task.name, f"{field}{joint}{error}")
+        line = str(error) if name == field else f"{field}{joint}{error}"
+        return Check(field, task.path or task.name, line)
     notes = "".join(f"; {warning.message}" for warning in warned)
     return Check(field, f"{task.label}: {len(problems)} problems read{notes}")
 

@@ -32,7 +32,7 @@ def read(path: str) -> dict[str, Any]:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise StudyError(f"{path}: must be a file that can be read; {error.strerror}") from None
-    except ValueError as error:  # UnicodeDecodeError, tomllib.TOMLDecodeError
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, nested too deeply
         raise StudyError(f"{path}: must be TOML; {' '.join(str(error).split())}") from None
     return _with_none(table, "")
 

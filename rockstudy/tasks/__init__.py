@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
 
 def identity(task: TaskConfig) -> dict[str, Any]:
     """Identity of a task's problems: its configuration, a local file's bytes, its instruction."""
-    file = Path(task.path or "").expanduser()
-    contents = {"sha256": hash_file(file)} if file.is_file() else {}
+    file = os.path.expanduser(task.path or "")
+    contents = {"sha256": hash_file(Path(file))} if os.path.isfile(file) else {}
     added = {"instruction": TASKS[task.name].instruction} if TASKS[task.name].instruction else {}
     return task.model_dump(mode="json") | contents | added
 

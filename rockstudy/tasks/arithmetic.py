@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
+from rockstudy.errors import StudyError
 from rockstudy.tasks import grading
 from rockstudy.tasks.lab.maths import NAMES, THINGS, split_of
 from rockstudy.tasks.problem import Problem, Split, Task
@@ -23,6 +24,7 @@ EXAMPLE = (
     "Question: Sam has 5 pens and buys 2 more. How many pens does Sam have?\n"
     "Answer: Sam has 5 + 2 = 7 pens. The answer is \\boxed{7}.\n\n"
 )
+MOST = {"train": 100_000, "eval": 30_000}  # ours: of the 125,568 and 39,168 there are
 Numbers = tuple[int, int]
 
 
@@ -50,13 +52,19 @@ FAMILIES: dict[str, Callable[[random.Random, str, str], tuple[str, Numbers, int]
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
-    """One-step arithmetic word problems, distinct and always the same."""
-    found: dict[str, Problem] = {}
+    """One-step arithmetic word problems, distinct and always the same.
+
+    `StudyError`: more than there are.
+    """
+    n = task.size(split)
+    if n > MOST[split]:
+        raise StudyError(f"n_{split}: must be at most {MOST[split]} for arithmetic; got {n}")
+    picked: dict[str, Problem] = {}
     for problem in _problems(split):
-        if len(found) == task.size(split):
+        if len(picked) == n:
             break
-        found.setdefault(problem.prompt, problem)
-    return list(found.values())
+        picked.setdefault(problem.prompt, problem)
+    return list(picked.values())
 
 
 TASKS.add("arithmetic", Task(load, grading.grade_numbers, instruction=EXAMPLE))

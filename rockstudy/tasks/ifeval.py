@@ -26,17 +26,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal
-from unittest import mock
 
 import pandas as pd
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
-from rockstudy.errors import StudyError, unknown
-from rockstudy.tasks import rows
+from rockstudy.errors import StudyError
+from rockstudy.tasks import ifeval_rows, rows
 from rockstudy.tasks.problem import Problem, Split, Task
 
-COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")
 CONTRADICTORY = {  # rows whose arguments contradict their prompt, by key
     "337": "length_constraints:number_words: the prompt demands at least 400, 336 are checked",
     "1174": "keywords:letter_frequency: the prompt demands at least 6 o, fewer than 6 are checked",
@@ -53,7 +51,8 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
     `StudyError`: The extra ``ifeval`` is not installed; an unknown instruction or one without its
     arguments; no row left; errors as in `rows.problems`.
     """
-    loaded = rows.problems(task, split, _problem)
+    known = _harness()[1].INSTRUCTION_DICT
+    loaded = rows.problems(task, split, lambda *row: ifeval_rows.problem(*row, known))
     if _has_punkt():
         return loaded
     needs = [set(p.kwargs["instruction_id_list"]) & set(NEED_PUNKT) for p in loaded]
@@ -77,7 +76,7 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
     return [all(_followed("strict", problem, text)) for problem, text in pairs]
 
 
-TASKS.add("ifeval", Task(load, grade, COLUMNS))
+TASKS.add("ifeval", Task(load, grade, ifeval_rows.COLUMNS))
 
 
 def rates(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
@@ -114,46 +113,6 @@ def _followed(kind: Literal["strict", "loose"], problem: Problem, text: str) -> 
         return checker(example, answer_of(text)).follow_instruction_list
     except RecursionError:  # brackets nested too deeply for the JSON checker
         return [False] * len(problem.kwargs["instruction_id_list"])
-
-
-def _problem(place: str, row: Any) -> Problem:
-    rows.check(place, row, COLUMNS)
-    names, given = row["instruction_id_list"], row["kwargs"]
-    if not isinstance(names, list) or not isinstance(given, list) or len(names) != len(given):
-        raise StudyError(
-            f"{place}: instruction_id_list and kwargs must be lists of one length; got "
-            f"{str(names)[:60]} and {str(given)[:60]}"
-        )
-    kwargs = [_arguments(place, name, one or {}) for name, one in zip(names, given, strict=True)]
-    groups = {name.split(":")[0] for name in names}
-    family = groups.pop() if len(groups) == 1 else "several"
-    checked = {"instruction_id_list": names, "kwargs": kwargs}
-    return Problem(str(row["prompt"]), "", family, str(row["key"]), checked)
-
-
-def _arguments(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """An instruction's arguments; a missing one is refused, since the harness would draw it."""
-    known = _harness()[1].INSTRUCTION_DICT
-    if name not in known:
-        raise StudyError(f"{place}: {unknown('instruction_id_list', name, known)}")
-    checker = known[name](name)
-    arguments = {key: value for key, value in given.items() if value is not None}
-    missing = [key for key in checker.get_instruction_args_keys() if not arguments.get(key)]
-    if missing:
-        raise StudyError(f"{place}: kwargs of {name} must have {', '.join(missing)}")
-    try:
-        with mock.patch(f"{checker.__module__}.random", _Undrawn()):
-            checker.build_description(**arguments)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise StudyError(f"{place}: kwargs of {name} must be its own ({error})") from None
-    return arguments
-
-
-class _Undrawn:
-    """In place of the harness's ``random``: refuses to draw."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ValueError("one that the checker would replace by a random one")
 
 
 @lru_cache(maxsize=1)

@@ -54,15 +54,17 @@ TASKS.add("math", Task(load, grade, COLUMNS, INSTRUCTION))
 
 
 def _problem(place: str, row: Any, task: TaskConfig) -> Problem:
-    if isinstance(row, dict) and "problem" not in row and "question" in row:
-        row = row | {"problem": row["question"]}
-    rows.check(place, row, COLUMNS)
-    answer = str(row["answer"])
+    cells = rows.check(place, row, COLUMNS, also=("subject",), instead={"problem": "question"})
+    text, answer = rows.text(place, "problem", cells["problem"]), cells["answer"]
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    answer = rows.text_or_number(place, "answer", answer)
     if "####" in answer:
-        answer = _THOUSANDS.sub("", answer.rsplit("####", 1)[1])
-        rows.check(place, {"answer": answer}, ("answer",))
-    text = str(row["problem"]).strip()
-    asks = "\\boxed" in text  # some problems contain the instruction
-    family = str(row.get("subject") or task.label)
-    prompt = text if asks else text + INSTRUCTION
-    return Problem(prompt, answer.strip(), family, rows.key_of(text), {})
+        last = _THOUSANDS.sub("", answer.rsplit("####", 1)[1])
+        answer = rows.text(place, "answer", last)
+    subject = cells.get("subject")
+    family = task.label
+    if not rows.is_empty(subject):
+        family = rows.text_or_number(place, "subject", subject)
+    prompt = text if "\\boxed" in text else text + INSTRUCTION  # some contain the instruction
+    return Problem(prompt, answer, family, rows.key_of(text), {})

@@ -2,23 +2,33 @@
 
 Evaluation takes the first ``n_eval`` rows and training the ``n_train`` rows after them, so that one
 file serves both without overlap, even with repeated problems. A Hub dataset with splits ``train``
-and ``test`` is used by its splits. A `StudyError` names the file and the wrong line.
+and ``test`` is used by its splits. Column names match in any case. A `StudyError` names the file
+and the wrong line; it shows lists and objects by their kind alone, since they may be huge.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+import os
+import stat
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rockstudy.config.fields import TaskConfig
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, shortened
 from rockstudy.tasks.problem import Problem, Split
 
+MOST = 1_000_000  # ours: characters of one cell; no model reads as long a prompt
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+DATA = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip")
 Placed = tuple[str, Any]  # its place, for errors, and its content
 Make = Callable[[str, Any], Problem | None]
 
@@ -55,27 +65,130 @@ def leading(task: TaskConfig, make: Make) -> list[Problem]:
 
 def is_local(path: str) -> bool:
     """Whether a task's path names a file, present or not, rather than a dataset of the Hub."""
-    given = Path(path).expanduser()
-    named = given.suffix in (".jsonl", ".json", ".parquet")
-    return named or given.exists() or given.is_absolute()
+    given = Path(os.path.expanduser(path))
+    if given.suffix.lower() in DATA or os.path.exists(given):
+        return True
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return True
+    return False
 
 
-def check(place: str, row: Any, columns: Sequence[str]) -> None:
-    """Refuse a row that is no object, or in which one of `columns` is missing or empty."""
+def check(
+    place: str,
+    row: Any,
+    columns: Sequence[str],
+    *,
+    also: Sequence[str] = (),
+    instead: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the cells of a row by the names that are asked for, in lower case.
+
+    Parameters
+    ----------
+    place, row
+        Where the row is, for errors, and its content.
+    columns
+        Names that the row must have, with cells that are not empty. ``Problem`` serves as
+        ``problem``.
+    also
+        Names that the row may have.
+    instead
+        A different name for a column that is missing.
+
+    Raises
+    ------
+    StudyError
+        A row that is no object; a column that is missing, empty, or there twice.
+    """
     named = " and ".join(columns)
     if not isinstance(row, dict):
-        raise StudyError(f"{place}: must be an object with {named}")
-    for column in columns:
-        if column not in row:
+        raise StudyError(f"{place}: must be an object with {named}; got {shown(row)}")
+    cells = {}
+    for column in (*columns, *also):
+        name = _name(place, row, column) or _name(place, row, (instead or {}).get(column))
+        if name is not None:
+            cells[column] = row[name]
+        elif column in columns:
             raise StudyError(f"{place}: must have the columns {named}; {column} is missing")
-        if is_empty(row[column]):
+    for column in columns:
+        if is_empty(cells[column]):
             raise StudyError(f"{place}: {column} must not be empty")
+    return cells
+
+
+def _name(place: str, row: dict[str, Any], column: str | None) -> str | None:
+    """The row's own name of a column."""
+    if column is None or column in row:
+        return column
+    alike = [name for name in row if name.strip().lower() == column]
+    if len(alike) > 1:
+        both = f"{shown(alike[0])} and {shown(alike[1])}"
+        raise StudyError(f"{place}: must have one column {column}; got {both}")
+    return alike[0] if alike else None
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell is empty: null, NaN, an empty list, or white space."""
-    missing = value is None or (isinstance(value, float) and math.isnan(value)) or value == []
-    return missing or not str(value).strip()
+    """Whether a cell is empty: null, NaN, a list without items, or text without a visible sign."""
+    if isinstance(value, str):
+        half = range(0xD800, 0xE000)  # of a surrogate pair: not printable, yet something
+        return not any((c.isprintable() and not c.isspace()) or ord(c) in half for c in value)
+    return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
+
+
+def text(place: str, column: str, value: Any) -> str:
+    """Return a cell that must be text, without white space around it.
+
+    `StudyError`: a different kind, nothing visible, over `MOST` characters, half a surrogate pair.
+    """
+    if not isinstance(value, str):
+        raise StudyError(f"{place}: {column} must be text; got {shown(value)}")
+    if is_empty(value):
+        raise StudyError(f"{place}: {column} must not be empty")
+    if len(value) > MOST:
+        raise StudyError(
+            f"{place}: {column} must have at most {MOST:,} characters; got {len(value):,}"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = shown(value[error.start])
+        raise StudyError(
+            f"{place}: {column} must be Unicode; got {half}, half a character"
+        ) from None
+    return value.strip()
+
+
+def text_or_number(place: str, column: str, value: Any) -> str:
+    """Return a cell that must be text or a number, as text: 2.0 as ``2``, 1e-7 as ``0.0000001``.
+
+    `StudyError`: a different kind, a number that is not finite, errors of `text`.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise StudyError(f"{place}: {column} must be text or a number; got {shown(value)}")
+    if isinstance(value, str):
+        return text(place, column, value)
+    if not math.isfinite(value):
+        raise StudyError(f"{place}: {column} must be finite; got {value}")
+    if isinstance(value, float):
+        return np.format_float_positional(value, trim="-")
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def shown(value: Any) -> str:
+    """Return a cell for an error line: a text or a number as it is, the rest by its kind."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str | int | float):
+        return shortened(value)
+    return f"a value of type {type(value).__name__}"
 
 
 def key_of(text: str) -> str:
@@ -89,18 +202,34 @@ def _open(
     """Return a name for errors, the rows, and whether all rows belong to this split."""
     if task.path is None:
         raise StudyError("path: must be a JSONL or parquet file or a Hub id; got none")
-    path = Path(task.path).expanduser()
-    if path.is_file():
-        read = {".jsonl": _jsonl, ".parquet": _parquet}.get(path.suffix)
-        if read is None:
-            raise StudyError(f"path: must end in .jsonl or .parquet; got {str(path)!r}")
-        return str(path), read(path), False
     if is_local(task.path):
-        folder = ", a folder" if path.is_dir() else ""
-        raise StudyError(f"path: must be an existing file or a Hub id; got {task.path!r}{folder}")
-    found = _hub(task, stream)
-    name, by_split = _hub_split(task, split, list(found))
-    return task.path, _hub_rows(task, found[name]), by_split
+        path = _file(task)
+        read = {".jsonl": _jsonl, ".parquet": _parquet}[path.suffix.lower()]
+        return str(path), read(path), False
+    splits = _hub(task, stream)
+    name, by_split = _hub_split(task, split, list(splits))
+    return task.path, _hub_rows(task, splits[name]), by_split
+
+
+def _file(task: TaskConfig) -> Path:
+    """Return the task's file, which must be a regular one of a known kind."""
+    given = task.path or ""
+    path, shown_path = Path(os.path.expanduser(given)), shortened(given)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise StudyError(f"path: must be an existing file or a Hub id; got {shown_path}") from None
+    except (OSError, ValueError) as error:  # too long a name, a null character, no permission
+        raise StudyError(f"path: must be a file; got {shown_path} ({_reason(error)})") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise StudyError(f"path: must be an existing file or a Hub id; got {shown_path}, {what}")
+    if path.suffix.lower() not in (".jsonl", ".parquet"):
+        raise StudyError(f"path: must end in .jsonl or .parquet; got {shown_path}")
+    for field in ("revision", "subset", "split"):
+        if (value := getattr(task, field)) is not None:
+            raise StudyError(f"{field}: must be None for a file; got {shown(value)}")
+    return path
 
 
 def _take(
@@ -117,20 +246,42 @@ def _take(
         what = f"{len(taken)} problems" if taken else "no problems"
         left = f" beside the {task.n_eval} of n_eval" if held_out else ""
         raise StudyError(f"n_{split}: must not exceed the file; {where} has {what}{left}")
+    if wanted > 1 and len({problem.prompt for problem in taken}) == 1:
+        raise StudyError(f"path: must have different problems; the {wanted} of {where} are one")
     return taken
 
 
 def _jsonl(path: Path) -> Iterator[Placed]:
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            place = f"{path}, line {number}"
-            if line.strip():
-                try:
-                    yield place, json.loads(line.decode("utf-8"))
-                except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-                    other = "not UTF-8" if isinstance(error, UnicodeError) else _reason(error)
-                    reason = getattr(error, "msg", other)
-                    raise StudyError(f"{place}: must be one JSON object ({reason})") from None
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if line.strip():
+                    place = f"{path}, line {number}"
+                    yield place, _parsed(place, line)
+    except OSError as error:
+        raise StudyError(f"{path}: must be a file that can be read ({_reason(error)})") from None
+
+
+def _parsed(place: str, line: bytes) -> Any:
+    if line.startswith(UTF16) or b"\0" in line:
+        raise StudyError(f"{place}: must be UTF-8; got zero bytes or a mark, as UTF-16 has them")
+    try:
+        return json.loads(line.decode(), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+        other = "not UTF-8" if isinstance(error, UnicodeError) else _reason(error)
+        reason = getattr(error, "msg", other)
+        raise StudyError(f"{place}: must be one JSON object ({reason})") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {shown(twice)} twice")
+    return made
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
@@ -139,10 +290,11 @@ def _parquet(path: Path) -> Iterator[Placed]:
 
     try:
         with pq.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(1000) for row in batch.to_pylist())
-            for number, row in enumerate(rows, 1):
+            _once([(name, None) for name in file.schema_arrow.names])
+            batches = (batch.to_pylist() for batch in file.iter_batches(1000))
+            for number, row in enumerate(itertools.chain.from_iterable(batches), 1):
                 yield f"{path}, row {number}", row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise StudyError(f"{path}: must be a readable parquet file ({_reason(error)})") from None
 
 
@@ -182,4 +334,5 @@ def _hub_rows(task: TaskConfig, rows: Any) -> Iterator[Placed]:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    given = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return given[:160] or type(error).__name__

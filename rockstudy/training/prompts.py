@@ -102,6 +102,23 @@ def _prompt(text: str) -> Prompt:
     return json.loads(text.removeprefix(CHAT)) if text.startswith(CHAT) else text
 
 
+def short_enough(
+    task: TaskConfig, every: list[Prompt], tokenizer: PreTrainedTokenizerBase
+) -> list[Prompt]:
+    """Return the prompts to train on that have at most ``max_prompt_tokens`` tokens.
+
+    `StudyError`: fewer than two.
+    """
+    known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
+    if len(known) < 2:
+        raise StudyError(
+            "train_task: must leave each of the two stages a prompt of its own; "
+            f"n_train {task.n_train} gives {len(every)} distinct, of which {len(known)} have at "
+            f"most max_prompt_tokens = {task.max_prompt_tokens} tokens"
+        )
+    return known
+
+
 def is_read_each_time(task: TaskConfig) -> bool:
     """Whether training prompts do not come from the Hub: they are generated or in a local file."""
     return task.path is None or rows.is_local(task.path)
@@ -120,15 +137,8 @@ def _prompts(
 
     Those that are too long are left out (paper 1: prompts up to 800 tokens).
     """
-    config, task = run.config, run.config.train_task
-    every = train_prompts(run)
-    known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
-    if len(known) < 2:
-        raise StudyError(
-            "train_task: must leave each of the two stages a prompt of its own; "
-            f"n_train {task.n_train} gives {len(every)} distinct, of which {len(known)} have at "
-            f"most max_prompt_tokens = {task.max_prompt_tokens} tokens"
-        )
+    config = run.config
+    known = short_enough(config.train_task, train_prompts(run), tokenizer)
     cut, _ = config.pools(len(known))
     shuffled = generator(config.seed, "split").permutation(len(known))
     pool = shuffled[:cut] if stage == "stage1" else shuffled[cut:]
@@ -185,10 +195,10 @@ def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> l
     ).data
     return [
         {
-            "completions": [ids.tolist() for ids in rows.completion_ids],
-            "stopped": rows.stopped.tolist(),
+            "completions": [ids.tolist() for ids in of_prompt.completion_ids],
+            "stopped": of_prompt.stopped.tolist(),
         }
-        for _, rows in frame.groupby("prompt_index", sort=True)
+        for _, of_prompt in frame.groupby("prompt_index", sort=True)
     ]
 
 

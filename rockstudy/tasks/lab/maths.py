@@ -10,6 +10,7 @@ without its wording) puts one key in four into the evaluation split.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import zlib
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
+from rockstudy.errors import StudyError
 from rockstudy.tasks import grading
 from rockstudy.tasks.problem import Problem, Split, Task
 
@@ -35,6 +37,7 @@ THINGS = (
     "tickets pebbles ribbons candles lemons feathers magnets plates rulers stickers"
 ).split()
 EVAL_SHARE = 4  # ours: one key in four is held out, enough for every family
+MOST = {"train": 200_000, "eval": 4_000}  # ours: new evaluation keys become rare after these
 
 
 @dataclass(frozen=True)
@@ -399,17 +402,21 @@ def problem_of(draft: Draft) -> Problem:
     return Problem(draft.question, answer_of(draft)[0], draft.family, draft.key, {})
 
 
-def distinct(split: str, n: int, seed: int, wanted: Callable[[Draft], bool] = bool) -> list[Draft]:
-    """The first `n` drafts of a split; evaluation keys are distinct, training keys may recur."""
-    seen: set[str] = set()
-    picked: list[Draft] = []
-    for draft in drafts(split, random.Random(f"lab-math-{split}-{seed}")):
-        if len(picked) == n:
-            return picked
-        if wanted(draft) and (split == "train" or draft.key not in seen):
-            seen.add(draft.key)
-            picked.append(draft)
-    raise AssertionError("drafts is endless")
+def distinct(split: Split, n: int, seed: int) -> list[Draft]:
+    """The first `n` drafts of a split; evaluation keys are distinct, training keys may recur.
+
+    `StudyError`: more than there are to be had in seconds.
+    """
+    if n > MOST[split]:
+        raise StudyError(f"n_{split}: must be at most {MOST[split]} for the lab's tasks; got {n}")
+    made = drafts(split, random.Random(f"lab-math-{split}-{seed}"))
+    if split == "train":
+        return list(itertools.islice(made, n))
+    picked: dict[str, Draft] = {}
+    while len(picked) < n:
+        draft = next(made)
+        picked.setdefault(draft.key, draft)
+    return list(picked.values())
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
