@@ -149,16 +149,22 @@ def test_the_character_of_a_letter_frequency_is_counted_and_never_drawn(letter):
     assert ifeval.rates([problem] * 3, texts).prompt_loose.tolist() == [True, False, False]
 
 
-RANDOM = {  # arguments that a checker replaces by random ones
-    "two letters": (ifeval.LETTERS, letters("ab")),
-    "negative frequency": (ifeval.LETTERS, letters("a", frequency=-3)),
+RANDOM = {  # arguments that a checker replaces by random ones, and the line that refuses them
+    "two letters": (ifeval.LETTERS, letters("ab"), "letter must be one character; got 'ab'"),
+    "negative frequency": (
+        ifeval.LETTERS,
+        letters("a", frequency=-3),
+        "let_frequency must be a whole number >= 1; got -3",
+    ),
     "negative words": (
         "length_constraints:number_words",
         {"relation": "at least", "num_words": -5},
+        "num_words must be a whole number >= 1; got -5",
     ),
     "a paragraph beyond the last": (
         "length_constraints:nth_paragraph_first_word",
         {"num_paragraphs": 2, "nth_paragraph": 3, "first_word": "so"},
+        "nth_paragraph must be at most num_paragraphs, 2; got 3",
     ),
 }
 
@@ -166,10 +172,9 @@ RANDOM = {  # arguments that a checker replaces by random ones
 @pytest.mark.parametrize("case", RANDOM)
 def test_arguments_that_a_checker_would_draw_at_random_are_refused(case, tmp_path):
     pytest.importorskip("lm_eval")
-    name, kwargs = RANDOM[case]
-    why = "one character; got 'ab'" if case == "two letters" else "replace by a random one"
+    name, kwargs, line = RANDOM[case]
     row = {"key": 1, "prompt": "x", "instruction_id_list": [name], "kwargs": [kwargs]}
-    with pytest.raises(StudyError, match=f"line 1: kwargs of {name} must be its own .*{why}"):
+    with pytest.raises(StudyError, match=f"line 1: {line}"):
         tasks.load(task(write(tmp_path / "i.jsonl", [row]), n_eval=1), "eval")
 
 
