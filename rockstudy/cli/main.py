@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _as_ctrl_c(ended: list[signal.Signals]) -> Iterator[None]:
-    """Have other signals, which go to `ended`, end a block as Ctrl-C does, without a kernel left."""
+    """Have other signals, which go to `ended`, end a block as Ctrl-C does: no kernel stays."""
 
     def end(number: int, _: Any) -> None:
         ended.append(signal.Signals(number))
