@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,10 +170,10 @@ def lab_build_command(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; every error that a user can cause is one line on stderr."""
     messages.show_every_character()
-    ended = _as_ctrl_c()
+    ended: list[signal.Signals] = []
     try:
         given = _joined(sys.argv[1:] if arguments is None else arguments)
-        with messages.held():
+        with _as_ctrl_c(ended), messages.held():
             status = app(given or ["--help"], prog_name="rockstudy", standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
@@ -198,19 +198,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status or 0)
 
 
-def _as_ctrl_c() -> list[signal.Signals]:
-    """Have other signals end the command as Ctrl-C does, without a kernel left; lists them."""
-    ended: list[signal.Signals] = []
+@contextlib.contextmanager
+def _as_ctrl_c(ended: list[signal.Signals]) -> Iterator[None]:
+    """Have other signals, which go to `ended`, end a block as Ctrl-C does: no kernel stays."""
 
     def end(number: int, _: Any) -> None:
         ended.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    if "RANK" not in os.environ:  # a launched process ends with its launcher
-        for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
-            if signal.getsignal(number := getattr(signal, name)) == signal.SIG_DFL:
-                signal.signal(number, end)
-    return ended
+    launched = "RANK" in os.environ  # it ends with its launcher
+    names = set() if launched else {"SIGTERM", "SIGHUP"} & set(dir(signal))
+    numbers = [getattr(signal, name) for name in names]
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
