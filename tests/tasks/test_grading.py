@@ -5,7 +5,6 @@ The oracle is arithmetic and the reference files; what the grader wrongly refuse
 """
 
 import random
-import re
 import subprocess
 import sys
 import threading
@@ -14,11 +13,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 
 from rockstudy import tasks
 from rockstudy.config.fields import TaskConfig
-from rockstudy.tasks import Problem, grading
+from rockstudy.tasks import Problem, grader_error, grading
 from rockstudy.tasks.lab import maths
 from rockstudy.tasks.lab.register import STUDENT, write
 
@@ -38,43 +39,6 @@ def references(name: str) -> list[str]:
     return sorted({problem.answer for problem in tasks.load(task, "eval")})
 
 
-def plain(answer: str) -> bool:
-    return re.fullmatch(r"[\d.]+|\\frac\{\d+\}\{\d+\}", answer) is not None
-
-
-def whole(answer: str) -> bool:
-    return answer.isdecimal()
-
-
-def delimited(answer: str) -> str:
-    opened = re.sub(r"(?<!left)(?<!\\)\(", r"\\left(", answer)
-    return re.sub(r"(?<!right)(?<!\\)\)", r"\\right)", opened)
-
-
-def spaced(answer: str) -> str:
-    return re.sub(r"(?<=[^\\\s])([+=]|,(?!\d\d\d|\\!))(?=\S)", r" \1 ", answer)
-
-
-REWRITINGS = {
-    "spaces": spaced,
-    "dfrac": lambda a: a.replace("\\frac", "\\dfrac"),
-    "tfrac": lambda a: a.replace("\\frac", "\\tfrac"),
-    "left and right": lambda a: a if "\\text" in a else delimited(a),
-    "no left and right": lambda a: re.sub(r"\\left|\\right", "", a),
-    "units in text": lambda a: a + "\\text{ units}" if plain(a) else a,
-    "no units": lambda a: re.sub(r"(\d.*)\\(text|mbox)\{[^}]*\}(\^\d)?", r"\1", a),
-    "bare words": lambda a: re.sub(r"^\\text\{\(?([^)}]*)\)?\}$", r"\1", a),
-    "degrees": lambda a: a + "^\\circ" if plain(a) else a,
-    "no degrees": lambda a: re.sub(r"\^\\circ|\^\{\\circ\}", "", a),
-    "percent": lambda a: a + "\\%" if whole(a) else a,
-    "dollars": lambda a: "\\$" + a if plain(a) else a,
-    "no dollars": lambda a: a.replace("\\$", ""),
-    "thousands": lambda a: f"{int(a):,}" if whole(a) else a,
-    "thin thousands": lambda a: f"{int(a):,}".replace(",", ",\\!") if whole(a) else a,
-    "no thousands": lambda a: re.sub(r",\\! ?", "", a),
-    "decimals": lambda a: a + ".0" if whole(a) else a,
-    "formula signs": lambda a: f"${a}$",
-}
 # An assigned value is understood unless it is itself an assignment.
 REFUSED = {"y = -2x", "y = 2x + 3", "5x - 7y + 11z + 4 = 0"}
 # Pairs of an answer and a completion's box, equal or different in both directions.
@@ -442,16 +406,56 @@ def test_every_reference_answer_equals_itself_for_math_verify_too(name):
     assert [a for a in answers if not grading._compared(a, a)] == []
 
 
-@pytest.mark.parametrize("rewriting", REWRITINGS)
+@pytest.mark.parametrize("rewriting", [n for n in grader_error.REWRITINGS if n != "in words"])
 def test_every_reference_answer_equals_its_rewriting(rewriting):
-    rewritten = {a: REWRITINGS[rewriting](a) for name in FILES for a in references(name)}
+    rewritten = {
+        a: grader_error.REWRITINGS[rewriting](a) for name in FILES for a in references(name)
+    }
     pairs = [(a, given) for a, given in rewritten.items() if given != a]
-    hard = [pair for pair in pairs if not whole(pair[0])]
-    pairs = hard + [pair for pair in pairs if whole(pair[0])][::10]  # numbers are all alike
+    hard = [pair for pair in pairs if not pair[0].isdecimal()]
+    pairs = hard + [pair for pair in pairs if pair[0].isdecimal()][::10]  # numbers are all alike
     texts = [f"We get $\\boxed{{{given}}}$ in the end." for _, given in pairs]
     graded = grading.grade_math([a for a, _ in pairs], texts)
     assert pairs
     assert [pair for pair, ok in zip(pairs, graded.correct, strict=True) if not ok] == []
+
+
+@pytest.mark.slow
+def test_the_committed_error_of_the_grader_is_what_the_files_give():
+    for name in FILES:
+        references(name)  # skips where a file is not here
+    made = grader_error.table([SHARED / f"{name}.jsonl" for name in FILES])
+    pd.testing.assert_frame_equal(made, grader_error.committed())
+
+
+def test_the_committed_error_has_wilson_intervals_and_names_what_is_refused():
+    table = grader_error.committed().set_index(["answers", "change"])
+    for _, row in table.iterrows():
+        interval = stats.binomtest(row.graded_right, row.n).proportion_ci(0.95, "wilson")
+        assert (row.rate, row.lo, row.hi) == pytest.approx(
+            (row.graded_right / row.n, *interval), abs=1e-4
+        )
+    assert table[table.rate < 1].index.tolist() == [("rewritten", "all"), ("rewritten", "in words")]
+    assert table[table.rate < 1].first_error.tolist() == ["", "0 ~ zero"]
+
+
+@pytest.mark.parametrize(
+    ("form", "texts"),
+    [
+        ("no box", ["none", "", r"\boxed", "<think>a</think> 3"]),
+        (
+            "last box",
+            [r"\boxed{1} no, \boxed{2}", r"\boxed{\boxed{7}}", r"<think>a</think>\fbox{3}"],
+        ),
+        ("boxes side by side", [r"\boxed{1} and \boxed{2}", r"$\boxed{1}$, $\boxed 2$"]),
+        ("last box open", [r"\boxed{1} so \boxed{2", r"\boxed{\frac{1"]),
+        ("thinking open", [r"<think> \boxed{1}", "\n<think>"]),
+    ],
+)
+def test_answers_are_counted_by_their_form(form, texts):
+    counted = grading.answer_forms(texts)
+    assert counted.index.tolist() == list(grading.FORMS)
+    assert counted[counted > 0].to_dict() == {form: len(texts)}
 
 
 def test_an_assigned_value_is_understood_unless_it_is_an_assignment():
@@ -471,7 +475,7 @@ def test_the_answer_to_another_problem_is_wrong(name):
 
 
 def test_a_number_off_by_one_or_of_the_other_sign_is_wrong():
-    answers = [a for name in FILES for a in references(name) if whole(a) and a != "0"]
+    answers = [a for name in FILES for a in references(name) if a.isdecimal() and a != "0"]
     for change in (lambda a: str(int(a) + 1), lambda a: f"-{a}"):
         texts = [f"\\boxed{{{change(a)}}}" for a in answers]
         assert not grading.grade_math(answers, texts).correct.any()
