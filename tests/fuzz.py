@@ -168,6 +168,14 @@ def judged(case: Case, code: int, err: str, left: set[Path]) -> str | None:
 NO_TEXT: list[Any] = [["x"], {"a": "x"}, True, None, 7, math.nan, "", " \u200b", "\ud800", []]
 NO_ANSWER: list[Any] = [["2", "3"], {"value": 2}, False, None, math.inf, "\ufeff", "\udfff", [[1]]]
 NO_LIST: list[Any] = ["x", 7, True, {"a": 1}, None, [], [None], [7], [["a"]]]
+WORDS: dict[str, Any] = {"relation": "at least", "num_words": 3}
+NO_WORDS: list[Any] = [
+    *(WORDS | {"num_words": n} for n in (-1, 1.5, "3", True, [3], 1e999, None, 0)),
+    *(WORDS | {"relation": r} for r in ("at most", 7, ["at least"], {}, None)),
+    WORDS | {"frequency": 1},
+    {},
+]
+NO_PATTERN: list[Any] = ["(", "*", "[", "x{9" + "9" * 30 + "}", 7, "", "\ud800", None, {"a": 1}]
 NO_ARGUMENTS: list[Any] = [{"num_words": 3}, ["a"], "a", 7, True, {"": 1}]
 
 
@@ -210,6 +218,12 @@ def _cell(rng, kind, rows, folder):
         "key": [["x"], {"a": 1}, True, None, math.inf],
         "kwargs": [*NO_LIST[:6], *([one] for one in NO_ARGUMENTS)],
     }.get(column, NO_TEXT)
+    if column == "kwargs" and rng.random() < 0.7:
+        pattern = rng.random() < 0.5
+        name = "keywords:existence" if pattern else "length_constraints:number_words"
+        rows[i]["instruction_id_list"] = [name]
+        bad = [[{"keywords": ["good", one]}] for one in NO_PATTERN] if pattern else []
+        bad = bad or [[one] for one in NO_WORDS]
     rows[i][column] = value = rng.choice(bad)
     return f"row {i + 1}: {column} is {value!r}", True, _written(folder, rows), {}
 

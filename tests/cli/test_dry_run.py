@@ -378,3 +378,20 @@ def test_each_part_on_the_nodes_has_the_cores_of_the_job_and_its_configuration(t
     parts = {"training": fsdp2, "statistics": whole, "arms": fsdp2, "outcomes": whole}
     expected = [f"64 {part} {file} host1 16" for part, file in parts.items()]
     assert done.stdout.splitlines() == expected
+
+
+def test_what_is_wrong_with_prompts_is_known_before_a_run_begins(tmp_path):
+    made = dry_run.quick(from_parameters("tiny", train_task__max_prompt_tokens=8))
+    (line,) = (line for line in wrong(made) if line.startswith("train_task"))
+    assert line.startswith("train_task: must leave each of the two stages a prompt of its own; n_")
+    file = tmp_path / "same.jsonl"
+    file.write_text(json.dumps({"Problem": "1 + 1?", "Answer": 2}) + "\n")
+    graded = {"name": "math", "path": str(file), "n_eval": 2}
+    fields = {f"benchmarks__1__{name}": value for name, value in graded.items()}
+    for rows, complaint in (
+        (1, "benchmarks__1__n_eval: must not exceed the file"),
+        (2, "benchmarks__1__path: must have different problems"),
+    ):
+        file.write_text(file.read_text().splitlines()[0].join(["", "\n"]) * rows)
+        (line,) = wrong(dry_run.quick(from_parameters("tiny", **fields)))
+        assert line.startswith(complaint)

@@ -89,6 +89,7 @@ def test_a_file_without_a_preset_gives_every_field_and_is_named_by_itself(file):
 
 WRONG = {
     "not TOML": ("a = = 1", ["must be TOML; ", "line 1"]),
+    "nested too deeply": (f"a = {'[' * 900}{']' * 900}", ["must be TOML; "]),
     "a key twice": ("seed = 1\nseed = 2", ["must be TOML; "]),
     "an unknown preset": ('preset = "laab"', ["preset: must be one of tiny", "mean 'lab'"]),
     "a preset of a wrong type": ("preset = 3", ["preset: must be one of tiny, lab", "got 3"]),
