@@ -31,6 +31,7 @@ from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
+from rockstudy.models import configuration
 from rockstudy.parallel import distributed
 from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
@@ -221,7 +222,8 @@ def outcomes(
     if screen.rollouts.correct is None:
         raise StudyError("rollouts: must be graded; these are not")
     candidates = screen.candidates
-    todo = plan(screen.rollouts, candidates, screen.model.config.vocab_size, screen.mode)
+    size = configuration.vocabulary(screen.model.config)
+    todo = plan(screen.rollouts, candidates, size, screen.mode)
     problems = tasks.load(screen.task, "eval")
     if not len(todo):  # no candidate occurs
         return _frame(screen, todo, [], problems)

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from rockstudy import progress
 from rockstudy.errors import StudyError
+from rockstudy.models.configuration import vocabulary
 from rockstudy.models.divergence import Head, States, token_statistics
 from rockstudy.parallel import distributed
 from rockstudy.runs import Run
@@ -157,12 +158,12 @@ def _name_damage(path: Path) -> None:
 
 
 def _check_vocabulary(teacher: PreTrainedModel, checkpoints: Mapping[str, PreTrainedModel]) -> None:
-    size = teacher.config.vocab_size
+    size = vocabulary(teacher.config)
     for name, model in checkpoints.items():
-        if model.config.vocab_size != size:
+        if vocabulary(model.config) != size:
             raise StudyError(
                 f"checkpoint {name}: must share the teacher's vocabulary of {size} ids; "
-                f"it has {model.config.vocab_size}"
+                f"it has {vocabulary(model.config)}"
             )
 
 

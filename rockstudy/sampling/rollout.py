@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import loading
+from rockstudy.models import configuration, loading
 from rockstudy.parallel import distributed
 from rockstudy.sampling import engines
 from rockstudy.sampling.decoding import Chooser
@@ -375,7 +375,7 @@ def _check_lengths(
     if not prompts:
         raise StudyError("prompt_ids: must hold at least one prompt; got none")
     _check_prompts(prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = configuration.context(model.config)
     i = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     if context is not None and len(prompts[i]) + max_new_tokens > context:
         raise StudyError(
