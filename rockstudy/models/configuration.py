@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def settled(config: PreTrainedConfig, source: Source) -> PreTrainedConfig:
             setattr(text, name, 0.0)
         elif _POSITIVE.search(name) and value <= 0:
             raise _wrong(source, f"{name} must be above 0; got {value}")
-    _check_sizes(text, source)
+    _check_sizes(text.to_dict(), type(text), source)
     _check_architecture(config, source)
     return config
 
@@ -111,20 +112,28 @@ def _check_file(raw: Any, source: Source) -> None:
         if raw.get(name) is not None:
             raise _wrong(source, f"the weights must be plain; {name} names a packed format")
     for part in (raw, raw.get("text_config")):
+        if not isinstance(part, dict):
+            continue
+        if part.get("model_type") in CONFIG_MAPPING:
+            _check_sizes(part, CONFIG_MAPPING[part["model_type"]], source)
         for name in ("dtype", "torch_dtype"):
-            given = part.get(name) if isinstance(part, dict) else None
+            given = part.get(name)
             named = str(given).removeprefix("torch.")
             if given is not None and not isinstance(getattr(torch, named, None), torch.dtype):
                 raise _wrong(source, f"{name} must be a type of torch; got {given!r}")
 
 
-def _check_sizes(text: Any, source: Source) -> None:
-    windows = ("sliding_window",) if getattr(text, "use_sliding_window", True) else ()
+def _check_sizes(values: Mapping[str, Any], kind: Any, source: Source) -> None:
+    """Refuse sizes that are no positive numbers; some architectures have lists, by layer."""
+    windowed = values.get("use_sliding_window", values.get("model_type") == "mistral")
+    windows = ("sliding_window",) if windowed else ()
     for name in (*_SIZES, *windows):
-        value = getattr(text, name, None)
-        if isinstance(value, int | float) and value < 1:
-            file = text.attribute_map.get(name, name)
-            raise _wrong(source, f"{file} must be at least 1; got {value}")
+        name = kind.attribute_map.get(name, name)
+        value = values.get(name)
+        if value is None or isinstance(value, list):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise _wrong(source, f"{name} must be a whole number of at least 1; got {value!r}")
 
 
 def _check_architecture(config: Any, source: Source) -> None:
