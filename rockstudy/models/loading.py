@@ -54,8 +54,12 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_pair(config: PairConfig, device: torch.device | str | None = None) -> Pair:
-    """Load teacher, student and tokenizer.
+def load_pair(
+    config: PairConfig,
+    device: torch.device | str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Pair:
+    """Load teacher, student and tokenizer; what both have is read once.
 
     Parameters
     ----------
@@ -63,6 +67,8 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
         Names, type of the weights, and the teacher's device.
     device
         Device of both models; by default `placement.places` chooses.
+    tokenizer
+        The teacher's, if it is in memory.
 
     Raises
     ------
@@ -76,13 +82,15 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
         computes = torch.device(device)
         at = Places(computes, computes)
     dtype = _dtype(config.dtype, computes)
-    tokenizer = load_tokenizer(**of_role(config, "teacher"))
+    if tokenizer is None:
+        tokenizer = load_tokenizer(**of_role(config, "teacher"))
     other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
     teacher = load_model(**of_role(config, "teacher"), dtype=dtype, device=at.teacher)
+    student = teacher
     if not same:
         student = load_model(**of_role(config, "student"), dtype=dtype, device=at.student)
     if config.drop_every is not None:
-        student = _moved(depth_pruned(teacher if same else student, config.drop_every), at.student)
+        student = _moved(depth_pruned(student, config.drop_every), at.student)
     elif same:
         student = _moved(copy.deepcopy(teacher), at.student)
     check_same_vocabulary(teacher, student, tokenizer, other)
@@ -98,7 +106,7 @@ def _same_source(config: PairConfig) -> bool:
 def pair_of(run: Run) -> Pair:
     """The run's pair, loaded once and never changed; `StudyError` for a committed reference."""
     run.needs_models("teacher and student")
-    return run.in_memory("pair", lambda: load_pair(run.config.pair))
+    return run.in_memory("pair", lambda: load_pair(run.config.pair, None, tokenizer_of(run)))
 
 
 def tokenizer_of(run: Run) -> PreTrainedTokenizerBase:

@@ -83,13 +83,13 @@ def _built(model: PreTrainedModel, layers: str, kept: list[int]) -> PreTrainedMo
         setattr(text, name, values)
     place = {str(old): str(new) for new, old in enumerate(kept)}
     layer = re.compile(rf"{re.escape(layers)}\.(\d+)\.")
-    state = {}
-    for name, tensor in model.state_dict().items():
+    state, tied = {}, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
         at = layer.match(name)
-        if at is None:
-            state[name] = tensor.clone()
-        elif at[1] in place:
-            state[f"{layers}.{place[at[1]]}.{name[at.end() :]}"] = tensor.clone()
+        if id(tensor) not in tied and (at is None or at[1] in place):
+            new = name if at is None else f"{layers}.{place[at[1]]}.{name[at.end() :]}"
+            state[new] = tensor.detach().clone()
+        tied.add(id(tensor))
     with quiet():
         loaded: Any = type(model).from_pretrained(
             None,

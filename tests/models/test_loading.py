@@ -14,7 +14,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Confi
 from rockstudy import paths
 from rockstudy.config.fields import PairConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import sources
+from rockstudy.models import loading, sources
 from rockstudy.models.loading import (
     check_same_vocabulary,
     default_dtype,
@@ -142,6 +142,26 @@ def test_the_student_may_be_the_teacher_with_every_other_layer(pair_dir):
     pair = load_pair(config, device="cpu")
     assert pair.student.config.num_hidden_layers == 1
     assert pair.teacher.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("drop_every", [None, 2])
+@pytest.mark.parametrize("named", ["teacher", "student/../teacher"])
+def test_a_model_that_is_teacher_and_student_is_read_once(pair_dir, monkeypatch, drop_every, named):
+    read, load = [], loading.load_model
+    monkeypatch.setattr(
+        loading, "load_model", lambda name, **how: read.append(name) or load(name, **how)
+    )
+    config = config_of(pair_dir, student=str(pair_dir / named), drop_every=drop_every)
+    pair = load_pair(config, device="cpu")
+    assert len(read) == 1
+    assert pair.student is not pair.teacher
+    before = weights_hash(pair.teacher)
+    if drop_every is None:
+        assert weights_hash(pair.student) == before
+    with torch.no_grad():
+        for weight in pair.student.parameters():
+            weight.add_(1)
+    assert weights_hash(pair.teacher) == before
 
 
 def test_other_vocabulary_sizes_are_refused(tiny_tokenizer, pair_dir):
