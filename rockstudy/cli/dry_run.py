@@ -1,4 +1,4 @@
-"""Checks of a run before it starts, which load no weights and write nothing.
+"""Checks of a run before it starts, which keep no weights and write nothing.
 
 Each check is a row with its subject, the result, and an error line if something is wrong. Local
 files are read as in the run. A Hub id is only looked up, with a time limit; without a network it
@@ -105,7 +105,7 @@ def table(made: Sequence[Check]) -> str:
 def _models(
     config: StudyConfig, read: Mapping[str, PreTrainedConfig], hub: bool = True
 ) -> Iterator[Check]:
-    pair = config.pair
+    pair, unusable = config.pair, set()
     for field in ("teacher", "student"):
         name, revision = getattr(pair, field), getattr(pair, f"{field}_revision")
         try:
@@ -118,8 +118,9 @@ def _models(
                 found = _local_weights(source, field)
             yield Check(field, f"{name}: {found}")
         except StudyError as error:
+            unusable.add(field)
             yield Check(field, name, str(error))
-    if pair.drop_every is not None and "student" in read:
+    if pair.drop_every is not None and "student" in read.keys() - unusable:
         yield _pruned(read["student"], pair.drop_every)
     vocabulary = [configuration.vocabulary(one) for one in read.values()]
     if len(vocabulary) < 2:

@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers import cache_utils as caches
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from rockstudy.errors import StudyError
 from rockstudy.models.sources import Source, readable
@@ -34,7 +37,9 @@ _SIZES = (
     "num_experts_per_tok",
 )
 _RANDOM = re.compile(r"dropout|pdrop|layerdrop|jitter_noise|drop_path")
-_POSITIVE = re.compile(r"(_eps|epsilon|softcapping|rope_theta|pre_attn_scalar|logits?_scal\w+)$")
+_POSITIVE = re.compile(
+    r"(_eps|epsilon|(final|attn)_logit_softcapping|rope_theta|pre_attn_scalar|logits?_scal\w+)$"
+)
 _DEFAULTS = {
     "output_attentions": False,
     "output_hidden_states": False,
@@ -51,6 +56,12 @@ _CACHES = (  # the kinds that `sampling.decoding` can fill, spread and shrink
     caches.LinearAttentionAndFullAttentionLayer,
     caches.DummyLayer,
 )
+_UNLIKE = (
+    "git",
+    "moshi",
+    "recurrent_gemma",
+    "zamba2",
+)  # ours: batches differ from their rows alone
 
 
 def read(source: Source) -> PreTrainedConfig:
@@ -93,7 +104,8 @@ def settled(config: PreTrainedConfig, source: Source) -> PreTrainedConfig:
         elif _POSITIVE.search(name) and value <= 0:
             raise _wrong(source, f"{name} must be above 0; got {value}")
     _check_sizes(text.to_dict(), type(text), source)
-    _check_architecture(config, source)
+    if reason := undecodable(config):
+        raise _wrong(source, reason)
     return config
 
 
@@ -136,21 +148,26 @@ def _check_sizes(values: Mapping[str, Any], kind: Any, source: Source) -> None:
             raise _wrong(source, f"{name} must be a whole number of at least 1; got {value!r}")
 
 
-def _check_architecture(config: Any, source: Source) -> None:
-    """Refuse architectures that do not write from left to right with a cache that we handle."""
+def undecodable(config: Any) -> str | None:
+    """Why an architecture does not write from left to right with a cache that we handle."""
     kind, mapping = config.model_type, AutoModelForCausalLM._model_mapping
     encodes = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    if config.is_encoder_decoder or encodes or type(config) not in mapping:
-        raise _wrong(source, f"it must be of a decoder-only language model; got {kind}")
+    encodes |= config.is_encoder_decoder or kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    if encodes or type(config) not in mapping:
+        return f"it must be of a decoder-only language model; got {kind}"
     model: Any = mapping[type(config)]
     takes = inspect.signature(model.forward).parameters
     if "past_key_values" not in takes or not model._supports_default_dynamic_cache():
-        raise _wrong(source, f"{kind} has a cache of its own, which the decoder cannot handle")
-    for layer in caches.DynamicCache(config=config).layers:
+        return f"{kind} has a cache of its own, which the decoder cannot handle"
+    if kind in _UNLIKE:
+        return f"{kind} writes different completions in batches, which the decoder cannot handle"
+    layers = caches.DynamicCache(config=config).layers
+    for layer in layers:
         if type(layer) not in _CACHES:
-            raise _wrong(
-                source, f"{kind} has {type(layer).__name__}s, which the decoder cannot handle"
-            )
+            return f"{kind} has {type(layer).__name__}s, which the decoder cannot handle"
+    if not any(isinstance(layer, caches.DynamicLayer) for layer in layers):
+        return f"{kind} has no layer of attention here, which the decoder cannot handle"
+    return None
 
 
 def _wrong(source: Source, reason: str) -> StudyError:

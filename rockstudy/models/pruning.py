@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rockstudy.errors import StudyError
+from rockstudy.models.configuration import undecodable
 from rockstudy.models.sources import quiet
 
 _PROBE = 12  # ours: tokens that the copy and the model with skipped layers both read
@@ -90,6 +91,8 @@ def _built(model: PreTrainedModel, layers: str, kept: list[int]) -> PreTrainedMo
             new = name if at is None else f"{layers}.{place[at[1]]}.{name[at.end() :]}"
             state[new] = tensor.detach().clone()
         tied.add(id(tensor))
+    if reason := undecodable(config):
+        raise ValueError(reason)
     with quiet():
         loaded: Any = type(model).from_pretrained(
             None,

@@ -41,6 +41,16 @@ _OTHERS = {
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
     },
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "use_mamba_kernels": False,
+    },
+    "lfm2": {"full_attn_idxs": [1, 3], "block_dim": 32, "block_ff_dim": 48},
     "gemma3n_text": {
         "hidden_size_per_layer_input": 8,
         "vocab_size_per_layer_input": 64,

@@ -85,6 +85,7 @@ def test_a_configuration_that_is_no_object_is_refused(tmp_path):
         CONFIG_MAPPING["mamba"](),
         CONFIG_MAPPING["minimax"](),
         CONFIG_MAPPING["deepseek_v4"](),
+        CONFIG_MAPPING["recurrent_gemma"](),
     ],
     ids=lambda config: config.model_type,
 )

@@ -22,6 +22,8 @@ DECODED = [
     "gemma3n_text",
     "qwen3_next",
     "qwen3_5_text",
+    "jamba",
+    "lfm2",
 ]
 LIMITS = np.array([12, 3, 7, 12, 5])
 END = 2
