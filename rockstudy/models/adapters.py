@@ -9,11 +9,13 @@ checkpoint is that sum, an ordinary model.
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from rockstudy.errors import StudyError
 
 SCALE = 2.0  # alpha / r
+_PREFIX = "base_model.model."  # peft's, of every name
 _ADAPTER = "default"  # peft's name for the only one
 
 
@@ -34,16 +36,26 @@ def adapters(rank: int) -> Any:
     )
 
 
-def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of an ordinary model, on the CPU, from a state with adapters under peft's names."""
+def merged(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights of an ordinary model, on the CPU, from a state with adapters under peft's names.
+
+    `model` is the one with the adapters: GPT-2 has layers with weights (in, out).
+    """
+    turned = {
+        name.removeprefix(_PREFIX)
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "base_layer", None), Conv1D)
+    }
     whole = {}
     for name, weight in state.items():
         if ".lora_" in name:
             continue
-        layer, based, _ = name.partition(".base_layer.")
-        if based:
+        layer, based, _ = name.partition(".base_layer.weight")
+        if based:  # a bias has no adapter
             a, b = (state[f"{layer}.lora_{side}.{_ADAPTER}.weight"] for side in "AB")
-            weight = weight + SCALE * (b @ a)
-        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            added = b @ a
+            is_turned = layer.removeprefix(_PREFIX) in turned
+            weight = weight + SCALE * (added.T if is_turned else added)
+        plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
         whole[plain] = weight.cpu()
     return whole

@@ -46,7 +46,7 @@ class Head:
             _whole(linear.weight),
             None if bias is None else _whole(bias),
             _logit_scale(config),
-            getattr(config, "final_logit_softcapping", None),
+            _softcap(config),
         )
 
     def to(self, device: torch.device) -> Self:
@@ -342,6 +342,12 @@ def _set_tiles(device: torch.device, vocab: int) -> None:
 def _whole(parameter: Tensor) -> Tensor:
     """Gather a parameter that FSDP2 shards; return others unchanged."""
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter  # type: ignore[operator]
+
+
+def _softcap(config: object) -> float | None:
+    """Cap of the logits, whose name depends on the architecture; None without one."""
+    names = ("final_logit_softcapping", "logits_soft_cap")
+    return next((cap for name in names if (cap := getattr(config, name, None)) is not None), None)
 
 
 def _logit_scale(config: object) -> float:

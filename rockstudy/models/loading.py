@@ -4,10 +4,6 @@ A name is a Hub id, a local folder in the transformers format, or built in (`sou
 Weights come from safetensors, or from a GGUF file, which transformers de-quantises. Code that comes
 with a model never runs. A loader's error becomes a `StudyError` of one line, and a checkpoint that
 lacks tensors is refused rather than completed with random ones.
-
-A depth-pruned student lacks every n-th layer of a model. It has the same vocabulary and width but
-computes less; the more layers it lacks, the more its habits differ from the teacher's (ours: the
-paper's students are smaller models of the same family).
 """
 
 from __future__ import annotations
@@ -23,6 +19,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3Config,
@@ -31,13 +28,13 @@ from transformers import (
 
 from rockstudy.config.fields import PairConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import chats, sources
+from rockstudy.models import chats, configuration, sources, weights
+from rockstudy.models.pruning import depth_pruned
 from rockstudy.models.sources import readable, resolve, role_of, split_digits
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.parallel.placement import Places, default_device, places
 from rockstudy.runs import Run
 
-PRUNABLE = ("llama", "qwen3")  # ours: the architectures whose pruned copies are tested
 _TINY = {"teacher": (32, 0), "student": (16, 1)}  # ours: hidden size, seed
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -57,8 +54,12 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_pair(config: PairConfig, device: torch.device | str | None = None) -> Pair:
-    """Load teacher, student and tokenizer.
+def load_pair(
+    config: PairConfig,
+    device: torch.device | str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Pair:
+    """Load teacher, student and tokenizer; what both have is read once.
 
     Parameters
     ----------
@@ -66,40 +67,50 @@ def load_pair(config: PairConfig, device: torch.device | str | None = None) -> P
         Names, type of the weights, and the teacher's device.
     device
         Device of both models; by default `placement.places` chooses.
+    tokenizer
+        The teacher's, if it is in memory.
 
     Raises
     ------
     StudyError
         Missing or damaged weights or tokenizer, different vocabularies, too few devices.
     """
-    same = (config.student, config.student_revision) == (config.teacher, config.teacher_revision)
+    same = _same_source(config)
     if device is None:
         at, computes = places(config.teacher_device), default_device()
     else:
         computes = torch.device(device)
         at = Places(computes, computes)
     dtype = _dtype(config.dtype, computes)
-    tokenizer = load_tokenizer(**of_role(config, "teacher"))
+    if tokenizer is None:
+        tokenizer = load_tokenizer(**of_role(config, "teacher"))
     other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
     chats.check_template(tokenizer, "teacher")
     chats.warn_of_different_templates(tokenizer, other)
     teacher = load_model(**of_role(config, "teacher"), dtype=dtype, device=at.teacher)
-    if same and config.drop_every is not None:
-        student = _moved(depth_pruned(teacher, config.drop_every), at.student, "student")
-    else:
+    student = teacher
+    if not same:
         student = load_model(**of_role(config, "student"), dtype=dtype, device=at.student)
-        if config.drop_every is not None:
-            student = depth_pruned(student, config.drop_every)
+    if config.drop_every is not None:
+        student = _moved(depth_pruned(student, config.drop_every), at.student)
+    elif same:
+        student = _moved(copy.deepcopy(teacher), at.student)
     check_same_vocabulary(teacher, student, tokenizer, other)
     for field, model in (("teacher", teacher), ("student", student)):
         chats.ends_of(model.generation_config, field)
     return Pair(teacher, student, tokenizer)
 
 
+def _same_source(config: PairConfig) -> bool:
+    """Whether teacher and student are the same files, which are then read once."""
+    one, two = (sources.resolve(**of_role(config, role)) for role in ("teacher", "student"))
+    return (one.where, one.kwargs) == (two.where, two.kwargs)
+
+
 def pair_of(run: Run) -> Pair:
     """The run's pair, loaded once and never changed; `StudyError` for a committed reference."""
     run.needs_models("teacher and student")
-    return run.in_memory("pair", lambda: load_pair(run.config.pair))
+    return run.in_memory("pair", lambda: load_pair(run.config.pair, None, tokenizer_of(run)))
 
 
 def tokenizer_of(run: Run) -> PreTrainedTokenizerBase:
@@ -149,26 +160,39 @@ def load_model(
         tiny: Any = tiny_model(role_of(name, field), load_tokenizer(name, field=field))
         return tiny.to(device=device, dtype=kind)
     source = resolve(name, revision, gguf_file, field)
-    safe = {} if "gguf_file" in source.kwargs else {"use_safetensors": True}
-    with readable(source, "a model"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.where,
-            dtype=kind,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **safe,
-            **source.kwargs,
-        )
-    model, found = loaded
-    wrong = sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"]))
-    if wrong:
-        raise StudyError(
-            f"{field}: must hold every tensor in its shape; {source.where} lacks {wrong[0]}"
-            f" ({len(wrong)} in all)"
-        )
+    config = None if "gguf_file" in source.kwargs else configuration.read(source)
+    model = weights.loaded(source, config, dtype=kind)
     if getattr(model, "hf_quantizer", None) is not None:  # GGUF, by now plain weights
         model.hf_quantizer.remove_quantization_config(model)
-    return _moved(model, device, field).eval()
+    configuration.settled(model.config, source)
+    _settle_generation(model)
+    return _moved(_text_part(model), device, field).eval()
+
+
+def _settle_generation(model: PreTrainedModel) -> None:
+    """Keep the special tokens alone of a generation configuration that could not be saved."""
+    generation: Any = model.generation_config
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept = {name: getattr(generation, name, None) for name in names}
+        model.generation_config = GenerationConfig(**kept)
+
+
+def _text_part(model: PreTrainedModel) -> PreTrainedModel:
+    """The language model of one that reads images or sound as well, with the same weights."""
+    config: Any = model.config.get_text_config()
+    if config is model.config:
+        return model
+    with torch.device("meta"):
+        text: Any = AutoModelForCausalLM.from_config(
+            config, attn_implementation=config._attn_implementation
+        )
+    setattr(text, text.base_model_prefix, model.get_decoder())
+    text.set_output_embeddings(model.get_output_embeddings())
+    text.generation_config = model.generation_config
+    return text
 
 
 def _dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
@@ -177,7 +201,7 @@ def _dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
     return default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
 
 
-def _moved(model: PreTrainedModel, device: torch.device, field: str) -> PreTrainedModel:
+def _moved(model: PreTrainedModel, device: torch.device, field: str = "student") -> PreTrainedModel:
     """Move a model to a device that may be too small for it."""
     with advised(f"{field}: loading onto {device}", {}):
         return model.to(device)
@@ -212,36 +236,6 @@ def load_tokenizer(
     return tokenizer
 
 
-def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
-    """Return a copy of the model without its `every`-th, 2 x `every`-th, ... decoder layer.
-
-    The model itself is left alone. With `every` = 2 the first, third, fifth, ... layer remain.
-
-    `StudyError`: an architecture other than `PRUNABLE`, or fewer than `every` layers.
-    """
-    config = model.config
-    if config.model_type not in PRUNABLE or config.num_hidden_layers < every:
-        raise StudyError(
-            f"drop_every: {every} needs {' or '.join(PRUNABLE)} with at least {every} layers; "
-            f"got {config.model_type} with {config.num_hidden_layers}"
-        )
-    decoder: Any = model.get_decoder()
-    layers = decoder.layers
-    kept = [i for i in range(len(layers)) if (i + 1) % every]
-    decoder.layers = torch.nn.ModuleList(layers[i] for i in kept)  # copied alone
-    try:
-        pruned = copy.deepcopy(model)
-    finally:
-        decoder.layers = layers
-    copied: Any = pruned.get_decoder()
-    for i, layer in enumerate(copied.layers):
-        layer.self_attn.layer_idx = i  # the slot in the key-value cache
-    if getattr(config, "layer_types", None):
-        pruned.config.layer_types = [config.layer_types[i] for i in kept]
-    pruned.config.num_hidden_layers = len(kept)
-    return pruned
-
-
 def check_same_vocabulary(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
@@ -254,7 +248,7 @@ def check_same_vocabulary(
     model.
     """
     must = "student: must share the teacher's vocabulary;"
-    sizes = [model.config.vocab_size for model in (teacher, student)]
+    sizes = [configuration.vocabulary(model.config) for model in (teacher, student)]
     if sizes[0] != sizes[1]:
         raise StudyError(f"{must} the teacher has {sizes[0]} ids and the student {sizes[1]}")
     ours, theirs = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()

@@ -55,6 +55,7 @@ def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) 
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
     folder = Path(name).expanduser()
     if folder.is_dir():
+        folder = folder.resolve()
         return Source(str(folder), field, gguf, str(folder))
     try:
         validate_repo_id(name)
@@ -154,26 +155,34 @@ def hub_answers() -> bool:
 
 
 @contextmanager
-def readable(source: Source, what: str) -> Iterator[None]:
-    """Turn a loader's error into one line, and silence its bars and warnings."""
+def quiet() -> Iterator[None]:
+    """Silence the bars and warnings of transformers."""
     logging = transformers.utils.logging
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
         yield
-    except Exception as error:  # loaders raise bare Exceptions too
-        if isinstance(error, MemoryError | torch.OutOfMemoryError | StudyError):
-            raise
-        raise StudyError(_reason(source, what, error)) from None
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def readable(source: Source, what: str) -> Iterator[None]:
+    """Turn a loader's error into one line, and silence its bars and warnings."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # loaders raise bare Exceptions too
+        if isinstance(error, MemoryError | torch.OutOfMemoryError | StudyError):
+            raise
+        raise StudyError(_reason(source, what, error)) from None
+
+
 def _reason(source: Source, what: str, error: Exception) -> str:
-    if source.kwargs.get("local_files_only"):
+    if source.kwargs.get("local_files_only") and isinstance(error, OSError):
         reason = "no such folder, and the Hub cannot be reached (nor is it in the cache)"
     elif isinstance(error, SafetensorError):
         reason = f"a safetensors file is damaged ({error})"

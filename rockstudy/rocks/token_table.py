@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from rockstudy import progress
 from rockstudy.errors import StudyError
+from rockstudy.models.configuration import vocabulary
 from rockstudy.models.divergence import Head, States, token_statistics
 from rockstudy.parallel import distributed
 from rockstudy.runs import Run
@@ -90,12 +91,12 @@ def token_table(
 
     def compute(folder: Path) -> None:
         models = {one: load(one) for one in ("teacher", *checkpoints)}
-        size = models["teacher"].config.vocab_size
+        size = vocabulary(models["teacher"].config)
         for one, model in models.items():
-            if model.config.vocab_size != size:
+            if vocabulary(model.config) != size:
                 raise StudyError(
                     f"checkpoint {one}: must share the teacher's vocabulary of {size} ids; "
-                    f"it has {model.config.vocab_size}"
+                    f"it has {vocabulary(model.config)}"
                 )
         some = distributed.mine([(number, order[part]) for number, part in enumerate(parts)])
         n_tokens = sum(int(rollouts.lengths[rows].sum()) for _, rows in some)

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from rockstudy.errors import StudyError
 
@@ -128,7 +129,7 @@ def decode(
                 keep = (~ended).nonzero()[:, 0]
                 if last or len(keep) == 0:
                     return
-                cache.batch_select_indices(keep)
+                _select(cache, keep)
                 rows, u, tokens, lengths = rows[keep], u[keep], tokens[keep], lengths[keep]
                 token, ended, most = token[keep], ended[keep], most[keep]
                 ban, seen = (x if x is None else x[keep] for x in (ban, seen))
@@ -164,10 +165,12 @@ def _prefill(
     """Read all but the last token of every prompt, and expand the cache to the batch's rows.
 
     A prompt that is a prefix of a longer one shares its cache, with the remaining columns masked.
-    Windowed attention counts columns, so its prompts share nothing.
+    Windowed attention counts columns, as do models without position ids: their prompts share
+    nothing.
     """
     cache = DynamicCache(config=model.config)
     whole = all(type(layer) is DynamicLayer for layer in cache.layers)
+    whole &= "position_ids" in signature(model.forward).parameters
     cache.layers = [_Layer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     keys = [tuple(prompt[:-1]) for prompt in prompts]
     longer = _longer(keys) if whole else {key: key for key in keys}
@@ -189,8 +192,17 @@ def _prefill(
         _forward(model, ids.to(model.device), mask, positions, cache)
         place = {key: i for i, key in enumerate(read)}
         spread = torch.tensor([place[longer[key]] for key in keys], device=model.device)
-        cache.batch_select_indices(spread)
+        _select(cache, spread)
     return cache, filled
+
+
+def _select(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Replace a cache's batch by these of its rows; a row may occur several times."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):  # and its keys and values, if any
+            layer.reorder_cache(rows)
+        else:
+            layer.batch_select_indices(rows)
 
 
 def _longer(keys: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import chats, loading
+from rockstudy.models import chats, configuration, loading
 from rockstudy.models.chats import ChatEncoder, Prompt
 from rockstudy.models.token_texts import decoded
 from rockstudy.parallel import distributed
@@ -367,7 +367,7 @@ def _check_lengths(
     if not prompts:
         raise StudyError("prompt_ids: must hold at least one prompt; got none")
     _check_prompts(prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = configuration.context(model.config)
     i = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     if context is not None and len(prompts[i]) + max_new_tokens > context:
         raise StudyError(

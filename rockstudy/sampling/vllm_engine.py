@@ -25,7 +25,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
 
 from rockstudy.errors import StudyError
-from rockstudy.models import loading
+from rockstudy.models import configuration, loading
 from rockstudy.models.sources import readable, resolve
 from rockstudy.parallel import placement
 from rockstudy.sampling.decoding import Chooser
@@ -82,7 +82,7 @@ class VllmEngine(Engine):
         self._source, self._device = source, placement.default_device()
         self._resting = [(model, model.device) for model in resting]
         kind = loading.default_dtype(self._device) if dtype == "auto" else getattr(torch, dtype)
-        context = getattr(self.config, "max_position_embeddings", None) or longest
+        context = configuration.context(self.config) or longest
         self._settings: dict[str, Any] = {
             "model": source.where,
             "revision": source.kwargs.get("revision"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,7 @@ def pair_sizes(run: Run) -> pd.DataFrame:
     pair = loading.pair_of(run)
     rows = []
     for role, model in (("teacher", pair.teacher), ("student", pair.student)):
-        config = model.config
+        config: Any = model.config.get_text_config()
         sizes = (config.model_type, config.num_hidden_layers, config.hidden_size, config.vocab_size)
         rows.append((role, *sizes, model.num_parameters()))
     columns = "model architecture layers hidden vocabulary parameters".split()

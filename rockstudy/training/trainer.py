@@ -396,7 +396,8 @@ class DistillTrainer(trl.DistillationTrainer):
         """Write the sum of weights and adapters; neither of them is touched."""
         state = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
-            self._student().save_pretrained(folder, state_dict=adapters.merged(state))
+            student = self._student()
+            student.save_pretrained(folder, state_dict=adapters.merged(state, student))
             self._tokenizer.save_pretrained(folder)
 
     # Replaces _BaseTrainer._send_telemetry.

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from itertools import takewhile
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import typer
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rockstudy import paths
 from rockstudy.cli import dry_run, main, measure, running
@@ -104,6 +106,56 @@ class Hub:
         assert timeout <= 30
         if self.error is not None:
             raise self.error
+
+
+@pytest.fixture
+def folders(tmp_path, tiny_pair_dir):
+    """Copies of a teacher's and a student's folder, and the study that trains with them."""
+    shutil.copytree(tiny_pair_dir, tmp_path / "pair")
+    names = {f"pair__{role}": str(tmp_path / "pair" / role) for role in ("teacher", "student")}
+    return tmp_path / "pair", from_parameters("tiny", **names)
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "line"),
+    [
+        (
+            "student",
+            {"num_hidden_layers": 1, "layer_types": ["full_attention"]},
+            "student: must hold the tensors that config.json describes",
+        ),
+        ("student", {"num_hidden_layers": 1}, "`num_hidden_layers` (1)"),
+        ("teacher", {"attention_dropout": 2.0}, "attention_dropout must be from 0 to below 1"),
+        ("teacher", {"max_position_embeddings": 8}, "must fit the models' context"),
+        ("student", {"quantization_config": {"quant_method": "gptq"}}, "must be plain"),
+        ("student", {"hidden_act": "none-such"}, "student: must be a model"),
+    ],
+)
+def test_a_folder_that_its_configuration_does_not_describe_is_wrong_at_once(
+    folders, role, changes, line
+):
+    folder, config = folders
+    file = folder / role / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    assert any(line in wrong_line for wrong_line in wrong(dry_run.quick(config)))
+
+
+def test_the_context_of_an_architecture_without_estimates_is_checked(folders):
+    folder, config = folders
+    small = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=16)
+    for role in ("teacher", "student"):
+        shutil.rmtree(folder / role)
+        GPT2LMHeadModel(small).save_pretrained(folder / role)
+    lines = wrong(dry_run.quick(config))
+    assert any("must fit the models' context" in line and "of 16 tokens" in line for line in lines)
+
+
+def test_a_student_that_cannot_lose_layers_is_wrong_at_once(folders):
+    _, config = folders
+    pair = config.pair.model_copy(update={"drop_every": 3})
+    pruned = config.model_copy(update={"pair": pair})
+    line = "drop_every: 3 needs a model with at least 3 layers"
+    assert any(found.startswith(line) for found in wrong(dry_run.quick(pruned)))
 
 
 def test_a_hub_id_is_looked_up_and_no_more(monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ from rockstudy.config.fields import StudyConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
-from rockstudy.models import adapters, divergence, loading
+from rockstudy.models import adapters, divergence, loading, pruning
 from rockstudy.selective import arms
 
 # Facts: the size of each repository's weights.
@@ -75,8 +75,8 @@ def test_parameters_of_the_lab_and_the_tiny_pair_are_theirs():
 @pytest.mark.parametrize("every", [2, 3])
 def test_dimensions_of_a_pruned_model_are_its_own(every):
     model = built(Qwen3Config(**SMALL | {"num_hidden_layers": 7}))
-    pruned = Dimensions(loading.depth_pruned(Dimensions.of(model.config).model, every))
-    assert pruned.parameters == count(loading.depth_pruned(model, every))
+    pruned = Dimensions(pruning.depth_pruned(Dimensions.of(model.config).model, every))
+    assert pruned.parameters == count(pruning.depth_pruned(model, every))
     assert pruned.cache(1, 1) * 7 == Dimensions.of(model.config).cache(1, 1) * (7 - 7 // every)
 
 

@@ -1,10 +1,12 @@
 """Adapters: what is kept is their sum with the weights, as peft makes it, and they alone train."""
 
+import copy
 import sys
 
 import peft
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
 
 from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
@@ -17,9 +19,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 GIVEN = {"stage2__steps": 6, "stage2__save_steps": 2, "stage2__lora_rank": 2}
 
 
-def with_adapters() -> peft.PeftModel:
-    """The tiny student with adapters that do something."""
-    model = peft.get_peft_model(loading.tiny_pair().student, adapters.adapters(3))
+def with_adapters(plain=None) -> peft.PeftModel:
+    """A model, by default the tiny student, with adapters that do something."""
+    plain = plain or loading.tiny_pair().student
+    model = peft.get_peft_model(plain, adapters.adapters(3))
     generator = torch.Generator().manual_seed(5)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -31,9 +34,33 @@ def test_merged_weights_are_those_that_peft_merges_and_give_the_same_logits():
     model, ids = with_adapters(), torch.arange(3, 40)[None]
     plain = loading.tiny_pair().student
     with torch.no_grad():
-        plain.load_state_dict(adapters.merged(model.state_dict()))
+        plain.load_state_dict(adapters.merged(model.state_dict(), model))
         torch.testing.assert_close(plain(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
         assert (plain(ids).logits - loading.tiny_pair().student(ids).logits).abs().max() > 1
+    assert loading.weights_hash(plain) == loading.weights_hash(model.merge_and_unload())
+
+
+QWEN2 = Qwen2Config(
+    vocab_size=64,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+)
+GPT2 = GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+@pytest.mark.parametrize("config", [QWEN2, GPT2], ids=["biases", "turned round"])
+def test_adapters_of_other_linear_layers_are_merged_as_peft_does(config):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = AutoModelForCausalLM.from_config(config).eval()
+    model, ids = with_adapters(copy.deepcopy(plain)), torch.arange(3, 40)[None]
+    plain.load_state_dict(adapters.merged(model.state_dict(), model.get_base_model()))
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
     assert loading.weights_hash(plain) == loading.weights_hash(model.merge_and_unload())
 
 
