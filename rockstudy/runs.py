@@ -466,8 +466,10 @@ def existing(run_id: str, field: str = "--from") -> Path:
     """Return the folder of a run that has a record; `StudyError` lists them where it is none."""
     folder = paths.run_dir(run_id)
     if not (folder / RECORD).is_file():
-        legal = ", ".join(path.name for path in all_runs()) or "none yet"
-        raise StudyError(f"{field}: must be one of {legal}; got {run_id!r}")
+        names = [path.name for path in all_runs()]
+        if not names:
+            raise StudyError(f"{field}: must name a run, and there is none yet; got {run_id!r}")
+        raise StudyError(unknown(field, run_id, names))
     return folder
 
 
