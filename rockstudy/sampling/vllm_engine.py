@@ -132,19 +132,15 @@ class VllmEngine(Engine):
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
             for model, device in self._resting:
-                _move(model, device)
+                placement.moved(model, device)
 
     def _started(self) -> LLM:
         if self._llm is None:
             for model, _ in self._resting:
-                _move(model, torch.device("cpu"))
+                placement.moved(model, torch.device("cpu"))
             with readable(self._source, "a model for vLLM"), _alone():
                 self._llm = LLM(**self._settings, **_of_device(self._device))
         return self._llm
-
-
-def _move(model: PreTrainedModel, device: torch.device) -> None:
-    model.to(device)  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
