@@ -21,37 +21,35 @@ from rockstudy.store import files
 SEAL = "hashes.json"
 
 
-def folder(path: Path) -> Path:
-    """Return where ``path`` is filled."""
+def _partial(path: Path) -> Path:
     return files.named(path, ".partial")
 
 
-def prepare(path: Path, fingerprint: str) -> None:
-    """Make the partial folder, keeping what is in it only when it is of this fingerprint."""
-    marker, partial = _marker(path), folder(path)
+def fill(
+    path: Path,
+    fingerprint: str,
+    compute: Callable[[Path], None],
+    manifest: Callable[[Path, float], Mapping[str, Any]],
+) -> None:
+    """Run ``compute`` on the partial folder, and publish it with the manifest of its seconds.
+
+    What is in the folder is kept only when it is of this fingerprint; an error leaves none empty.
+    """
+    marker, partial = _marker(path), _partial(path)
     if _read(marker).get("fingerprint") != fingerprint:
         if partial.exists():
             notice(f"{partial}: not used, {marker.name} is damaged or of other parameters")
         files.remove(marker, partial)
     partial.mkdir(parents=True, exist_ok=True)
     files.write_json(marker, {"fingerprint": fingerprint})
-
-
-def fill(path: Path, compute: Callable[[Path], None]) -> float:
-    """Run ``compute`` on the partial folder, return its seconds; an error leaves none empty."""
     start = time.perf_counter()
     try:
-        compute(folder(path))
+        compute(partial)
     except BaseException:
-        if folder(path).is_dir() and not any(folder(path).iterdir()):
-            files.remove(folder(path), _marker(path))
+        if partial.is_dir() and not any(partial.iterdir()):
+            files.remove(partial, marker)
         raise
-    return time.perf_counter() - start
-
-
-def complete(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Publish the filled folder with its manifest."""
-    files.write_json(_marker(path), manifest)
+    files.write_json(marker, manifest(partial, time.perf_counter() - start))
     _publish(path)
 
 
@@ -59,7 +57,7 @@ def finish_interrupted(path: Path, fingerprint: str) -> None:
     """Complete a publication of this fingerprint that was cut after its folder was complete."""
     left = _read(_marker(path))
     if left.get("fingerprint") == fingerprint and "sha256" in left:
-        if folder(path).is_dir():
+        if _partial(path).is_dir():
             _publish(path)
         elif path.is_dir():
             _marker(path).replace(files.named(path, ".json"))
@@ -71,7 +69,7 @@ def _publish(path: Path) -> None:
     if path.exists():
         files.remove(_old(path))
         path.rename(_old(path))
-    folder(path).rename(path)
+    _partial(path).rename(path)
     _marker(path).replace(files.named(path, ".json"))
     files.remove(_old(path))
 
@@ -94,8 +92,7 @@ def sealed(part: Path) -> dict[str, str]:
 def damage(part: Path) -> str | None:
     """Why a part cannot be used: its first file that is not as sealed; None where all are."""
     try:
-        wanted = sealed(part)
-        there: dict[str, str] = {}
+        wanted, there = sealed(part), {}
         for name in {part.name, *(key.split("/")[0] for key in wanted)}:
             there |= hashed(part.with_name(name))
     except FileNotFoundError:
