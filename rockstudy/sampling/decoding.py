@@ -10,8 +10,6 @@ CPU); a prompt that is a prefix of a longer one is read together with it; finish
 batch; and a CUDA device is not synchronised at every token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature

@@ -8,8 +8,6 @@ adds noise from a generator with the row's seed. In both, a row does not depend 
 to floating point in the logits.
 """
 
-from __future__ import annotations
-
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence

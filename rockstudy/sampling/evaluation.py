@@ -1,7 +1,5 @@
 """Grading checkpoints and sampling rollouts, each computed once in a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,8 +141,7 @@ def prompt_ids(
     """
     if len(prompts) == 0:
         raise StudyError("prompts: must hold at least one prompt; got none")
-    encoder = ChatEncoder(tokenizer)
-    limit = min(max_prompt_tokens, chats.room(tokenizer))
+    encoder, limit = ChatEncoder(tokenizer), min(max_prompt_tokens, chats.room(tokenizer))
     ids = []
     for i, prompt in enumerate(prompts):
         ids.append(encoder.ids(prompt, f"prompt {i}"))
@@ -160,15 +160,15 @@ def fitting(
 
     A token has at least one byte, so texts with few bytes need no tokenisation.
     """
-    encoder = ChatEncoder(tokenizer)
-    room = min(max_prompt_tokens, chats.room(tokenizer))
-    around = len(encoder.ids("", "an empty prompt"))
-    return [
-        prompt
-        for i, prompt in enumerate(prompts)
-        if (isinstance(prompt, str) and around + len(prompt.encode(errors="surrogatepass")) <= room)
-        or len(encoder.ids(prompt, f"prompt {i}")) <= room
-    ]
+    encoder, limit = ChatEncoder(tokenizer), min(max_prompt_tokens, chats.room(tokenizer))
+    room = limit - len(encoder.ids("", "an empty prompt"))
+
+    def fits(i: int, prompt: Prompt) -> bool:
+        if isinstance(prompt, str) and len(prompt.encode(errors="surrogatepass")) <= room:
+            return True
+        return len(encoder.ids(prompt, f"prompt {i}")) <= limit
+
+    return [prompt for i, prompt in enumerate(prompts) if fits(i, prompt)]
 
 
 def eos_ids(model: PreTrainedModel | Engine, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -298,19 +298,14 @@ def completion_states(
     """
     prompts = [rollouts.prompt_ids[rollouts.prompt_index[row]] for row in rows]
     _check_prompts(prompts)
-    completions = [rollouts.completion_ids[row][rollouts.mask[row]] for row in rows]
-    read = [np.concatenate([p, c[:-1]]) for p, c in zip(prompts, completions, strict=True)]
-    ids, mask = _pad(read)
-    columns = np.arange(ids.shape[1])
-    starts = np.array([len(prompt) - 1 for prompt in prompts])
-    predicts = torch.from_numpy(mask & (columns >= starts[:, None])).to(model.device)
+    written = [rollouts.completion_ids[row][rollouts.mask[row]] for row in rows]
+    read = [np.concatenate([p, ids[:-1]]) for p, ids in zip(prompts, written, strict=True)]
+    ids, mask = (torch.from_numpy(padded).to(model.device) for padded in _pad(read))
+    starts = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
+    predicts = mask & (torch.arange(ids.shape[1], device=model.device) >= starts[:, None])
+    given: Any = {"input_ids": ids.long(), "attention_mask": mask.long(), "use_cache": False}
     with loading.evaluating(model):
-        states = model.get_decoder()(
-            input_ids=torch.from_numpy(ids).long().to(model.device),
-            attention_mask=torch.from_numpy(mask).long().to(model.device),
-            use_cache=False,
-        ).last_hidden_state
-    return states[predicts]
+        return model.get_decoder()(**given).last_hidden_state[predicts]
 
 
 def _check_lengths(

@@ -12,8 +12,6 @@ So a process starts one engine for all trainings with the same settings, never e
 the changes. Each training writes its own weights into the engine.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import sys
