@@ -128,9 +128,10 @@ class _Module:
 def _module(name: str) -> _Module:
     """Read a module of the package or of a plugin; an empty one for any other."""
     made = _Module()
-    if not _is_ours(name):
+    spec = importlib.util.find_spec(name) if _is_ours(name) else None
+    if spec is None or spec.origin is None:
         return made
-    tree = ast.parse(_source(name))
+    tree = ast.parse(Path(spec.origin).read_text("utf-8"))
     for node in ast.walk(tree):
         outer = getattr(node, "module", None) if not getattr(node, "level", 0) else None
         for alias in node.names if _is_ours(outer) or outer == REGISTRIES else ():
@@ -146,11 +147,6 @@ def _module(name: str) -> _Module:
             if any(ast.unparse(d).endswith(MARK) for d in getattr(node, "decorator_list", [])):
                 made.apart.add(defined)
     return made
-
-
-def _source(name: str) -> str:
-    spec = importlib.util.find_spec(name)
-    return "" if spec is None or spec.origin is None else Path(spec.origin).read_text("utf-8")
 
 
 @functools.cache

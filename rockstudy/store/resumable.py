@@ -21,8 +21,10 @@ from rockstudy.store import files
 SEAL = "hashes.json"
 
 
-def _partial(path: Path) -> Path:
-    return files.named(path, ".partial")
+def _beside(path: Path) -> tuple[Path, Path, Path]:
+    """The partial folder, its marker, and where a folder that is replaced waits for its removal."""
+    partial, marker, old = (files.named(path, end) for end in (".partial", ".marker", ".old"))
+    return partial, marker, old
 
 
 def fill(
@@ -35,7 +37,7 @@ def fill(
 
     What is in the folder is kept only when it is of this fingerprint; an error leaves none empty.
     """
-    marker, partial = _marker(path), _partial(path)
+    partial, marker, _ = _beside(path)
     if _read(marker).get("fingerprint") != fingerprint:
         if partial.exists():
             notice(f"{partial}: not used, {marker.name} is damaged or of other parameters")
@@ -55,23 +57,25 @@ def fill(
 
 def finish_interrupted(path: Path, fingerprint: str) -> None:
     """Complete a publication of this fingerprint that was cut after its folder was complete."""
-    left = _read(_marker(path))
+    partial, marker, old = _beside(path)
+    left = _read(marker)
     if left.get("fingerprint") == fingerprint and "sha256" in left:
-        if _partial(path).is_dir():
+        if partial.is_dir():
             _publish(path)
         elif path.is_dir():
-            _marker(path).replace(files.named(path, ".json"))
-    shutil.rmtree(_old(path), ignore_errors=True)
+            marker.replace(files.named(path, ".json"))
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _publish(path: Path) -> None:
+    partial, marker, old = _beside(path)
     files.remove(files.named(path, ".json"))
     if path.exists():
-        files.remove(_old(path))
-        path.rename(_old(path))
-    _partial(path).rename(path)
-    _marker(path).replace(files.named(path, ".json"))
-    files.remove(_old(path))
+        files.remove(old)
+        path.rename(old)
+    partial.rename(path)
+    marker.replace(files.named(path, ".json"))
+    files.remove(old)
 
 
 def seal(part: Path, before: Mapping[str, str]) -> None:
@@ -101,15 +105,6 @@ def damage(part: Path) -> str | None:
         return f"{SEAL} is damaged"
     wrong = [n for n in sorted(wanted.keys() | there.keys()) if wanted.get(n) != there.get(n)]
     return f"{wrong[0]} is missing or damaged" if wrong else None
-
-
-def _old(path: Path) -> Path:
-    """Where the folder of another fingerprint waits for its removal; its manifest is gone."""
-    return files.named(path, ".old")
-
-
-def _marker(path: Path) -> Path:
-    return files.named(path, ".marker")
 
 
 def _read(marker: Path) -> dict[str, Any]:

@@ -165,13 +165,9 @@ def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> l
         opened=lambda: _teaching(run, stage),
         compute=compute,
     ).data
-    return [
-        {
-            "completions": [ids.tolist() for ids in of_prompt.completion_ids],
-            "stopped": of_prompt.stopped.tolist(),
-        }
-        for _, of_prompt in frame.groupby("prompt_index", sort=True)
-    ]
+    by_prompt = frame.assign(completions=[ids.tolist() for ids in frame.completion_ids])
+    groups = by_prompt.groupby("prompt_index", sort=True)[["completions", "stopped"]]
+    return [group.to_dict("list") for _, group in groups]
 
 
 @contextmanager

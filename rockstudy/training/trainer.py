@@ -253,9 +253,7 @@ class DistillTrainer(trl.DistillationTrainer):
         normaliser = inputs["num_items_in_batch"].clamp(min=torch.finfo(torch.float32).tiny)
         loss = total / (normaliser.float() / self.accelerator.num_processes)
         self.ledger.sums["loss"] += loss.item()
-        if not bool(loss.isfinite()):
-            also = f" or {self.stage_name}__max_grad_norm"
-            raise StudyError(f"{self._broken('loss', loss.item())}{also}")
+        self._check_finite(loss)
         return loss
 
     # Replaces DistillationTrainer._compute_loss: weights, and the heads at kept positions alone.
@@ -384,6 +382,11 @@ class DistillTrainer(trl.DistillationTrainer):
 
     def _where(self) -> str:
         return f"{self.stage_name} step {self.state.global_step + 1}"
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not bool(loss.isfinite()):
+            also = f" or {self.stage_name}__max_grad_norm"
+            raise StudyError(f"{self._broken('loss', loss.item())}{also}")
 
     def _check_weights(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
