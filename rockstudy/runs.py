@@ -8,8 +8,8 @@ reads the record; values that are given and differ are refused. What a run has c
                table reads, the hashes of its inputs, every value that is handed in, and the code;
                computed again when one of them changes
     sampled    completions and their grades, in pieces: the key is part of the name, so that one
-    trained    never replaces another; code is recorded and is no part of the key. ``trained`` is
-               the same for a folder, such as the checkpoints of a training
+               never replaces another; code is recorded and is no part of the key
+    addressed  the place of such an artefact, for a folder: the checkpoints of a training
 
 A run that was started *from* another one takes over, by hard links where the file system has them,
 every artefact whose key is the same. A reference (``data/reference/<preset>``) is a run without
@@ -61,25 +61,13 @@ class Key(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """An opened run.
+    """An opened run."""
 
-    Attributes
-    ----------
-    config, path
-        The recorded configuration, and the run's folder.
-    parents
-        Folders of the runs that it takes over from, the nearest first.
-    reference
-        Folder of the committed reference whose tables stand in for models; None where models are.
-    reading
-        Nothing is computed: a table that is not there is an error.
-    """
-
-    config: StudyConfig
+    config: StudyConfig  # as it is recorded
     path: Path
-    parents: tuple[Path, ...] = ()
-    reference: Path | None = None
-    reading: bool = False
+    parents: tuple[Path, ...] = ()  # runs that it takes over from, the nearest first
+    reference: Path | None = None  # the committed one whose tables stand in for models
+    reading: bool = False  # nothing is computed: a table that is not there is an error
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -105,14 +93,6 @@ class Run:
         """What `in_memory` has made, None before."""
         return self._kept.get(name)
 
-    def with_config(self, config: StudyConfig) -> Run:
-        """Return the run with other values for one of its steps, such as an arm's normaliser."""
-        return replace(self, config=config)
-
-    def only_reading(self) -> Run:
-        """Return the same run, in which nothing is computed."""
-        return replace(self, reading=True)
-
     def needs_models(self, what: str) -> None:
         """Refuse what a reference, which holds no models, cannot give; a line tells what can."""
         if self.reading:
@@ -122,8 +102,6 @@ class Run:
                 f"{what}: needs models, which the reference of {self.config.preset} does not hold; "
                 f"compute it in a run of your own, such as run_id = 'mine'"
             )
-
-    # --- the one way to cache ---------------------------------------------------------------------
 
     def table(
         self,
@@ -135,21 +113,13 @@ class Run:
     ) -> pd.DataFrame:
         """Return ``compute(*given)``, computed once and then read.
 
-        Parameters
-        ----------
-        compute, *given
-            A function of a module, or one that a notebook defines, and its data: frames, lists,
-            numbers, texts. All of them are part of the key, but for the run itself.
-        name
-            Name of the table; by default that of the function after that of its room.
-        fields, inputs
-            What `compute` reads of the configuration (``seed``, ``rocks.window``), and what gives
-            the hashes of the artefacts that it reads.
+        `compute` is a function of a module, or one that a notebook defines, and the table's `name`
+        is by default that of the function after that of its room. All of `given` (frames, lists,
+        numbers, texts) is part of the key, but for the run itself. `fields` are what `compute`
+        reads of the configuration (``seed``, ``rocks.window``), and `inputs` gives the hashes of
+        the artefacts that it reads.
 
-        Raises
-        ------
-        StudyError
-            A value that cannot be part of a key; whatever `compute` raises.
+        `StudyError`: a value that cannot be part of a key; whatever `compute` raises.
         """
         name, config = name or name_of(compute), {n: _field(self.config, n) for n in fields}
         values = content([one for one in given if not isinstance(one, Run)])
@@ -161,11 +131,9 @@ class Run:
             return cache.load(known)
         if self.reading:
             raise NotStored(f"{name}: not stored in the run {self.id!r}")
-        if self.reference is None:
-            upstream = dict(inputs())
-        else:  # has no models: its record stands for what they were
-            upstream = {REFERENCE: cache.hash_file(self.reference / RECORD)}
-        upstream |= {"code": made_by}
+        # a reference has no models: its record stands for what they were
+        record = self.reference and {REFERENCE: cache.hash_file(self.reference / RECORD)}
+        upstream = {**(record or inputs()), "code": made_by}
         place = self._taken(Place(self.path, "tables", stored, config, upstream, made_by))
         return distributed.cached(place, lambda: compute(*given)).data
 
@@ -184,12 +152,6 @@ class Run:
             return cache.read(known)
         return distributed.pieced(self.addressed(stage, name, **key), pieces, opened, compute)
 
-    def trained(
-        self, name: str, *, compute: Callable[[Path], None], **key: Unpack[Key]
-    ) -> Artefact:
-        """Return a folder of checkpoints, filled once."""
-        return distributed.once(self.addressed("training", name, **key), compute)
-
     def folder(
         self, stage: str, name: str, *, compute: Callable[[Path], None], **key: Unpack[Key]
     ) -> Artefact:
@@ -205,7 +167,7 @@ class Run:
     def is_stored(
         self, stage: str, name: str, *, config: Mapping[str, Any], inputs: Inputs
     ) -> bool:
-        """Whether `sampled` or `trained` would only read."""
+        """Whether an artefact that is never replaced (`addressed`) would only be read."""
         if self.reference is not None:
             return self._committed(stage, name, config) is not None
         return cache.is_current(self._taken(self._place(stage, name, config, inputs)))
@@ -256,14 +218,10 @@ class Run:
     def _taken(self, place: Place) -> Place:
         """The place, once what the nearest parent has of its key is linked there."""
         if distributed.together().is_main_process and not cache.is_current(place):
-            for parent in self.parents:
-                theirs = replace(place, run=parent)
-                if cache.is_current(theirs):
-                    cache.link(theirs.path, place.path)
-                    break
+            theirs = (replace(place, run=parent) for parent in self.parents)
+            if (nearest := next(filter(cache.is_current, theirs), None)) is not None:
+                cache.link(nearest.path, place.path)
         return place
-
-    # --- what there is ----------------------------------------------------------------------------
 
     def provenance(self) -> pd.DataFrame:
         """Return a row for each artefact: what it is, what it depends on, what it took."""
@@ -312,9 +270,6 @@ def _field(config: StudyConfig, name: str) -> Any:
     return identity(value) if isinstance(value, BaseModel) else value
 
 
-# --- opening --------------------------------------------------------------------------------------
-
-
 def open_run(
     preset: str | None = None,
     run_id: str = REFERENCE,
@@ -326,31 +281,21 @@ def open_run(
 ) -> Run:
     """Check a notebook's parameters and return the run that they name.
 
-    Parameters
-    ----------
-    preset
-        Name of a preset or path of a TOML file; None is what the run has recorded, and ``lab`` for
-        a new run.
-    run_id
-        Name of a folder under ``runs/``, or ``reference``.
-    seed, overrides
-        See `rockstudy.config.overrides.from_parameters`; None and empty change nothing.
-    from_run
-        Name of a run that a new one takes over from: its values, and every artefact that the new
-        values do not touch.
-    check
-        Called with the configuration before it is recorded; what it raises leaves nothing behind.
+    `preset` is the name of a preset or the path of a TOML file; None is what the run has recorded,
+    and ``lab`` for a new run. `run_id` is a folder under ``runs/``, or ``reference``. `seed` and
+    `overrides` are those of `rockstudy.config.overrides.from_parameters`; None and empty change
+    nothing. `from_run` is a run that a new one takes over from: its values, and every artefact
+    that the new values do not touch. `check` is called with the configuration before it is
+    recorded; what it raises leaves nothing behind.
 
-    Raises
-    ------
-    StudyError
-        A value that is not legal, that differs from the record, or that a papermill call misspells.
+    `StudyError`: a value that is not legal, that differs from the record, or that a papermill call
+    misspells.
     """
     notebooks.errors_as_one_line()
     notebooks.tables_as_they_are()
     notebooks.check_injected()
     if run_id == REFERENCE:
-        return _open_reference(preset or "lab", seed, _mapping(overrides), from_run)
+        return _open_reference(preset or "lab", _given(seed, overrides), from_run)
     config = resolved(preset, run_id, seed, overrides, from_run)
     path = paths.run_dir(run_id)
     known = (path / RECORD).is_file()
@@ -368,28 +313,29 @@ def resolved(
     from_run: str | None,
 ) -> StudyConfig:
     """Return the configuration of a run, recorded or new; nothing is written. See `open_run`."""
-    path, given = paths.run_dir(run_id), _mapping(overrides)
+    path, given = paths.run_dir(run_id), _given(seed, overrides)
     if (path / RECORD).is_file():
-        return _agreeing(path, preset, seed, given, from_run)
+        return _agreeing(path, preset, given, from_run)
     if path.is_dir() and any(path.glob("*/*.json")):
         raise StudyError(
             f"run_id: {run_id!r} has no record of its parameters ({RECORD}), so that its artefacts "
             "cannot be trusted; take a different name"
         )
     if from_run is None:
-        return from_parameters(preset or "lab", seed, **given)
+        return from_parameters(preset or "lab", **given)
     if preset is not None:
         raise StudyError(f"from_run: brings its own preset; got preset {preset!r} as well")
-    return _with(opened(existing(from_run)).config, seed, given)
+    return changed(opened(existing(from_run)).config, given)
 
 
-def _mapping(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+def _given(seed: int | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """New values by nested name."""
     if overrides is not None and not isinstance(overrides, Mapping):
         raise StudyError(
             "overrides: must be a mapping such as {'rocks__k': 20}; "
             f"got {type(overrides).__name__} {overrides!r:.60}"
         )
-    return dict(overrides or {})
+    return ({} if seed is None else {"seed": seed}) | dict(overrides or {})
 
 
 def _record(path: Path, config: StudyConfig, origin: str | None) -> None:
@@ -399,7 +345,7 @@ def _record(path: Path, config: StudyConfig, origin: str | None) -> None:
 
 
 def _agreeing(
-    path: Path, preset: str | None, seed: int | None, given: Mapping[str, Any], origin: str | None
+    path: Path, preset: str | None, given: dict[str, Any], origin: str | None
 ) -> StudyConfig:
     """The recorded configuration, with given values where they cannot change a result.
 
@@ -411,12 +357,12 @@ def _agreeing(
             f"from_run: {run_id!r} was started from {origin_of(path)!r}; got {origin!r}"
         )
     same = preset in (None, known.preset)
-    wanted = _with(known if same else from_parameters(preset), seed, given)
+    wanted = changed(known if same else from_parameters(preset), given)
     changes = {n: v for n, v in differences(known, wanted).items() if changes_results(n)}
     if "preset" in changes:
         changes = {"preset": changes["preset"]}
-    told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in changes.items()]
-    if told:
+    if changes:
+        told = [f"{n} {_short(old)} (given {_short(new)})" for n, (old, new) in changes.items()]
         raise StudyError(
             f"run_id: {run_id!r} is recorded with {', '.join(told)}; leave these out to go on with "
             f"it, or start a run from it: --run-id NEW --from {run_id}"
@@ -424,13 +370,7 @@ def _agreeing(
     return wanted
 
 
-def _with(config: StudyConfig, seed: int | None, given: Mapping[str, Any]) -> StudyConfig:
-    return changed(config, ({} if seed is None else {"seed": seed}) | dict(given))
-
-
-def _open_reference(
-    preset: str, seed: int | None, given: Mapping[str, Any], from_run: str | None
-) -> Run:
+def _open_reference(preset: str, given: dict[str, Any], from_run: str | None) -> Run:
     """Open a committed reference, or a run of one's own that is computed from its tables."""
     if from_run is not None:
         raise StudyError(f"from_run: must not be given with run_id 'reference'; got {from_run!r}")
@@ -444,7 +384,7 @@ def _open_reference(
             f"`rockstudy run --preset {preset}` makes the run {preset!r}"
         )
     known = recorded(folder)
-    config = _with(known, seed, given)
+    config = changed(known, given)
     values = ", ".join(_changes(known, config))
     if not values:
         return Run(known, folder, reference=folder)
@@ -464,12 +404,10 @@ def reference_dir(preset: str) -> Path:
 
 def existing(run_id: str, field: str = "--from") -> Path:
     """Return the folder of a run that has a record; `StudyError` lists them where it is none."""
-    folder = paths.run_dir(run_id)
-    if not (folder / RECORD).is_file():
-        names = [path.name for path in all_runs()]
-        if not names:
+    if (folder := paths.run_dir(run_id)) not in (runs := all_runs()):
+        if not runs:
             raise StudyError(f"{field}: must name a run, and there is none yet; got {run_id!r}")
-        raise StudyError(unknown(field, run_id, names))
+        raise StudyError(unknown(field, run_id, [run.name for run in runs]))
     return folder
 
 
@@ -480,17 +418,15 @@ def all_runs() -> list[Path]:
 
 def opened(path: Path) -> Run:
     """Open a run's folder by its record alone."""
-    origin, parents, reference = origin_of(path), [], None
-    while origin is not None:
-        if origin.startswith(f"{REFERENCE}/"):
-            reference = reference_dir(origin.removeprefix(f"{REFERENCE}/"))
-            break
+    origin, parents = origin_of(path), []
+    reference = path if path.parent.name == REFERENCE else None
+    while origin is not None and not origin.startswith(f"{REFERENCE}/"):
         parents.append(paths.run_dir(origin))
         if parents[-1] in (path, *parents[:-1]):
             raise StudyError(f"{path / RECORD}: must not start from itself; it does by {origin!r}")
         origin = origin_of(parents[-1])
-    if path.parent.name == REFERENCE:
-        reference = path
+    if origin is not None and reference is None:
+        reference = reference_dir(origin.removeprefix(f"{REFERENCE}/"))
     return Run(recorded(path), path, tuple(parents), reference)
 
 
@@ -534,12 +470,11 @@ def described(path: Path) -> str:
 
 def notebook_states(path: Path) -> list[str]:
     """Each notebook of a run: executed to its end, failed, or running or killed, and when."""
-    words = {".failed": "failed", ".partial": "running or killed"}
+    words = {".failed": "failed", ".partial": "running or killed", "": "executed"}
     states = []
     for file in sorted((path / "notebooks").glob("*.ipynb")):
-        end = next((end for end in words if file.stem.endswith(end)), "")
-        state = words.get(end, "executed")
-        states.append(f"{file.stem.removesuffix(end)} {state} {last_changed(file)}")
+        end = next(end for end in words if file.stem.endswith(end))
+        states.append(f"{file.stem.removesuffix(end)} {words[end]} {last_changed(file)}")
     return states
 
 
@@ -559,54 +494,37 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-# --- what is there, and forgetting it -------------------------------------------------------------
-
-
 def provenance(folder: Path) -> pd.DataFrame:
     """Return a row for each artefact below a folder: what it depends on, what it took."""
     columns = "artefact rows hash inputs seed seconds device code".split()
-    rows = [
-        (name, m.rows, m.sha256[:12], ", ".join(sorted(m.inputs)), *_circumstances(m))
-        for name, m in cache.manifests(folder).items()
-    ]
+    rows = []
+    for name, m in cache.manifests(folder).items():
+        git = m.git["commit"][:12] + " with changes" * m.git["dirty"] if m.git else "not a checkout"
+        inputs = ", ".join(sorted(m.inputs))
+        rows.append((name, m.rows, m.sha256[:12], inputs, m.seed, m.seconds, m.device, git))
     return pd.DataFrame(rows, columns=columns)
-
-
-def _circumstances(m: cache.Manifest) -> tuple[Any, ...]:
-    code = m.git["commit"][:12] + " with changes" * m.git["dirty"] if m.git else "not a checkout"
-    return m.seed, m.seconds, m.device, code
 
 
 def artefacts(path: Path, what: Sequence[str] = ()) -> dict[str, int]:
     """Bytes of a run's artefacts by name, half-filled folders included; of some by `what`.
 
-    Parameters
-    ----------
-    what
-        Stages such as ``training``, names, or the beginnings of names such as
-        ``training/stage2-``; all artefacts where it is empty.
-
-    Raises
-    ------
-    StudyError
-        Something that is not in the run.
+    It holds stages such as ``training``, names, or the beginnings of names such as
+    ``training/stage2-``; all artefacts where it is empty. `StudyError`: something that is not in
+    the run.
     """
     names = cache.names(path)
     chosen = set() if what else set(names)
     for one in what:
-        matching = [name for name in names if _matches(name, one)]
+        begin = one if "/" in one else f"{one}/"
+        matching = {name for name in names if name.startswith(begin)}
         if not matching:
             stages = ", ".join(sorted({name.split("/")[0] for name in names})) or "nothing"
             raise StudyError(
                 f"WHAT: must be a stage of the run ({stages}) or the beginning of an artefact's "
                 f"name; got {one!r}"
             )
-        chosen |= {one} & set(names) or set(matching)
+        chosen |= {one} & matching or matching
     return {name: sum(map(_size, cache.parts(path / name))) for name in names if name in chosen}
-
-
-def _matches(name: str, wanted: str) -> bool:
-    return name.split("/")[0] == wanted or ("/" in wanted and name.startswith(wanted))
 
 
 def _size(path: Path) -> int:
@@ -625,10 +543,9 @@ def check(path: Path) -> None:
     The line of `StudyError` has the first one's file, the remedy, and how to list the others.
     """
     complete = [n for n in cache.names(path) if files.named(path / n, ".json").exists()]
-    wrong = list(damages(path, complete))
-    more = f"; and {len(wrong) - 1} more: `rockstudy info --verify {path.name}`" * (len(wrong) > 1)
-    if wrong:
-        raise StudyError(wrong[0] + more)
+    if wrong := list(damages(path, complete)):
+        more = f"; and {len(wrong) - 1} more: `rockstudy info --verify {path.name}`"
+        raise StudyError(wrong[0] + more * (len(wrong) > 1))
 
 
 def damages(path: Path, names: Sequence[str]) -> Iterator[str]:

@@ -9,8 +9,6 @@ therefore always has the same number of threads, and the same roundings. On CUDA
 `accelerate launch`, jobs run in sequence in this process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
@@ -32,44 +30,27 @@ Job = tuple[Callable[..., object], tuple]  # a function of a module, and its arg
 
 
 def run(jobs: Mapping[str, Job], done: Callable[[str], bool]) -> None:
-    """Run the jobs that are not done.
+    """Run the jobs that are not `done`; their names are for errors.
 
-    Parameters
-    ----------
-    jobs
-        Function and arguments, both picklable, by a name for errors.
-    done
-        Whether the named job has nothing left to compute.
-
-    Raises
-    ------
-    StudyError
-        A worker died; the line names the unfinished jobs. The first error of a job is raised
-        unchanged. Both stop the other jobs.
+    Functions and arguments are picklable. `StudyError`: a worker died; the line names the
+    unfinished jobs. The first error of a job is raised unchanged. Both stop the other jobs.
     """
     todo = {name: jobs[name] for name in agreed([name for name in jobs if not done(name)])}
-    processes = _processes(len(jobs))
-    if processes == 1:
+    # at most one process per thread; OMP_NUM_THREADS=1 therefore means one process
+    processes = max(1, min(len(jobs), torch.get_num_threads()))
+    if processes == 1 or torch.cuda.is_available() or together().num_processes > 1:
         for function, arguments in todo.values():
             function(*arguments)
     elif todo:
         _in_pool(todo, processes)
 
 
-def _processes(n_jobs: int) -> int:
-    """At most one process per thread; OMP_NUM_THREADS=1 therefore means one process."""
-    if torch.cuda.is_available() or together().num_processes > 1:
-        return 1
-    return max(1, min(n_jobs, torch.get_num_threads()))
-
-
 def _in_pool(jobs: Mapping[str, Job], processes: int) -> None:
     others = set(multiprocessing.active_children())
     with _bars() as bars:
         settings = (torch.get_num_threads() // processes, bars, os.getpid())
-        pool = ProcessPoolExecutor(
-            min(processes, len(jobs)), multiprocessing.get_context("spawn"), _start, settings
-        )
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(processes, len(jobs)), spawn, _start, settings)
         futures = {pool.submit(f, *arguments): name for name, (f, arguments) in jobs.items()}
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
@@ -117,8 +98,7 @@ def die_with(parent: int) -> None:
 @contextlib.contextmanager
 def _bars() -> Iterator[str]:
     """The file for the workers' bars: the study's own, or one that this process draws."""
-    file = os.environ.get("ROCKSTUDY_PROGRESS")
-    if file:
+    if file := os.environ.get("ROCKSTUDY_PROGRESS"):
         yield file
         return
     with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:

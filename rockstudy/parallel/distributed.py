@@ -105,12 +105,9 @@ def pieced(
     Each piece is stored until all are complete, so that a killed run continues from the last one. A
     single piece of a single process is not written twice.
 
-    Parameters
-    ----------
-    pieces
-        Returns the pieces, which their `repr` identifies; called only if the table is missing.
-    opened
-        Opens the tool that computes them, such as a model; once per process with work.
+    `pieces` returns the pieces, which their `repr` identifies; it is called only if the table is
+    missing. `opened` opens the tool that computes them, such as a model; once per process with
+    work.
     """
     folder, processes = files.named(place.path, ".pieces"), together()
 

@@ -15,13 +15,8 @@ _TEXTS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALL
 def advised(where: str | Callable[[], str], knobs: Mapping[str, int | bool]) -> Iterator[None]:
     """Turn a failed allocation into a `StudyError` that names the parameters to change.
 
-    Parameters
-    ----------
-    where
-        The activity, or a function that returns it.
-    knobs
-        Current values by parameter, in order of preference. The line advises to lower counts above
-        1 and to set False to true.
+    `where` is the activity, or a function that returns it. `knobs` are current values by parameter,
+    in order of preference; the line advises to lower counts above 1 and to set False to true.
     """
     try:
         yield
@@ -29,7 +24,11 @@ def advised(where: str | Callable[[], str], knobs: Mapping[str, int | bool]) -> 
         if not is_out_of_memory(error):
             raise
         place = where if isinstance(where, str) else where()
-        raise StudyError(f"{place}: out of memory; {_advice(knobs)}") from None
+        numbers = [f"{name} (now {value})" for name, value in knobs.items() if value > 1]
+        advice = [f"lower {' or '.join(numbers)}"] if numbers else []
+        advice += [f"set {name} true" for name, value in knobs.items() if value is False]
+        told = ", or ".join(advice) or "nothing is left to lower: take a larger device"
+        raise StudyError(f"{place}: out of memory; {told}") from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -37,10 +36,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
-
-
-def _advice(knobs: Mapping[str, int | bool]) -> str:
-    numbers = [f"{name} (now {value})" for name, value in knobs.items() if value > 1]
-    switches = [f"set {name} true" for name, value in knobs.items() if value is False]
-    lower = [f"lower {' or '.join(numbers)}"] if numbers else []
-    return ", or ".join(lower + switches) or "nothing is left to lower: take a larger device"

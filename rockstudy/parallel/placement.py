@@ -33,6 +33,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """The model itself, on a device."""
+    return model.to(device)  # pyright: ignore[reportArgumentType]
+
+
 def sharding() -> bool:
     """Whether `accelerate launch` started this process for FSDP."""
     return parse_flag_from_env("ACCELERATE_USE_FSDP")

@@ -7,6 +7,7 @@ notebook that was not run is None.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -48,7 +49,7 @@ SETTINGS: dict[str, Callable[[StudyConfig], Any]] = {  # id of the paper's numbe
 def stored(run: Run, step: Callable[[Run], pd.DataFrame]) -> pd.DataFrame | None:
     """A table of an earlier notebook, or None if that was not run."""
     try:
-        return step(run.only_reading())
+        return step(replace(run, reading=True))
     except NotStored:
         return None
 

@@ -10,8 +10,6 @@ CPU); a prompt that is a prefix of a longer one is read together with it; finish
 batch; and a CUDA device is not synchronised at every token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -20,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
@@ -38,7 +37,7 @@ class Chooser:
     top_p: float = 1.0
     top_k: int = 0
 
-    def __call__(self, logits: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (B,), and whether each row's logits were usable, bool (B,)."""
         logits = logits.float()
         if self.temperature == 0:
@@ -56,7 +55,7 @@ class Chooser:
         return ids.gather(-1, rank[:, None])[:, 0], ok
 
 
-def _invert(probs: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _invert(probs: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Invert the cumulative distribution; ``right=True`` skips tokens of probability 0."""
     cdf = probs.cumsum(-1, dtype=torch.float64)  # (B, V): float32 would bias a large vocabulary
     total = cdf[:, -1:]
@@ -65,37 +64,17 @@ def _invert(probs: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def decode(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    uniforms: np.ndarray,
+    model: PreTrainedModel,  # in evaluation mode; call under torch.no_grad
+    prompts: Sequence[Sequence[int]],  # token ids, one list per row (B)
+    uniforms: np.ndarray,  # float64 (B, T) in [0, 1)
     choose: Chooser,
-    ends: torch.Tensor,
-    limits: np.ndarray,
-    banned: np.ndarray | None = None,
+    ends: Tensor,  # end-of-text token ids on the model's device
+    limits: np.ndarray,  # int (B,), from 1 to T: maximum length of a row
+    banned: np.ndarray | None = None,  # int (B, n): ids that no step may give, padded with -1
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode one batch, yielding (row, completion ids int32) as rows leave it.
 
-    Parameters
-    ----------
-    model
-        In evaluation mode; call under ``torch.no_grad``.
-    prompts
-        Token ids, one list per row (B).
-    uniforms
-        float64 (B, T) in [0, 1).
-    choose
-        Samples a token from logits and a uniform number.
-    ends
-        End-of-text token ids on the model's device.
-    limits
-        int (B,), from 1 to T: maximum length of a row.
-    banned
-        int (B, n): token ids whose logit is minus infinity at every step, padded with -1.
-
-    Raises
-    ------
-    StudyError
-        Logits with NaN or infinity, or a row with every token banned.
+    `StudyError`: logits with NaN or infinity, or a row with every token banned.
     """
     device = model.device
     poll = CUDA_POLL if device.type == "cuda" else 1
@@ -120,83 +99,76 @@ def decode(
         tokens[:, t] = token
         ended |= torch.isin(token, ends) | (most == t + 1)
         last = t + 1 == longest
-        if last or (t + 1) % poll == 0:
-            if not usable:
-                raise StudyError("logits: must be finite; the model gave NaN or infinity")
-            n_ended = len(rows) if last else int(ended.sum())
-            if n_ended == len(rows) or n_ended >= max(1, COMPACT_SHARE * len(rows)):
-                yield from _leaving(rows, tokens, ended | last, ends, t + 1, limits)
-                keep = (~ended).nonzero()[:, 0]
-                if last or len(keep) == 0:
-                    return
-                _select(cache, keep)
-                rows, u, tokens, lengths = rows[keep], u[keep], tokens[keep], lengths[keep]
-                token, ended, most = token[keep], ended[keep], most[keep]
-                ban, seen = (x if x is None else x[keep] for x in (ban, seen))
+        if not last and (t + 1) % poll:
+            continue
+        if not usable:
+            raise StudyError("logits: must be finite; the model gave NaN or infinity")
+        n_ended = len(rows) if last else int(ended.sum())
+        if n_ended == len(rows) or n_ended >= max(1, COMPACT_SHARE * len(rows)):
+            yield from _leaving(rows, tokens[:, : t + 1], ended | last, ends, limits)
+            keep = (~ended).nonzero()[:, 0]
+            if last or len(keep) == 0:
+                return
+            _select(cache, keep)
+            rows, u, tokens, lengths, token, ended, most, ban, seen = (
+                x if x is None else x[keep]
+                for x in (rows, u, tokens, lengths, token, ended, most, ban, seen)
+            )
 
 
-def _without(logits: torch.Tensor, ban: torch.Tensor) -> torch.Tensor:
+def _without(logits: Tensor, ban: Tensor) -> Tensor:
     """Logits (B, V) with minus infinity at the banned ids (B, n); -1 falls on a spare column."""
     spare = torch.nn.functional.pad(logits, (0, 1))
     return spare.scatter_(1, ban % spare.shape[1], -torch.inf)[:, :-1]
 
 
 def _leaving(
-    rows: torch.Tensor,
-    tokens: torch.Tensor,
-    out: torch.Tensor,
-    ends: torch.Tensor,
-    width: int,
-    limits: np.ndarray,
+    rows: Tensor, tokens: Tensor, out: Tensor, ends: Tensor, limits: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the rows marked `out`, each cut at its limit or after its first end-of-text token."""
-    done = tokens[out, :width]
+    done = tokens[out]
     is_end = torch.isin(done, ends).cpu().numpy()
-    for row, ids, end in zip(
-        rows[out].tolist(), done.cpu().numpy().astype(np.int32), is_end, strict=True
-    ):
-        n = min(width, int(limits[row]))
+    written = done.cpu().numpy().astype(np.int32)
+    for row, ids, end in zip(rows[out].tolist(), written, is_end, strict=True):
+        n = min(len(ids), int(limits[row]))
         yield row, ids[: end.argmax() + 1] if end[:n].any() else ids[:n]
 
 
 def _prefill(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]]
-) -> tuple[DynamicCache, torch.Tensor]:
+) -> tuple[DynamicCache, Tensor]:
     """Read all but the last token of every prompt, and expand the cache to the batch's rows.
 
     A prompt that is a prefix of a longer one shares its cache, with the remaining columns masked.
     Windowed attention counts columns, as do models without position ids: their prompts share
     nothing.
     """
-    cache = DynamicCache(config=model.config)
+    device, cache = model.device, DynamicCache(config=model.config)
     whole = all(type(layer) is DynamicLayer for layer in cache.layers)
     whole &= "position_ids" in signature(model.forward).parameters
     cache.layers = [_Layer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     keys = [tuple(prompt[:-1]) for prompt in prompts]
     longer = _longer(keys) if whole else {key: key for key in keys}
-    read = list(dict.fromkeys(longer.values()))
-    width = max(map(len, read))
-    starts = {key: width - len(key) for key in read}
-    ids = torch.zeros(len(read), width, dtype=torch.long)
-    seen = torch.zeros(len(read), width, dtype=torch.bool)
-    for i, key in enumerate(read):
-        ids[i, starts[key] :] = torch.tensor(key)
-        seen[i, starts[key] :] = True
-    first = torch.tensor([starts[longer[key]] for key in keys])[:, None]
+    place = {key: i for i, key in enumerate(dict.fromkeys(longer.values()))}
+    width = max(map(len, place))
+    ids = torch.zeros(len(place), width, dtype=torch.long)
+    seen = torch.zeros(len(place), width, dtype=torch.bool)
+    for key, i in place.items():
+        ids[i, width - len(key) :] = torch.tensor(key)
+        seen[i, width - len(key) :] = True
+    first = torch.tensor([width - len(longer[key]) for key in keys])[:, None]
     last = first + torch.tensor([len(key) for key in keys])[:, None]
     columns = torch.arange(width)
-    filled = ((columns >= first) & (columns < last)).to(model.device)
+    filled = ((columns >= first) & (columns < last)).to(device)
     if width:
-        positions = (seen.cumsum(1) - 1).clamp_(min=0).to(model.device)
-        mask = None if bool(seen.all()) else seen.to(model.device)
-        _forward(model, ids.to(model.device), mask, positions, cache)
-        place = {key: i for i, key in enumerate(read)}
-        spread = torch.tensor([place[longer[key]] for key in keys], device=model.device)
-        _select(cache, spread)
+        positions = (seen.cumsum(1) - 1).clamp_(min=0).to(device)
+        mask = None if bool(seen.all()) else seen.to(device)
+        _forward(model, ids.to(device), mask, positions, cache)
+        _select(cache, torch.tensor([place[longer[key]] for key in keys], device=device))
     return cache, filled
 
 
-def _select(cache: DynamicCache, rows: torch.Tensor) -> None:
+def _select(cache: DynamicCache, rows: Tensor) -> None:
     """Replace a cache's batch by these of its rows; a row may occur several times."""
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):  # and its keys and values, if any
@@ -208,19 +180,19 @@ def _select(cache: DynamicCache, rows: torch.Tensor) -> None:
 def _longer(keys: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
     """Map every key to one that begins with it and is itself a prefix of no other key."""
     ordered = sorted(set(keys))  # extensions of a key directly follow it
-    found = {ordered[-1]: ordered[-1]}
+    longer = {ordered[-1]: ordered[-1]}
     for key, after in reversed(list(pairwise(ordered))):
-        found[key] = found[after] if after[: len(key)] == key else key
-    return found
+        longer[key] = longer[after] if after[: len(key)] == key else key
+    return longer
 
 
 def _forward(
     model: PreTrainedModel,
-    ids: torch.Tensor,
-    seen: torch.Tensor | None,
-    positions: torch.Tensor,
+    ids: Tensor,
+    seen: Tensor | None,
+    positions: Tensor,
     cache: DynamicCache,
-) -> torch.Tensor:
+) -> Tensor:
     """Return the logits (B, V) after the last column of `ids`."""
     return model(
         input_ids=ids,
@@ -235,14 +207,13 @@ def _forward(
 class _Layer(DynamicLayer):
     """A cache layer that writes into a larger buffer instead of concatenating."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    keys: Tensor
+    values: Tensor
     used = 0
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append along the sequence axis and return views of the whole cache."""
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
@@ -254,12 +225,11 @@ class _Layer(DynamicLayer):
         self.used = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def _grown(self, buffer: torch.Tensor, end: int) -> torch.Tensor:
+    def _grown(self, buffer: Tensor, end: int) -> Tensor:
         room = end + max(GROW, end // 4)
         new = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
         new[:, :, : self.used] = buffer[:, :, : self.used]
         return new
 
     def get_seq_length(self) -> int:
-        """Return the number of columns in use."""
         return self.used

@@ -8,11 +8,10 @@ adds noise from a generator with the row's seed. In both, a row does not depend 
 to floating point in the logits.
 """
 
-from __future__ import annotations
-
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,24 +28,12 @@ from rockstudy.store.seeds import generator
 
 @dataclass(frozen=True)
 class Request:
-    """A completion to write.
+    """A completion to write."""
 
-    Attributes
-    ----------
-    ids
-        Token ids to continue: a prompt, and in a knockout the kept part of its completion.
-    limit
-        Maximum number of tokens to write, at least 1.
-    stream
-        Seed, stage and unit of its random numbers (`store.seeds`).
-    banned
-        Token ids whose logit is minus infinity at every step.
-    """
-
-    ids: Sequence[int]
-    limit: int
-    stream: tuple[int, str, int]
-    banned: tuple[int, ...] = ()
+    ids: Sequence[int]  # to continue: a prompt, in a knockout with the kept part of its completion
+    limit: int  # maximum number of tokens to write, at least 1
+    stream: tuple[int, str, int]  # seed, stage and unit of its random numbers (`store.seeds`)
+    banned: tuple[int, ...] = ()  # token ids whose logit is minus infinity at every step
 
 
 Left = Callable[[Request], Any]
@@ -90,9 +77,8 @@ class TransformersEngine(Engine):
                 batch = [rows[r] for r in places]
                 limits = np.array([row.limit for row in batch])
                 uniforms = _uniforms(batch, int(limits.max()), choose)
-                prompts = [list(row.ids) for row in batch]
-                banned = _banned(batch)
-                for i, ids in decode(self.model, prompts, uniforms, choose, stop, limits, banned):
+                given = ([list(row.ids) for row in batch], uniforms, choose, stop, limits)
+                for i, ids in decode(self.model, *given, _banned(batch)):
                     done[places[i]] = ids
                     left(batch[i])
         return done
@@ -107,13 +93,8 @@ def _uniforms(rows: Sequence[Request], n: int, choose: Chooser) -> np.ndarray:
 
 def _banned(rows: Sequence[Request]) -> np.ndarray | None:
     """Banned ids int64 (B, n), padded with -1; None if no row has any."""
-    width = max(len(row.banned) for row in rows)
-    if width == 0:
-        return None
-    banned = np.full((len(rows), width), -1, np.int64)
-    for place, row in enumerate(rows):
-        banned[place, : len(row.banned)] = row.banned
-    return banned
+    padded = list(itertools.zip_longest(*(row.banned for row in rows), fillvalue=-1))
+    return np.array(padded, np.int64).T if padded else None
 
 
 def of(model: PreTrainedModel | Engine, batch_size: int) -> Engine:
@@ -130,23 +111,12 @@ def opened(
     max_prompt_tokens: int,
     **model: Any,
 ) -> Iterator[Engine]:
-    """Open the configured engine; a vLLM engine frees its memory at the end.
+    """Open the engine that `how` names; a vLLM engine frees its memory at the end.
 
-    Parameters
-    ----------
-    how
-        Engine, batch size and limit.
-    name, model
-        The model for vLLM, and further arguments of `VllmEngine`.
-    load
-        Returns the model for transformers.
-    max_prompt_tokens
-        Token limit of prompts, for which vLLM reserves memory.
+    `load` returns the model for transformers. vLLM takes its `name` and further arguments of
+    `VllmEngine`, and reserves memory for prompts of `max_prompt_tokens`.
 
-    Raises
-    ------
-    StudyError
-        vLLM is not installed or cannot read the model.
+    `StudyError`: vLLM is not installed or cannot read the model.
     """
     if how.engine == "transformers":
         yield TransformersEngine(load(), how.batch_size)
@@ -160,8 +130,5 @@ def opened(
             "engine: vllm is not installed; install the extra rockstudy[vllm], or take the "
             "engine transformers"
         ) from None
-    served = VllmEngine(name, max_prompt_tokens + how.max_new_tokens, **model)
-    try:
+    with closing(VllmEngine(name, max_prompt_tokens + how.max_new_tokens, **model)) as served:
         yield served
-    finally:
-        served.close()

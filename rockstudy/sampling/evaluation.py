@@ -1,7 +1,5 @@
 """Grading checkpoints and sampling rollouts, each computed once in a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,17 +27,8 @@ Opened = Callable[[], AbstractContextManager[engines.Engine]]
 def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
     """Outcomes of one model on every benchmark, stored as ``evaluation/<label>``.
 
-    Parameters
-    ----------
-    label
-        Name of the outcomes.
-    folder
-        Folder of the model; None for the pair's ``teacher`` or ``student``, named by the label.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `rollout.evaluate`, and ``model``, the label.
+    The model is in `folder`; without one it is the pair's ``teacher`` or ``student``, named by the
+    label. The columns are those of `rollout.evaluate`, and ``model``, the label.
     """
     config, how = run.config, run.config.evaluation
     seed = torch_seed(config.seed, "evaluation")
@@ -55,10 +44,8 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
         label,
         **_grading(run, label, folder),
         by=rollout.evaluate,
-        pieces=lambda: [
-            (task, part) for task in config.benchmarks for part in rollout.parts(task, how)
-        ],
-        opened=lambda: _member(run, label) if folder is None else checkpoint(run, folder, how),
+        pieces=lambda: [(task, p) for task in config.benchmarks for p in rollout.parts(task, how)],
+        opened=lambda: checkpoint(run, folder, how) if folder else _member(run, label),
         compute=compute,
     ).data
 
@@ -70,19 +57,14 @@ def is_graded(run: Run, label: str, folder: Path) -> bool:
 
 def _grading(run: Run, label: str, folder: Path | None) -> dict[str, Any]:
     """Configuration and inputs of an evaluation."""
-    config = {
-        "label": label,
-        "seed": run.config.seed,
-        "evaluation": identity(run.config.evaluation),
-        **graded_on(run),
-    }
     pair: Any = run.config.pair
+    config = {"label": label, "seed": run.config.seed, **graded_on(run)}
 
     def inputs() -> dict[str, str]:
-        found = cache.hash_folder(folder) if folder else loading.identity_of(pair, label)  # pyright: ignore
-        return {"model": found, "tokenizer": loading.identity_of(pair, "teacher")}
+        model = cache.hash_folder(folder) if folder else loading.identity_of(pair, label)  # pyright: ignore
+        return {"model": model, "tokenizer": loading.identity_of(pair, "teacher")}
 
-    return {"config": config, "inputs": inputs}
+    return {"config": config | {"evaluation": identity(run.config.evaluation)}, "inputs": inputs}
 
 
 def graded_on(run: Run) -> dict[str, str]:
@@ -107,12 +89,8 @@ def answered(
 ) -> tuple[rollout.Rollouts, str]:
     """Graded completions of a task's evaluation prompts, and their hash: ``rollouts/<name>``.
 
-    Parameters
-    ----------
-    stage
-        ``statistics`` or ``knockout``: the section of the configuration for the sampling.
-    opened, inputs
-        Give the engine, and the hashes of its model.
+    The section `stage` of the configuration, ``statistics`` or ``knockout``, is for the sampling.
+    `opened` gives the engine, and `inputs` the hashes of its model.
     """
     how, seed = getattr(run.config, stage), torch_seed(run.config.seed, stage)
 
@@ -162,5 +140,4 @@ def _common(run: Run) -> dict[str, Any]:
     """Token limit of prompts, and the pair's models if they are in memory."""
     pair = run.held("pair")
     longest = max(task.max_prompt_tokens for task in run.config.benchmarks)
-    resting = [] if pair is None else [pair.teacher, pair.student]
-    return {"max_prompt_tokens": longest, "resting": resting}
+    return {"max_prompt_tokens": longest, "resting": [pair.teacher, pair.student] if pair else []}

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,37 +36,20 @@ PART = 512  # ours: prompts sampled between two writes to disk
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Completions and their prompts.
+    """Completions and their prompts: R rows, each of a prompt and a sample of it."""
 
-    Attributes
-    ----------
-    prompt_ids
-        One int64 array of token ids per prompt; ``prompt_index`` points into it.
-    completion_ids
-        int32 (R, T), padded on the right. A sampled end-of-text token is part of the completion.
-    mask
-        bool (R, T), True on the tokens of the completion.
-    prompt_index, sample_index
-        int32 (R,) and int16 (R,).
-    stopped
-        bool (R,): whether the row ends with an end-of-text token; a row cut at the token limit has
-        none.
-    correct
-        bool (R,) where graded, else None.
-    """
-
-    prompt_ids: list[np.ndarray]
-    completion_ids: np.ndarray
-    mask: np.ndarray
-    prompt_index: np.ndarray
-    sample_index: np.ndarray
-    stopped: np.ndarray
-    correct: np.ndarray | None = None
+    prompt_ids: list[np.ndarray]  # int64 token ids of each prompt; prompt_index points into it
+    completion_ids: np.ndarray  # int32 (R, T), padded on the right; a sampled end-of-text is part
+    mask: np.ndarray  # bool (R, T), True on the tokens of the completion
+    prompt_index: np.ndarray  # int32 (R,)
+    sample_index: np.ndarray  # int16 (R,)
+    stopped: np.ndarray  # bool (R,): ends with an end-of-text token, not cut at the token limit
+    correct: np.ndarray | None = None  # bool (R,) where graded
 
     def __post_init__(self) -> None:
         """Refuse wrong shapes, dtypes and masks."""
         rows = self.completion_ids.shape[0]
-        for name, dtype, ndim in _FIELDS:
+        for name, (dtype, ndim) in _FIELDS.items():
             value = getattr(self, name)
             if name == "correct" and value is None:
                 continue
@@ -101,28 +85,25 @@ class Rollouts:
         """Total number of completion tokens."""
         return int(self.mask.sum())
 
+    @property
+    def completions(self) -> list[np.ndarray]:
+        """Token ids of each completion without padding, int32."""
+        return [ids[m] for ids, m in zip(self.completion_ids, self.mask, strict=True)]
+
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Decode completions without special tokens: for grading and reading, not for training."""
-        rows = (ids[m] for ids, m in zip(self.completion_ids, self.mask, strict=True))
-        return decoded(tokenizer, rows, skip_special_tokens=True)
-
-    def graded(self, correct: np.ndarray) -> Rollouts:
-        """Return the same rollouts with `correct`."""
-        return replace(self, correct=np.asarray(correct, dtype=bool))
+        return decoded(tokenizer, self.completions, skip_special_tokens=True)
 
     def to_frame(self, first: int = 0) -> pd.DataFrame:
         """Return a row per rollout, ids without padding; prompts are numbered from `first`."""
-        rows = zip(self.completion_ids, self.mask, strict=True)
-        frame = pd.DataFrame(
-            {
-                "prompt_index": self.prompt_index + np.int32(first),
-                "sample_index": self.sample_index,
-                "prompt_ids": [self.prompt_ids[i] for i in self.prompt_index],
-                "completion_ids": [ids[m] for ids, m in rows],
-                "stopped": self.stopped,
-            }
-        )
-        return frame if self.correct is None else frame.assign(correct=self.correct)
+        columns = {
+            "prompt_index": self.prompt_index + np.int32(first),
+            "sample_index": self.sample_index,
+            "prompt_ids": [self.prompt_ids[i] for i in self.prompt_index],
+            "completion_ids": self.completions,
+            "stopped": self.stopped,
+        }
+        return pd.DataFrame(columns | ({} if self.correct is None else {"correct": self.correct}))
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Rollouts:
@@ -132,26 +113,20 @@ class Rollouts:
         prompts = [np.empty(0, np.int64)] * (int(frame["prompt_index"].to_numpy().max()) + 1)
         for i, ids in zip(frame["prompt_index"], frame["prompt_ids"], strict=True):
             prompts[i] = np.asarray(ids, np.int64)
-        completion_ids, mask = _pad([np.asarray(ids, np.int32) for ids in frame["completion_ids"]])
-        return cls(
-            prompts,
-            completion_ids,
-            mask,
-            frame["prompt_index"].to_numpy(np.int32),
-            frame["sample_index"].to_numpy(np.int16),
-            frame["stopped"].to_numpy(bool),
-            frame["correct"].to_numpy(bool) if "correct" in frame else None,
-        )
+        padded = _pad([np.asarray(ids, np.int32) for ids in frame["completion_ids"]])
+        rest = ("prompt_index", "sample_index", "stopped", "correct")
+        columns = {n: frame[n].to_numpy(_FIELDS[n][0]) for n in rest if n in frame}
+        return cls(prompts, *padded, **columns)
 
 
-_FIELDS = (
-    ("completion_ids", np.int32, 2),
-    ("mask", np.bool_, 2),
-    ("prompt_index", np.int32, 1),
-    ("sample_index", np.int16, 1),
-    ("stopped", np.bool_, 1),
-    ("correct", np.bool_, 1),
-)
+_FIELDS: dict[str, tuple[type, int]] = {  # type and number of axes
+    "completion_ids": (np.int32, 2),
+    "mask": (np.bool_, 2),
+    "prompt_index": (np.int32, 1),
+    "sample_index": (np.int16, 1),
+    "stopped": (np.bool_, 1),
+    "correct": (np.bool_, 1),
+}
 
 
 def prompt_ids(
@@ -166,8 +141,7 @@ def prompt_ids(
     """
     if len(prompts) == 0:
         raise StudyError("prompts: must hold at least one prompt; got none")
-    encoder = ChatEncoder(tokenizer)
-    limit = min(max_prompt_tokens, chats.room(tokenizer))
+    encoder, limit = ChatEncoder(tokenizer), min(max_prompt_tokens, chats.room(tokenizer))
     ids = []
     for i, prompt in enumerate(prompts):
         ids.append(encoder.ids(prompt, f"prompt {i}"))
@@ -186,15 +160,15 @@ def fitting(
 
     A token has at least one byte, so texts with few bytes need no tokenisation.
     """
-    encoder = ChatEncoder(tokenizer)
-    room = min(max_prompt_tokens, chats.room(tokenizer))
-    around = len(encoder.ids("", "an empty prompt"))
-    return [
-        prompt
-        for i, prompt in enumerate(prompts)
-        if (isinstance(prompt, str) and around + len(prompt.encode(errors="surrogatepass")) <= room)
-        or len(encoder.ids(prompt, f"prompt {i}")) <= room
-    ]
+    encoder, limit = ChatEncoder(tokenizer), min(max_prompt_tokens, chats.room(tokenizer))
+    room = limit - len(encoder.ids("", "an empty prompt"))
+
+    def fits(i: int, prompt: Prompt) -> bool:
+        if isinstance(prompt, str) and len(prompt.encode(errors="surrogatepass")) <= room:
+            return True
+        return len(encoder.ids(prompt, f"prompt {i}")) <= limit
+
+    return [prompt for i, prompt in enumerate(prompts) if fits(i, prompt)]
 
 
 def eos_ids(model: PreTrainedModel | Engine, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -231,29 +205,20 @@ def generate(
     context, or logits that are not finite.
     """
     _check_lengths(model, prompt_ids, max_new_tokens)
-    places = [(p, s) for p in range(len(prompt_ids)) for s in range(samples)]
+    prompts = np.repeat(np.arange(len(prompt_ids), dtype=np.int32), samples)
+    numbers = np.tile(np.arange(samples, dtype=np.int16), len(prompt_ids))
     # ours: sample_index is an int16, so prompt and sample make one unit without collisions
     rows = [
         Request(prompt_ids[p], max_new_tokens, (seed, "rollout", ((first + p) << 15) + s))
-        for p, s in places
+        for p, s in zip(prompts.tolist(), numbers.tolist(), strict=True)
     ]
-    ends = eos_ids(model, tokenizer)
+    ends, choose = eos_ids(model, tokenizer), Chooser(temperature, top_p, top_k)
     with nullcontext() if desc is None else progress.bar(len(rows), desc, "rollout") as bar:
-        done = engines.of(model, batch_size).complete(
-            rows,
-            Chooser(temperature, top_p, top_k),
-            ends,
-            lambda _: bar.update(1) if bar is not None else None,
-        )
-    completion_ids, mask = _pad(done)
-    return Rollouts(
-        [np.asarray(ids, np.int64) for ids in prompt_ids],
-        completion_ids,
-        mask,
-        np.array([p for p, _ in places], np.int32),
-        np.array([s for _, s in places], np.int16),
-        np.array([ids[-1] in ends for ids in done], bool),
-    )
+        left = (lambda _: bar.update(1)) if bar is not None else (lambda _: None)
+        done = engines.of(model, batch_size).complete(rows, choose, ends, left)
+    stopped = np.array([ids[-1] in ends for ids in done], bool)
+    prompt_arrays = [np.asarray(ids, np.int64) for ids in prompt_ids]
+    return Rollouts(prompt_arrays, *_pad(done), prompts, numbers, stopped)
 
 
 def answer(
@@ -269,22 +234,19 @@ def answer(
     A `part` of the prompts gets the same completions as in the whole.
     """
     problems = tasks.load(task, "eval")[: eval.n_prompts][part]
+    how = {"samples", "temperature", "top_p", "max_new_tokens", "batch_size"}
     rollouts = generate(
         model,
         tokenizer,
         prompt_ids(tokenizer, [p.prompt for p in problems], task.max_prompt_tokens),
-        samples=eval.samples,
-        temperature=eval.temperature,
-        top_p=eval.top_p,
-        max_new_tokens=eval.max_new_tokens,
-        batch_size=eval.batch_size,
+        **eval.model_dump(include=how),
         seed=seed,
         first=part.start or 0,
         desc=f"answer {task.label}",
     )
     texts = rollouts.texts(tokenizer)
-    asked = [problems[i] for i in rollouts.prompt_index]
-    return rollouts.graded(tasks.grade(task, asked, texts)), texts
+    correct = tasks.grade(task, [problems[i] for i in rollouts.prompt_index], texts)
+    return replace(rollouts, correct=np.asarray(correct, dtype=bool)), texts
 
 
 def parts(task: TaskConfig, eval: EvalConfig) -> list[slice]:
@@ -302,12 +264,9 @@ def evaluate(
 ) -> pd.DataFrame:
     """Sample and grade the evaluation prompts of a task, or some: one row per completion.
 
-    Returns
-    -------
-    DataFrame
-        ``benchmark, prompt_index, sample_index, correct, stopped, n_new_tokens, family, text``. The
-        mean of `correct` is Pass@1 averaged over `eval.samples` runs; its interval resamples
-        problems (`intervals.cluster_mean`), never rows.
+    Its columns are ``benchmark, prompt_index, sample_index, correct, stopped, n_new_tokens, family,
+    text``. The mean of `correct` is Pass@1 averaged over `eval.samples` runs; its interval
+    resamples problems (`intervals.cluster_mean`), never rows.
     """
     rollouts, texts = answer(model, tokenizer, task, eval, seed, part)
     first = part.start or 0
@@ -332,33 +291,21 @@ def completion_states(
     """Last hidden states that predict the completions of some rows, in one forward without logits.
 
     State i of a row has read the prompt and the completion tokens before token i: a row of n tokens
-    has n states. They are ordered by row, then by position.
+    has n states. They are ordered by row, then by position: (N, H) in the model's type and on its
+    device; N counts the rows' completion tokens.
 
-    Returns
-    -------
-    Tensor
-        (N, H) in the model's type and on its device; N counts the rows' completion tokens.
-
-    Raises
-    ------
-    StudyError
-        A prompt without tokens, so that nothing predicts the first token.
+    `StudyError`: a prompt without tokens, so that nothing predicts the first token.
     """
     prompts = [rollouts.prompt_ids[rollouts.prompt_index[row]] for row in rows]
     _check_prompts(prompts)
-    completions = [rollouts.completion_ids[row][rollouts.mask[row]] for row in rows]
-    read = [np.concatenate([p, c[:-1]]) for p, c in zip(prompts, completions, strict=True)]
-    ids, mask = _pad(read)
-    columns = np.arange(ids.shape[1])
-    starts = np.array([len(prompt) - 1 for prompt in prompts])
-    predicts = torch.from_numpy(mask & (columns >= starts[:, None])).to(model.device)
+    written = [rollouts.completion_ids[row][rollouts.mask[row]] for row in rows]
+    read = [np.concatenate([p, ids[:-1]]) for p, ids in zip(prompts, written, strict=True)]
+    ids, mask = (torch.from_numpy(padded).to(model.device) for padded in _pad(read))
+    starts = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
+    predicts = mask & (torch.arange(ids.shape[1], device=model.device) >= starts[:, None])
+    given: Any = {"input_ids": ids.long(), "attention_mask": mask.long(), "use_cache": False}
     with loading.evaluating(model):
-        states = model.get_decoder()(
-            input_ids=torch.from_numpy(ids).long().to(model.device),
-            attention_mask=torch.from_numpy(mask).long().to(model.device),
-            use_cache=False,
-        ).last_hidden_state
-    return states[predicts]
+        return model.get_decoder()(**given).last_hidden_state[predicts]
 
 
 def _check_lengths(

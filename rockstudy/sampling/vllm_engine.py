@@ -12,11 +12,10 @@ The engine runs in a separate process. It starts with the first rows, and `close
 its memory.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -69,14 +68,11 @@ class VllmEngine(Engine):
                 f"{field}: must be a Hub id or a folder with safetensors for the engine vllm; "
                 f"got {name!r}; take the engine transformers"
             )
+        where, how = source.where, source.kwargs
         with readable(source, "a model's configuration"):
-            self.config = AutoConfig.from_pretrained(
-                source.where, trust_remote_code=False, **source.kwargs
-            )
+            self.config = AutoConfig.from_pretrained(where, trust_remote_code=False, **how)
             try:
-                self.generation_config = GenerationConfig.from_pretrained(
-                    source.where, **source.kwargs
-                )
+                self.generation_config = GenerationConfig.from_pretrained(where, **how)
             except OSError:  # optional
                 self.generation_config = GenerationConfig.from_model_config(self.config)
         self._source, self._device = source, placement.default_device()
@@ -84,8 +80,8 @@ class VllmEngine(Engine):
         kind = loading.default_dtype(self._device) if dtype == "auto" else getattr(torch, dtype)
         context = configuration.context(self.config) or longest
         self._settings: dict[str, Any] = {
-            "model": source.where,
-            "revision": source.kwargs.get("revision"),
+            "model": where,
+            "revision": how.get("revision"),
             "dtype": str(kind).removeprefix("torch."),
             "max_model_len": min(longest, context),
             "skip_tokenizer_init": True,
@@ -132,19 +128,15 @@ class VllmEngine(Engine):
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
             for model, device in self._resting:
-                _move(model, device)
+                placement.moved(model, device)
 
     def _started(self) -> LLM:
         if self._llm is None:
             for model, _ in self._resting:
-                _move(model, torch.device("cpu"))
+                placement.moved(model, torch.device("cpu"))
             with readable(self._source, "a model for vLLM"), _alone():
                 self._llm = LLM(**self._settings, **_of_device(self._device))
         return self._llm
-
-
-def _move(model: PreTrainedModel, device: torch.device) -> None:
-    model.to(device)  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
@@ -189,9 +181,7 @@ def _parameters(row: Request, choose: Chooser, ends: Sequence[int]) -> SamplingP
             f"got {len(row.banned)}"
         )
     return SamplingParams(
-        temperature=choose.temperature,
-        top_p=choose.top_p,
-        top_k=choose.top_k,
+        **asdict(choose),  # temperature, top_p, top_k
         seed=torch_seed(*row.stream),
         max_tokens=row.limit,
         stop_token_ids=list(ends),

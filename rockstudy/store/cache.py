@@ -128,27 +128,16 @@ def save(
     code: str | None = None,
     **about: Any,
 ) -> Manifest:
-    """Write data and manifest under ``path`` (without a suffix), atomically.
+    """Write a frame with a default index, or tensors by name, and the manifest, atomically.
 
-    Parameters
-    ----------
-    path
-        ``runs/<run_id>/<stage>/<name>``; ``.parquet`` or ``.safetensors`` is added.
-    data
-        A frame with a default index, or tensors by name.
-    config, inputs, code
-        See `Place`.
-    **about
-        ``seed`` (that of ``config`` by default) and ``seconds``, for the record.
+    `path` is ``runs/<run_id>/<stage>/<name>``; ``.parquet`` or ``.safetensors`` is added. `config`,
+    `inputs` and `code` are those of `Place`; `about` has ``seed`` (that of `config` by default) and
+    ``seconds``, for the record.
 
-    Raises
-    ------
-    StudyError
-        A column that would not come back as it was; a file that cannot be written.
+    `StudyError`: a column that would not come back as it was; a file that cannot be written.
     """
-    path = Path(path)
+    path, is_frame = Path(path), isinstance(data, pd.DataFrame)
     place = Place(path.parent, "", path.name, config, inputs or {}, code)
-    is_frame = isinstance(data, pd.DataFrame)
     file = files.named(path, ".parquet" if is_frame else ".safetensors")
     manifest_file = files.named(path, ".json")
     with files.writing(file):
@@ -170,13 +159,7 @@ def save(
 
 
 def load(path: Path) -> Data:
-    """Return the frame or the tensors under ``path`` (without a suffix), their hash verified.
-
-    Raises
-    ------
-    StudyError
-        As `verified`.
-    """
+    """Return the frame or the tensors under ``path`` (without a suffix), as `read` does."""
     return read(path).data
 
 
@@ -192,11 +175,8 @@ def read(path: Path) -> Artefact:
 def verified(path: Path) -> Manifest:
     """Return the manifest of the artefact under ``path`` once its data has proved whole.
 
-    Raises
-    ------
-    StudyError
-        Missing, truncated or altered, or of a different kind (a folder in place of a file): the
-        line names the file and the remedy.
+    `StudyError`: missing, truncated or altered, or of a different kind (a folder in place of a
+    file): the line names the file and the remedy.
     """
     path, manifest = Path(path), load_manifest(path)
     file, is_folder = path.parent / manifest.file, manifest.file == path.name
@@ -218,10 +198,7 @@ def verified(path: Path) -> Manifest:
 def load_manifest(path: Path) -> Manifest:
     """Return the manifest of the artefact under ``path`` (without a suffix).
 
-    Raises
-    ------
-    StudyError
-        No manifest, or one that cannot be read or contradicts itself.
+    `StudyError`: no manifest, or one that cannot be read or contradicts itself.
     """
     path = Path(path)
     file = files.named(path, ".json")
@@ -242,16 +219,13 @@ def load_manifest(path: Path) -> Manifest:
 def cached(place: Place, compute: Callable[[], Data]) -> Artefact:
     """Return the artefact of a place, computing it only when none of this key is there.
 
-    Notes
-    -----
     The data is always what was read back from disk: a first run and a replay see the same types.
     """
     if fresh := not is_current(place):
         start = time.perf_counter()
         data = compute()
-        seconds = time.perf_counter() - start
-        how: dict[str, Any] = {"config": place.config, "inputs": place.inputs, "code": place.code}
-        save(place.path, data, **how, seconds=seconds)
+        how: Any = {"seconds": time.perf_counter() - start, "code": place.code}
+        save(place.path, data, config=place.config, inputs=place.inputs, **how)
     return replace(read(place.path), fresh=fresh)
 
 
@@ -276,13 +250,14 @@ def cached_folder(place: Place, compute: Callable[[Path], None]) -> Artefact:
     first; a publication that was cut short is completed.
     """
     path = place.path
+
+    def manifest(folder: Path, seconds: float) -> dict[str, Any]:
+        return asdict(place.manifest(path, hash_folder(folder), seconds=seconds))
+
     with files.writing(path):
         resumable.finish_interrupted(path, place.key)
         if fresh := not is_current(place):
-            resumable.prepare(path, place.key)
-            seconds = resumable.fill(path, compute)
-            digest = hash_folder(resumable.folder(path))
-            resumable.complete(path, asdict(place.manifest(path, digest, seconds=seconds)))
+            resumable.fill(path, place.key, compute, manifest)
     return replace(read(path), fresh=fresh)
 
 
@@ -305,10 +280,8 @@ def _remedy(path: Path) -> str:
         run, stage, name, *_ = Path(path).resolve().relative_to(paths.runs_dir().resolve()).parts
     except ValueError:  # not in a run of this study
         return f"delete {path.name}.json beside it to compute it again"
-    part = name.removesuffix(".partial").removesuffix(".pieces")
-    return (
-        f"`rockstudy forget {run} {stage}/{part}` deletes it, and what needs it computes it again"
-    )
+    part = f"{stage}/{name.removesuffix('.partial').removesuffix('.pieces')}"
+    return f"`rockstudy forget {run} {part}` deletes it, and what needs it computes it again"
 
 
 def key(config: Mapping[str, Any], inputs: Mapping[str, str] | None) -> str:
@@ -318,9 +291,12 @@ def key(config: Mapping[str, Any], inputs: Mapping[str, str] | None) -> str:
 
 def names(run: Path) -> list[str]:
     """Artefacts of a run as ``stage/name``, sorted: the complete, half-filled and damaged ones."""
-    ends = [".json", *filter(None, SUFFIXES)]
-    parts = [(part, end) for end in ends for part in run.glob(f"*/*{end}") if part.name[0] != "."]
-    stored = {f"{part.parent.name}/{part.name.removesuffix(end)}" for part, end in parts}
+    stored = {
+        f"{part.parent.name}/{part.name.removesuffix(end)}"
+        for end in (".json", *filter(None, SUFFIXES))
+        for part in run.glob(f"*/*{end}")
+        if part.name[0] != "."
+    }
     return sorted(name for name in stored if not name.startswith("notebooks/"))
 
 

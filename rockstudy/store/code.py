@@ -8,8 +8,6 @@ an input of whatever is computed from it. Nor is the plumbing, which computes no
 The source is read as it is on disk when the process first asks for it.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib
@@ -20,6 +18,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rockstudy.errors import StudyError
@@ -33,6 +32,7 @@ PLUMBING = tuple(  # ours: stores, moves and refuses values, and computes none
 )
 REGISTRIES = f"{PACKAGE}.config.registry"
 SEEDS = f"{PACKAGE}.store.seeds"  # random numbers are values
+DEFINITION = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def kept_apart(function: Function) -> Function:
@@ -41,18 +41,10 @@ def kept_apart(function: Function) -> Function:
 
 
 def identity(function: Callable[..., Any]) -> str:
-    """16 hex digits that change with the code that a function runs.
+    """16 hex digits that change with the code that a function of a module or a notebook runs.
 
-    Parameters
-    ----------
-    function
-        A function of a module, or one that a notebook defines.
-
-    Raises
-    ------
-    StudyError
-        A function of a notebook that reads a variable of the notebook: its value would not be part
-        of the key.
+    `StudyError`: a function of a notebook that reads a variable of the notebook: its value would
+    not be part of the key.
     """
     function = inspect.unwrap(function)
     module, path = sys.modules.get(function.__module__), function.__qualname__
@@ -66,7 +58,8 @@ def _of_notebook(function: Any) -> str:
     """Identity of a function or lambda that a notebook cell defines."""
     names = inspect.getclosurevars(function)
     values = names.nonlocals | names.globals
-    if data := [name for name, value in values.items() if not _is_code(value)]:
+    data = [n for n, v in values.items() if not (callable(v) or isinstance(v, types.ModuleType))]
+    if data:
         raise StudyError(
             "compute: must get its data as arguments, so that they count; it reads "
             f"{', '.join(data)}"
@@ -82,10 +75,6 @@ def _compiled(made: types.CodeType) -> tuple[Any, ...]:
     """What a compiled function does: two lambdas of one line have the same source."""
     values = [_compiled(v) if isinstance(v, types.CodeType) else repr(v) for v in made.co_consts]
     return made.co_code.hex(), values, made.co_names
-
-
-def _is_code(value: Any) -> bool:
-    return callable(value) or isinstance(value, types.ModuleType)
 
 
 @functools.cache
@@ -107,11 +96,12 @@ def _reached(start: Name) -> set[Name]:
         known = _module(module)
         if module == REGISTRIES:
             waiting += _registered(module, name)
-        elif name in known.imports and name not in known.sources:  # a name that a module hands on
-            waiting += _resolved(known.imports[name])
-        elif name in known.sources and (name not in known.apart or one == start):
-            reached.add(one)
-            waiting += known.references[name]
+        elif name in known.sources:
+            if name not in known.apart or one == start:
+                reached.add(one)
+                waiting += known.references[name]
+        elif name in known.imports:  # a name that a module hands on
+            waiting.append(known.imports[name])
     return reached
 
 
@@ -129,7 +119,8 @@ class _Module:
 
     sources: dict[str, str] = field(default_factory=dict)
     references: dict[str, list[Name]] = field(default_factory=dict)
-    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    imports: dict[str, Name] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)  # that it imports, by their names in it
     apart: set[str] = field(default_factory=set)
 
 
@@ -137,30 +128,25 @@ class _Module:
 def _module(name: str) -> _Module:
     """Read a module of the package or of a plugin; an empty one for any other."""
     made = _Module()
-    if not _is_ours(name):
+    spec = importlib.util.find_spec(name) if _is_ours(name) else None
+    if spec is None or spec.origin is None:
         return made
-    tree = ast.parse(_source(name))
+    tree = ast.parse(Path(spec.origin).read_text("utf-8"))
     for node in ast.walk(tree):
         outer = getattr(node, "module", None) if not getattr(node, "level", 0) else None
         for alias in node.names if _is_ours(outer) or outer == REGISTRIES else ():
-            inner = f"{outer}.{alias.name}"
-            target = (inner, None) if _is_module(inner) else (outer, alias.name)
-            made.imports[alias.asname or alias.name] = target
+            inner, known_as = f"{outer}.{alias.name}", alias.asname or alias.name
+            if _is_module(inner):
+                made.modules[known_as] = inner
+            else:
+                made.imports[known_as] = (outer, alias.name)
     for node in tree.body:
         for defined in _defined(node):
             made.sources[defined] = made.sources.get(defined, "") + _plain(node)
-            made.references.setdefault(defined, []).extend(_names(name, node, made.imports))
+            made.references.setdefault(defined, []).extend(_names(name, node, made))
             if any(ast.unparse(d).endswith(MARK) for d in getattr(node, "decorator_list", [])):
                 made.apart.add(defined)
     return made
-
-
-def _source(name: str) -> str:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        return ""
-    with open(spec.origin, encoding="utf-8") as file:
-        return file.read()
 
 
 @functools.cache
@@ -181,28 +167,19 @@ def _is_ours(module: str | None) -> bool:
 
 
 def _defined(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(node, DEFINITION):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return [n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)]
 
 
-def _names(
-    module: str, node: ast.AST, imports: dict[str, tuple[str, str | None]]
-) -> Iterator[Name]:
+def _names(module: str, node: ast.AST, known: _Module) -> Iterator[Name]:
     """What a definition refers to: names of its module, imported names, members of modules."""
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Name):
-            target = imports.get(inner.id)
-            yield from [(module, inner.id)] if target is None else _resolved(target)
+        if isinstance(inner, ast.Name) and inner.id not in known.modules:
+            yield known.imports.get(inner.id, (module, inner.id))
         elif isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
-            target = imports.get(inner.value.id, ("", ""))
-            if target[1] is None:
-                yield target[0], inner.attr
-
-
-def _resolved(target: tuple[str, str | None]) -> list[Name]:
-    return [] if target[1] is None else [(target[0], target[1])]
+            yield known.modules.get(inner.value.id, ""), inner.attr  # "" has no definitions
 
 
 def _plain(node: Any) -> str:
@@ -212,15 +189,7 @@ def _plain(node: Any) -> str:
     if not isinstance(node, ast.AST):
         return repr(node)
     values = {k: v for k, v in ast.iter_fields(node) if v not in (None, [])}
-    body = values.get("body")
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and _is_text(
-        body[0]
-    ):
-        values["body"] = body[1:]
+    if isinstance(node, DEFINITION) and ast.get_docstring(node) is not None:
+        values["body"] = node.body[1:]
     inside = ",".join(f"{name}={_plain(value)}" for name, value in values.items())
     return f"{type(node).__name__}({inside})"
-
-
-def _is_text(node: ast.stmt) -> bool:
-    value = getattr(node, "value", None)
-    return isinstance(node, ast.Expr) and isinstance(getattr(value, "value", None), str)

@@ -125,10 +125,7 @@ def dump_json(file: Path, value: Mapping[str, Any]) -> None:
 def write_frame(frame: pd.DataFrame, file: Path, name: str) -> None:
     """Write a frame as parquet; ``name`` is what errors call it.
 
-    Raises
-    ------
-    StudyError
-        An index that would be lost, or a column that would not come back as it was.
+    `StudyError`: an index that would be lost, or a column that would not come back as it was.
     """
     if not frame.index.equals(pd.RangeIndex(len(frame))):
         raise StudyError(f"{name}: the index must be 0 to {len(frame) - 1}; got another one")
@@ -147,13 +144,13 @@ def write_frame(frame: pd.DataFrame, file: Path, name: str) -> None:
 
 
 def _comes_back(kind: pa.DataType, is_object: bool) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    is_ = pa.types
+    if is_.is_list(kind) or is_.is_large_list(kind):
         return _comes_back(kind.value_type, False)
-    if pa.types.is_dictionary(kind):  # an empty table would lose its categories
-        return False
     if is_object:  # Python numbers, dates or booleans with gaps would return as another type
-        return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
+        return is_.is_string(kind) or is_.is_large_string(kind) or is_.is_null(kind)
+    # an empty table would lose the categories of a dictionary
+    return not (is_.is_dictionary(kind) or is_.is_nested(kind) or is_.is_binary(kind))
 
 
 def read_frame(file: Path) -> pd.DataFrame:
@@ -197,10 +194,8 @@ def hash_folder(folder: Path) -> str:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # another user's is alive
     return True
 
 

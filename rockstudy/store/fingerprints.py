@@ -47,11 +47,7 @@ def content(value: Any) -> Any:
     """What a value that is handed to a table's function adds to its key: plain JSON, or a hash.
 
     Frames count by their columns, types and values; an index counts where it has a name.
-
-    Raises
-    ------
-    StudyError
-        A value whose content cannot be read.
+    `StudyError`: a value whose content cannot be read.
     """
     if isinstance(value, pd.DataFrame):
         named = value if value.index.name is None else value.reset_index()

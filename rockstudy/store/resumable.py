@@ -21,59 +21,61 @@ from rockstudy.store import files
 SEAL = "hashes.json"
 
 
-def folder(path: Path) -> Path:
-    """Return where ``path`` is filled."""
-    return files.named(path, ".partial")
+def _beside(path: Path) -> tuple[Path, Path, Path]:
+    """The partial folder, its marker, and where a folder that is replaced waits for its removal."""
+    partial, marker, old = (files.named(path, end) for end in (".partial", ".marker", ".old"))
+    return partial, marker, old
 
 
-def prepare(path: Path, fingerprint: str) -> None:
-    """Make the partial folder, keeping what is in it only when it is of this fingerprint."""
-    marker, partial = _marker(path), folder(path)
+def fill(
+    path: Path,
+    fingerprint: str,
+    compute: Callable[[Path], None],
+    manifest: Callable[[Path, float], Mapping[str, Any]],
+) -> None:
+    """Run ``compute`` on the partial folder, and publish it with the manifest of its seconds.
+
+    What is in the folder is kept only when it is of this fingerprint; an error leaves none empty.
+    """
+    partial, marker, _ = _beside(path)
     if _read(marker).get("fingerprint") != fingerprint:
         if partial.exists():
             notice(f"{partial}: not used, {marker.name} is damaged or of other parameters")
         files.remove(marker, partial)
     partial.mkdir(parents=True, exist_ok=True)
     files.write_json(marker, {"fingerprint": fingerprint})
-
-
-def fill(path: Path, compute: Callable[[Path], None]) -> float:
-    """Run ``compute`` on the partial folder, return its seconds; an error leaves none empty."""
     start = time.perf_counter()
     try:
-        compute(folder(path))
+        compute(partial)
     except BaseException:
-        if folder(path).is_dir() and not any(folder(path).iterdir()):
-            files.remove(folder(path), _marker(path))
+        if partial.is_dir() and not any(partial.iterdir()):
+            files.remove(partial, marker)
         raise
-    return time.perf_counter() - start
-
-
-def complete(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Publish the filled folder with its manifest."""
-    files.write_json(_marker(path), manifest)
+    files.write_json(marker, manifest(partial, time.perf_counter() - start))
     _publish(path)
 
 
 def finish_interrupted(path: Path, fingerprint: str) -> None:
     """Complete a publication of this fingerprint that was cut after its folder was complete."""
-    left = _read(_marker(path))
+    partial, marker, old = _beside(path)
+    left = _read(marker)
     if left.get("fingerprint") == fingerprint and "sha256" in left:
-        if folder(path).is_dir():
+        if partial.is_dir():
             _publish(path)
         elif path.is_dir():
-            _marker(path).replace(files.named(path, ".json"))
-    shutil.rmtree(_old(path), ignore_errors=True)
+            marker.replace(files.named(path, ".json"))
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _publish(path: Path) -> None:
+    partial, marker, old = _beside(path)
     files.remove(files.named(path, ".json"))
     if path.exists():
-        files.remove(_old(path))
-        path.rename(_old(path))
-    folder(path).rename(path)
-    _marker(path).replace(files.named(path, ".json"))
-    files.remove(_old(path))
+        files.remove(old)
+        path.rename(old)
+    partial.rename(path)
+    marker.replace(files.named(path, ".json"))
+    files.remove(old)
 
 
 def seal(part: Path, before: Mapping[str, str]) -> None:
@@ -94,8 +96,7 @@ def sealed(part: Path) -> dict[str, str]:
 def damage(part: Path) -> str | None:
     """Why a part cannot be used: its first file that is not as sealed; None where all are."""
     try:
-        wanted = sealed(part)
-        there: dict[str, str] = {}
+        wanted, there = sealed(part), {}
         for name in {part.name, *(key.split("/")[0] for key in wanted)}:
             there |= hashed(part.with_name(name))
     except FileNotFoundError:
@@ -104,15 +105,6 @@ def damage(part: Path) -> str | None:
         return f"{SEAL} is damaged"
     wrong = [n for n in sorted(wanted.keys() | there.keys()) if wanted.get(n) != there.get(n)]
     return f"{wrong[0]} is missing or damaged" if wrong else None
-
-
-def _old(path: Path) -> Path:
-    """Where the folder of another fingerprint waits for its removal; its manifest is gone."""
-    return files.named(path, ".old")
-
-
-def _marker(path: Path) -> Path:
-    return files.named(path, ".marker")
 
 
 def _read(marker: Path) -> dict[str, Any]:

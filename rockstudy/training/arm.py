@@ -1,8 +1,6 @@
 """An arm: a regime of stage 2."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rockstudy.runs import Run
@@ -20,7 +18,7 @@ class Arm:
     def of(self, run: Run) -> Run:
         """Return the run with this arm's normaliser in stage 2."""
         stage = run.config.stage2.model_copy(update={"normalize": self.normalize})
-        return run.with_config(run.config.model_copy(update={"stage2": stage}))
+        return replace(run, config=run.config.model_copy(update={"stage2": stage}))
 
 
 BASELINE = Arm("baseline")

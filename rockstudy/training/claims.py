@@ -1,7 +1,5 @@
 """Claims rows of notebook 01: the effect of distillation on accuracy."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from rockstudy.claims import verdicts

@@ -1,7 +1,5 @@
 """Figures of notebooks 00 and 01."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

@@ -24,7 +24,13 @@ PHASES = ("rollout", "teacher", "student", "head", "optimizer")
 _LAPS = (*PHASES, "other")
 TIMING = ["step", *(f"seconds_{phase}" for phase in PHASES), "seconds_step", "tokens_per_s"]
 _SUMS = "loss rkl entropy weight n_kept n_tokens n_rows n_stopped n_steps".split()
-_INTEGERS = ["step", "n_tokens", "n_kept"]
+_TYPES = ["step", "token_id", "count", "rkl_sum"]
+# columns and types of the tables; other columns are float64
+_TABLES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "metrics": (METRICS, dict.fromkeys(["step", "n_tokens", "n_kept"], "int64")),
+    "timing": (TIMING, {"step": "int64"}),
+    "type_losses": (_TYPES, {"step": "int64", "token_id": "int32", "count": "int64"}),
+}
 
 
 class Clock:
@@ -60,12 +66,12 @@ class Ledger:
     """Sums of the current logging window, and the rows of the windows before it."""
 
     def __init__(self, vocab: int) -> None:
-        self.sums = dict.fromkeys(_SUMS, 0.0)
-        self.type_count = np.zeros(vocab)
-        self.type_rkl = np.zeros(vocab)
-        self._metrics, self._timing = np.empty((0, len(METRICS))), np.empty((0, len(TIMING)))
-        self._types = np.empty((0, 4))
-        self._spent = dict.fromkeys(_LAPS, 0.0)
+        self._rows = {name: np.empty((0, len(columns))) for name, (columns, _) in _TABLES.items()}
+        self._start(vocab)
+
+    def _start(self, vocab: int) -> None:
+        self.sums, self._spent = dict.fromkeys(_SUMS, 0.0), dict.fromkeys(_LAPS, 0.0)
+        self.type_count, self.type_rkl = np.zeros(vocab), np.zeros(vocab)
 
     def add_step(self, seconds: dict[str, float]) -> None:
         """Count an optimiser step that is done, and its seconds by phase."""
@@ -75,9 +81,9 @@ class Ledger:
 
     def add_rollouts(self, lengths: Tensor, stopped: Tensor) -> None:
         """Count the completions of one step."""
-        counted = (lengths.sum(), len(lengths), stopped.sum())
-        for name, value in zip(("n_tokens", "n_rows", "n_stopped"), counted, strict=True):
-            self.sums[name] += float(value)
+        self.sums["n_tokens"] += float(lengths.sum())
+        self.sums["n_rows"] += len(lengths)
+        self.sums["n_stopped"] += float(stopped.sum())
 
     def add_positions(
         self, rkl: Tensor | None, entropy: Tensor, ids: Tensor, weights: Tensor
@@ -96,7 +102,7 @@ class Ledger:
     @property
     def types(self) -> np.ndarray:
         """The closed windows' types, float64 (N, 4): step, token id, count, summed reverse KL."""
-        return self._types
+        return self._rows["type_losses"]
 
     def window(self) -> np.ndarray:
         """Everything of the current window in one array, to be summed over processes."""
@@ -121,52 +127,36 @@ class Ledger:
         }
         steps, seconds = self.sums["n_steps"], sum(self._spent.values())
         times = [step, *(self._spent[p] / steps for p in PHASES), seconds / steps]
-        times.append(_ratio(total["n_tokens"], seconds))
-        self._metrics = np.vstack([self._metrics, [row[name] for name in METRICS]])
-        self._timing = np.vstack([self._timing, times])
         seen = count.nonzero()[0]
-        types = np.column_stack([np.full(len(seen), step), seen, count[seen], rkl[seen]])
-        self._types = np.vstack([self._types, types])
-        self.sums = dict.fromkeys(_SUMS, 0.0)
-        self.type_count, self.type_rkl = np.zeros_like(count), np.zeros_like(rkl)
-        self._spent = dict.fromkeys(_LAPS, 0.0)
+        rows = {
+            "metrics": [row[name] for name in METRICS],
+            "timing": [*times, _ratio(total["n_tokens"], seconds)],
+            "type_losses": np.column_stack(
+                [np.full(len(seen), step), seen, count[seen], rkl[seen]]
+            ),
+        }
+        self._rows = {name: np.vstack([self._rows[name], new]) for name, new in rows.items()}
+        self._start(len(count))
         return row
 
-    def metrics(self) -> pd.DataFrame:
-        """One row per logging window: means over it, in nats per token where a divergence."""
-        return pd.DataFrame(self._metrics, columns=METRICS).astype(
-            dict.fromkeys(_INTEGERS, "int64")
-        )
-
-    def timing(self) -> pd.DataFrame:
-        """One row per logging window: seconds per optimiser step by phase, on the main process."""
-        return pd.DataFrame(self._timing, columns=TIMING).astype({"step": "int64"})
-
-    def type_losses(self) -> pd.DataFrame:
-        """One row per logging window and token type that was projected in it."""
-        frame = pd.DataFrame(self._types, columns=["step", "token_id", "count", "rkl_sum"])
-        return frame.astype({"step": "int64", "token_id": "int32", "count": "int64"})
+    def table(self, name: str) -> pd.DataFrame:
+        """One of `stages.TrainResult`'s tables; the times are those of the main process."""
+        columns, types = _TABLES[name]
+        return pd.DataFrame(self._rows[name], columns=columns).astype(types)
 
     def state(self, windows: np.ndarray) -> dict[str, Tensor]:
         """The state to resume from; `windows` has a row for the `window` of each process."""
-        arrays = {
-            "windows": windows,
-            "metrics": self._metrics,
-            "timing": self._timing,
-            "types": self._types,
-            "spent": np.array(list(self._spent.values())),
-        }
+        arrays = self._rows | {"windows": windows, "spent": np.array([*self._spent.values()])}
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def restore(self, state: dict[str, Tensor], process: int, processes: int) -> None:
         """Restore a state, and in each process its share of the windows."""
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
-        own = arrays["windows"][process::processes].sum(0)
+        own = arrays.pop("windows")[process::processes].sum(0)
         self.sums = dict(zip(_SUMS, own.tolist(), strict=False))
         self.type_count, self.type_rkl = own[len(_SUMS) :].reshape(2, -1)
-        self._metrics, self._timing = arrays["metrics"], arrays["timing"]
-        self._types = arrays["types"]
-        self._spent = dict(zip(_LAPS, arrays["spent"].tolist(), strict=True))
+        self._spent = dict(zip(_LAPS, arrays.pop("spent").tolist(), strict=True))
+        self._rows = arrays
 
 
 def _ratio(numerator: float, denominator: float) -> float:

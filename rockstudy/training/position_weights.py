@@ -92,7 +92,6 @@ class Checked:
     needs_losses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Replace each field by its legal value."""
         for name, value in vars(self).items():
             if name in LEGAL:
                 object.__setattr__(self, name, LEGAL[name](name, value))
@@ -112,10 +111,9 @@ Level = float | Ramp
 
 def level(value: Level, step: int) -> float:
     """The paper's lambda after some optimiser steps."""
-    if isinstance(value, Ramp):
-        done = min(step / value.steps, 1.0)
-        return value.first + (value.last - value.first) * done
-    return value
+    if not isinstance(value, Ramp):
+        return value
+    return value.first + (value.last - value.first) * min(step / value.steps, 1.0)
 
 
 @dataclass(frozen=True)
@@ -155,8 +153,7 @@ class TypeWeights(Checked):
     values: Sequence[float]
 
     def __post_init__(self) -> None:
-        """Sort both by the ids."""
-        pairs = sorted(zip(self.ids, self.values, strict=True))
+        pairs = sorted(zip(self.ids, self.values, strict=True))  # both by the ids
         object.__setattr__(self, "values", tuple(_legal_value("value", v) for _, v in pairs))
         super().__post_init__()
 
@@ -184,11 +181,11 @@ class Redetected(Checked):
     needs_losses: ClassVar[bool] = True  # so that the ledger sees the types that are frozen too
 
     def __call__(self, batch: Batch, losses: Tensor | None) -> Tensor:
-        """Return the level of ``value`` where one of the last found types is predicted, (R, T)."""
-        chosen = predicts(batch, self.found(batch))
+        """Return the level of ``value`` where a type of the last set is predicted, (R, T)."""
+        chosen = predicts(batch, self.redetected(batch))
         return lowered(chosen, level(self.value, batch.step))
 
-    def found(self, batch: Batch) -> tuple[int, ...]:
+    def redetected(self, batch: Batch) -> tuple[int, ...]:
         """Return the types that are frozen at a step, by what the ledger has closed so far."""
         last = batch.step // self.every * self.every
         steps, ids, _, loss = batch.type_losses.T
@@ -214,12 +211,8 @@ def persistence_weights(types: pd.DataFrame, ids: Collection[int], value: float)
 
     Persistence is the share of a type's occurrences whose loss is high before and after OPD (paper
     2, O_PH); the weights are ours. `types` has ``token_id, count, n_persistent``, and `value` is
-    the weight of a type that always persists.
-
-    Raises
-    ------
-    StudyError
-        As `Checked`, and an id that is not in the table.
+    the weight of a type that always persists. `StudyError`: as `Checked`, and an id that is not in
+    the table.
     """
     share = (types.n_persistent / types["count"]).set_axis(types.token_id)
     absent = sorted(set(ids) - set(share.index))
@@ -232,10 +225,7 @@ def persistence_weights(types: pd.DataFrame, ids: Collection[int], value: float)
 def describe(weights: WeightFunction | None) -> dict[str, Any]:
     """Return the name and all fields of a weight function, for a manifest.
 
-    Raises
-    ------
-    StudyError
-        Not a dataclass, so two arms could not be told apart.
+    `StudyError`: not a dataclass, so two arms could not be told apart.
     """
     weights = Constant() if weights is None else weights
     if not dataclasses.is_dataclass(weights) or isinstance(weights, type):
@@ -247,17 +237,9 @@ def describe(weights: WeightFunction | None) -> dict[str, Any]:
 
 
 def evaluate(weights: WeightFunction | None, batch: Batch, losses: Tensor | None) -> Tensor:
-    """Call a weight function (None: 1 everywhere) and check the weights.
+    """Weights float32 (R, T), zero outside the mask, of a function; None is 1 everywhere.
 
-    Returns
-    -------
-    Tensor
-        float32 (R, T), zero outside the mask.
-
-    Raises
-    ------
-    StudyError
-        A shape other than (R, T), or a weight that is negative or not finite.
+    `StudyError`: a shape other than (R, T), or a weight that is negative or not finite.
     """
     w = (Constant() if weights is None else weights)(batch, losses)
     if w.shape != batch.mask.shape:

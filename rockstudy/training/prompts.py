@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rockstudy import tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
@@ -36,21 +35,13 @@ CHAT = "\0chat "  # ours: begins no text
 
 
 def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
-    """Return a row per prompt of every step, in the order of training.
+    """Return a row per prompt of every step, in the order of training: ``prompt_ids``.
 
     Where the stage's source is the teacher, it samples the completions: once, stored in the run as
-    token ids.
+    token ids. A row then has also ``completions``, one list of token ids per rollout, and
+    ``stopped``.
 
-    Returns
-    -------
-    list of dict
-        ``prompt_ids``; with a teacher's completions also ``completions``, one list of token ids per
-        rollout, and ``stopped``.
-
-    Raises
-    ------
-    StudyError
-        Fewer than two distinct problems that are short enough.
+    `StudyError`: fewer than two distinct problems that are short enough.
     """
     tokenizer = loading.tokenizer_of(run)
     prompts, order = _prompts(run, stage, seed, tokenizer)
@@ -67,28 +58,22 @@ def train_prompts(run: Run) -> list[Prompt]:
 
     Every training of every process needs them, a set of the Hub may have gigabytes, and training
     nodes may have no network. `rockstudy measure data` reads them on a node that has one.
-
-    Raises
-    ------
-    StudyError
-        What `rockstudy.tasks.load` raises.
+    `StudyError`: what `rockstudy.tasks.load` raises.
     """
-    return [_prompt(text) for text in _texts(run)]
-
-
-def _texts(run: Run) -> list[str]:
-    """The prompts as `_text` writes them, since an artefact holds no chats."""
     task = run.config.train_task
 
-    def read() -> list[str]:
+    def read() -> list[str]:  # an artefact holds no chats
         return list(dict.fromkeys(_text(problem.prompt) for problem in tasks.load(task, "train")))
 
+    def kept() -> pd.DataFrame | None:
+        main = distributed.together().is_main_process
+        return pd.DataFrame({"prompt": read()}) if main else None
+
     if is_read_each_time(task):
-        return read()
-    first = distributed.together().is_main_process
-    return distributed.cached(
-        kept_at(run.path, task), lambda: pd.DataFrame({"prompt": read()}) if first else None
-    ).data.prompt.tolist()
+        texts = read()
+    else:
+        texts = distributed.cached(kept_at(run.path, task), kept).data.prompt.tolist()
+    return [json.loads(t.removeprefix(CHAT)) if t.startswith(CHAT) else t for t in texts]
 
 
 def _text(prompt: Prompt) -> str:
@@ -98,17 +83,10 @@ def _text(prompt: Prompt) -> str:
     return CHAT + json.dumps(chats.messages_of(prompt, "a training prompt"))
 
 
-def _prompt(text: str) -> Prompt:
-    return json.loads(text.removeprefix(CHAT)) if text.startswith(CHAT) else text
-
-
 def short_enough(
     task: TaskConfig, every: list[Prompt], tokenizer: PreTrainedTokenizerBase
 ) -> list[Prompt]:
-    """Return the prompts to train on that have at most ``max_prompt_tokens`` tokens.
-
-    `StudyError`: fewer than two.
-    """
+    """Return the prompts of at most ``max_prompt_tokens`` tokens; `StudyError`: fewer than two."""
     known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
     if len(known) < 2:
         raise StudyError(
@@ -157,49 +135,39 @@ def _epochs(pool: np.ndarray, places: int, seed: int, stage: str) -> np.ndarray:
 
 def _completions(run: Run, stage: str, seed: int, prompts: list[list[int]]) -> list[Lesson]:
     """The teacher's completions of every prompt, a part of them by each process."""
-    config, settings, tokenizer = run.config, run.config.stage(stage), loading.tokenizer_of(run)
-    sampling = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "engine"}
-
+    config, settings, what = run.config, run.config.stage(stage), "teacher's completions"
+    how = settings.model_dump(include={"temperature", "top_p", "max_new_tokens"})
+    how |= {"samples": settings.rollouts_per_prompt, "batch_size": config.evaluation.batch_size}
+    how |= {"seed": torch_seed(seed, f"{stage}-teacher"), "desc": what}
+    recorded = {"temperature", "top_p", "max_new_tokens", "rollouts_per_prompt", "engine"}
     knobs = {
         "evaluation__batch_size": config.evaluation.batch_size,
         f"{stage}__max_new_tokens": settings.max_new_tokens,
     }
 
     def compute(model: Engine, part: slice) -> pd.DataFrame:
-        with advised("teacher's completions", knobs):
-            made = rollout.generate(
-                model,
-                tokenizer,
-                prompts[part],
-                samples=settings.rollouts_per_prompt,
-                **settings.model_dump(include={"temperature", "top_p", "max_new_tokens"}),
-                batch_size=config.evaluation.batch_size,
-                seed=torch_seed(seed, f"{stage}-teacher"),
-                first=part.start,
-                desc="teacher's completions",
-            )
+        given = (model, loading.tokenizer_of(run), prompts[part])
+        with advised(what, knobs):
+            made = rollout.generate(*given, **how, first=part.start)
         return made.to_frame(part.start)
+
+    def inputs() -> dict[str, str]:
+        teacher = loading.identity_of(config.pair, "teacher")
+        return {"teacher": teacher, "prompts": fingerprint(prompts)}
 
     frame = run.sampled(
         "rollouts",
         f"{stage}-teacher-s{seed}",
-        config=settings.model_dump(mode="json", include=sampling) | {"seed": seed},
-        inputs=lambda: {
-            "teacher": loading.identity_of(config.pair, "teacher"),
-            "prompts": fingerprint(prompts),
-        },
+        config=settings.model_dump(mode="json", include=recorded) | {"seed": seed},
+        inputs=inputs,
         by=rollout.generate,
         pieces=lambda: distributed.cut(len(prompts), rollout.PART),
         opened=lambda: _teaching(run, stage),
         compute=compute,
     ).data
-    return [
-        {
-            "completions": [ids.tolist() for ids in of_prompt.completion_ids],
-            "stopped": of_prompt.stopped.tolist(),
-        }
-        for _, of_prompt in frame.groupby("prompt_index", sort=True)
-    ]
+    by_prompt = frame.assign(completions=[ids.tolist() for ids in frame.completion_ids])
+    groups = by_prompt.groupby("prompt_index", sort=True)[["completions", "stopped"]]
+    return [group.to_dict("list") for _, group in groups]
 
 
 @contextmanager
@@ -209,7 +177,7 @@ def _teaching(run: Run, stage: str) -> Iterator[Engine]:
     A teacher that waits in the machine's memory to be sharded moves to the device meanwhile.
     """
     config, teacher = run.config, loading.pair_of(run).teacher
-    settings, pair = config.stage(stage), config.pair
+    settings = config.stage(stage)
     how = EvalConfig(
         n_prompts=1,  # not used: the caller passes the prompts
         samples=settings.rollouts_per_prompt,
@@ -217,24 +185,16 @@ def _teaching(run: Run, stage: str) -> Iterator[Engine]:
         batch_size=config.evaluation.batch_size,
         engine=settings.engine,
     )
-    opened = engines.opened(
-        how,
-        pair.teacher,
-        lambda: _moved(teacher, placement.default_device()),
-        max_prompt_tokens=config.train_task.max_prompt_tokens,
-        revision=pair.teacher_revision,
-        gguf_file=pair.gguf_file,
-        dtype=pair.dtype,
-        field="teacher",
-        resting=(teacher,),
-    )
     before = teacher.device
     try:
-        with opened as engine:
+        with engines.opened(
+            how,
+            load=lambda: placement.moved(teacher, placement.default_device()),
+            max_prompt_tokens=config.train_task.max_prompt_tokens,
+            dtype=config.pair.dtype,
+            resting=(teacher,),
+            **loading.of_role(config.pair, "teacher"),
+        ) as engine:
             yield engine
     finally:
-        _moved(teacher, before)
-
-
-def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    return model.to(device)  # pyright: ignore[reportArgumentType]
+        placement.moved(teacher, before)

@@ -23,6 +23,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from rockstudy import progress, tasks
 from rockstudy.config.fields import StageConfig
 from rockstudy.config.identity import identity
 from rockstudy.models import adapters, loading
-from rockstudy.parallel.distributed import agreed, together
+from rockstudy.parallel.distributed import agreed, once, together
 from rockstudy.parallel.placement import places
 from rockstudy.progress import notice
 from rockstudy.runs import Run
@@ -61,23 +62,20 @@ _CHECKPOINTING = next(  # the name that transformers gives it; the second until 
 class TrainResult:
     """A trained stage.
 
-    Attributes
-    ----------
-    checkpoints
-        Folder in transformers' format by name; ``late`` is the end of training.
+    ``checkpoints`` are folders in transformers' format by name; ``late``, the end of training, has
+    the ``hash``, the same for the same weights. The tables have a row per logging window:
+
     metrics
-        Per logging window: ``step, loss, rkl, student_entropy, lr, grad_norm, n_tokens, n_kept,
-        mean_weight, mean_length, stopped_share``. ``rkl`` is the mean per projected token in nats,
-        NaN where the stage's loss has no reverse KL; ``n_kept`` counts the projected positions, and
+        ``step, loss, rkl, student_entropy, lr, grad_norm, n_tokens, n_kept, mean_weight,
+        mean_length, stopped_share``. ``rkl`` is the mean per projected token in nats, NaN where the
+        stage's loss has no reverse KL; ``n_kept`` counts the projected positions, and
         ``mean_weight`` is over all completion tokens.
     type_losses
-        Per logging window and token type: ``step, token_id, count, rkl_sum``; empty like ``rkl``.
+        One per token type: ``step, token_id, count, rkl_sum``; empty where ``rkl`` is NaN.
     timing
-        Per logging window: seconds per optimiser step by phase, ``tokens_per_s``. The backward pass
-        counts as ``head`` until it has gone through the LM heads, then as ``student``;
-        ``optimizer`` is clipping and the update.
-    hash
-        Of the ``late`` checkpoint: the same for the same weights.
+        Seconds per optimiser step by phase, ``tokens_per_s``. The backward pass counts as ``head``
+        until it has gone through the LM heads, then as ``student``; ``optimizer`` is clipping and
+        the update.
     """
 
     checkpoints: dict[str, Path]
@@ -93,26 +91,17 @@ def train(
 ) -> TrainResult:
     """Train one stage, or read it back when the run has it; a killed one is continued.
 
-    Parameters
-    ----------
-    stage
-        ``stage1``, or ``stage2``, which starts from the end of stage 1 at the study's seed.
-    seed
-        Training seed, for the order of prompts and the rollouts.
-    arm
-        Name of the regime, part of the folder's name.
-    weights
-        Position weights, a dataclass (`training.position_weights`); None is 1 everywhere.
+    ``stage2`` starts from the end of ``stage1`` at the study's seed. `seed` is for the order of
+    prompts and the rollouts, `arm` (the regime) is part of the folder's name, and `weights` is a
+    dataclass (`training.position_weights`); None is 1 everywhere.
 
-    Raises
-    ------
-    StudyError
-        Too few problems, a loss or weights that are not finite, anything wrong with the pair or the
-        run's files.
+    `StudyError`: too few problems, a loss or weights that are not finite, anything wrong with the
+    pair or the run's files.
     """
-    job = _job(run, stage, seed, arm, weights)
+    job = _Job(run, stage, seed, arm, weights)
     with _quiet():
-        folder = run.trained(job.name, **job.key, by=train, compute=job.fill).path
+        place = run.addressed("training", job.name, **job.key, by=train)
+        folder = once(place, job.fill).path
     tables = {name: cache.load(folder / name) for name in TABLES}
     checkpoints = {name: folder / name for name in run.config.stage(stage).keep}
     return TrainResult(checkpoints, **tables, hash=cache.hash_folder(checkpoints["late"]))
@@ -124,7 +113,7 @@ def is_trained(
     """Whether `train` with the same arguments would only read."""
     if stage != "stage1" and not is_trained(run, "stage1", seed=run.config.seed):
         return False
-    job = _job(run, stage, seed, arm, weights)
+    job = _Job(run, stage, seed, arm, weights)
     return run.is_stored("training", job.name, **job.key)
 
 
@@ -146,22 +135,14 @@ def timed(
 
     Nothing is stored, and of the stored artefacts only the start of the stage is used.
     """
-    job = _job(run, stage, seed, "timed", weights)
     short = {"steps": steps, "logging_steps": 1, "keep": {}}
     settings = run.config.stage(stage).model_copy(update=short)
+    job = _Job(run, stage, seed, "timed", weights)
+
     with _quiet(), tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
         trainer = job.trainer(settings, Path(folder))
         trainer.train()
-        return trainer.ledger.timing()
-
-
-def _job(run: Run, stage: str, seed: int, arm: str, weights: WeightFunction | None) -> "_Job":
-    """A stage to train; for stage 2, stage 1 is trained first."""
-    if stage == "stage1":
-        start = loading.identity_of(run.config.pair, "student")
-        return _Job(run, stage, seed, arm, weights, None, start)
-    first = train(run, "stage1", seed=run.config.seed)
-    return _Job(run, stage, seed, arm, weights, first.checkpoints["late"], first.hash)
+        return trainer.ledger.table("timing")
 
 
 @dataclass(frozen=True)
@@ -173,20 +154,25 @@ class _Job:
     seed: int
     arm: str
     weights: WeightFunction | None
-    checkpoint: Path | None
-    start: str  # what the student that it starts from depends on
 
     @property
     def name(self) -> str:
-        """Name of the artefact, without its key."""
         return f"{self.stage}-{self.arm}-s{self.seed}"
+
+    @cached_property
+    def first(self) -> TrainResult | None:
+        """Stage 1, which stage 2 starts from: it is trained first, at the study's seed."""
+        if self.stage == "stage1":
+            return None
+        return train(self.run, "stage1", seed=self.run.config.seed)
 
     @property
     def key(self) -> dict[str, Any]:
         """Configuration and inputs that determine the result."""
-        pair = self.run.config.pair
-        inputs = {"teacher": loading.identity_of(pair, "teacher"), "student": self.start}
-        return {"config": self.describe(), "inputs": lambda: inputs}
+        config, pair = self.describe(), self.run.config.pair
+        start = self.first.hash if self.first else loading.identity_of(pair, "student")
+        inputs = {"teacher": loading.identity_of(pair, "teacher"), "student": start}
+        return {"config": config, "inputs": lambda: inputs}
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that determine the result; the models are inputs."""
@@ -216,10 +202,10 @@ class _Job:
                 trainer.ledger.restore(state, here.process_index, here.num_processes)
                 before = resumable.sealed(checkpoint) if here.is_main_process else {}
                 trainer.kept = {n: before[n] for n in before if n.split("/")[0] in settings.keep}
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if trainer.accelerator.is_main_process:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if here.is_main_process:
             for name in TABLES:
-                table = getattr(trainer.ledger, name)()
+                table = trainer.ledger.table(name)
                 cache.save(folder / name, table, config=self.describe(), seed=self.seed)
             files.remove(*folder.glob("checkpoint-*"))
 
@@ -228,20 +214,18 @@ class _Job:
     ) -> DistillTrainer:
         """Return a trainer of this job, as long as `settings` say."""
         pair, task = loading.pair_of(self.run), self.run.config.train_task
-        if self.checkpoint is None:
+        if self.first is None:
             student = copy.deepcopy(pair.student)
         else:
-            device = places("same").student
-            student = loading.load_model(str(self.checkpoint), dtype="float32", device=device)
+            start, device = str(self.first.checkpoints["late"]), places("same").student
+            student = loading.load_model(start, dtype="float32", device=device)
         arguments, lora = _arguments(settings, folder, task.max_prompt_tokens), None
         if settings.lora_rank is not None:
             lora = adapters.adapters(settings.lora_rank)
             arguments.seed = torch_seed(self.seed, f"{self.stage}-lora")  # draws their start
+        ours = {"stage": settings, "name": self.stage, "seed": self.seed, "weights": self.weights}
         made = DistillTrainer(
-            stage=settings,
-            name=self.stage,
-            seed=self.seed,
-            weights=self.weights,
+            **ours,
             model=student.float(),  # what the optimiser adds to; CUDA computes in bf16 by autocast
             teacher_model=pair.teacher,
             processing_class=pair.tokenizer,
@@ -255,41 +239,33 @@ class _Job:
 
 
 class _Keeper(TrainerCallback):
-    """Times the optimiser, keeps the named checkpoints, moves the bar."""
+    """Times the optimiser, keeps the named checkpoints, moves the bar of the main process."""
 
     def __init__(self, trainer: DistillTrainer, folder: Path, bar: progress.Bar | None) -> None:
         self.trainer, self.folder, self.bar = trainer, folder, bar
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step)  # what a resumed run has done
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count the time between two steps (logs, checkpoints) for neither."""
-        self.trainer.clock.lap("other")
+        self.trainer.clock.lap("other")  # logs and checkpoints between two steps: in neither
         self.trainer.clock.drain()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the steps that a resumed run has done."""
-        self._show(state.global_step)
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the step."""
         self.trainer.clock.lap("optimizer")
         self.trainer.ledger.add_step(self.trainer.clock.drain())
         control.should_log |= state.global_step == state.max_steps
         for name, share in self.trainer.stage.keep.items():
             if state.global_step == max(1, round(share * state.max_steps)):
                 self.trainer.keep(self.folder / name)
-        self._show(1)
+        if self.bar is not None:
+            self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the last window next to the bar."""
         last = {k: v for k, v in kwargs["logs"].items() if k in ("loss", "rkl") and v == v}
-        self._show(0, **last)
-
-    def _show(self, steps: int, **values: float) -> None:
-        """Move the bar, which the main process has."""
-        if self.bar is not None:
-            self.bar.update(steps)
-            if values:
-                self.bar.set_postfix(**values)
+        if self.bar is not None and last:
+            self.bar.set_postfix(**last)
 
 
 def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> DistillationConfig:
@@ -351,7 +327,7 @@ def _last_whole(folder: Path) -> Path | None:
     for one, reason in refused.items():
         start = whole.name if whole else "the start"
         notice(f"{one}: not used, {reason}; training goes on from {start}")
-        files.remove(one)
+    files.remove(*refused)
     return whole
 
 

@@ -4,8 +4,6 @@ A step takes an opened run and returns a frame, which is computed once (`rockstu
 committed reference has the frames and no models.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,13 +43,7 @@ def problems(run: Run) -> pd.DataFrame:
 
 @table(*PAIR, inputs=_members)
 def pair_accuracy(run: Run) -> pd.DataFrame:
-    """Grade the pair before any training: one row per completion.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `rollout.evaluate`, and ``model`` (teacher or student).
-    """
+    """Grade the pair before any training: `rollout.evaluate`'s columns, and ``model``, the role."""
     both = [evaluation.graded(run, role) for role in ("teacher", "student")]
     return pd.concat(both, ignore_index=True)
 
@@ -86,9 +78,9 @@ def baselines(run: Run) -> dict[int, stages.TrainResult]:
     """The baseline of stage 2 at every training seed, trained and graded in parallel."""
 
     def train() -> dict[int, stages.TrainResult]:
-        names, seeds = tuple(run.config.stage2.keep), run.config.seeds
-        train_arms(run, [(BASELINE, seed, names) for seed in seeds])
-        return {seed: stages.train(run, "stage2", seed=seed) for seed in seeds}
+        names = tuple(run.config.stage2.keep)
+        train_arms(run, [(BASELINE, seed, names) for seed in run.config.seeds])
+        return {seed: stages.train(run, "stage2", seed=seed) for seed in run.config.seeds}
 
     return run.in_memory("baselines", train)
 
@@ -96,9 +88,9 @@ def baselines(run: Run) -> dict[int, stages.TrainResult]:
 @kept_apart
 def first_baseline(run: Run) -> stages.TrainResult:
     """The baseline of the first training seed, with as many threads as when all seeds train."""
-    jobs = [(BASELINE, seed, ()) for seed in run.config.seeds]
-    train_arms(run, jobs, only=run.config.seeds[:1])
-    return stages.train(run, "stage2", seed=run.config.seeds[0])
+    first, *_ = run.config.seeds
+    train_arms(run, [(BASELINE, seed, ()) for seed in run.config.seeds], only=[first])
+    return stages.train(run, "stage2", seed=first)
 
 
 def _hashes(run: Run) -> dict[str, str]:
@@ -164,10 +156,8 @@ def _is_graded(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
     how = {"seed": seed, "arm": arm.name, "weights": arm.weights}
     if not stages.is_trained(arm.of(run), "stage2", **how):
         return False
-    folders = trained(run, arm, seed).checkpoints
-    return all(
-        evaluation.is_graded(run, f"{arm.name}-s{seed}-{name}", folders[name]) for name in names
-    )
+    folders, label = trained(run, arm, seed).checkpoints, f"{arm.name}-s{seed}"
+    return all(evaluation.is_graded(run, f"{label}-{name}", folders[name]) for name in names)
 
 
 @table(
@@ -179,20 +169,13 @@ def _is_graded(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
 def accuracy_along(run: Run) -> pd.DataFrame:
     """Grade the student before stage 2 (step 0) and at every named checkpoint of every seed.
 
-    Returns
-    -------
-    DataFrame
-        `rollout.evaluate`'s columns without ``text``, and ``seed, step``. Stage 2 starts from one
-        checkpoint, so the rows of step 0 are the same completions for every seed.
+    The columns of `rollout.evaluate` without ``text``, and ``seed, step``. Stage 2 starts from one
+    checkpoint, so the rows of step 0 are the same completions for every seed.
     """
-    frames = [
-        along_training(run, BASELINE, seed, result.checkpoints)
-        for seed, result in baselines(run).items()
-    ]
-    along = pd.concat(frames, ignore_index=True)
-    return along.drop(columns=["text", "model"]).sort_values(
-        ["seed", "step"], kind="stable", ignore_index=True
-    )
+    trained_at = baselines(run).items()
+    frames = [along_training(run, BASELINE, seed, made.checkpoints) for seed, made in trained_at]
+    along = pd.concat(frames, ignore_index=True).drop(columns=["text", "model"])
+    return along.sort_values(["seed", "step"], kind="stable", ignore_index=True)
 
 
 def along_training(run: Run, arm: Arm, seed: int, checkpoints: Mapping[str, Path]) -> pd.DataFrame:
@@ -205,9 +188,6 @@ def along_training(run: Run, arm: Arm, seed: int, checkpoints: Mapping[str, Path
         step = max(1, round(stage.keep[name] * stage.steps))
         frames.append(outcomes.assign(seed=seed, step=step))
     return pd.concat(frames, ignore_index=True)
-
-
-# --- summaries that notebooks show ----------------------------------------------------------------
 
 
 def accuracy_table(
@@ -230,17 +210,14 @@ def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     The interval resamples problems, paired, and training seeds (`intervals.crossed_difference`).
     With a single training seed it resamples problems alone and does not cover other seeds.
     """
-    last = along.step.max()
-    rows = []
+    last, rows = along.step.max(), []
+    alone = {"unit": "problems, one training seed"}
     for benchmark, group in along.groupby("benchmark", sort=False):
-        before, after = (group[group.step == step] for step in (0, last))
+        pair = [group[group.step == step] for step in (0, last)]
         if group.seed.nunique() > 1:
-            estimate = intervals.crossed_difference(before, after, "correct", rng)
+            estimate = intervals.crossed_difference(*pair, "correct", rng)
         else:
-            unit = "problems, one training seed"
-            estimate = intervals.paired_difference(
-                before, after, "correct", "prompt_index", rng, unit=unit
-            )
+            estimate = intervals.paired_difference(*pair, "correct", "prompt_index", rng, **alone)
         rows.append({"benchmark": benchmark} | intervals.as_columns(estimate))
     return pd.DataFrame(rows)
 
@@ -251,28 +228,23 @@ def named_types(
     """Mean reverse KL of some token types along training, seeds pooled: ``name, step, count, rkl``.
 
     The types spelled `tokens`; where it is empty, the `most` types with the largest summed loss.
-
-    Raises
-    ------
-    StudyError
-        A spelling that is not a type which training met.
+    `StudyError`: a spelling that is not a type which training met.
     """
     texts = type_texts(run, np.unique(types.token_id).tolist()).set_index("token_id").text
-    for text in tokens:
-        if text not in set(texts):
-            raise StudyError(
-                f"tokens: each must be one of {len(texts)} tokens that training met; got {text!r}"
-            )
+    if unmet := [text for text in tokens if text not in set(texts)]:
+        raise StudyError(
+            f"tokens: each must be one of {len(texts)} tokens that training met; got {unmet[0]!r}"
+        )
     ids = texts.index[texts.isin(tokens)].tolist()
     if not ids:
         ids = types.groupby("token_id").rkl_sum.sum().nlargest(most).index.tolist()
-    names = {i: repr(texts[i]) for i in ids}
     kept = types[types.token_id.isin(ids)]
     sums = kept.groupby(["token_id", "step"], as_index=False)[["count", "rkl_sum"]].sum()
     sums["rkl"] = sums.rkl_sum / sums["count"]
-    shown = sums.assign(name=sums.token_id.map(names))[["name", "step", "count", "rkl"]]
-    order = {name: place for place, name in enumerate(names.values())}
-    return shown.sort_values("name", key=lambda n: n.map(order), kind="stable", ignore_index=True)
+    sums["name"] = sums.token_id.map(lambda i: repr(texts[i]))
+    place = sums.name.map({repr(texts[i]): place for place, i in enumerate(ids)})
+    order = place.sort_values(kind="stable").index
+    return sums.loc[order, ["name", "step", "count", "rkl"]].reset_index(drop=True)
 
 
 @table(inputs=lambda run: {"tokenizer": loading.identity_of(run.config.pair, "teacher")})

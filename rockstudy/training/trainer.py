@@ -14,8 +14,7 @@ the token limit cut gets no end-of-text token. Every override names the TRL meth
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +47,13 @@ Inputs = dict[str, Tensor]
 
 
 class DistillTrainer(trl.DistillationTrainer):
-    """Trains one stage.
+    """Trains one stage, whose `name` errors give; `seed` is that of its rollouts.
 
-    Parameters
-    ----------
-    stage, name, seed
-        The stage's configuration, its name in errors, and the seed of its rollouts.
-    weights
-        Position weights; None is 1 everywhere.
-    teacher_model
-        Not changed. On a different device of the same kind it computes there; on the CPU, FSDP2
-        trains with a sharded copy of it (`rockstudy.parallel.placement`).
-    **kwargs
-        TRL's. ``train_dataset`` holds one row per prompt in the order of training: ``prompt_ids``,
-        and ``completions`` with ``stopped``, one per rollout, where they were sampled before.
+    Without position `weights` they are 1 everywhere. `teacher_model` is not changed: on a different
+    device of the same kind it computes there; on the CPU, FSDP2 trains with a sharded copy of it
+    (`rockstudy.parallel.placement`). Other arguments are TRL's. ``train_dataset`` holds one row per
+    prompt in the order of training: ``prompt_ids``, and ``completions`` with ``stopped``, one per
+    rollout, where they were sampled before.
     """
 
     def __init__(
@@ -76,6 +68,11 @@ class DistillTrainer(trl.DistillationTrainer):
     ) -> None:
         self.stage, self.stage_name, self.rollout_seed = stage, name, seed
         self.position_weights = weights
+        self._needs_losses = weights is not None and weights.needs_losses
+        # Then weights are made from the losses of the micro-batch that is trained on, which costs
+        # nothing. Where the normaliser is the sum of weights, it must be known before the first
+        # micro-batch, which takes one more forward pass of both models (`_losses_before`).
+        self._weighs_late = self._needs_losses and stage.normalize == "tokens"
         self.kept: dict[str, str] = {}  # hashes of the files of kept checkpoints (`resumable`)
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
         self._keep_float32()
@@ -85,9 +82,11 @@ class DistillTrainer(trl.DistillationTrainer):
         self.clock = Clock(self.accelerator.device)
         self.ledger = Ledger(self.model.config.get_text_config().vocab_size)
 
-    # Changes what accelerate shards with when training starts: all that goes in and out is bf16.
     def _keep_float32(self) -> None:
-        """Let FSDP2 compute in bf16 with weights, losses and sums of gradients in float32."""
+        """Let FSDP2 compute in bf16 with weights, losses and sums of gradients in float32.
+
+        Changes what accelerate shards with when training starts: all that goes in and out is bf16.
+        """
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         policy = getattr(plugin, "mixed_precision_policy", None)
         if isinstance(policy, MixedPrecisionPolicy):
@@ -95,22 +94,19 @@ class DistillTrainer(trl.DistillationTrainer):
                 policy, cast_forward_inputs=False, output_dtype=None, reduce_dtype=torch.float32
             )
 
-    # Replaces a part of DistillationTrainer.__init__: it starts an engine for every trainer.
     def _take_engine(self) -> None:
-        """Have vLLM write the rollouts, by this process's engine (`training.vllm_rollouts`)."""
+        """Have vLLM write the rollouts, by this process's engine (`training.vllm_rollouts`).
+
+        Replaces a part of DistillationTrainer.__init__: it starts an engine for every trainer.
+        """
+        own = "model accelerator processing_class temperature top_p top_k max_completion_length"
         args = self.args
         self.vllm_generation = Generation(
-            model=self.model,
-            accelerator=self.accelerator,
-            processing_class=self.processing_class,
+            **{name: getattr(self, name) for name in own.split()},
             gpu_memory_utilization=args.vllm_gpu_memory_utilization,
             max_model_length=args.vllm_max_model_length,
             max_num_seqs=args.per_device_train_batch_size * args.gradient_accumulation_steps,
             model_impl=args.vllm_model_impl,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            max_completion_length=self.max_completion_length,
             logprobs=None,
         )
         self.use_vllm, self._last_loaded_step = True, -1  # the engine has another's weights
@@ -151,28 +147,26 @@ class DistillTrainer(trl.DistillationTrainer):
         parts = self.args.gradient_accumulation_steps
         if self._step % parts == 0 or self._buffered_inputs is None:
             step = self._generate_and_score_completions(generation_batch)
-            self._buffered_inputs = list(_micro_batches(step, parts))
+            lengths = step["prompt_mask"].sum(1) + step["completion_mask"].sum(1)
+            self._buffered_inputs = [
+                {name: value[rows] if value.ndim else value for name, value in step.items()}
+                | {"part": step["part"] + number}
+                for number, rows in enumerate(lengths.argsort(stable=True).chunk(parts))
+            ]
         return self._buffered_inputs[self._step % parts]
 
     # Replaces DistillationTrainer._generate_and_score_completions: no tools, no images.
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Inputs:
         """Return the padded rollouts of a step with their weights and the loss's normaliser."""
-        prompts = [row["prompt_ids"] for row in inputs]
         completions, stopped = self._rollouts(inputs)
         self.clock.lap("rollout")
-        prompt_ids, prompt_mask = self._padded(prompts, "left")
+        prompt_ids, prompt_mask = self._padded([row["prompt_ids"] for row in inputs], "left")
         ids, mask = self._padded(completions, "right")
         lengths = mask.sum(1)
         self.ledger.add_rollouts(lengths, torch.tensor(stopped))
         parts = self.accelerator.process_index * self.args.gradient_accumulation_steps
-        step = {
-            "prompt_ids": prompt_ids,
-            "prompt_mask": prompt_mask,
-            "completion_ids": ids,
-            "completion_mask": mask,
-            "part": torch.tensor(parts),
-            "weights": mask.float(),
-        }
+        step = {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": ids}
+        step |= {"completion_mask": mask, "part": torch.tensor(parts), "weights": mask.float()}
         if not self._weighs_late:
             losses = self._losses_before(step) if self._needs_losses else None
             step["weights"] = self._weighed(step, losses)
@@ -180,33 +174,16 @@ class DistillTrainer(trl.DistillationTrainer):
         step["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
         return step
 
-    @property
-    def _needs_losses(self) -> bool:
-        return self.position_weights is not None and self.position_weights.needs_losses
-
-    @property
-    def _weighs_late(self) -> bool:
-        """Whether weights are made from the losses of the micro-batch that is trained on.
-
-        This costs nothing. Where the normaliser is the sum of weights, it must be known before the
-        first micro-batch, which takes one more forward pass of both models (`_losses_before`).
-        """
-        return self._needs_losses and self.stage.normalize == "tokens"
-
     def _weighed(self, rows: Inputs, losses: Tensor | None) -> Tensor:
         """Weights of some rollouts, float32 (R, T)."""
-        batch = Batch(
-            rows["completion_ids"],
-            rows["completion_mask"].bool(),
-            self.state.global_step,
-            int(rows["part"]),
-            self.ledger.types,
-        )
+        ids, mask = rows["completion_ids"], rows["completion_mask"].bool()
+        batch = Batch(ids, mask, self.state.global_step, int(rows["part"]), self.ledger.types)
         return evaluate(self.position_weights, batch, losses)
 
     def _rollouts(self, inputs: list[dict[str, Any]]) -> tuple[list[Sequence[int]], list[bool]]:
         """Completions for the local rows of a step, and whether each ended by itself."""
-        first = len(inputs) * self.accelerator.process_index
+        process = self.accelerator.process_index
+        first = len(inputs) * process
         if "completions" in inputs[0]:
             per_prompt = self.stage.rollouts_per_prompt
             slots = [(row, (first + i) % per_prompt) for i, row in enumerate(inputs)]
@@ -214,15 +191,14 @@ class DistillTrainer(trl.DistillationTrainer):
         seed = torch_seed(self.rollout_seed, self.stage_name, self.state.global_step)
         prompts = [row["prompt_ids"] for row in inputs]
         if self.use_vllm or self.accelerator.distributed_type in _SHARDED:
-            return self._trl_rollouts(prompts, seed + self.accelerator.process_index)
+            return self._trl_rollouts(prompts, seed + process)
+        how: Any = self.stage.model_dump(include={"temperature", "top_p", "max_new_tokens"})
+        how |= {"batch_size": len(prompts), "seed": seed, "first": first, "desc": None}
         try:
-            how: Any = self.stage.model_dump(include={"temperature", "top_p", "max_new_tokens"})
-            how |= {"batch_size": len(prompts), "seed": seed, "first": first, "desc": None}
             made = rollout.generate(self._student(), self._tokenizer, prompts, **how)
         except StudyError as error:
             raise StudyError(f"{self._where()}: {error}") from None
-        rows = zip(made.completion_ids, made.mask, strict=True)
-        return [ids[m].tolist() for ids, m in rows], made.stopped.tolist()
+        return [ids.tolist() for ids in made.completions], made.stopped.tolist()
 
     def _student(self) -> PreTrainedModel:
         """The student itself, with its adapters at work where it has any."""
@@ -237,9 +213,14 @@ class DistillTrainer(trl.DistillationTrainer):
         vLLM's newer model runner draws the seed of a rollout that has none from numpy's global
         generator. A seed that is given would be that of all rollouts, equal for equal prompts.
         """
-        with torch.random.fork_rng(), _numpy_seeded(seed):
-            torch.manual_seed(seed)
-            completions = self._generate_single_turn(prompts, None, {})
+        before = np.random.get_state()  # noqa: NPY002 - the one that vLLM draws from
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                np.random.seed(seed % 2**32)  # noqa: NPY002
+                completions = self._generate_single_turn(prompts, None, {})
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
         return completions, [bool(ids) and ids[-1] in self.eos_token_ids for ids in completions]
 
     @torch.no_grad()
@@ -249,10 +230,9 @@ class DistillTrainer(trl.DistillationTrainer):
         losses = torch.zeros(step["completion_ids"].shape, device=self.accelerator.device)
         for start in range(0, len(losses), size):
             part = {name: rows[start : start + size] for name, rows in step.items() if rows.ndim}
+            given = (student, student, self._positions, student, part)
             with self.accelerator.autocast():
-                loss, *_ = self._forward_redirection(
-                    student, student, self._positions, student, part
-                )
+                loss, *_ = self._forward_redirection(*given)
             losses[start : start + size][part["completion_mask"].bool()] = loss
         self.clock.lap("head")
         return losses
@@ -260,36 +240,27 @@ class DistillTrainer(trl.DistillationTrainer):
     def _padded(self, rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
         """Token ids int64 (R, L) and their mask, int64 as in TRL."""
         ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
-        padding = self._tokenizer.pad_token_id
-        both = (pad(ids, padding, side), pad([torch.ones_like(row) for row in ids], 0, side))
-        device = self.accelerator.device
-        return both[0].to(device), both[1].to(device)
+        padded = pad(ids, self._tokenizer.pad_token_id, side)
+        mask = pad([torch.ones_like(row) for row in ids], 0, side)
+        return padded.to(self.accelerator.device), mask.to(self.accelerator.device)
 
     # Replaces DistillationTrainer.compute_loss: another normaliser, and entropy goes to the ledger.
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: Inputs,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Inputs, **_: Any) -> Tensor:
         """Return this process's share of the loss, through the model's wrapper as in TRL."""
         student = self.accelerator.unwrap_model(model)
-        total = self._forward_redirection(model, student, self._compute_loss, student, inputs, None)
+        total = self._forward_redirection(model, student, self._compute_loss, student, inputs)
         # DDP averages gradients over processes, so each one's loss is a sum over N / processes
         normaliser = inputs["num_items_in_batch"].clamp(min=torch.finfo(torch.float32).tiny)
         loss = total / (normaliser.float() / self.accelerator.num_processes)
         self.ledger.sums["loss"] += loss.item()
         self._check_finite(loss)
-        return (loss, None) if return_outputs else loss
+        return loss
 
     # Replaces DistillationTrainer._compute_loss: weights, and the heads at kept positions alone.
-    def _compute_loss(
-        self, unwrapped_student: Any, inputs: Inputs, num_items_in_batch: Any
-    ) -> Tensor:
+    def _compute_loss(self, student: Any, inputs: Inputs) -> Tensor:
         """Return the weighted sum of the losses of one micro-batch."""
         with self.accelerator.autocast():
-            losses, rkl, entropy, ids, w = self._positions(unwrapped_student, inputs)
+            losses, rkl, entropy, ids, w = self._positions(student, inputs)
             total = (losses * w).sum()
         self.ledger.add_positions(rkl, entropy, ids, w)
         self.clock.lap("head")
@@ -303,22 +274,29 @@ class DistillTrainer(trl.DistillationTrainer):
         The N positions are those whose weight is above 0, row by row; all of them where the weights
         are made from these losses.
         """
-        w = inputs["weights"]
+        stage, w = self.stage, inputs["weights"]
         rows, columns = w.nonzero(as_tuple=True)
         tokens = inputs["completion_ids"][rows, columns]
         ids, first = _left_aligned(inputs)
         where = rows * (ids.shape[1] - 1) + first[rows] + columns  # into (R * (L - 1), H)
-        h_student = self._hidden(student, ids, where)
+        hidden = self._hidden(student, ids, where)
         self.clock.lap("student")
-        if h_student.requires_grad:  # called when backward has gone through the heads
-            h_student.register_hook(lambda _: self.clock.lap("head"))
-        h_teacher, head_teacher = None, None
-        if self.stage.reverse_kl or self.stage.forward_kl:
-            h_teacher, head_teacher = self._teacher(ids, where)
-            self.clock.lap("teacher")
-        losses, rkl, entropy = _token_losses(
-            self.stage, h_student, Head.of(student), h_teacher, head_teacher, tokens
-        )
+        if hidden.requires_grad:  # called when backward has gone through the heads
+            hidden.register_hook(lambda _: self.clock.lap("head"))
+        teacher = self._teacher(ids, where) if stage.reverse_kl or stage.forward_kl else ()
+        self.clock.lap("teacher")
+        own: Any = (hidden, Head.of(student))
+        losses = entropy = torch.zeros(len(tokens), device=hidden.device)
+        rkl = None
+        for kind, factor in (("forward", stage.forward_kl), ("reverse", stage.reverse_kl)):
+            if factor:
+                how: Any = {"kind": kind, "temperature": stage.kd_temperature}
+                value, entropy = token_divergence(*own, *teacher, **how)
+                losses = losses + factor * value
+                rkl = value.detach() if kind == "reverse" else None
+        if stage.cross_entropy:
+            log_prob, entropy = token_log_prob(*own, tokens)
+            losses = losses - stage.cross_entropy * log_prob
         if self._weighs_late:
             known = torch.zeros(w.shape, device=w.device)
             known[rows, columns] = losses.detach().float()
@@ -354,27 +332,31 @@ class DistillTrainer(trl.DistillationTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Close a logging window; reporters get its row."""
         if "grad_norm" in logs:
-            window = torch.from_numpy(self.ledger.window()).to(self.accelerator.device)
-            window = self.accelerator.reduce(window, "sum").cpu().numpy()
+            window = self.accelerator.reduce(self._window(), "sum").cpu().numpy()
             step, lr = self.state.global_step, logs["learning_rate"]
             row = self.ledger.close(step, window, lr, logs["grad_norm"])
             logs = logs | {key: row[key] for key in ("loss", "rkl", "student_entropy")}
         Trainer.log(self, logs, start_time)
+
+    def _window(self) -> Tensor:
+        return torch.from_numpy(self.ledger.window()).to(self.accelerator.device)
 
     # Replaces DistillationTrainer._save_checkpoint, which writes a model card.
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a resume checkpoint with the ledger, sealed last: it is complete."""
         self._check_weights()
         Trainer._save_checkpoint(self, model, trial)
-        window = torch.from_numpy(self.ledger.window()).to(self.accelerator.device)
-        windows = self.accelerator.gather(window[None]).cpu().numpy()
+        windows = self.accelerator.gather(self._window()[None]).cpu().numpy()
         if self.accelerator.is_main_process:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             files.write_tensors(self.ledger.state(windows), folder / LEDGER)
             resumable.seal(folder, self.kept)
 
     def keep(self, folder: Path) -> None:
-        """Write the student and the tokenizer in transformers' format, whole or not at all."""
+        """Write the student and the tokenizer in transformers' format, whole or not at all.
+
+        Of a student with adapters, their sum with the weights; neither of them is touched.
+        """
         self._check_weights()
         waiting, main = folder.with_name(f".{folder.name}.tmp"), self.accelerator.is_main_process
         if main:
@@ -383,7 +365,10 @@ class DistillTrainer(trl.DistillationTrainer):
             if self.stage.lora_rank is None:
                 self.save_model(str(waiting), _internal_call=True)
             else:
-                self._save_merged(waiting)
+                state, student = self.accelerator.get_state_dict(self.model), self._student()
+                if main:
+                    student.save_pretrained(waiting, state_dict=adapters.merged(state, student))
+                    self._tokenizer.save_pretrained(waiting)
         except BaseException:
             files.remove(*[waiting] * main)
             raise
@@ -392,17 +377,8 @@ class DistillTrainer(trl.DistillationTrainer):
             waiting.rename(folder)
             self.kept |= resumable.hashed(folder)
 
-    def _save_merged(self, folder: Path) -> None:
-        """Write the sum of weights and adapters; neither of them is touched."""
-        state = self.accelerator.get_state_dict(self.model)
-        if self.accelerator.is_main_process:
-            student = self._student()
-            student.save_pretrained(folder, state_dict=adapters.merged(state, student))
-            self._tokenizer.save_pretrained(folder)
-
-    # Replaces _BaseTrainer._send_telemetry.
     def _send_telemetry(self) -> None:
-        """Send nothing."""
+        """Send nothing. Replaces _BaseTrainer._send_telemetry."""
 
     def _where(self) -> str:
         return f"{self.stage_name} step {self.state.global_step + 1}"
@@ -413,7 +389,6 @@ class DistillTrainer(trl.DistillationTrainer):
             raise StudyError(f"{self._broken('loss', loss.item())}{also}")
 
     def _check_weights(self) -> None:
-        """Refuse to keep a student that the last step broke."""
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise StudyError(self._broken("student's weights", "NaN or infinity"))
 
@@ -422,57 +397,12 @@ class DistillTrainer(trl.DistillationTrainer):
         return f"{self._where()}: the {what} must be finite; got {got}; {lower}"
 
 
-@contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator, and put it back."""
-    before = np.random.get_state()  # noqa: NPY002 - the one that vLLM draws from
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
-
-
 def _left_aligned(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Prompt and completion without a gap, padded on the right.
+    """Prompt and completion without a gap, padded on the right, int64 (R, L).
 
-    Returns
-    -------
-    tuple of Tensor
-        int64 (R, L), and int64 (R,): the column whose hidden state predicts completion column 0.
+    And int64 (R,): the column whose hidden state predicts completion column 0.
     """
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
     order = mask.argsort(dim=1, descending=True, stable=True)
     return ids.gather(1, order)[:, : int(mask.sum(1).max())], inputs["prompt_mask"].sum(1) - 1
-
-
-def _micro_batches(step: Inputs, parts: int) -> Iterator[Inputs]:
-    """Split the rollouts of a step into equal parts, from the shortest to the longest."""
-    lengths = step["prompt_mask"].sum(1) + step["completion_mask"].sum(1)
-    for number, rows in enumerate(lengths.argsort(stable=True).chunk(parts)):
-        part = {name: value[rows] if value.ndim else value for name, value in step.items()}
-        yield part | {"part": step["part"] + number}
-
-
-def _token_losses(
-    stage: StageConfig,
-    h_student: Tensor,
-    head: Head,
-    h_teacher: Tensor | None,
-    head_teacher: Head | None,
-    tokens: Tensor,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The stage's loss, the reverse KL where it is part of it, and the student's entropy, (N,)."""
-    losses = torch.zeros(len(tokens), device=h_student.device)
-    rkl, entropy = None, losses
-    for kind, factor in (("forward", stage.forward_kl), ("reverse", stage.reverse_kl)):
-        if factor and h_teacher is not None and head_teacher is not None:
-            how: Any = {"kind": kind, "temperature": stage.kd_temperature}
-            value, entropy = token_divergence(h_student, head, h_teacher, head_teacher, **how)
-            losses = losses + factor * value
-            rkl = value.detach() if kind == "reverse" else None
-    if stage.cross_entropy:
-        log_prob, entropy = token_log_prob(h_student, head, tokens)
-        losses = losses - stage.cross_entropy * log_prob
-    return losses, rkl, entropy

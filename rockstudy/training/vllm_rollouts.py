@@ -12,8 +12,6 @@ So a process starts one engine for all trainings with the same settings, never e
 the changes. Each training writes its own weights into the engine.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import sys
@@ -33,18 +31,15 @@ class Generation(VLLMGeneration):
 
     # Replaces VLLMGeneration._init_vllm where there is an engine already.
     def _init_vllm(self) -> None:
-        key = fingerprint(self._needs())
+        # what an engine is made for; its weights are replaced at every use
+        names = ("max_model_length", "max_num_seqs", "gpu_memory_utilization", "model_impl")
+        shape = self.model.config.to_dict() | {"_name_or_path": None}
+        key = fingerprint({"model": shape, **{name: getattr(self, name) for name in names}})
         if key not in _ENGINES:
             with unchanged():
                 super()._init_vllm()
             _ENGINES[key] = self.llm
         self.llm = _ENGINES[key]
-
-    def _needs(self) -> dict[str, Any]:
-        """The settings that an engine is made for; its weights are replaced at every use."""
-        names = ("max_model_length", "max_num_seqs", "gpu_memory_utilization", "model_impl")
-        shape = self.model.config.to_dict() | {"_name_or_path": None}
-        return {"model": shape, **{name: getattr(self, name) for name in names}}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -349,7 +350,7 @@ def test_no_prompts_and_no_template_are_refused(tiny_tokenizer):
 
 def test_rollouts_survive_the_disk(tmp_path, model, prompts):
     drawn = sample(model, prompts, samples=2)
-    drawn = drawn.graded(drawn.stopped)
+    drawn = replace(drawn, correct=drawn.stopped)
     cache.save(tmp_path / "r", drawn.to_frame(), config={"seed": 0}, inputs={})
     read = Rollouts.from_frame(cache.load(tmp_path / "r"))
     for name in ("completion_ids", "mask", "prompt_index", "sample_index", "stopped", "correct"):

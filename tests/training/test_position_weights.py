@@ -86,10 +86,10 @@ def test_what_is_redetected_are_the_types_with_most_loss_in_the_steps_before(bat
     rows = [(2, 7, 3, 9.0), (4, 7, 3, 1.0), (4, 9, 9, 3.0), (4, 5, 1, 2.0), (6, 11, 1, 99.0)]
     batch = replace(batch, step=5, type_losses=np.array(rows))
     again = Redetected(2, 2, 0.0)
-    assert again.found(batch) == (5, 9)  # of the steps 3 and 4
+    assert again.redetected(batch) == (5, 9)  # of the steps 3 and 4
     assert evaluate(again, batch, None).tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
     first = replace(batch, step=1)
-    assert again.found(first) == ()
+    assert again.redetected(first) == ()
     assert evaluate(again, first, None).sum() == 6
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -505,7 +505,7 @@ def test_a_stage_is_trained_only_where_its_arm_and_its_seed_are_there(trained):
     assert stages.is_trained(run, "stage1", seed=0) and stages.is_trained(run, "stage2", seed=0)
     assert not stages.is_trained(run, "stage2", seed=1)
     assert not stages.is_trained(run, "stage2", seed=0, weights=TokenWeights(range(5), 0))
-    longer = run.with_config(from_parameters("tiny", **STEPS | {"stage2__steps": 7}))
+    longer = replace(run, config=from_parameters("tiny", **STEPS | {"stage2__steps": 7}))
     assert not stages.is_trained(longer, "stage2", seed=0)
 
 
