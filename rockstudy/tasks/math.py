@@ -55,16 +55,15 @@ TASKS.add("math", Task(load, grade, COLUMNS, INSTRUCTION))
 
 def _problem(place: str, row: Any, task: TaskConfig) -> Problem:
     cells = rows.check(place, row, COLUMNS, also=("subject",), instead={"problem": "question"})
-    text, answer = rows.text(place, "problem", cells["problem"]), cells["answer"]
+    text, answer = rows.text(f"{place}: problem", cells["problem"]), cells["answer"]
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
-    answer = rows.text_or_number(place, "answer", answer)
+    answer = rows.text_or_number(f"{place}: answer", answer)
     if "####" in answer:
         last = _THOUSANDS.sub("", answer.rsplit("####", 1)[1])
-        answer = rows.text(place, "answer", last)
-    subject = cells.get("subject")
-    family = task.label
+        answer = rows.text(f"{place}: answer", last)
+    family, subject = task.label, cells.get("subject")
     if not rows.is_empty(subject):
-        family = rows.text_or_number(place, "subject", subject)
+        family = rows.text_or_number(f"{place}: subject", subject)
     prompt = text if "\\boxed" in text else text + INSTRUCTION  # some contain the instruction
     return Problem(prompt, answer, family, rows.key_of(text), {})

@@ -42,10 +42,10 @@ TASKS.add("openthoughts3", Task(load, columns=COLUMNS))
 def _prompt(place: str, row: Any) -> str | None:
     """The first human turn of a maths row; None for a different domain."""
     cells = rows.check(place, row, COLUMNS)
-    if rows.text(place, "domain", cells["domain"]) != "math":
+    if rows.text(f"{place}: domain", cells["domain"]) != "math":
         return None
     turns = cells["conversations"]
     for turn in turns if isinstance(turns, list) else []:
         if isinstance(turn, dict) and turn.get("from") == "human":
-            return rows.text(place, "value", rows.check(place, turn, ("value",))["value"])
+            return rows.text(f"{place}: value", rows.check(place, turn, ("value",))["value"])
     raise StudyError(f"{place}: conversations must have a turn with from 'human'; it has none")
