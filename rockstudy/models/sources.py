@@ -187,5 +187,10 @@ def _reason(source: Source, what: str, error: Exception) -> str:
     elif isinstance(error, SafetensorError):
         reason = f"a safetensors file is damaged ({error})"
     else:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = one_line(error)
     return f"{source.field}: must be {what} that can be read; {source.where!r}: {reason}"
+
+
+def one_line(error: Exception) -> str:
+    """Kind and text of an error that is no line of ours."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
