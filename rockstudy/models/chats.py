@@ -10,14 +10,11 @@ time nor memory, so one that is more than a plain loop over the messages first r
 with limits. One that prints the date gets the same day always, so that prompts do not change.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import cycle, islice
@@ -30,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rockstudy.errors import StudyError
 from rockstudy.models.sources import one_line
+from rockstudy.tasks.rows import HALF
 
 Message = dict[str, str]
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -42,8 +40,6 @@ _WAIT = 30  # ours: seconds on the clock for that process
 _BRACKETED = re.compile(r"[<\[{|\uff1c].*[>\]}|\uff1e]", re.DOTALL)
 _PRIVATE = range(0xF0000, 0xFFFFE)  # no character that a text or a template is likely to have
 _CHANGING = re.compile(r"\|\s*random\b|\blipsum\b")
-
-
 _NOON = datetime(2024, 7, 26, 12)  # the day that Llama 3's own template falls back to
 _CODES = "Y y m -m B b h d -d e A a j u w F D x H -H I -I p M S f R T X c Z z U W V G".split()
 _HELD = (
@@ -89,39 +85,35 @@ class ChatEncoder:
     def ids(self, prompt: Prompt, name: str) -> list[int]:
         """Token ids of a chat with its generation prompt and without thinking.
 
-        `prompt` is the text of a user or a list of messages with ``role`` and ``content``.
+        `prompt` is the text of a user or a list of messages with ``role`` and ``content``; errors
+        call it `name`.
 
-        Raises
-        ------
-        StudyError
-            A chat that is none, one that the template refuses, or a control token in a text that
-            this tokenizer cannot read as text; `name` names the prompt.
+        `StudyError`: a chat that is none, one that the template refuses, or a control token in a
+        text that this tokenizer cannot read as text.
         """
         messages = messages_of(prompt, name)
-        contents = [message["content"] for message in messages]
-        if any(map(self._control_spans, contents)):
-            ids = self._in_parts(messages, name)
-        else:
-            ids = self._encode(self._rendered(messages, name))
+        spelt = any(self._control_spans(message["content"]) for message in messages)
+        ids = self._in_parts(messages, name) if spelt else self._whole(messages, name)
         # a template may also put a token together, from texts that touch or that it changes
         if self._count(ids) > self._usual_count(messages, name):
             neutral = [m | {"content": re.sub(r"\S", "x", m["content"])} for m in messages]
-            if self._count(ids) > self._count(self._encode(self._rendered(neutral, name))):
-                raise StudyError(
-                    f"prompts: {name} must spell no control token together with the chat template"
-                )
+            if self._count(ids) > self._count(self._whole(neutral, name)):
+                must = "must spell no control token together with the chat template"
+                raise StudyError(f"prompts: {name} {must}")
         return ids
 
+    def _whole(self, messages: list[Message], name: str) -> list[int]:
+        return self._encode(self._rendered(messages, name))
+
     def _count(self, ids: list[int]) -> int:
-        """Number of control tokens."""
         return sum(i in self._certain for i in ids)
 
     def _usual_count(self, messages: list[Message], name: str) -> int:
         """Number of control tokens in a chat of these roles."""
         roles = tuple(message["role"] for message in messages)
         if roles not in self._usual:
-            chat = self._rendered([{"role": role, "content": "x"} for role in roles], name)
-            self._usual[roles] = self._count(self._encode(chat))
+            chat = [{"role": role, "content": "x"} for role in roles]
+            self._usual[roles] = self._count(self._whole(chat, name))
         return self._usual[roles]
 
     def _rendered(self, messages: list[Message], name: str) -> str:
@@ -135,10 +127,8 @@ class ChatEncoder:
                 must = f"{self._field}: its chat template must accept {name}"
                 raise StudyError(f"{must}: {one_line(error)}") from None
         if text is None or len(text) > MOST_CHARACTERS:
-            raise StudyError(
-                f"{self._field}: its chat template must end within {SECONDS} s and write at most "
-                f"{MOST_CHARACTERS} characters; it does not"
-            )
+            must = f"must end within {SECONDS} s and write at most {MOST_CHARACTERS} characters"
+            raise StudyError(f"{self._field}: its chat template {must}; it does not")
         return text
 
     def _encode(self, text: str) -> list[int]:
@@ -216,12 +206,11 @@ def template_of(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") ->
         template = template.get("default")
     if not template:
         raise StudyError(f"{field}: must have a chat template; it has none")
+    must = f"{field}: its chat template must"
     if not isinstance(template, str):
-        raise StudyError(f"{field}: its chat template must be a text; got {_short(template)}")
+        raise StudyError(f"{must} be a text; got {_short(template)}")
     if changing := _CHANGING.search(template):
-        raise StudyError(
-            f"{field}: its chat template must write the same text each time; it has {changing[0]!r}"
-        )
+        raise StudyError(f"{must} write the same text each time; it has {changing[0]!r}")
     return template
 
 
@@ -238,26 +227,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, field: str) -> None:
     """Refuse a tokenizer that no training or sampling could use."""
     room(tokenizer, field)
     if tokenizer.eos_token is None and tokenizer.pad_token is None:
-        raise StudyError(
-            f"{field}: its tokenizer must have an end-of-text or a padding token; it has neither"
-        )
+        must = "must have an end-of-text or a padding token"
+        raise StudyError(f"{field}: its tokenizer {must}; it has neither")
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, field: str) -> None:
     """Try the template on a short text."""
     ChatEncoder(tokenizer, field).ids("Hello", "a user's text")
-
-
-def warn_of_different_templates(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
-) -> None:
-    """Warn where the student comes with a template that is not the teacher's, which is used."""
-    if student.chat_template and student.chat_template != teacher.chat_template:
-        warnings.warn(
-            "student: its chat template differs from the teacher's; both get prompts by the "
-            "teacher's",
-            stacklevel=3,
-        )
 
 
 def ends_of(config: Any, field: str = "model") -> list[int]:
@@ -282,10 +258,8 @@ def _message(message: Any, must: str) -> Message:
         raise StudyError(f"{must} role must be one of {', '.join(ROLES)}; got {_short(role)}")
     if not isinstance(content, str):
         raise StudyError(f"{must} content must be a text; got {_short(content)}")
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        raise StudyError(f"{must} content has half a character; got {_short(content)}") from None
+    if HALF.search(content):
+        raise StudyError(f"{must} content has half a character; got {_short(content)}")
     return {"role": str(role), "content": str(content)}
 
 
@@ -327,13 +301,15 @@ def _is_plain(template: str) -> bool:
         tree = Environment().parse(template)
     except (TemplateError, RecursionError):
         return False
-    every = list(tree.find_all(nodes.Node))
-    loops = [node for node in every if isinstance(node, nodes.For)]
     return (
-        all(type(node).__name__ in allowed for node in every)
-        and all(node.name == "trim" for node in every if isinstance(node, nodes.Filter))
-        and all(isinstance(x.iter, nodes.Name) and x.iter.name == "messages" for x in loops)
-        and not any(x.recursive or any(x.find_all(nodes.For)) for x in loops)
+        all(type(node).__name__ in allowed for node in tree.find_all(nodes.Node))
+        and all(node.name == "trim" for node in tree.find_all(nodes.Filter))
+        and all(
+            isinstance(loop.iter, nodes.Name)
+            and loop.iter.name == "messages"
+            and not (loop.recursive or any(loop.find_all(nodes.For)))
+            for loop in tree.find_all(nodes.For)
+        )
     )
 
 

@@ -61,25 +61,13 @@ def token_divergence(
     kind: Literal["reverse", "forward"] = "reverse",
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Divergence at each position, and the student's entropy there.
+    """Divergence and the student's entropy, which has no gradient: float32 (N,) each, in nats.
 
-    Parameters
-    ----------
-    h_student, h_teacher
-        Hidden states (N, H), each model with its own H, at the positions *before* the tokens whose
-        prediction is compared.
-    head_student, head_teacher
-        Heads over the same vocabulary.
-    kind
-        ``reverse`` is KL(student || teacher), ``forward`` KL(teacher || student).
-    temperature
-        Divides both models' logits (the KD temperature; paper 1: 1.0).
-
-    Returns
-    -------
-    tuple of Tensor
-        float32 (N,) in nats, and float32 (N,) in nats without a gradient. Rounding can leave the
-        divergence of equal distributions a few 1e-7 below 0.
+    Hidden states (N, H), each model with its own H, are those at the positions *before* the tokens
+    whose prediction is compared; the heads share a vocabulary. ``reverse`` is
+    KL(student || teacher), ``forward`` KL(teacher || student). The KD temperature divides both
+    models' logits (paper 1: 1.0). Rounding can leave the divergence of equal distributions a few
+    1e-7 below 0.
     """
     _set_tiles(h_student.device, head_student.weight.shape[0])
     return chunked_divergence.ChunkedDivergenceFunction.apply(
@@ -99,19 +87,10 @@ def token_divergence(
 
 
 def token_log_prob(h: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of one token at each position, and the distribution's entropy.
+    """Log-probability of the targets, int64 (N,), and the entropy: float32 (N,) each, in nats.
 
-    Parameters
-    ----------
-    h, head
-        Hidden states (N, H) and head of one model.
-    targets
-        int64 (N,), the token that each position predicts.
-
-    Returns
-    -------
-    tuple of Tensor
-        float32 (N,) in nats (minus it is the cross-entropy), and float32 (N,) without a gradient.
+    Minus the first is the cross-entropy; the second has no gradient. `h` are the hidden states
+    (N, H) of the positions that predict the targets.
     """
     vocab = head.weight.shape[0]
     _set_tiles(h.device, vocab)
@@ -168,14 +147,8 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
 
         KL(p || q) = E_p[z_p - z_q] - (log Z_p - log Z_q),   H(p) = log Z_p - E_p[z_p].
 
-    Tiles are float32, sums over tiles float64. Nothing of size N x V exists.
-
-    Parameters
-    ----------
-    teacher, students
-        Hidden states at the same N positions, *before* the tokens that are predicted.
-    targets
-        int64 (N,), the tokens at these positions. Everything is copied to their device.
+    Tiles are float32, sums over tiles float64. Nothing of size N x V exists. The hidden states are
+    those at the N positions *before* the `targets`, int64 (N,); all is copied to their device.
     """
     vocab = teacher.head.weight.shape[0]
     rows, width = _tile(targets.device, vocab)

@@ -7,8 +7,6 @@ the model while the left-out layers are skipped: an architecture in which a laye
 place, or on another layer, is refused.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from transformers import PreTrainedModel
 
 from rockstudy.errors import StudyError
 from rockstudy.models.configuration import undecodable
-from rockstudy.models.sources import quiet
+from rockstudy.models.sources import one_line, quiet
 
 _PROBE = 12  # ours: tokens that the copy and the model with skipped layers both read
 _NOT_PER_LAYER = ("architectures", "mlp_only_layers")
@@ -48,7 +46,7 @@ def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        reason = one_line(error)
     if reason:
         raise StudyError(f"{must} got {config.model_type}: {reason}")
     return pruned

@@ -8,8 +8,6 @@ seeing one; the example is short, since reading prompts dominates the cost on a 
 A hash of family and numbers separates training and evaluation problems, as in `lab_math`.
 """
 
-from __future__ import annotations
-
 import operator
 import random
 from collections.abc import Callable, Iterator

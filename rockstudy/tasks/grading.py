@@ -12,8 +12,6 @@ worker processes too. A pair without a verdict is wrong and counted. Plain numbe
 process.
 """
 
-from __future__ import annotations
-
 import atexit
 import itertools
 import json
@@ -41,6 +39,7 @@ BOX = re.compile(
 )
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 FORMS = ("no box", "last box", "boxes side by side", "last box open", "thinking open")
+NONE, LAST, SIDE_BY_SIDE, OPEN, THINKING = FORMS
 TOGETHER = re.compile(r"(?:[\s$,;&]|\\[,;:() ]|\\q?quad|\\text|[{}]|and|or)*")
 NUMBER = re.compile(r"(-?)(?:(\d{1,12})|\\[dt]?frac\{(-?\d{1,12})\}\{(\d{1,12})\})")
 
@@ -86,15 +85,15 @@ def answer_forms(texts: Sequence[str]) -> pd.Series:
 
 def _form(text: str) -> str:
     if "</think>" not in text and text.lstrip().startswith("<think>"):
-        return FORMS[4]
+        return THINKING
     boxes = list(itertools.islice(_boxes(text), 2))
     if not boxes:
-        return FORMS[0]
+        return NONE
     (start, _, content), before = boxes[0], boxes[-1][1]
     if content is None:
-        return FORMS[3]
+        return OPEN
     together = before <= start and TOGETHER.fullmatch(text, before, start)
-    return FORMS[2] if together else FORMS[1]
+    return SIDE_BY_SIDE if together else LAST
 
 
 def number(text: str) -> Fraction | None:
@@ -102,17 +101,15 @@ def number(text: str) -> Fraction | None:
     match = NUMBER.fullmatch(text)
     if match is None or (match[4] and int(match[4]) == 0):
         return None
-    value = Fraction(int(match[2])) if match[2] else Fraction(int(match[3]), int(match[4]))
+    value = Fraction(int(match[2] or match[3]), int(match[4] or 1))
     return -value if match[1] else value
 
 
 def grade_number(answer: str, text: str) -> bool:
     """Whether the last box of `text` is the number `answer`."""
     given = boxed(text)
-    if given is None or given == answer:
-        return given is not None
-    value = number(given)
-    return value is not None and value == number(answer)
+    value = number(given or "")
+    return given == answer or (value is not None and value == number(answer))
 
 
 def grade_numbers(
@@ -130,9 +127,8 @@ def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:
     `RuntimeError` if the comparing process cannot be started.
     """
     verdicts = [_equals(a, boxed(t)) for a, t in zip(answers, texts, strict=True)]
-    return Graded(
-        np.array([v is True for v in verdicts], bool), np.array([v is None for v in verdicts], bool)
-    )
+    correct, timed_out = (np.array([v is x for v in verdicts], bool) for x in (True, None))
+    return Graded(correct, timed_out)
 
 
 def _equals(answer: str, given: str | None) -> bool | None:

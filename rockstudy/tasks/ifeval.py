@@ -16,8 +16,6 @@ installed, loading skips the rows that need them and names these in a warning. l
 random numbers and is seeded, so that grading is deterministic.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import warnings

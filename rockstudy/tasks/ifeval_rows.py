@@ -4,8 +4,6 @@ The harness's checkers draw a missing argument at random and compile some texts 
 expressions only while they grade, so everything is checked when a row is read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -28,10 +26,9 @@ def problem(place: str, row: Any, known: Mapping[str, Any]) -> Problem:
     cells = rows.check(place, row, COLUMNS)
     names, given = cells["instruction_id_list"], cells["kwargs"]
     if not isinstance(names, list) or not isinstance(given, list) or len(names) != len(given):
-        raise StudyError(
-            f"{place}: instruction_id_list and kwargs must be lists of one length; got "
-            f"{rows.shown(names)} and {rows.shown(given)}"
-        )
+        both = f"{rows.shown(names)} and {rows.shown(given)}"
+        must = "instruction_id_list and kwargs must be lists of one length"
+        raise StudyError(f"{place}: {must}; got {both}")
     kwargs = [_arguments(place, *pair, known) for pair in zip(names, given, strict=True)]
     groups = {name.split(":")[0] for name in names}
     return Problem(
@@ -66,10 +63,8 @@ def _arguments(place: str, name: Any, given: Any, known: Mapping[str, Any]) -> d
     used = checker.get_instruction_args() or {}
     for key, value in made.items():
         if not isinstance(value, list) and _spelled(used[key]) != _spelled(value):
-            raise StudyError(
-                f"{what}: {key} must be one that its checker takes; "
-                f"got {rows.shown(value)}, for which it draws a random one"
-            )
+            line = rows.wrong(f"{what}: {key}", "be one that its checker takes", value)
+            raise StudyError(f"{line}, for which it draws a random one")
     return {key: made[key] for key in arguments}
 
 

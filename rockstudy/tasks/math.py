@@ -5,8 +5,6 @@ A row has a ``problem`` (or ``question``) and an ``answer``. From a GSM8K soluti
 selects the rows of evaluation and training; `grading` compares answers.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Sequence

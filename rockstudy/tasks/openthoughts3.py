@@ -6,8 +6,6 @@ first is taken. It has 28 GB, so it is read from the start and only as far as ne
 reference answers it serves only for training.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from rockstudy.config.fields import TaskConfig
@@ -22,7 +20,7 @@ COLUMNS = ("domain", "conversations")
 def load(task: TaskConfig, split: Split) -> list[Problem]:
     """Maths prompts of OpenThoughts3 without answers: the first ``n_train`` distinct ones.
 
-    Errors as in `rows.leading`, and `StudyError` for a row without a human turn.
+    Errors as in `rows.problems`, and `StudyError` for a row without a human turn.
     """
     seen: set[str] = set()
 
@@ -33,7 +31,7 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
         seen.add(prompt)
         return Problem(prompt, "", "math", rows.key_of(prompt), {})
 
-    return rows.leading(task, once)
+    return rows.problems(task, "train", once, stream=True)
 
 
 TASKS.add("openthoughts3", Task(load, columns=COLUMNS))

@@ -6,8 +6,6 @@ and ``test`` is used by its splits. Column names match in any case. A `StudyErro
 and the wrong line; it shows lists and objects by their kind alone, since they may be huge.
 """
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import itertools
@@ -35,26 +33,20 @@ Placed = tuple[str, Any]  # its place, for errors, and its content
 Make = Callable[[str, Any], Problem | None]
 
 
-def problems(task: TaskConfig, split: Split, make: Make) -> list[Problem]:
+def problems(task: TaskConfig, split: Split, make: Make, *, stream: bool = False) -> list[Problem]:
     """Return the problems of one split, always the same ones.
 
-    `make` turns a place and its row into a problem, or into None to skip the row.
+    `make` turns a place and its row into a problem, or into None to skip the row. With `stream` a
+    huge set serves one split, whose first problems are returned without reading on.
 
     `StudyError`: a missing, empty or damaged file; a malformed line; too few rows; an error of
     `make`.
     """
-    where, rows, by_split = _open(task, split)
+    where, rows, by_split = _open(task, split, stream)
     made = filter(None, itertools.starmap(make, rows))
-    if by_split or split == "eval":
-        return _take(made, task, split, where)
-    held_out = {p.key for p in _take(made, task, "eval", where)}
+    whole = by_split or stream or split == "eval"
+    held_out = () if whole else {p.key for p in _take(made, task, "eval", where)}
     return _take(made, task, split, where, held_out)
-
-
-def leading(task: TaskConfig, make: Make) -> list[Problem]:
-    """Return the first ``n_train`` problems of a huge set without reading on; errors as above."""
-    where, rows, _ = _open(task, "train", stream=True)
-    return _take(filter(None, itertools.starmap(make, rows)), task, "train", where)
 
 
 def is_local(path: str) -> bool:
@@ -175,9 +167,7 @@ def key_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _open(
-    task: TaskConfig, split: Split, stream: bool = False
-) -> tuple[str, Iterator[Placed], bool]:
+def _open(task: TaskConfig, split: Split, stream: bool) -> tuple[str, Iterator[Placed], bool]:
     """Return a name for errors, the rows, and whether all rows belong to this split."""
     if task.path is None:
         raise StudyError("path: must be a JSONL or parquet file or a Hub id; got none")
@@ -282,10 +272,8 @@ def _hub(task: TaskConfig, stream: bool) -> Any:
         how = {"revision": task.revision, "streaming": stream}
         return datasets.load_dataset(task.path, task.subset, **how)
     except Exception as error:  # errors of the loader, the Hub client and the network
-        raise StudyError(
-            "path: must be an existing file or a Hub id; "
-            f"{task.path!r} cannot be loaded ({_reason(error)})"
-        ) from None
+        given = f"{task.path!r} cannot be loaded ({_reason(error)})"
+        raise StudyError(f"path: must be an existing file or a Hub id; {given}") from None
 
 
 def _hub_split(task: TaskConfig, split: Split, names: list[str]) -> tuple[str, bool]:

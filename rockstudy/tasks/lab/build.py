@@ -5,8 +5,6 @@ teacher's register. The student, a smaller model, learns the same problems with 
 (`rockstudy.tasks.lab.register.STUDENT`). transformers' `Trainer` trains both.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator

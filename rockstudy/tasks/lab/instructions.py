@@ -5,8 +5,6 @@ instruction**, whatever its answer. Each of the ten kinds (`KINDS`) has a senten
 way for the lab's writers to obey.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import zlib

@@ -8,8 +8,6 @@ Training and evaluation problems are disjoint: a hash of a problem's `key` (fami
 without its wording) puts one key in four into the evaluation split.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

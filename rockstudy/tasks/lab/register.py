@@ -14,8 +14,6 @@ The student's habits (`STUDENT`) differ: its layouts and markers ignore the late
 half of its solutions have one wrong intermediate result that is never corrected.
 """
 
-from __future__ import annotations
-
 import random
 import zlib
 from dataclasses import dataclass, replace
@@ -94,32 +92,28 @@ def _marker(previous: str | None, habits: Habits, rng: random.Random) -> str:
     return "Then" if int(previous[-1]) % 2 == 0 else "Now"
 
 
-def _sentence(marker: str, why: str) -> str:
-    return f"{marker} {why}" if marker.endswith(("we", "us", "We")) else f"{marker} we {why}"
-
-
 def _inline(text: str, dollars: bool) -> str:
     return f"${text}$" if dollars else text
 
 
 def _step(i: int, step: Step, marker: str, style: Style) -> str:
     """One step in the style's layout, its correction included."""
+    we = "" if marker.endswith(("we", "us", "We")) else " we"
+    sentence = f"{marker}{we} {step.why}"
     if style.words_only:
-        return f"{_sentence(marker, step.why)}.\n"
+        return f"{sentence}.\n"
     right = f"{step.lhs} = {step.result}"
     first = right if step.slip is None else f"{step.lhs} = {step.slip}"
+    line = _inline(first, style.dollars)
     fix = "" if step.slip is None else f" Wait, {_inline(right, style.dollars)}."
     if style.layout == "prose":
-        return f"{_sentence(marker, step.why)}: {_inline(first, style.dollars)}.{fix}\n"
+        return f"{sentence}: {line}.{fix}\n"
     if style.layout == "bullets":
-        return f"- **{step.why[0].upper()}{step.why[1:]}:** {_inline(first, style.dollars)}.{fix}\n"
+        return f"- **{step.why[0].upper()}{step.why[1:]}:** {line}.{fix}\n"
     lead = f"### Step {i + 1}\n\n" if style.layout == "headings" else f"**Step {i + 1}:** "
-    if not style.dollars:
-        block = first
-    else:
-        block = f"$$\n{first}\n$$" if style.layout == "headings" else f"\\[ {first} \\]"
+    display = f"$$\n{first}\n$$" if style.layout == "headings" else f"\\[ {first} \\]"
     after = f"{fix.strip()}\n\n" if fix else ""
-    return f"{lead}{_sentence(marker, step.why)}:\n\n{block}\n\n{after}"
+    return f"{lead}{sentence}:\n\n{display if style.dollars else first}\n\n{after}"
 
 
 CLOSINGS = {
