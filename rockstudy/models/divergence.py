@@ -70,19 +70,14 @@ def token_divergence(
     1e-7 below 0.
     """
     _set_tiles(h_student.device, head_student.weight.shape[0])
+    student, teacher = head_student, head_teacher
     return chunked_divergence.ChunkedDivergenceFunction.apply(
-        h_student,
-        head_student.weight,
-        head_student.bias,
-        h_teacher,
-        head_teacher.weight,
-        head_teacher.bias,
+        *(h_student, student.weight, student.bias),
+        *(h_teacher, teacher.weight, teacher.bias),
         {"forward": 0.0, "reverse": 1.0}[kind],
         temperature,
-        head_student.logit_scale,
-        head_student.softcap,
-        head_teacher.logit_scale,
-        head_teacher.softcap,
+        *(student.logit_scale, student.softcap),
+        *(teacher.logit_scale, teacher.softcap),
     )
 
 
@@ -94,16 +89,10 @@ def token_log_prob(h: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tens
     """
     vocab = head.weight.shape[0]
     _set_tiles(h.device, vocab)
+    _, width = _tile(h.device, vocab)
+    how = (1.0, width, head.softcap, head.logit_scale, ("entropy",))
     log_prob, entropy, *_ = chunked_logprob.ChunkedLogProbFunction.apply(
-        h,
-        head.weight,
-        head.bias,
-        targets,
-        1.0,
-        _tile(h.device, vocab)[1],
-        head.softcap,
-        head.logit_scale,
-        ("entropy",),
+        h, head.weight, head.bias, targets, *how
     )
     return log_prob, entropy
 
