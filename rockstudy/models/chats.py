@@ -41,6 +41,7 @@ _BRACKETED = re.compile(r"[<\[{|\uff1c].*[>\]}|\uff1e]", re.DOTALL)
 _PRIVATE = range(0xF0000, 0xFFFFE)  # no character that a text or a template is likely to have
 _CHANGING = re.compile(r"\|\s*random\b|\blipsum\b")
 _NOON = datetime(2024, 7, 26, 12)  # the day that Llama 3's own template falls back to
+# codes of strftime
 _CODES = "Y y m -m B b h d -d e A a j u w F D x H -H I -I p M S f R T X c Z z U W V G".split()
 _HELD = (
     "{% macro strftime_now(format) %}{{ format|replace('%s', '1721995200')"
@@ -221,14 +222,6 @@ def room(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") -> int | 
         must = f"{field}: its model_max_length must be a positive number"
         raise StudyError(f"{must}; got {_short(longest)}")
     return longest
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, field: str) -> None:
-    """Refuse a tokenizer that no training or sampling could use."""
-    room(tokenizer, field)
-    if tokenizer.eos_token is None and tokenizer.pad_token is None:
-        must = "must have an end-of-text or a padding token"
-        raise StudyError(f"{field}: its tokenizer {must}; it has neither")
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, field: str) -> None:

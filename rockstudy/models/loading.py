@@ -212,9 +212,12 @@ def load_tokenizer(
         split_digits(tokenizer)
         # as in the file; transformers 5.17 takes the token that begins a turn for both
         tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
-    chats.check_tokenizer(tokenizer, field)
+    chats.room(tokenizer, field)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        must = "must have an end-of-text or a padding token"
+        raise StudyError(f"{field}: its tokenizer {must}; it has neither")
     return tokenizer
 
 

@@ -77,9 +77,8 @@ def identity(name: str, revision: str | None, gguf_file: str | None, field: str)
             cached = hf_hub_download(name, file, **where)
         commit = Path(cached).parents[file.count("/")].name
         return f"{name} {commit} {file}"
-    folders = [Path(source.tokenizer)]
-    if not name.startswith("tiny:") and source.where != source.tokenizer:
-        folders.append(Path(source.where))
+    both = dict.fromkeys((source.tokenizer, source.where))
+    folders = map(Path, [source.tokenizer] if name.startswith("tiny:") else both)
     weights = source.kwargs.get("gguf_file", "*.safetensors")
     hashes = [
         [file.name, _hash(str(file), file.stat().st_mtime_ns)]

@@ -86,9 +86,8 @@ def visible(text: str) -> str:
     A backslash in the text stays single, so that ``\n`` as two characters reads like LaTeX. Nothing
     is escaped for HTML.
     """
-    prints = {char: char.isprintable() and char != BROKEN for char in set(text)}
     return "".join(
-        _SHOWN.get(char) or (char if prints[char] else char.encode("unicode_escape").decode())
+        _SHOWN.get(char) or (char if char.isprintable() and char != BROKEN else ascii(char)[1:-1])
         for char in text
     )
 

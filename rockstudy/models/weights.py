@@ -47,10 +47,8 @@ def files(source: Source) -> list[Path]:
     must = f"{source.field}: must hold {WHOLE}; {source.where} has"
     if gguf is None and (folder / ADAPTER).is_file():  # transformers would add it to the model
         raise StudyError(f"{must} an adapter: merge it into its model (`merge_and_unload` of peft)")
-    if gguf is not None:
-        wanted = [folder / gguf]
-    elif (folder / WHOLE).is_file():
-        wanted = [folder / WHOLE]
+    if gguf is not None or (folder / WHOLE).is_file():
+        wanted = [folder / (gguf or WHOLE)]
     elif (folder / INDEX).is_file():
         wanted = _shards(folder, source.field)
     else:
@@ -58,9 +56,8 @@ def files(source: Source) -> list[Path]:
             if any(any(folder.glob(pattern)) for pattern in patterns.split()):
                 raise StudyError(f"{must} {what}: {remedy}")
         raise StudyError(f"{must} none")
-    for file in wanted:
-        if not file.is_file():
-            raise StudyError(f"{source.field}: must hold {file.name}; {source.where} has none")
+    if missing := [file.name for file in wanted if not file.is_file()]:
+        raise StudyError(f"{source.field}: must hold {missing[0]}; {source.where} has none")
     return wanted
 
 
@@ -86,15 +83,14 @@ def loaded(source: Source, config: PreTrainedConfig | None, **how: Any) -> PreTr
     if Path(source.where).is_dir():
         files(source)
     safe = {} if config is None else {"config": config, "use_safetensors": True}
+    how = safe | how | source.kwargs
     with readable(source, "a model"):
         result: Any = AutoModelForCausalLM.from_pretrained(
             source.where,
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported, and refused below
-            **safe,
             **how,
-            **source.kwargs,
         )
     model, info = result
     _check(model, info, source, compared=how.get("device_map") != "meta")

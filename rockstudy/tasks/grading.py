@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -151,14 +152,13 @@ class _Verifier:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen | None = None
-        self._inherited: list[subprocess.Popen | None] = []
+        self._process: Any = None
+        self._inherited: list[Any] = []
 
     def same(self, answer: str, given: str) -> bool | None:
         """Whether two expressions are equal; None if the process ended first."""
         with self._lock:
             process = self._running()
-            assert process.stdin is not None and process.stdout is not None
             try:
                 process.stdin.write(json.dumps([answer, given]) + "\n")
                 process.stdin.flush()
@@ -182,22 +182,16 @@ class _Verifier:
         self._inherited.append(self._process)  # a reference prevents waiting for it here
         self._process, self._lock = None, threading.Lock()
 
-    def _running(self) -> subprocess.Popen:
+    def _running(self) -> Any:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.end()
         # by its path and with -P, since this folder has a module named math
         file = Path(__file__).with_name("verifier.py")
         command = [sys.executable, "-P", "-W", "ignore", str(file), str(LIMIT_S)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C must not reach it
-        )
-        assert self._process.stdout is not None
+        pipes: Any = {"stdin": PIPE, "stdout": PIPE, "stderr": DEVNULL, "text": True}
+        # a session of its own, since Ctrl-C must not reach it
+        self._process = Popen(command, **pipes, start_new_session=True)
         if self._process.stdout.readline() != "ready\n":
             self.end()
             raise RuntimeError(f"grading: the comparing process does not start: {command}")

@@ -39,12 +39,10 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
     graded = grading.grade_math([problem.answer for problem in problems], texts)
     late = np.flatnonzero(graded.timed_out)
     if len(late):
-        warnings.warn(
-            f"{task.label}: {len(late)} of {len(texts)} answers are graded wrong: comparing "
-            f"them takes over {grading.LIMIT_S} s; the first: "
-            f"{grading.boxed(texts[late[0]])!r:.80}",
-            stacklevel=3,
-        )
+        many = f"{task.label}: {len(late)} of {len(texts)} answers are graded wrong"
+        first = f"the first: {grading.boxed(texts[late[0]])!r:.80}"
+        why = f"comparing them takes over {grading.LIMIT_S} s"
+        warnings.warn(f"{many}: {why}; {first}", stacklevel=3)
     return graded.correct
 
 

@@ -22,6 +22,7 @@ from rockstudy.errors import StudyError
 from rockstudy.tasks import grading
 from rockstudy.tasks.problem import Problem, Split, Task
 
+T = TypeVar("T")
 NAMES = (
     "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan Cleo Yara "
     "Emil Kate Noah Ruth Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas "
@@ -36,9 +37,7 @@ THINGS = (
     "tickets pebbles ribbons candles lemons feathers magnets plates rulers stickers"
 ).split()
 EVAL_SHARE = 4  # ours: one key in four is held out, enough for every family
-T = TypeVar("T")
 MOST = {"train": 200_000, "eval": 4_000}  # ours: new evaluation keys become rare after these
-
 
 # The wordings of each reason; the register picks one.
 REASONS = {
