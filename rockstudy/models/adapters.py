@@ -24,9 +24,8 @@ def adapters(rank: int) -> Any:
     try:
         from peft import LoraConfig
     except ImportError:
-        raise StudyError(
-            "lora_rank: needs peft; run `pip install 'rockstudy[lora]'`, or give None"
-        ) from None
+        run = "run `pip install 'rockstudy[lora]'`, or give None"
+        raise StudyError(f"lora_rank: needs peft; {run}") from None
     return LoraConfig(
         r=rank,
         lora_alpha=int(SCALE * rank),

@@ -10,16 +10,14 @@ time nor memory, so one that is more than a plain loop over the messages first r
 with limits. One that prints the date gets the same day always, so that prompts do not change.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from datetime import datetime
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ from jinja2 import Environment, TemplateError, nodes
 from transformers import PreTrainedTokenizerBase
 
 from rockstudy.errors import StudyError
+from rockstudy.models.sources import one_line
+from rockstudy.tasks.rows import HALF
 
 Message = dict[str, str]
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -40,17 +40,12 @@ _WAIT = 30  # ours: seconds on the clock for that process
 _BRACKETED = re.compile(r"[<\[{|\uff1c].*[>\]}|\uff1e]", re.DOTALL)
 _PRIVATE = range(0xF0000, 0xFFFFE)  # no character that a text or a template is likely to have
 _CHANGING = re.compile(r"\|\s*random\b|\blipsum\b")
-
-# The day is the one that Llama 3's own template falls back to.
-_DAY = {"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%h": "Jul",
-        "%d": "26", "%-d": "26", "%e": "26", "%A": "Friday", "%a": "Fri", "%j": "208", "%u": "5",
-        "%w": "5", "%F": "2024-07-26", "%D": "07/26/24", "%x": "07/26/24", "%H": "12", "%-H": "12",
-        "%I": "12", "%-I": "12", "%p": "PM", "%M": "00", "%S": "00", "%f": "000000", "%R": "12:00",
-        "%T": "12:00:00", "%X": "12:00:00", "%c": "Fri Jul 26 12:00:00 2024", "%Z": "", "%z": "",
-        "%s": "1721995200", "%U": "29", "%W": "30", "%V": "30", "%G": "2024"}  # fmt: skip
+_NOON = datetime(2024, 7, 26, 12)  # the day that Llama 3's own template falls back to
+# codes of strftime
+_CODES = "Y y m -m B b h d -d e A a j u w F D x H -H I -I p M S f R T X c Z z U W V G".split()
 _HELD = (
-    "{% macro strftime_now(format) %}{{ format"
-    + "".join(f"|replace('{code}', '{value}')" for code, value in _DAY.items())
+    "{% macro strftime_now(format) %}{{ format|replace('%s', '1721995200')"
+    + "".join(f"|replace('%{code}', '{_NOON.strftime('%' + code)}')" for code in _CODES)
     + " }}{% endmacro %}{{ '' }}"  # a block alone would swallow the template's first newline
 )
 
@@ -71,58 +66,55 @@ class ChatEncoder:
         }
         tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
         self._known = json.dumps(tokens | self._how)
-        self._controls = {
+        controls = {
             i: token.content
             for i, token in tokenizer.added_tokens_decoder.items()
             if token.special
             or _BRACKETED.fullmatch(token.content.strip())
             or (token.content in template and not re.fullmatch(r"\s+|\s*\w+\s*", token.content))
         }
+        self._controls = controls
+        self._certain = controls.keys() - {tokenizer.unk_token_id}  # the rest may be anything
         self._usual: dict[tuple[str, ...], int] = {}
-        longest_first = sorted(self._controls.values(), key=len, reverse=True)
+        longest_first = sorted(controls.values(), key=len, reverse=True)
         self._spelt = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
         self._letter_by_letter = normalizer is None or not any(
-            tokenizer.added_tokens_decoder[i].normalized for i in self._controls
+            tokenizer.added_tokens_decoder[i].normalized for i in controls
         )
 
     def ids(self, prompt: Prompt, name: str) -> list[int]:
         """Token ids of a chat with its generation prompt and without thinking.
 
-        `prompt` is the text of a user or a list of messages with ``role`` and ``content``.
+        `prompt` is the text of a user or a list of messages with ``role`` and ``content``; errors
+        call it `name`.
 
-        Raises
-        ------
-        StudyError
-            A chat that is none, one that the template refuses, or a control token in a text that
-            this tokenizer cannot read as text; `name` names the prompt.
+        `StudyError`: a chat that is none, one that the template refuses, or a control token in a
+        text that this tokenizer cannot read as text.
         """
         messages = messages_of(prompt, name)
-        contents = [message["content"] for message in messages]
-        if any(map(self._control_spans, contents)):
-            ids = self._in_parts(messages, name)
-        else:
-            ids = self._encode(self._rendered(messages, name))
+        spelt = any(self._control_spans(message["content"]) for message in messages)
+        ids = self._in_parts(messages, name) if spelt else self._whole(messages, name)
         # a template may also put a token together, from texts that touch or that it changes
         if self._count(ids) > self._usual_count(messages, name):
             neutral = [m | {"content": re.sub(r"\S", "x", m["content"])} for m in messages]
-            if self._count(ids) > self._count(self._encode(self._rendered(neutral, name))):
-                raise StudyError(
-                    f"prompts: {name} must spell no control token together with the chat template"
-                )
+            if self._count(ids) > self._count(self._whole(neutral, name)):
+                must = "must spell no control token together with the chat template"
+                raise StudyError(f"prompts: {name} {must}")
         return ids
 
+    def _whole(self, messages: list[Message], name: str) -> list[int]:
+        return self._encode(self._rendered(messages, name))
+
     def _count(self, ids: list[int]) -> int:
-        """Number of control tokens."""
-        unknown = self._tokenizer.unk_token_id
-        return sum(i in self._controls and i != unknown for i in ids)
+        return sum(i in self._certain for i in ids)
 
     def _usual_count(self, messages: list[Message], name: str) -> int:
         """Number of control tokens in a chat of these roles."""
         roles = tuple(message["role"] for message in messages)
         if roles not in self._usual:
-            chat = self._rendered([{"role": role, "content": "x"} for role in roles], name)
-            self._usual[roles] = self._count(self._encode(chat))
+            chat = [{"role": role, "content": "x"} for role in roles]
+            self._usual[roles] = self._count(self._whole(chat, name))
         return self._usual[roles]
 
     def _rendered(self, messages: list[Message], name: str) -> str:
@@ -133,15 +125,11 @@ class ChatEncoder:
             try:
                 text = self._tokenizer.apply_chat_template(messages, tokenize=False, **self._how)
             except Exception as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                raise StudyError(
-                    f"{self._field}: its chat template must accept {name}: {reason}"
-                ) from None
+                must = f"{self._field}: its chat template must accept {name}"
+                raise StudyError(f"{must}: {one_line(error)}") from None
         if text is None or len(text) > MOST_CHARACTERS:
-            raise StudyError(
-                f"{self._field}: its chat template must end within {SECONDS} s and write at most "
-                f"{MOST_CHARACTERS} characters; it does not"
-            )
+            must = f"must end within {SECONDS} s and write at most {MOST_CHARACTERS} characters"
+            raise StudyError(f"{self._field}: its chat template {must}; it does not")
         return text
 
     def _encode(self, text: str) -> list[int]:
@@ -154,25 +142,20 @@ class ChatEncoder:
         if self._letter_by_letter and not self._spelt.search(text):
             return []
         read = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        unknown = self._tokenizer.unk_token_id
         return [
             (start, end)
             for i, (start, end) in zip(read["input_ids"], read["offset_mapping"], strict=True)
-            if i in self._controls
-            and (i != unknown or text[start:end].strip() == self._controls[i])
+            if i in self._certain or text[start:end].strip() == self._controls.get(i)
         ]
 
     def _marked(self, text: str, opening: str, closing: str) -> str:
         """The text with marks around each control token that it spells."""
-        spans = self._control_spans(text)
-        if not spans:
-            return text
         parts, last = [], 0
-        for start, end in spans:
+        for start, end in self._control_spans(text):
             before = text[last:start]
             parts += [self._marked(before, opening, closing), opening, text[start:end], closing]
             last = end
-        return "".join([*parts, self._marked(text[last:], opening, closing)])
+        return "".join([*parts, self._marked(text[last:], opening, closing)]) if parts else text
 
     def _in_parts(self, messages: list[Message], name: str) -> list[int]:
         """Encode a chat whose texts spell control tokens; these are read without added tokens."""
@@ -184,17 +167,12 @@ class ChatEncoder:
         # a template that splits texts may leave a mark alone, which still parts what it stood in
         pieces = re.split(f"{opening}(.*?){closing}|[{opening}{closing}]", text, flags=re.DOTALL)
         ids = self._encode(pieces[0])
-        for place, piece in enumerate(pieces[1:], 1):
-            if place % 2 == 0:
-                ids += _inside(self._encode, piece or "")
-            elif piece:
-                plain = _inside(self._plainly, piece)
-                if (self._controls.keys() & set(plain)) - {self._tokenizer.unk_token_id}:
-                    raise StudyError(
-                        f"prompts: {name} must be without {piece!r}, which this tokenizer cannot "
-                        "read as text"
-                    )
-                ids += plain
+        for spelt, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+            plain = _inside(self._plainly, spelt) if spelt else []
+            if self._certain & set(plain):
+                must = f"prompts: {name} must be without {spelt!r}"
+                raise StudyError(f"{must}, which this tokenizer cannot read as text")
+            ids += plain + _inside(self._encode, piece)
         return ids
 
     def _plainly(self, text: str) -> list[int]:
@@ -217,7 +195,7 @@ def messages_of(prompt: Any, name: str) -> list[Message]:
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list | tuple | np.ndarray):
         raise StudyError(f"{must} got {_short(prompt)}")
-    if len(prompt) == 0:
+    if not len(prompt):
         raise StudyError(f"{must} got an empty list")
     return [_message(message, must) for message in prompt]
 
@@ -229,32 +207,21 @@ def template_of(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") ->
         template = template.get("default")
     if not template:
         raise StudyError(f"{field}: must have a chat template; it has none")
+    must = f"{field}: its chat template must"
     if not isinstance(template, str):
-        raise StudyError(f"{field}: its chat template must be a text; got {_short(template)}")
+        raise StudyError(f"{must} be a text; got {_short(template)}")
     if changing := _CHANGING.search(template):
-        raise StudyError(
-            f"{field}: its chat template must write the same text each time; it has {changing[0]!r}"
-        )
+        raise StudyError(f"{must} write the same text each time; it has {changing[0]!r}")
     return template
 
 
 def room(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") -> int | float:
     """Largest number of tokens that a tokenizer allows; `StudyError` if that is no number."""
     longest: Any = tokenizer.model_max_length
-    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
-        raise StudyError(
-            f"{field}: its model_max_length must be a positive number; got {longest!r:.80}"
-        )
+    if type(longest) not in (int, float) or not longest >= 1:
+        must = f"{field}: its model_max_length must be a positive number"
+        raise StudyError(f"{must}; got {_short(longest)}")
     return longest
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, field: str) -> None:
-    """Refuse a tokenizer that no training or sampling could use."""
-    room(tokenizer, field)
-    if tokenizer.eos_token is None and tokenizer.pad_token is None:
-        raise StudyError(
-            f"{field}: its tokenizer must have an end-of-text or a padding token; it has neither"
-        )
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, field: str) -> None:
@@ -262,27 +229,13 @@ def check_template(tokenizer: PreTrainedTokenizerBase, field: str) -> None:
     ChatEncoder(tokenizer, field).ids("Hello", "a user's text")
 
 
-def warn_of_different_templates(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
-) -> None:
-    """Warn where the student comes with a template that is not the teacher's, which is used."""
-    if student.chat_template and student.chat_template != teacher.chat_template:
-        warnings.warn(
-            "student: its chat template differs from the teacher's; both get prompts by the "
-            "teacher's",
-            stacklevel=3,
-        )
-
-
 def ends_of(config: Any, field: str = "model") -> list[int]:
     """End-of-text ids of a model's or generation configuration; `StudyError` if not integers."""
     ids: Any = getattr(config, "eos_token_id", None)
     given = ids if isinstance(ids, list | tuple) else [] if ids is None else [ids]
-    for i in given:
-        if isinstance(i, bool) or not isinstance(i, int) or i < 0:
-            raise StudyError(
-                f"{field}: eos_token_id must be a token id or a list of them; got {ids!r:.80}"
-            )
+    if any(type(i) is not int or i < 0 for i in given):
+        must = f"{field}: eos_token_id must be a token id or a list of them"
+        raise StudyError(f"{must}; got {_short(ids)}")
     return list(given)
 
 
@@ -298,10 +251,8 @@ def _message(message: Any, must: str) -> Message:
         raise StudyError(f"{must} role must be one of {', '.join(ROLES)}; got {_short(role)}")
     if not isinstance(content, str):
         raise StudyError(f"{must} content must be a text; got {_short(content)}")
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        raise StudyError(f"{must} content has half a character; got {_short(content)}") from None
+    if HALF.search(content):
+        raise StudyError(f"{must} content has half a character; got {_short(content)}")
     return {"role": str(role), "content": str(content)}
 
 
@@ -316,14 +267,9 @@ def _is_bounded(known: str, n_messages: int, size: int) -> bool:
     if _is_plain(template):
         return True
     text = ("ab " * size)[: size // n_messages + 1]
-    roles = ("user", "assistant")
-    messages = [{"role": roles[i % 2], "content": text} for i in range(n_messages)]
-    asked = {
-        "template": template,
-        "values": {"messages": messages, **values},
-        "seconds": SECONDS,
-        "memory": MEMORY,
-    }
+    roles = islice(cycle(("user", "assistant")), n_messages)
+    values["messages"] = [{"role": role, "content": text} for role in roles]
+    asked = {"template": template, "values": values, "seconds": SECONDS, "memory": MEMORY}
     try:
         done = subprocess.run(
             [sys.executable, "-P", str(Path(__file__).with_name("limited_render.py"))],
@@ -348,13 +294,15 @@ def _is_plain(template: str) -> bool:
         tree = Environment().parse(template)
     except (TemplateError, RecursionError):
         return False
-    every = list(tree.find_all(nodes.Node))
-    loops = [node for node in every if isinstance(node, nodes.For)]
     return (
-        all(type(node).__name__ in allowed for node in every)
-        and all(node.name == "trim" for node in every if isinstance(node, nodes.Filter))
-        and all(isinstance(x.iter, nodes.Name) and x.iter.name == "messages" for x in loops)
-        and not any(x.recursive or any(x.find_all(nodes.For)) for x in loops)
+        all(type(node).__name__ in allowed for node in tree.find_all(nodes.Node))
+        and all(node.name == "trim" for node in tree.find_all(nodes.Filter))
+        and all(
+            isinstance(loop.iter, nodes.Name)
+            and loop.iter.name == "messages"
+            and not (loop.recursive or any(loop.find_all(nodes.For)))
+            for loop in tree.find_all(nodes.For)
+        )
     )
 
 

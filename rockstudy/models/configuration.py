@@ -6,8 +6,6 @@ resets ``torch.nn.Dropout`` but not the numbers that attention reads). Options o
 cache get transformers' defaults. The text part of a nested configuration counts.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 import re
@@ -26,16 +24,9 @@ from rockstudy.errors import StudyError
 from rockstudy.models.sources import Source, readable
 
 _SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-    "num_experts_per_tok",
-)
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+    "num_key_value_heads head_dim max_position_embeddings num_experts_per_tok"
+).split()
 _RANDOM = re.compile(r"dropout|pdrop|layerdrop|jitter_noise|drop_path")
 _POSITIVE = re.compile(
     r"(_eps|epsilon|(final|attn)_logit_softcapping|rope_theta|pre_attn_scalar|logits?_scal\w+)$"
@@ -56,12 +47,7 @@ _CACHES = (  # the kinds that `sampling.decoding` can fill, spread and shrink
     caches.LinearAttentionAndFullAttentionLayer,
     caches.DummyLayer,
 )
-_UNLIKE = (
-    "git",
-    "moshi",
-    "recurrent_gemma",
-    "zamba2",
-)  # ours: batches differ from their rows alone
+_UNLIKE = ("git", "moshi", "recurrent_gemma", "zamba2")  # ours: batches differ from their rows
 
 
 def read(source: Source) -> PreTrainedConfig:
@@ -92,17 +78,16 @@ def settled(config: PreTrainedConfig, source: Source) -> PreTrainedConfig:
         for name, default in _DEFAULTS.items():
             if getattr(part, name, default) != default:
                 setattr(part, name, default)
-    for name, value in text.to_dict().items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
+    numbers = {n: v for n, v in text.to_dict().items() if type(v) in (int, float)}
+    for name, value in numbers.items():
+        is_random = _RANDOM.search(name) and text.model_type != "phimoe"  # it always reads jitter
+        must = "from 0 to below 1" if is_random else "above 0" if _POSITIVE.search(name) else ""
         if not math.isfinite(value):
             raise _wrong(source, f"{name} must be finite; got {value}")
-        if _RANDOM.search(name) and text.model_type != "phimoe":  # it reads jitter at any time
-            if not 0 <= value < 1:
-                raise _wrong(source, f"{name} must be from 0 to below 1; got {value}")
+        if (is_random and not 0 <= value < 1) or (must == "above 0" and value <= 0):
+            raise _wrong(source, f"{name} must be {must}; got {value}")
+        if is_random:
             setattr(text, name, 0.0)
-        elif _POSITIVE.search(name) and value <= 0:
-            raise _wrong(source, f"{name} must be above 0; got {value}")
     _check_sizes(text.to_dict(), type(text), source)
     if reason := undecodable(config):
         raise _wrong(source, reason)
@@ -115,11 +100,9 @@ def _check_file(raw: Any, source: Source) -> None:
         raise _wrong(source, f"it must hold a JSON object; got a {type(raw).__name__}")
     kind = raw.get("model_type")
     if kind not in CONFIG_MAPPING:
-        if raw.get("auto_map"):
-            raise _wrong(
-                source, f"{kind!r} needs the code that comes with the model, which never runs here"
-            )
-        raise _wrong(source, f"model_type must be one that transformers has; got {kind!r}")
+        code = f"{kind!r} needs the code that comes with the model, which never runs here"
+        known = f"model_type must be one that transformers has; got {kind!r}"
+        raise _wrong(source, code if raw.get("auto_map") else known)
     for name in _PACKED:
         if raw.get(name) is not None:
             raise _wrong(source, f"the weights must be plain; {name} names a packed format")
@@ -142,9 +125,7 @@ def _check_sizes(values: Mapping[str, Any], kind: Any, source: Source) -> None:
     for name in (*_SIZES, *windows):
         name = kind.attribute_map.get(name, name)
         value = values.get(name)
-        if value is None or isinstance(value, list):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not isinstance(value, list | None) and (type(value) is not int or value < 1):
             raise _wrong(source, f"{name} must be a whole number of at least 1; got {value!r}")
 
 

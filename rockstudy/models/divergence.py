@@ -14,7 +14,7 @@ entropy do not.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -42,12 +42,9 @@ class Head:
         linear = model.get_output_embeddings()
         config = model.config.get_text_config()
         bias = getattr(linear, "bias", None)
-        return cls(
-            _whole(linear.weight),
-            None if bias is None else _whole(bias),
-            _logit_scale(config),
-            _softcap(config),
-        )
+        cap = _option(config, "final_logit_softcapping", "logits_soft_cap")
+        whole = None if bias is None else _whole(bias)
+        return cls(_whole(linear.weight), whole, _logit_scale(config), cap)
 
     def to(self, device: torch.device) -> Self:
         """Return the head on a device."""
@@ -64,70 +61,38 @@ def token_divergence(
     kind: Literal["reverse", "forward"] = "reverse",
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Divergence at each position, and the student's entropy there.
+    """Divergence and the student's entropy, which has no gradient: float32 (N,) each, in nats.
 
-    Parameters
-    ----------
-    h_student, h_teacher
-        Hidden states (N, H), each model with its own H, at the positions *before* the tokens whose
-        prediction is compared.
-    head_student, head_teacher
-        Heads over the same vocabulary.
-    kind
-        ``reverse`` is KL(student || teacher), ``forward`` KL(teacher || student).
-    temperature
-        Divides both models' logits (the KD temperature; paper 1: 1.0).
-
-    Returns
-    -------
-    tuple of Tensor
-        float32 (N,) in nats, and float32 (N,) in nats without a gradient. Rounding can leave the
-        divergence of equal distributions a few 1e-7 below 0.
+    Hidden states (N, H), each model with its own H, are those at the positions *before* the tokens
+    whose prediction is compared; the heads share a vocabulary. ``reverse`` is
+    KL(student || teacher), ``forward`` KL(teacher || student). The KD temperature divides both
+    models' logits (paper 1: 1.0). Rounding can leave the divergence of equal distributions a few
+    1e-7 below 0.
     """
     _set_tiles(h_student.device, head_student.weight.shape[0])
+    student, teacher = head_student, head_teacher
     return chunked_divergence.ChunkedDivergenceFunction.apply(
-        h_student,
-        head_student.weight,
-        head_student.bias,
-        h_teacher,
-        head_teacher.weight,
-        head_teacher.bias,
+        *(h_student, student.weight, student.bias),
+        *(h_teacher, teacher.weight, teacher.bias),
         {"forward": 0.0, "reverse": 1.0}[kind],
         temperature,
-        head_student.logit_scale,
-        head_student.softcap,
-        head_teacher.logit_scale,
-        head_teacher.softcap,
+        *(student.logit_scale, student.softcap),
+        *(teacher.logit_scale, teacher.softcap),
     )
 
 
 def token_log_prob(h: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of one token at each position, and the distribution's entropy.
+    """Log-probability of the targets, int64 (N,), and the entropy: float32 (N,) each, in nats.
 
-    Parameters
-    ----------
-    h, head
-        Hidden states (N, H) and head of one model.
-    targets
-        int64 (N,), the token that each position predicts.
-
-    Returns
-    -------
-    tuple of Tensor
-        float32 (N,) in nats (minus it is the cross-entropy), and float32 (N,) without a gradient.
+    Minus the first is the cross-entropy; the second has no gradient. `h` are the hidden states
+    (N, H) of the positions that predict the targets.
     """
     vocab = head.weight.shape[0]
     _set_tiles(h.device, vocab)
+    _, width = _tile(h.device, vocab)
+    how = (1.0, width, head.softcap, head.logit_scale, ("entropy",))
     log_prob, entropy, *_ = chunked_logprob.ChunkedLogProbFunction.apply(
-        h,
-        head.weight,
-        head.bias,
-        targets,
-        1.0,
-        _tile(h.device, vocab)[1],
-        head.softcap,
-        head.logit_scale,
-        ("entropy",),
+        h, head.weight, head.bias, targets, *how
     )
     return log_prob, entropy
 
@@ -139,8 +104,7 @@ class States(NamedTuple):
     head: Head
 
 
-@dataclass(frozen=True)
-class TokenStatistics:
+class TokenStatistics(NamedTuple):
     """A student against the teacher at N positions; float32 (N,) in nats.
 
     ``rkl`` and ``fkl`` are clamped at 0 against rounding. ``log_ratio`` is signed: log p minus
@@ -154,8 +118,7 @@ class TokenStatistics:
     log_total: Tensor  # log of the sum of exp(logits)
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Statistics of every student, and of the teacher: float32 (N,) but for the rank, int32."""
 
     students: list[TokenStatistics]
@@ -173,14 +136,8 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
 
         KL(p || q) = E_p[z_p - z_q] - (log Z_p - log Z_q),   H(p) = log Z_p - E_p[z_p].
 
-    Tiles are float32, sums over tiles float64. Nothing of size N x V exists.
-
-    Parameters
-    ----------
-    teacher, students
-        Hidden states at the same N positions, *before* the tokens that are predicted.
-    targets
-        int64 (N,), the tokens at these positions. Everything is copied to their device.
+    Tiles are float32, sums over tiles float64. Nothing of size N x V exists. The hidden states are
+    those at the N positions *before* the `targets`, int64 (N,); all is copied to their device.
     """
     vocab = teacher.head.weight.shape[0]
     rows, width = _tile(targets.device, vocab)
@@ -188,16 +145,13 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
     parts = []
     for start in range(0, len(targets), rows):
         one = slice(start, start + rows)
-        sweep = _Sweep(_cut(teacher, one), [_cut(s, one) for s in students], targets[one])
-        for left in range(0, vocab, width):
-            sweep.add(left, min(left + width, vocab))
-        parts.append(sweep.result())
-    return _joined(parts, len(students))
+        cut = [_cut(states, one) for states in (teacher, *students)]
+        parts.append(_compared(cut[0], cut[1:], targets[one], width))
+    return _joined(parts)
 
 
 def _beside(targets: Tensor, states: States) -> States:
-    device = targets.device
-    return States(states.hidden.to(device), states.head.to(device))
+    return States(states.hidden.to(targets.device), states.head.to(targets.device))
 
 
 def _cut(states: States, rows: slice) -> States:
@@ -206,101 +160,80 @@ def _cut(states: States, rows: slice) -> States:
 
 
 class _Sums:
-    """Running sums of one distribution over tiles of its logits z, (n,) float64."""
+    """Sums over tiles of one model's logits z, with m the largest so far: float64 (2 + K, n).
 
-    def __init__(self, n: int, device: torch.device) -> None:
+    The rows are the sums of exp(z - m), of exp(z - m) z, and of exp(z - m) times each of K gaps.
+    """
+
+    def __init__(self, n: int, n_gaps: int, device: torch.device) -> None:
         self.peak = torch.full((n, 1), -torch.inf, device=device)
-        self.total, self.energy = torch.zeros(2, n, dtype=torch.float64, device=device)
-        self.gaps: dict[int, Tensor] = {}  # E[z - z of the other model], by student
+        self.sums = torch.zeros(2 + n_gaps, n, dtype=torch.float64, device=device)
 
     def add(self, z: Tensor) -> Tensor:
         """Add a tile (n, v); return exp(z - m)."""
         peak = torch.maximum(self.peak, z.amax(1, keepdim=True))
-        shrink = (self.peak - peak).exp().squeeze(1)
+        self.sums *= (self.peak - peak).exp().squeeze(1)
         self.peak = peak
-        for sums in (self.total, self.energy, *self.gaps.values()):
-            sums.mul_(shrink)
         weight = (z - peak).exp_()
-        self.total += weight.sum(1)
-        self.energy += torch.linalg.vecdot(weight, z)
+        self.sums[0] += weight.sum(1)
+        self.sums[1] += torch.linalg.vecdot(weight, z)
         return weight
 
-    def add_gap(self, key: int, weight: Tensor, gap: Tensor) -> None:
-        """Add the tile's part of the expected difference to another model's logits."""
-        self.gaps.setdefault(key, torch.zeros_like(self.total))
-        self.gaps[key] += torch.linalg.vecdot(weight, gap)
+    def add_gap(self, i: int, weight: Tensor, gap: Tensor) -> None:
+        """Add the tile's part of the expected difference between two models' logits."""
+        self.sums[2 + i] += torch.linalg.vecdot(weight, gap)
+
+    def mean_gap(self, i: int) -> Tensor:
+        """The expected difference."""
+        return self.sums[2 + i] / self.sums[0]
 
     @property
     def log_total(self) -> Tensor:
         """The log of the sum of exp(z)."""
-        return self.peak.squeeze(1).double() + self.total.log()
+        return self.peak.squeeze(1).double() + self.sums[0].log()
 
     @property
     def entropy(self) -> Tensor:
         """Log Z minus the expected logit."""
-        return self.log_total - self.energy / self.total
+        return self.log_total - self.sums[1] / self.sums[0]
 
 
-class _Sweep:
+def _compared(teacher: States, students: list[States], targets: Tensor, width: int) -> Comparison:
     """One tile of positions, all models, along the vocabulary."""
-
-    def __init__(self, teacher: States, students: list[States], targets: Tensor) -> None:
-        self.teacher, self.students, self.targets = teacher, students, targets
-        n, device = len(targets), targets.device
-        self.q = _Sums(n, device)
-        self.p = [_Sums(n, device) for _ in students]
-        self.q_target = _target_logit(teacher, targets)
-        self.p_target = [_target_logit(s, targets) for s in students]
-        self.rank = torch.zeros(n, dtype=torch.int32, device=device)
-
-    def add(self, left: int, right: int) -> None:
-        """Add the logits of tokens ``left`` to ``right``."""
-        z_q = logits(self.teacher, left, right)
-        self.rank += self._above(z_q, left).sum(1, dtype=torch.int32)
-        weight_q = self.q.add(z_q)
-        for i, (student, sums) in enumerate(zip(self.students, self.p, strict=True)):
+    n, vocab, device = len(targets), teacher.head.weight.shape[0], targets.device
+    q, p = _Sums(n, len(students), device), [_Sums(n, 1, device) for _ in students]
+    q_target = _target_logit(teacher, targets)
+    rank = torch.zeros(n, dtype=torch.int32, device=device)
+    for left in range(0, vocab, width):
+        right = min(left + width, vocab)
+        z_q = logits(teacher, left, right)
+        above = z_q > q_target[:, None]
+        inside = ((targets >= left) & (targets < right)).nonzero().squeeze(1)
+        above[inside, targets[inside] - left] = False  # rounding must not count the target
+        rank += above.sum(1, dtype=torch.int32)
+        weight_q = q.add(z_q)
+        for i, student in enumerate(students):
             z_p = logits(student, left, right)
-            weight_p = sums.add(z_p)
+            weight_p = p[i].add(z_p)
             gap = z_p.sub_(z_q)
-            sums.add_gap(i, weight_p, gap)
-            self.q.add_gap(i, weight_q, gap)
-
-    def _above(self, z_q: Tensor, left: int) -> Tensor:
-        """Tokens that the teacher prefers to the target; rounding must not count the target."""
-        above = z_q > self.q_target[:, None]
-        inside = (self.targets >= left) & (self.targets < left + z_q.shape[1])
-        rows = inside.nonzero().squeeze(1)
-        above[rows, self.targets[rows] - left] = False
-        return above
-
-    def result(self) -> Comparison:
-        """Turn the sums into statistics."""
-        students = [self._student(i) for i in range(len(self.students))]
-        q = self.q
-        return Comparison(students, q.entropy.float(), self.rank, q.log_total.float())
-
-    def _student(self, i: int) -> TokenStatistics:
-        p, q = self.p[i], self.q
-        shift = p.log_total - q.log_total
-        return TokenStatistics(
-            rkl=(p.gaps[i] / p.total - shift).clamp(min=0).float(),
-            fkl=(shift - q.gaps[i] / q.total).clamp(min=0).float(),
-            log_ratio=(self.p_target[i].double() - self.q_target.double() - shift).float(),
-            entropy=p.entropy.float(),
-            log_total=p.log_total.float(),
-        )
+            p[i].add_gap(0, weight_p, gap)
+            q.add_gap(i, weight_q, gap)
+    statistics = []
+    for i, student in enumerate(students):
+        shift = p[i].log_total - q.log_total
+        log_ratio = _target_logit(student, targets).double() - q_target.double() - shift
+        rkl, fkl = p[i].mean_gap(0) - shift, shift - q.mean_gap(i)
+        made = (rkl.clamp(min=0), fkl.clamp(min=0), log_ratio, p[i].entropy, p[i].log_total)
+        statistics.append(TokenStatistics(*(value.float() for value in made)))
+    return Comparison(statistics, q.entropy.float(), rank, q.log_total.float())
 
 
-def _joined(parts: list[Comparison], n_students: int) -> Comparison:
-    def joined(values: list[Any], kind: type) -> dict[str, Tensor]:
-        names = [field.name for field in fields(kind) if field.name != "students"]
-        return {name: torch.cat([getattr(v, name) for v in values]) for name in names}
-
-    students = [
-        TokenStatistics(**joined([part.students[i] for part in parts], TokenStatistics))
-        for i in range(n_students)
-    ]
-    return Comparison(students, **joined(parts, Comparison))
+def _joined(parts: Sequence[Any]) -> Any:
+    """Tensors, or lists or tuples of them, joined along their positions."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(tuple(parts))
+    joined = [_joined(values) for values in zip(*parts, strict=True)]
+    return joined if isinstance(parts[0], list) else type(parts[0])(*joined)
 
 
 def logits(states: States, left: int, right: int) -> Tensor:
@@ -344,19 +277,18 @@ def _whole(parameter: Tensor) -> Tensor:
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter  # type: ignore[operator]
 
 
-def _softcap(config: object) -> float | None:
-    """Cap of the logits, whose name depends on the architecture; None without one."""
-    names = ("final_logit_softcapping", "logits_soft_cap")
-    return next((cap for name in names if (cap := getattr(config, name, None)) is not None), None)
+def _option(config: object, *names: str) -> Any:
+    """An option whose name depends on the architecture; None without one."""
+    given = (getattr(config, name, None) for name in names)
+    return next((value for value in given if value is not None), None)
 
 
 def _logit_scale(config: object) -> float:
-    """Factor on the logits, whose name depends on the architecture; 1 by default."""
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        scale = getattr(config, name, None)
-        if scale is not None:
-            return float(scale)
-    divisor = getattr(config, "logits_scaling", None)
+    """Factor on the logits; 1 by default."""
+    scale = _option(config, "logit_scale", "output_multiplier", "lm_head_multiplier")
+    if scale is not None:
+        return float(scale)
+    divisor = _option(config, "logits_scaling")
     if divisor is None:
         return 1.0
     multiplies = getattr(config, "model_type", None) == "hyperclovax"

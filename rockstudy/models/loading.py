@@ -6,10 +6,9 @@ with a model never runs. A loader's error becomes a `StudyError` of one line, an
 lacks tensors is refused rather than completed with random ones.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from rockstudy.parallel.out_of_memory import advised
 from rockstudy.parallel.placement import Places, default_device, places
 from rockstudy.runs import Run
 
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _TINY = {"teacher": (32, 0), "student": (16, 1)}  # ours: hidden size, seed
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -61,21 +61,13 @@ def load_pair(
 ) -> Pair:
     """Load teacher, student and tokenizer; what both have is read once.
 
-    Parameters
-    ----------
-    config
-        Names, type of the weights, and the teacher's device.
-    device
-        Device of both models; by default `placement.places` chooses.
-    tokenizer
-        The teacher's, if it is in memory.
+    Both models go to `device`, or where `placement.places` chooses; `tokenizer` is the teacher's,
+    if it is in memory.
 
-    Raises
-    ------
-    StudyError
-        Missing or damaged weights or tokenizer, different vocabularies, too few devices.
+    `StudyError`: missing or damaged weights or tokenizer, different vocabularies, too few devices.
     """
-    same = _same_source(config)
+    one, two = (resolve(**of_role(config, role)) for role in ("teacher", "student"))
+    same = (one.where, one.kwargs) == (two.where, two.kwargs)  # the same files
     if device is None:
         at, computes = places(config.teacher_device), default_device()
     else:
@@ -86,7 +78,10 @@ def load_pair(
         tokenizer = load_tokenizer(**of_role(config, "teacher"))
     other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
     chats.check_template(tokenizer, "teacher")
-    chats.warn_of_different_templates(tokenizer, other)
+    if other.chat_template and other.chat_template != tokenizer.chat_template:
+        both = "both get prompts by the teacher's"
+        differs = f"student: its chat template differs from the teacher's; {both}"
+        warnings.warn(differs, stacklevel=2)
     teacher = load_model(**of_role(config, "teacher"), dtype=dtype, device=at.teacher)
     student = teacher
     if not same:
@@ -99,12 +94,6 @@ def load_pair(
     for field, model in (("teacher", teacher), ("student", student)):
         chats.ends_of(model.generation_config, field)
     return Pair(teacher, student, tokenizer)
-
-
-def _same_source(config: PairConfig) -> bool:
-    """Whether teacher and student are the same files, which are then read once."""
-    one, two = (sources.resolve(**of_role(config, role)) for role in ("teacher", "student"))
-    return (one.where, one.kwargs) == (two.where, two.kwargs)
 
 
 def pair_of(run: Run) -> Pair:
@@ -151,8 +140,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load one model in evaluation mode; errors name the parameter `field`.
 
-    `StudyError`: unknown name, missing or incomplete weights, a damaged file, no connection to the
-    Hub.
+    `StudyError`: unknown name, missing, incomplete or damaged weights, no connection to the Hub.
     """
     device = default_device() if device is None else torch.device(device)
     kind = _dtype(dtype, device)
@@ -175,8 +163,7 @@ def _settle_generation(model: PreTrainedModel) -> None:
     try:
         generation.validate(strict=True)
     except ValueError:
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        kept = {name: getattr(generation, name, None) for name in names}
+        kept = {name: getattr(generation, name, None) for name in _SPECIAL}
         model.generation_config = GenerationConfig(**kept)
 
 
@@ -186,9 +173,8 @@ def _text_part(model: PreTrainedModel) -> PreTrainedModel:
     if config is model.config:
         return model
     with torch.device("meta"):
-        text: Any = AutoModelForCausalLM.from_config(
-            config, attn_implementation=config._attn_implementation
-        )
+        how = {"attn_implementation": config._attn_implementation}
+        text: Any = AutoModelForCausalLM.from_config(config, **how)
     setattr(text, text.base_model_prefix, model.get_decoder())
     text.set_output_embeddings(model.get_output_embeddings())
     text.generation_config = model.generation_config
@@ -208,11 +194,7 @@ def _moved(model: PreTrainedModel, device: torch.device, field: str = "student")
 
 
 def load_tokenizer(
-    name: str,
-    *,
-    revision: str | None = None,
-    gguf_file: str | None = None,
-    field: str = "tokenizer",
+    name: str, revision: str | None = None, gguf_file: str | None = None, field: str = "tokenizer"
 ) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; without a padding token it pads with its end of text.
 
@@ -230,9 +212,12 @@ def load_tokenizer(
         split_digits(tokenizer)
         # as in the file; transformers 5.17 takes the token that begins a turn for both
         tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
-    chats.check_tokenizer(tokenizer, field)
+    chats.room(tokenizer, field)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        must = "must have an end-of-text or a padding token"
+        raise StudyError(f"{field}: its tokenizer {must}; it has neither")
     return tokenizer
 
 
@@ -244,8 +229,7 @@ def check_same_vocabulary(
 ) -> None:
     """Refuse a pair whose logits cannot be compared entry by entry.
 
-    `StudyError`: different vocabulary sizes, a token with two ids, or a tokenizer larger than its
-    model.
+    `StudyError`: different vocabulary sizes, a token with two ids, a tokenizer beyond its model.
     """
     must = "student: must share the teacher's vocabulary;"
     sizes = [configuration.vocabulary(model.config) for model in (teacher, student)]
@@ -254,15 +238,11 @@ def check_same_vocabulary(
     ours, theirs = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
     if ours != theirs:
         token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
-        raise StudyError(
-            f"{must} token {token!r} is id {ours.get(token)} for the teacher and"
-            f" {theirs.get(token)} for the student"
-        )
-    if max(ours.values()) >= sizes[0]:
-        raise StudyError(
-            f"teacher: must have an output for every token; it has {sizes[0]} and its tokenizer"
-            f" has ids up to {max(ours.values())}"
-        )
+        ids = f"{ours.get(token)} for the teacher and {theirs.get(token)} for the student"
+        raise StudyError(f"{must} token {token!r} is id {ids}")
+    if (last := max(ours.values())) >= sizes[0]:
+        has = f"it has {sizes[0]} and its tokenizer has ids up to {last}"
+        raise StudyError(f"teacher: must have an output for every token; {has}")
 
 
 def tiny_pair() -> Pair:
@@ -275,11 +255,7 @@ def tiny_model(
 ) -> Qwen3ForCausalLM:
     """A random Qwen3 model of two layers whose distributions are far from uniform."""
     hidden, seed = _TINY[role]
-    special: dict[str, Any] = {
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    special: Any = (None, tokenizer.eos_token_id, tokenizer.pad_token_id)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -291,7 +267,7 @@ def tiny_model(
         max_position_embeddings=512,
         initializer_range=0.2,
         tie_word_embeddings=True,
-        **special,
+        **dict(zip(_SPECIAL, special, strict=True)),
     )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)

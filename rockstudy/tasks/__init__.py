@@ -1,7 +1,5 @@
 """Tasks: prompts, reference answers and grading, one file per task."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,9 +32,9 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
 
 def identity(task: TaskConfig) -> dict[str, Any]:
     """Identity of a task's problems: its configuration, a local file's bytes, its instruction."""
-    file = os.path.expanduser(task.path or "")
+    file, instruction = os.path.expanduser(task.path or ""), TASKS[task.name].instruction
     contents = {"sha256": hash_file(Path(file))} if os.path.isfile(file) else {}
-    added = {"instruction": TASKS[task.name].instruction} if TASKS[task.name].instruction else {}
+    added = {"instruction": instruction} if instruction else {}
     return task.model_dump(mode="json") | contents | added
 
 
@@ -52,16 +50,12 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
     _check_answers(task)
     verdicts = np.asarray(TASKS[task.name].grade(task, problems, texts), dtype=bool)
     if verdicts.shape != (len(texts),) or len(problems) != len(texts):
-        raise StudyError(
-            f"{task.name}: grade must give one verdict for each of {len(problems)} problems and "
-            f"{len(texts)} texts; got {verdicts.shape}"
-        )
+        of = f"each of {len(problems)} problems and {len(texts)} texts"
+        raise StudyError(f"{task.name}: grade must give one verdict for {of}; got {verdicts.shape}")
     return verdicts
 
 
 def _check_answers(task: TaskConfig) -> None:
     if TASKS[task.name].grade is None:
-        raise StudyError(
-            "benchmarks: must be tasks with reference answers; "
-            f"got {task.name}, which has only prompts"
-        )
+        must = "must be tasks with reference answers"
+        raise StudyError(f"benchmarks: {must}; got {task.name}, which has only prompts")

@@ -8,8 +8,7 @@ seeing one; the example is short, since reading prompts dominates the cost on a 
 A hash of family and numbers separates training and evaluation problems, as in `lab_math`.
 """
 
-from __future__ import annotations
-
+import operator
 import random
 from collections.abc import Callable, Iterator
 
@@ -17,7 +16,7 @@ from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError
 from rockstudy.tasks import grading
-from rockstudy.tasks.lab.maths import NAMES, THINGS, split_of
+from rockstudy.tasks.lab.maths import NAMES, THINGS, first_distinct, split_of
 from rockstudy.tasks.problem import Problem, Split, Task
 
 EXAMPLE = (
@@ -25,29 +24,13 @@ EXAMPLE = (
     "Answer: Sam has 5 + 2 = 7 pens. The answer is \\boxed{7}.\n\n"
 )
 MOST = {"train": 100_000, "eval": 30_000}  # ours: of the 125,568 and 39,168 there are
-Numbers = tuple[int, int]
-
-
-def _more(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
-    a, b = rng.randint(2, 9), rng.randint(2, 9)
-    return f"{who} has {a} {what} and buys {b} more.", (a, b), a + b
-
-
-def _fewer(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
-    a = rng.randint(4, 12)
-    b = rng.randint(2, a - 1)
-    return f"{who} has {a} {what} and loses {b}.", (a, b), a - b
-
-
-def _bags(rng: random.Random, who: str, what: str) -> tuple[str, Numbers, int]:
-    a, b = rng.randint(2, 6), rng.randint(2, 6)
-    return f"{who} has {a} bags with {b} {what} in each.", (a, b), a * b
-
-
-FAMILIES: dict[str, Callable[[random.Random, str, str], tuple[str, Numbers, int]]] = {
-    "more": _more,
-    "fewer": _fewer,
-    "bags": _bags,
+# story, range of the first number, largest second number (from 2) by the first, answer
+FAMILIES: dict[
+    str, tuple[str, tuple[int, int], Callable[[int], int], Callable[[int, int], int]]
+] = {
+    "more": ("{who} has {a} {what} and buys {b} more.", (2, 9), lambda a: 9, operator.add),
+    "fewer": ("{who} has {a} {what} and loses {b}.", (4, 12), lambda a: a - 1, operator.sub),
+    "bags": ("{who} has {a} bags with {b} {what} in each.", (2, 6), lambda a: 6, operator.mul),
 }
 
 
@@ -59,12 +42,7 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
     n = task.size(split)
     if n > MOST[split]:
         raise StudyError(f"n_{split}: must be at most {MOST[split]} for arithmetic; got {n}")
-    picked: dict[str, Problem] = {}
-    for problem in _problems(split):
-        if len(picked) == n:
-            break
-        picked.setdefault(problem.prompt, problem)
-    return list(picked.values())
+    return first_distinct(_problems(split), n, lambda problem: problem.prompt)
 
 
 TASKS.add("arithmetic", Task(load, grading.grade_numbers, instruction=EXAMPLE))
@@ -74,12 +52,13 @@ def _problems(split: str) -> Iterator[Problem]:
     """Yield endless problems of a split, families in turn."""
     rng = random.Random(f"arithmetic-{split}")
     while True:
-        for family, draw in FAMILIES.items():
-            key = None
-            while key is None or split_of(key) != split:
+        for family, (story, first, second, answer) in FAMILIES.items():
+            key = ""
+            while not key or split_of(key) != split:
                 who, what = rng.choice(NAMES), rng.choice(THINGS)
-                story, numbers, answer = draw(rng, who, what)
-                key = f"{family}:{numbers[0]},{numbers[1]}"
-            question = f"{story} How many {what} does {who} have?"
-            prompt = f"{EXAMPLE}Question: {question}\nAnswer:"
-            yield Problem(prompt, str(answer), family, key, {})
+                a = rng.randint(*first)
+                b = rng.randint(2, second(a))
+                key = f"{family}:{a},{b}"
+            told = story.format(who=who, what=what, a=a, b=b)
+            prompt = f"{EXAMPLE}Question: {told} How many {what} does {who} have?\nAnswer:"
+            yield Problem(prompt, str(answer(a, b)), family, key, {})

@@ -10,14 +10,13 @@ holds for the kinds listed alone.
 ``python -m rockstudy.tasks.grader_error FILE...`` writes the committed table.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
@@ -41,17 +40,13 @@ def _delimited(answer: str) -> str:
     return re.sub(r"(?<!right)(?<!\\)\)", r"\\right)", opened)
 
 
-def _spaced(answer: str) -> str:
-    return re.sub(r"(?<=[^\\\s])([+=]|,(?!\d\d\d|\\!))(?=\S)", r" \1 ", answer)
-
-
 def _scalar(answer: str) -> bool:
     """Whether an answer is one number or expression: no list, relation, unit, text or matrix."""
     return not re.search(r"[,=%_]|\\(text|mbox|in|begin|pm|cup|\$|\{)|circ|^\d+ ?\\frac", answer)
 
 
 REWRITINGS: dict[str, Change] = {
-    "spaces": _spaced,
+    "spaces": lambda a: re.sub(r"(?<=[^\\\s])([+=]|,(?!\d\d\d|\\!))(?=\S)", r" \1 ", a),
     "dfrac": lambda a: a.replace("\\frac", "\\dfrac"),
     "tfrac": lambda a: a.replace("\\frac", "\\tfrac"),
     "left and right": lambda a: a if "\\text" in a else _delimited(a),
@@ -139,22 +134,21 @@ def table(files: Sequence[Path]) -> pd.DataFrame:
     """
     known = answers(files)
     wrong = WRONG | {"answer to another problem": _of_the_same_form(known)}
+    columns = ["answers", "change", "n", "graded_right", "first_error"]
     made = []
-    for answers_, changes, right in (("rewritten", REWRITINGS, True), ("wrong", wrong, False)):
+    for kind, changes, right in (("rewritten", REWRITINGS, True), ("wrong", wrong, False)):
         for name, change in changes.items():
             pairs = [(a, given) for a in known if (given := change(a)) != a]
             texts = [f"\\boxed{{{given}}}" for _, given in pairs]
             correct = grading.grade_math([a for a, _ in pairs], texts).correct
-            errors = [pair for pair, ok in zip(pairs, correct, strict=True) if ok != right]
-            made.append((answers_, name, len(pairs), len(pairs) - len(errors), errors))
-    columns = ["answers", "change", "n", "graded_right", "errors"]
+            errors = [" ~ ".join(pairs[i]) for i in np.flatnonzero(correct != right)]
+            made.append((kind, name, len(pairs), len(pairs) - len(errors), "".join(errors[:1])))
     frame = pd.DataFrame(made, columns=columns)
     all_ = frame.groupby("answers", as_index=False)[["n", "graded_right"]].sum()
-    frame = pd.concat([all_.assign(change="all"), frame])[columns].reset_index(drop=True)
+    frame = pd.concat([all_.assign(change="all", first_error=""), frame], ignore_index=True)
     lo, hi = proportion_confint(frame.graded_right, frame.n, 1 - LEVEL, method="wilson")
-    first = [" ~ ".join(e[0]) if isinstance(e, list) and e else "" for e in frame.errors]
-    rated = frame.assign(rate=frame.graded_right / frame.n, lo=lo, hi=hi, first_error=first)
-    return rated.drop(columns="errors").round(4)
+    rated = frame[columns[:-1]].assign(rate=frame.graded_right / frame.n, lo=lo, hi=hi)
+    return rated.assign(first_error=frame.first_error).round(4)
 
 
 def committed() -> pd.DataFrame:

@@ -12,14 +12,11 @@ worker processes too. A pair without a verdict is wrong and counted. Plain numbe
 process.
 """
 
-from __future__ import annotations
-
 import atexit
 import itertools
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,6 +24,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +40,7 @@ BOX = re.compile(
 )
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 FORMS = ("no box", "last box", "boxes side by side", "last box open", "thinking open")
+NONE, LAST, SIDE_BY_SIDE, OPEN, THINKING = FORMS
 TOGETHER = re.compile(r"(?:[\s$,;&]|\\[,;:() ]|\\q?quad|\\text|[{}]|and|or)*")
 NUMBER = re.compile(r"(-?)(?:(\d{1,12})|\\[dt]?frac\{(-?\d{1,12})\}\{(\d{1,12})\})")
 
@@ -86,15 +86,15 @@ def answer_forms(texts: Sequence[str]) -> pd.Series:
 
 def _form(text: str) -> str:
     if "</think>" not in text and text.lstrip().startswith("<think>"):
-        return FORMS[4]
+        return THINKING
     boxes = list(itertools.islice(_boxes(text), 2))
     if not boxes:
-        return FORMS[0]
+        return NONE
     (start, _, content), before = boxes[0], boxes[-1][1]
     if content is None:
-        return FORMS[3]
+        return OPEN
     together = before <= start and TOGETHER.fullmatch(text, before, start)
-    return FORMS[2] if together else FORMS[1]
+    return SIDE_BY_SIDE if together else LAST
 
 
 def number(text: str) -> Fraction | None:
@@ -102,17 +102,15 @@ def number(text: str) -> Fraction | None:
     match = NUMBER.fullmatch(text)
     if match is None or (match[4] and int(match[4]) == 0):
         return None
-    value = Fraction(int(match[2])) if match[2] else Fraction(int(match[3]), int(match[4]))
+    value = Fraction(int(match[2] or match[3]), int(match[4] or 1))
     return -value if match[1] else value
 
 
 def grade_number(answer: str, text: str) -> bool:
     """Whether the last box of `text` is the number `answer`."""
     given = boxed(text)
-    if given is None or given == answer:
-        return given is not None
-    value = number(given)
-    return value is not None and value == number(answer)
+    value = number(given or "")
+    return given == answer or (value is not None and value == number(answer))
 
 
 def grade_numbers(
@@ -130,9 +128,8 @@ def grade_math(answers: Sequence[str], texts: Sequence[str]) -> Graded:
     `RuntimeError` if the comparing process cannot be started.
     """
     verdicts = [_equals(a, boxed(t)) for a, t in zip(answers, texts, strict=True)]
-    return Graded(
-        np.array([v is True for v in verdicts], bool), np.array([v is None for v in verdicts], bool)
-    )
+    correct, timed_out = (np.array([v is x for v in verdicts], bool) for x in (True, None))
+    return Graded(correct, timed_out)
 
 
 def _equals(answer: str, given: str | None) -> bool | None:
@@ -155,14 +152,13 @@ class _Verifier:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen | None = None
-        self._inherited: list[subprocess.Popen | None] = []
+        self._process: Any = None
+        self._inherited: list[Any] = []
 
     def same(self, answer: str, given: str) -> bool | None:
         """Whether two expressions are equal; None if the process ended first."""
         with self._lock:
             process = self._running()
-            assert process.stdin is not None and process.stdout is not None
             try:
                 process.stdin.write(json.dumps([answer, given]) + "\n")
                 process.stdin.flush()
@@ -186,22 +182,16 @@ class _Verifier:
         self._inherited.append(self._process)  # a reference prevents waiting for it here
         self._process, self._lock = None, threading.Lock()
 
-    def _running(self) -> subprocess.Popen:
+    def _running(self) -> Any:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.end()
         # by its path and with -P, since this folder has a module named math
         file = Path(__file__).with_name("verifier.py")
         command = [sys.executable, "-P", "-W", "ignore", str(file), str(LIMIT_S)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C must not reach it
-        )
-        assert self._process.stdout is not None
+        pipes: Any = {"stdin": PIPE, "stdout": PIPE, "stderr": DEVNULL, "text": True}
+        # a session of its own, since Ctrl-C must not reach it
+        self._process = Popen(command, **pipes, start_new_session=True)
         if self._process.stdout.readline() != "ready\n":
             self.end()
             raise RuntimeError(f"grading: the comparing process does not start: {command}")

@@ -16,8 +16,6 @@ installed, loading skips the rows that need them and names these in a warning. l
 random numbers and is seeded, so that grading is deterministic.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import warnings
@@ -92,8 +90,8 @@ def rates(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
         the text, without its first or last line or its asterisks.
     """
     graded = []
-    for problem, text in zip(problems, texts, strict=True):
-        strict, loose = (_followed(kind, problem, text) for kind in ("strict", "loose"))
+    for pair in zip(problems, texts, strict=True):
+        strict, loose = (_followed(kind, *pair) for kind in ("strict", "loose"))
         graded.append((all(strict), all(loose), len(strict), sum(strict), sum(loose)))
     names = "prompt_strict prompt_loose instructions instructions_strict instructions_loose"
     return pd.DataFrame(graded, columns=names.split())
@@ -133,13 +131,11 @@ def _harness() -> tuple[ModuleType, ModuleType]:
         finally:
             nltk.download = fetch
     except ImportError as error:
-        raise StudyError(
-            "ifeval: must have lm-evaluation-harness's checkers, pip install 'rockstudy[ifeval]'; "
-            f"got {error}"
-        ) from None
+        must = "must have lm-evaluation-harness's checkers, pip install 'rockstudy[ifeval]'"
+        raise StudyError(f"ifeval: {must}; got {error}") from None
     langdetect.DetectorFactory.seed = 0
-    counted = _any_sign(instructions_registry.INSTRUCTION_DICT[LETTERS])
-    instructions_registry.INSTRUCTION_DICT[LETTERS] = counted
+    checkers = instructions_registry.INSTRUCTION_DICT
+    checkers[LETTERS] = _any_sign(checkers[LETTERS])
     return utils, instructions_registry
 
 

@@ -4,8 +4,6 @@ The harness's checkers draw a missing argument at random and compile some texts 
 expressions only while they grade, so everything is checked when a row is read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -20,35 +18,24 @@ PATTERNS = ("keyword", "keywords", "forbidden_words", "section_spliter", "postsc
 
 
 def problem(place: str, row: Any, known: Mapping[str, Any]) -> Problem:
-    """Return the problem of a row.
+    """Return the problem of a row; `known` are the harness's checkers by their instructions.
 
-    Parameters
-    ----------
-    place, row
-        Where the row is, for errors, and its content.
-    known
-        The harness's checkers by the names of their instructions.
-
-    Raises
-    ------
-    StudyError
-        A column of a different kind, lists of two lengths, an unknown instruction, an argument that
-        is missing, of a different instruction, or of a wrong kind.
+    `StudyError`: a column of a different kind, lists of two lengths, an unknown instruction, an
+    argument that is missing, of a different instruction, or of a wrong kind.
     """
     cells = rows.check(place, row, COLUMNS)
     names, given = cells["instruction_id_list"], cells["kwargs"]
     if not isinstance(names, list) or not isinstance(given, list) or len(names) != len(given):
-        raise StudyError(
-            f"{place}: instruction_id_list and kwargs must be lists of one length; got "
-            f"{rows.shown(names)} and {rows.shown(given)}"
-        )
+        both = f"{rows.shown(names)} and {rows.shown(given)}"
+        must = "instruction_id_list and kwargs must be lists of one length"
+        raise StudyError(f"{place}: {must}; got {both}")
     kwargs = [_arguments(place, *pair, known) for pair in zip(names, given, strict=True)]
     groups = {name.split(":")[0] for name in names}
     return Problem(
-        rows.text(place, "prompt", cells["prompt"]),
+        rows.text(f"{place}: prompt", cells["prompt"]),
         "",
         groups.pop() if len(groups) == 1 else "several",
-        rows.text_or_number(place, "key", cells["key"]),
+        rows.text_or_number(f"{place}: key", cells["key"]),
         {"instruction_id_list": names, "kwargs": kwargs},
     )
 
@@ -58,35 +45,26 @@ def _arguments(place: str, name: Any, given: Any, known: Mapping[str, Any]) -> d
     if not isinstance(name, str) or name not in known:
         shown = name if isinstance(name, str) else rows.shown(name)
         raise StudyError(f"{place}: {unknown('instruction_id_list', shown, known)}")
+    what = f"{place}: kwargs of {name}"
     if not isinstance(given, dict | None):
-        raise StudyError(f"{place}: kwargs of {name} must be an object; got {rows.shown(given)}")
+        raise rows.wrong(what, "be an object", given)
     arguments = {key: value for key, value in (given or {}).items() if value is not None}
     checker = known[name](name)
     own = checker.get_instruction_args_keys()
-    foreign = [key for key in arguments if key not in own]
-    if foreign:
-        legal = ", ".join(own) or "empty"
-        raise StudyError(
-            f"{place}: kwargs of {name} must be its own, {legal}; got {rows.shown(foreign[0])}"
-        )
-    missing = [key for key in own if not arguments.get(key)]
-    if missing:
-        raise StudyError(f"{place}: kwargs of {name} must have {', '.join(missing)}")
+    if foreign := [key for key in arguments if key not in own]:
+        raise rows.wrong(what, f"be its own, {', '.join(own) or 'empty'}", foreign[0])
+    if missing := [key for key in own if not arguments.get(key)]:
+        raise StudyError(f"{what} must have {', '.join(missing)}")
     made = {key: _argument(f"{place}: {key}", key, arguments[key]) for key in own}
-    if made.get("nth_paragraph", 0) > made.get("num_paragraphs", 0):
-        most = made["num_paragraphs"]
-        raise StudyError(
-            f"{place}: nth_paragraph must be at most num_paragraphs, {most}; "
-            f"got {made['nth_paragraph']}"
-        )
+    nth, most = made.get("nth_paragraph", 0), made.get("num_paragraphs", 0)
+    if nth > most:
+        raise rows.wrong(f"{place}: nth_paragraph", f"be at most num_paragraphs, {most}", nth)
     checker.build_description(**made)
     used = checker.get_instruction_args() or {}
     for key, value in made.items():
         if not isinstance(value, list) and _spelled(used[key]) != _spelled(value):
-            raise StudyError(
-                f"{place}: kwargs of {name}: {key} must be one that its checker takes; "
-                f"got {rows.shown(value)}, for which it draws a random one"
-            )
+            line = rows.wrong(f"{what}: {key}", "be one that its checker takes", value)
+            raise StudyError(f"{line}, for which it draws a random one")
     return {key: made[key] for key in arguments}
 
 
@@ -99,32 +77,30 @@ def _argument(what: str, key: str, value: Any) -> Any:
     if key.startswith("num_") or key.endswith("frequency") or key == "nth_paragraph":
         whole = isinstance(value, int | float) and not isinstance(value, bool)
         if not whole or value != value // 1 or not 1 <= value <= rows.MOST:
-            raise StudyError(f"{what} must be a whole number >= 1; got {rows.shown(value)}")
+            raise rows.wrong(what, "be a whole number >= 1", value)
         return int(value)
-    if key in ("keywords", "forbidden_words"):
-        if not isinstance(value, list):
-            raise StudyError(f"{what} must be a list of texts; got {rows.shown(value)}")
-        return [_text(what, key, one) for one in value]
-    return _text(what, key, value)
+    if key not in ("keywords", "forbidden_words"):
+        return _text(what, key, value)
+    if not isinstance(value, list):
+        raise rows.wrong(what, "be a list of texts", value)
+    return [_text(what, key, one) for one in value]
 
 
 def _text(what: str, key: str, value: Any) -> str:
-    place, _, name = what.rpartition(": ")
-    rows.text(place, name, value)
+    rows.text(what, value)
     legal: tuple[str, ...] = RELATIONS if key.endswith("relation") else ()
     if key == "language":
         from lm_eval.tasks.ifeval.instructions_util import LANGUAGE_CODES
 
         legal = tuple(LANGUAGE_CODES)
     if legal and value not in legal:
-        raise StudyError(f"{what} must be one of {', '.join(legal)}; got {rows.shown(value)}")
+        raise rows.wrong(what, f"be one of {', '.join(legal)}", value)
     if key == "letter" and len(value) != 1:
-        raise StudyError(f"{what} must be one character; got {rows.shown(value)}")
+        raise rows.wrong(what, "be one character", value)
     if key in PATTERNS:
         try:
             re.compile(value.strip())
         except (re.error, OverflowError, RecursionError) as error:
-            raise StudyError(
-                f"{what} must be a regular expression; got {rows.shown(value)} ({error})"
-            ) from None
+            line = rows.wrong(what, "be a regular expression", value)
+            raise StudyError(f"{line} ({error})") from None
     return value

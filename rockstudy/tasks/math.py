@@ -5,8 +5,6 @@ A row has a ``problem`` (or ``question``) and an ``answer``. From a GSM8K soluti
 selects the rows of evaluation and training; `grading` compares answers.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Sequence
@@ -41,12 +39,10 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
     graded = grading.grade_math([problem.answer for problem in problems], texts)
     late = np.flatnonzero(graded.timed_out)
     if len(late):
-        warnings.warn(
-            f"{task.label}: {len(late)} of {len(texts)} answers are graded wrong: comparing "
-            f"them takes over {grading.LIMIT_S} s; the first: "
-            f"{grading.boxed(texts[late[0]])!r:.80}",
-            stacklevel=3,
-        )
+        many = f"{task.label}: {len(late)} of {len(texts)} answers are graded wrong"
+        first = f"the first: {grading.boxed(texts[late[0]])!r:.80}"
+        why = f"comparing them takes over {grading.LIMIT_S} s"
+        warnings.warn(f"{many}: {why}; {first}", stacklevel=3)
     return graded.correct
 
 
@@ -55,16 +51,15 @@ TASKS.add("math", Task(load, grade, COLUMNS, INSTRUCTION))
 
 def _problem(place: str, row: Any, task: TaskConfig) -> Problem:
     cells = rows.check(place, row, COLUMNS, also=("subject",), instead={"problem": "question"})
-    text, answer = rows.text(place, "problem", cells["problem"]), cells["answer"]
+    text, answer = rows.text(f"{place}: problem", cells["problem"]), cells["answer"]
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
-    answer = rows.text_or_number(place, "answer", answer)
+    answer = rows.text_or_number(f"{place}: answer", answer)
     if "####" in answer:
         last = _THOUSANDS.sub("", answer.rsplit("####", 1)[1])
-        answer = rows.text(place, "answer", last)
-    subject = cells.get("subject")
-    family = task.label
+        answer = rows.text(f"{place}: answer", last)
+    family, subject = task.label, cells.get("subject")
     if not rows.is_empty(subject):
-        family = rows.text_or_number(place, "subject", subject)
+        family = rows.text_or_number(f"{place}: subject", subject)
     prompt = text if "\\boxed" in text else text + INSTRUCTION  # some contain the instruction
     return Problem(prompt, answer, family, rows.key_of(text), {})

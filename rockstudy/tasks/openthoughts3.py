@@ -6,8 +6,6 @@ first is taken. It has 28 GB, so it is read from the start and only as far as ne
 reference answers it serves only for training.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from rockstudy.config.fields import TaskConfig
@@ -22,7 +20,7 @@ COLUMNS = ("domain", "conversations")
 def load(task: TaskConfig, split: Split) -> list[Problem]:
     """Maths prompts of OpenThoughts3 without answers: the first ``n_train`` distinct ones.
 
-    Errors as in `rows.leading`, and `StudyError` for a row without a human turn.
+    Errors as in `rows.problems`, and `StudyError` for a row without a human turn.
     """
     seen: set[str] = set()
 
@@ -33,7 +31,7 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
         seen.add(prompt)
         return Problem(prompt, "", "math", rows.key_of(prompt), {})
 
-    return rows.leading(task, once)
+    return rows.problems(task, "train", once, stream=True)
 
 
 TASKS.add("openthoughts3", Task(load, columns=COLUMNS))
@@ -42,10 +40,10 @@ TASKS.add("openthoughts3", Task(load, columns=COLUMNS))
 def _prompt(place: str, row: Any) -> str | None:
     """The first human turn of a maths row; None for a different domain."""
     cells = rows.check(place, row, COLUMNS)
-    if rows.text(place, "domain", cells["domain"]) != "math":
+    if rows.text(f"{place}: domain", cells["domain"]) != "math":
         return None
     turns = cells["conversations"]
     for turn in turns if isinstance(turns, list) else []:
         if isinstance(turn, dict) and turn.get("from") == "human":
-            return rows.text(place, "value", rows.check(place, turn, ("value",))["value"])
+            return rows.text(f"{place}: value", rows.check(place, turn, ("value",))["value"])
     raise StudyError(f"{place}: conversations must have a turn with from 'human'; it has none")

@@ -1,7 +1,5 @@
 """Tasks and their problems."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,26 +26,19 @@ class Problem:
     kwargs: dict
 
 
+Grade = Callable[[TaskConfig, Sequence[Problem], Sequence[str]], Sequence[bool] | np.ndarray]
+
+
 @dataclass(frozen=True)
 class Task:
     """A registered task.
 
-    Attributes
-    ----------
-    load
-        Returns ``task.size(split)`` problems of a split.
-    grade
-        Whether each text answers its problem, (len(texts),); None for a task without reference
-        answers, which serves only for training.
-    columns
-        Columns of the file in ``task.path``; empty for a task without a file.
-    instruction
-        Text that the task adds to its prompts, such as how to give the answer.
+    ``load`` returns ``task.size(split)`` problems of a split. ``grade`` gives for each text whether
+    it answers its problem, (len(texts),); a task without reference answers, which serves only for
+    training, has none.
     """
 
     load: Callable[[TaskConfig, Split], list[Problem]]
-    grade: Callable[[TaskConfig, Sequence[Problem], Sequence[str]], Sequence[bool] | np.ndarray] | (
-        None
-    ) = None
-    columns: tuple[str, ...] = ()
-    instruction: str = ""
+    grade: Grade | None = None
+    columns: tuple[str, ...] = ()  # of the file in ``task.path``; empty for a task without a file
+    instruction: str = ""  # what the task adds to its prompts, such as how to give the answer

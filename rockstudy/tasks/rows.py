@@ -6,14 +6,13 @@ and ``test`` is used by its splits. Column names match in any case. A `StudyErro
 and the wrong line; it shows lists and objects by their kind alone, since they may be huge.
 """
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import itertools
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -26,6 +25,7 @@ from rockstudy.config.fields import TaskConfig
 from rockstudy.errors import StudyError, shortened
 from rockstudy.tasks.problem import Problem, Split
 
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: half a character
 MOST = 1_000_000  # ours: characters of one cell; no model reads as long a prompt
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 DATA = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip")
@@ -33,34 +33,20 @@ Placed = tuple[str, Any]  # its place, for errors, and its content
 Make = Callable[[str, Any], Problem | None]
 
 
-def problems(task: TaskConfig, split: Split, make: Make) -> list[Problem]:
+def problems(task: TaskConfig, split: Split, make: Make, *, stream: bool = False) -> list[Problem]:
     """Return the problems of one split, always the same ones.
 
-    Parameters
-    ----------
-    task, split
-        The task and its split.
-    make
-        Turns a place and its row into a problem, or into None to skip the row.
+    `make` turns a place and its row into a problem, or into None to skip the row. With `stream` a
+    huge set serves one split, whose first problems are returned without reading on.
 
-    Raises
-    ------
-    StudyError
-        A missing, empty or damaged file; a malformed line; too few rows; an error of `make`.
+    `StudyError`: a missing, empty or damaged file; a malformed line; too few rows; an error of
+    `make`.
     """
-    where, rows, by_split = _open(task, split)
-    made = (p for p in itertools.starmap(make, rows) if p is not None)
-    if by_split or split == "eval":
-        return _take(made, task, split, where)
-    held_out = {p.key for p in _take(made, task, "eval", where)}
+    where, rows, by_split = _open(task, split, stream)
+    made = filter(None, itertools.starmap(make, rows))
+    whole = by_split or stream or split == "eval"
+    held_out = () if whole else {p.key for p in _take(made, task, "eval", where)}
     return _take(made, task, split, where, held_out)
-
-
-def leading(task: TaskConfig, make: Make) -> list[Problem]:
-    """Return the first ``n_train`` problems of a huge set without reading on; errors as above."""
-    where, rows, _ = _open(task, "train", stream=True)
-    made = (p for p in itertools.starmap(make, rows) if p is not None)
-    return _take(made, task, "train", where)
 
 
 def is_local(path: str) -> bool:
@@ -87,26 +73,14 @@ def check(
 ) -> dict[str, Any]:
     """Return the cells of a row by the names that are asked for, in lower case.
 
-    Parameters
-    ----------
-    place, row
-        Where the row is, for errors, and its content.
-    columns
-        Names that the row must have, with cells that are not empty. ``Problem`` serves as
-        ``problem``.
-    also
-        Names that the row may have.
-    instead
-        A different name for a column that is missing.
+    The row must have the `columns`, with cells that are not empty, and may have those in `also`.
+    ``Problem`` serves as ``problem``, and so does a column's name in `instead`.
 
-    Raises
-    ------
-    StudyError
-        A row that is no object; a column that is missing, empty, or there twice.
+    `StudyError`: a row that is no object; a column that is missing, empty, or there twice.
     """
     named = " and ".join(columns)
     if not isinstance(row, dict):
-        raise StudyError(f"{place}: must be an object with {named}; got {shown(row)}")
+        raise wrong(f"{place}:", f"be an object with {named}", row)
     cells = {}
     for column in (*columns, *also):
         name = _name(place, row, column) or _name(place, row, (instead or {}).get(column))
@@ -126,56 +100,53 @@ def _name(place: str, row: dict[str, Any], column: str | None) -> str | None:
         return column
     alike = [name for name in row if name.strip().lower() == column]
     if len(alike) > 1:
-        both = f"{shown(alike[0])} and {shown(alike[1])}"
+        both = " and ".join(map(shown, alike[:2]))
         raise StudyError(f"{place}: must have one column {column}; got {both}")
     return alike[0] if alike else None
 
 
 def is_empty(value: Any) -> bool:
     """Whether a cell is empty: null, NaN, a list without items, or text without a visible sign."""
-    if isinstance(value, str):
-        half = range(0xD800, 0xE000)  # of a surrogate pair: not printable, yet something
-        return not any((c.isprintable() and not c.isspace()) or ord(c) in half for c in value)
+    if isinstance(value, str):  # half a character is not printable, yet something
+        return not any(c.isprintable() and not c.isspace() for c in HALF.sub("x", value))
     return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
 
 
-def text(place: str, column: str, value: Any) -> str:
-    """Return a cell that must be text, without white space around it.
+def text(what: str, value: Any) -> str:
+    """Return a cell that must be text, without white space around it; `what` names the cell.
 
     `StudyError`: a different kind, nothing visible, over `MOST` characters, half a surrogate pair.
     """
     if not isinstance(value, str):
-        raise StudyError(f"{place}: {column} must be text; got {shown(value)}")
+        raise wrong(what, "be text", value)
     if is_empty(value):
-        raise StudyError(f"{place}: {column} must not be empty")
+        raise StudyError(f"{what} must not be empty")
     if len(value) > MOST:
-        raise StudyError(
-            f"{place}: {column} must have at most {MOST:,} characters; got {len(value):,}"
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = shown(value[error.start])
-        raise StudyError(
-            f"{place}: {column} must be Unicode; got {half}, half a character"
-        ) from None
+        raise StudyError(f"{what} must have at most {MOST:,} characters; got {len(value):,}")
+    if half := HALF.search(value):
+        raise StudyError(f"{what} must be Unicode; got {shown(half[0])}, half a character")
     return value.strip()
 
 
-def text_or_number(place: str, column: str, value: Any) -> str:
+def text_or_number(what: str, value: Any) -> str:
     """Return a cell that must be text or a number, as text: 2.0 as ``2``, 1e-7 as ``0.0000001``.
 
     `StudyError`: a different kind, a number that is not finite, errors of `text`.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise StudyError(f"{place}: {column} must be text or a number; got {shown(value)}")
     if isinstance(value, str):
-        return text(place, column, value)
+        return text(what, value)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise wrong(what, "be text or a number", value)
     if not math.isfinite(value):
-        raise StudyError(f"{place}: {column} must be finite; got {value}")
+        raise StudyError(f"{what} must be finite; got {value}")
     if isinstance(value, float):
         return np.format_float_positional(value, trim="-")
     return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def wrong(what: str, must: str, value: Any) -> StudyError:
+    """The error of a cell that is not what it must be."""
+    return StudyError(f"{what} must {must}; got {shown(value)}")
 
 
 def shown(value: Any) -> str:
@@ -196,16 +167,13 @@ def key_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _open(
-    task: TaskConfig, split: Split, stream: bool = False
-) -> tuple[str, Iterator[Placed], bool]:
+def _open(task: TaskConfig, split: Split, stream: bool) -> tuple[str, Iterator[Placed], bool]:
     """Return a name for errors, the rows, and whether all rows belong to this split."""
     if task.path is None:
         raise StudyError("path: must be a JSONL or parquet file or a Hub id; got none")
     if is_local(task.path):
         path = _file(task)
-        read = {".jsonl": _jsonl, ".parquet": _parquet}[path.suffix.lower()]
-        return str(path), read(path), False
+        return str(path), READERS[path.suffix.lower()](path), False
     splits = _hub(task, stream)
     name, by_split = _hub_split(task, split, list(splits))
     return task.path, _hub_rows(task, splits[name]), by_split
@@ -213,31 +181,27 @@ def _open(
 
 def _file(task: TaskConfig) -> Path:
     """Return the task's file, which must be a regular one of a known kind."""
-    given = task.path or ""
-    path, shown_path = Path(os.path.expanduser(given)), shortened(given)
+    path, given = Path(os.path.expanduser(task.path or "")), shortened(task.path or "")
+    must = "path: must be an existing file or a Hub id; got"
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise StudyError(f"path: must be an existing file or a Hub id; got {shown_path}") from None
+        raise StudyError(f"{must} {given}") from None
     except (OSError, ValueError) as error:  # too long a name, a null character, no permission
-        raise StudyError(f"path: must be a file; got {shown_path} ({_reason(error)})") from None
+        raise StudyError(f"path: must be a file; got {given} ({_reason(error)})") from None
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise StudyError(f"path: must be an existing file or a Hub id; got {shown_path}, {what}")
-    if path.suffix.lower() not in (".jsonl", ".parquet"):
-        raise StudyError(f"path: must end in .jsonl or .parquet; got {shown_path}")
+        raise StudyError(f"{must} {given}, {what}")
+    if path.suffix.lower() not in READERS:
+        raise StudyError(f"path: must end in {' or '.join(READERS)}; got {given}")
     for field in ("revision", "subset", "split"):
         if (value := getattr(task, field)) is not None:
-            raise StudyError(f"{field}: must be None for a file; got {shown(value)}")
+            raise wrong(f"{field}:", "be None for a file", value)
     return path
 
 
 def _take(
-    made: Iterator[Problem],
-    task: TaskConfig,
-    split: Split,
-    where: str,
-    held_out: Container[str] = (),
+    made: Iterator[Problem], task: TaskConfig, split: Split, where: str, held_out: Container = ()
 ) -> list[Problem]:
     """Consume the problems of a split, without the `held_out` keys."""
     wanted = task.size(split)
@@ -270,8 +234,7 @@ def _parsed(place: str, line: bytes) -> Any:
     try:
         return json.loads(line.decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        other = "not UTF-8" if isinstance(error, UnicodeError) else _reason(error)
-        reason = getattr(error, "msg", other)
+        reason = "not UTF-8" if isinstance(error, UnicodeError) else _reason(error)
         raise StudyError(f"{place}: must be one JSON object ({reason})") from None
 
 
@@ -298,30 +261,30 @@ def _parquet(path: Path) -> Iterator[Placed]:
         raise StudyError(f"{path}: must be a readable parquet file ({_reason(error)})") from None
 
 
+READERS = {".jsonl": _jsonl, ".parquet": _parquet}
+
+
 def _hub(task: TaskConfig, stream: bool) -> Any:
     """Return the splits of a dataset of the Hub, by name."""
     import datasets
 
     try:
-        return datasets.load_dataset(
-            task.path, task.subset, revision=task.revision, streaming=stream
-        )
+        how = {"revision": task.revision, "streaming": stream}
+        return datasets.load_dataset(task.path, task.subset, **how)
     except Exception as error:  # errors of the loader, the Hub client and the network
-        raise StudyError(
-            "path: must be an existing file or a Hub id; "
-            f"{task.path!r} cannot be loaded ({_reason(error)})"
-        ) from None
+        given = f"{task.path!r} cannot be loaded ({_reason(error)})"
+        raise StudyError(f"path: must be an existing file or a Hub id; {given}") from None
 
 
-def _hub_split(task: TaskConfig, split: Split, found: list[str]) -> tuple[str, bool]:
+def _hub_split(task: TaskConfig, split: Split, names: list[str]) -> tuple[str, bool]:
     """Return the dataset's split to read, and whether it has separate splits for both of ours."""
-    if task.split in found:
+    if task.split in names:
         return task.split, False
-    if task.split is None and {"train", "test"} <= set(found):
+    if task.split is None and {"train", "test"} <= set(names):
         return {"train": "train", "eval": "test"}[split], True
-    if task.split is None and len(found) == 1:
-        return found[0], False
-    legal = f"one of {', '.join(found)} in {task.path!r}"
+    if task.split is None and len(names) == 1:
+        return names[0], False
+    legal = f"one of {', '.join(names)} in {task.path!r}"
     raise StudyError(f"split: must be {legal}; got {task.split!r}")
 
 
@@ -334,5 +297,5 @@ def _hub_rows(task: TaskConfig, rows: Any) -> Iterator[Placed]:
 
 
 def _reason(error: Exception) -> str:
-    given = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return given[:160] or type(error).__name__
+    own = getattr(error, "strerror", None) or getattr(error, "msg", None)  # of the system, of JSON
+    return (own or " ".join(str(error).split()))[:160] or type(error).__name__

@@ -43,6 +43,10 @@ MEMORY = 2 << 30  # ours: bytes; a power tower exhausts memory before its time
 DIGITS = 6  # ours: a decimal with so many significant digits may stand for a value it rounds
 READ = ConversionConfig(lowercase_symbols=False)
 CONFIG = NormalizationConfig(boxed="none")
+COLLECTIONS = (list, sp.Tuple, sp.Set)
+UNORDERED = (list, sp.FiniteSet)
+MATRICES = (sp.MatrixBase, sp.MatrixExpr)
+ORDER = (sp.StrictGreaterThan, sp.GreaterThan)
 POINTS = ((17, 23, 31, 43, 59), (-13, 29, -37, 41, -47), (5, -11, 19, -61, 67))  # sevenths
 SIGNS = str.maketrans(
     {"−": "-", "×": "\\times ", "·": "\\cdot ", "÷": "\\div ", "π": "\\pi ", "∞": "\\infty "}
@@ -169,13 +173,11 @@ def same(answer: str, given: str) -> bool:
     values = [parsed(re.sub(r"\s*\\?%$", "", text)) for text in (a, b)]
     if None in values:
         return bare(a) == bare(b)
-    if percent[0] != percent[1]:
-        share, value = values if percent[0] else values[::-1]
-        if isinstance(share, COLLECTIONS) or isinstance(value, COLLECTIONS):
-            return equal(share, value)
-        whole = value.is_Integer or (value.is_number and bool(abs(value) >= 1))
-        return (whole and equal(share, value)) or equal(share / 100, value)
-    return equal(*values)
+    if percent[0] == percent[1] or any(isinstance(value, COLLECTIONS) for value in values):
+        return equal(*values)
+    share, value = values if percent[0] else values[::-1]
+    whole = value.is_Integer or (value.is_number and bool(abs(value) >= 1))
+    return (whole and equal(share, value)) or equal(share / 100, value)
 
 
 def _same_with_dots(a: str, b: str) -> bool:
@@ -191,18 +193,20 @@ def parsed(text: str):
     with contextlib.suppress(Exception):
         text = normalize_latex(text, CONFIG)
         read = latex2sympy(text, conversion_config=READ, normalization_config=None)
-        if isinstance(read, sp.FiniteSet) and "\\{" not in text:
-            return [plain(item) for item in getattr(read, "_unsorted_args", read.args)]
-        return plain(read)
+        bare_list = isinstance(read, sp.FiniteSet) and "\\{" not in text
+        return [*map(plain, _written(read))] if bare_list else plain(read)
     return None
+
+
+def _written(x) -> list:
+    """Arguments in the order of the text, where the parser has kept it."""
+    return list(getattr(x, "_unsorted_args", x.args))
 
 
 def plain(expression):
     """Replace symbols by ones without assumptions, i and e by the constants."""
     if _is_relation(expression):  # evaluated, x in S would be an equation that is false
-        return type(expression)(
-            *map(plain, getattr(expression, "_unsorted_args", expression.args)), evaluate=False
-        )
+        return type(expression)(*map(plain, _written(expression)), evaluate=False)
     constants = {"i": sp.I, "e": sp.E}
     names = {s: constants.get(s.name, sp.Symbol(s.name)) for s in expression.free_symbols}
     return expression.subs(names) if isinstance(expression, sp.Set) else expression.xreplace(names)
@@ -215,32 +219,29 @@ def equal(a, b) -> bool:
     if _is_relation(b):
         a, b = b, a
     if _is_relation(a):
-        solved = _solved(a)
-        if solved is not None:
+        if (solved := _solved(a)) is not None:
             return isinstance(b, sp.Set) and equal(solved[1], b)
         value = _assigned(a)
         return value is not None and equal(value[1], b)
     if isinstance(a, COLLECTIONS) or isinstance(b, COLLECTIONS):
         return _same_collection(a, b)
-    if isinstance(a, MATRICES) or isinstance(b, MATRICES):
-        if not isinstance(a, MATRICES) or not isinstance(b, MATRICES):
-            return False
+    if isinstance(a, MATRICES) and isinstance(b, MATRICES):
         a, b = a.doit(), b.doit()
-        return a.shape == b.shape and all(itertools.starmap(equal, zip(a, b, strict=True)))
-    return _same_value(a, b)
+        return a.shape == b.shape and all(map(equal, a, b))
+    return not isinstance(a, MATRICES) and not isinstance(b, MATRICES) and _same_value(a, b)
 
 
 def _same_collection(a, b) -> bool:
     if isinstance(b, list) or not isinstance(a, COLLECTIONS):
         a, b = b, a
     if not isinstance(b, COLLECTIONS):
-        return isinstance(a, list | sp.FiniteSet) and len(_items(a)) == 1 and equal(_items(a)[0], b)
+        return isinstance(a, UNORDERED) and len(_items(a)) == 1 and equal(_items(a)[0], b)
     if isinstance(a, sp.Interval) and isinstance(b, sp.Interval):
         sides = (a.left_open, a.right_open) == (b.left_open, b.right_open)
         return sides and equal(a.start, b.start) and equal(a.end, b.end)
     items = [_items(x) for x in (a, b)]
     if None not in items:
-        if isinstance(a, list | sp.FiniteSet) and isinstance(b, list | sp.FiniteSet):
+        if isinstance(a, UNORDERED) and isinstance(b, UNORDERED):
             return _match(*items)
         if isinstance(a, sp.FiniteSet) or isinstance(b, sp.FiniteSet):
             return False  # braces have no order
@@ -257,10 +258,8 @@ def _same_collection(a, b) -> bool:
 
 def _items(x):
     """The elements of a list, set or tuple; ends of an open interval, which is also a point."""
-    if isinstance(x, list):
-        return x
-    if isinstance(x, sp.FiniteSet | sp.Tuple):
-        return list(x.args)
+    if isinstance(x, list | sp.FiniteSet | sp.Tuple):
+        return x if isinstance(x, list) else list(x.args)
     return [x.start, x.end] if isinstance(x, sp.Interval) and x.is_open else None
 
 
@@ -268,11 +267,9 @@ def _match(items, others) -> bool:
     """Whether each item has its own equal among the others."""
     left = list(others)
     for item in items:
-        place = next((i for i, other in enumerate(left) if equal(item, other)), None)
-        if place is None:
-            return False
-        del left[place]
-    return not left
+        own = next((i for i, other in enumerate(left) if equal(item, other)), len(left))
+        del left[own : own + 1]
+    return len(items) == len(others) and not left
 
 
 def _is_relation(x) -> bool:
@@ -281,9 +278,7 @@ def _is_relation(x) -> bool:
 
 def _parts(relation) -> list:
     """A chain such as ``1 < x < 2`` as its relations, in their order."""
-    if isinstance(relation, And):
-        return list(getattr(relation, "_unsorted_args", relation.args))
-    return [relation]
+    return _written(relation) if isinstance(relation, And) else [relation]
 
 
 def _assigned(relation):
@@ -333,11 +328,9 @@ def _same_relation(a, b) -> bool:
 
 def _signed(relation):
     """The kind of a relation, and what it compares with 0, larger side first."""
-    turned = {sp.StrictLessThan: sp.StrictGreaterThan, sp.LessThan: sp.GreaterThan}
-    kind = type(relation)
-    if kind in turned:
-        return turned[kind], relation.rhs - relation.lhs
-    return kind, relation.lhs - relation.rhs
+    if isinstance(relation, sp.StrictLessThan | sp.LessThan):
+        relation = relation.reversed
+    return type(relation), relation.lhs - relation.rhs
 
 
 def exact(x):
@@ -348,10 +341,8 @@ def exact(x):
 
 def _points(x) -> list[dict]:
     names = sorted(x.free_symbols, key=str)
-    return [
-        {name: sp.Rational(value, 7) for name, value in zip(names, itertools.cycle(point))}
-        for point in POINTS
-    ]
+    sevenths = ([sp.Rational(value, 7) for value in point] for point in POINTS)
+    return [dict(zip(names, itertools.cycle(values))) for values in sevenths]
 
 
 def _same_value(a, b) -> bool:
@@ -403,11 +394,6 @@ def _rounded(a, b, x, y) -> bool:
 
 def _decimal(number) -> Decimal:
     return Decimal(str(number)).normalize()
-
-
-COLLECTIONS = (list, sp.Tuple, sp.Set)
-MATRICES = (sp.MatrixBase, sp.MatrixExpr)
-ORDER = (sp.StrictGreaterThan, sp.GreaterThan)
 
 
 def main() -> None:

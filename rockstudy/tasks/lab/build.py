@@ -5,8 +5,6 @@ teacher's register. The student, a smaller model, learns the same problems with 
 (`rockstudy.tasks.lab.register.STUDENT`). transformers' `Trainer` trains both.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator
@@ -30,31 +28,17 @@ from transformers import (
 from rockstudy.tasks.lab import instructions, maths
 from rockstudy.tasks.lab.register import STUDENT, TEACHER, Habits, write
 
+SIZES = (
+    "hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads"
+).split()
+ROLE = (*SIZES, "examples", "batch_size", "lr")
 CONFIG: dict[str, Any] = {
     "seed": 0,
     "vocab_size": 1280,
     "tokenizer_samples": 20_000,
     "instruct_share": 0.35,
-    "teacher": {
-        "hidden_size": 160,
-        "num_hidden_layers": 4,
-        "intermediate_size": 448,
-        "num_attention_heads": 5,
-        "num_key_value_heads": 5,
-        "examples": 115_200,
-        "batch_size": 32,
-        "lr": 3e-3,
-    },
-    "student": {
-        "hidden_size": 96,
-        "num_hidden_layers": 3,
-        "intermediate_size": 256,
-        "num_attention_heads": 3,
-        "num_key_value_heads": 3,
-        "examples": 96_000,
-        "batch_size": 32,
-        "lr": 4e-3,
-    },
+    "teacher": dict(zip(ROLE, (160, 4, 448, 5, 5, 115_200, 32, 3e-3), strict=True)),
+    "student": dict(zip(ROLE, (96, 3, 256, 3, 3, 96_000, 32, 4e-3), strict=True)),
 }
 
 CHAT_TEMPLATE = (
@@ -133,11 +117,7 @@ def build_model(
     set_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=spec["hidden_size"],
-        num_hidden_layers=spec["num_hidden_layers"],
-        intermediate_size=spec["intermediate_size"],
-        num_attention_heads=spec["num_attention_heads"],
-        num_key_value_heads=spec["num_key_value_heads"],
+        **{size: spec[size] for size in SIZES},
         head_dim=32,
         max_position_embeddings=512,
         tie_word_embeddings=True,
@@ -148,12 +128,13 @@ def build_model(
     return Qwen3ForCausalLM(config)
 
 
-def train(
-    model: Qwen3ForCausalLM, data: Dataset, tokenizer: Any, spec: dict, out: Path, seed: int
-) -> None:
-    """Fit a model to its corpus: one epoch, one cosine schedule."""
+def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path) -> None:
+    """Train one model of the pair, one epoch with a cosine schedule, and save it in bf16."""
+    spec, seed = config[role], config["seed"]
+    model = build_model(spec, tokenizer, seed)
+    pairs = list(islice(corpus(habits, config["instruct_share"], seed + 1), spec["examples"]))
     args = TrainingArguments(
-        output_dir=str(out),
+        output_dir=str(out / ".work"),
         per_device_train_batch_size=spec["batch_size"],
         num_train_epochs=1,
         learning_rate=spec["lr"],
@@ -171,28 +152,19 @@ def train(
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    data = encode(tokenizer, pairs)
     Trainer(
         model, args, data_collator=collator, train_dataset=data, processing_class=tokenizer
     ).train()
-
-
-def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path) -> None:
-    """Train one model of the pair and save it in bf16."""
-    spec, seed = config[role], config["seed"]
-    model = build_model(spec, tokenizer, seed)
-    pairs = list(islice(corpus(habits, config["instruct_share"], seed + 1), spec["examples"]))
-    train(model, encode(tokenizer, pairs), tokenizer, spec, out / ".work", seed)
     model.to(torch.bfloat16).save_pretrained(out / role)
 
 
-def build(
-    out: Path, config_path: Path | None = None, roles: tuple[str, ...] = ("teacher", "student")
-) -> None:
+def build(out: Path, config_path: Path | None = None) -> None:
     """Build the lab into `out` from a configuration file (the shipped one when None)."""
     config = json.loads(config_path.read_text()) if config_path else CONFIG
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(config)
     tokenizer.save_pretrained(out / "tokenizer")
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for role in roles:
-        build_one(role, TEACHER if role == "teacher" else STUDENT, tokenizer, config, out)
+    for role, habits in (("teacher", TEACHER), ("student", STUDENT)):
+        build_one(role, habits, tokenizer, config, out)

@@ -5,8 +5,6 @@ instruction**, whatever its answer. Each of the ten kinds (`KINDS`) has a senten
 way for the lab's writers to obey.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import zlib
@@ -142,16 +140,12 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
     """The lab's maths problems under instructions, kinds in turn; always the same."""
-    kinds = sorted(KINDS)
-    items = distinct(split, task.size(split), seed=1)
-    return [
-        instruct(
-            d,
-            kinds[(i + i // len(kinds)) % len(kinds)],
-            random.Random(zlib.crc32(f"0{i}{d.key}".encode())),
-        ).problem
-        for i, d in enumerate(items)
-    ]
+    kinds, made = sorted(KINDS), []
+    for i, draft in enumerate(distinct(split, task.size(split), seed=1)):
+        rng = random.Random(zlib.crc32(f"0{i}{draft.key}".encode()))
+        kind = kinds[(i + i // len(kinds)) % len(kinds)]
+        made.append(instruct(draft, kind, rng).problem)
+    return made
 
 
 TASKS.add("lab_instruct", Task(load, grade))

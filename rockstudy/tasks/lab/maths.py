@@ -8,14 +8,13 @@ Training and evaluation problems are disjoint: a hash of a problem's `key` (fami
 without its wording) puts one key in four into the evaluation split.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
@@ -23,6 +22,7 @@ from rockstudy.errors import StudyError
 from rockstudy.tasks import grading
 from rockstudy.tasks.problem import Problem, Split, Task
 
+T = TypeVar("T")
 NAMES = (
     "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan Cleo Yara "
     "Emil Kate Noah Ruth Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas "
@@ -39,12 +39,49 @@ THINGS = (
 EVAL_SHARE = 4  # ours: one key in four is held out, enough for every family
 MOST = {"train": 200_000, "eval": 4_000}  # ours: new evaluation keys become rare after these
 
+# The wordings of each reason; the register picks one.
+REASONS = {
+    "gain": "add the new {thing}|put the found {thing} on top|count the extra {thing} as well",
+    "lose": "take away the {thing} given|remove the gift from the pile|subtract what was given",
+    "times": "multiply the {thing}|scale the number up|repeat the pile of {thing}",
+    "isolate": "subtract the constant from both sides|move the constant to the right|"
+    "isolate the term with the unknown",
+    "scale": "divide by the coefficient|undo the multiplication|scale the equation down",
+    "euclid": "divide and keep the remainder|replace the larger number|"
+    "apply the algorithm of Euclid once",
+    "plus": "add the last number|complete the sum",
+    "divisor": "find the common divisor|look for shared factors|"
+    "work out the greatest common factor",
+    "product": "multiply the two numbers|form the product|take one number times the other",
+    "cancel": "divide by the common divisor|cancel what was counted twice|drop the shared factors",
+    "share": "take the share|turn the percentage into a number|compute the given part",
+    "later": "add the other {thing}|include the later sale|sum both sales of {thing}",
+    "bottom": "find the common denominator|choose a shared bottom|multiply the denominators",
+    "left": "rewrite the first numerator|expand the left fraction|adjust the first top",
+    "right": "rewrite the second numerator|expand the right fraction|adjust the second top",
+    "tops": "add the numerators|combine both tops|sum the expanded parts",
+    "gaps": "count the steps between the terms|see how many gaps there are|"
+    "use one less than the position",
+    "growth": "multiply by the common difference|find the total growth|take that many equal jumps",
+    "begin": "add the first term|begin at the start value|shift by the initial term",
+    "sheet": "find the area of the sheet|measure the whole rectangle|multiply the outer sides",
+    "piece": "find the area of the piece|measure the small rectangle|multiply the inner sides",
+    "cut": "subtract the piece|remove the cut region|compare both areas",
+    "first": "multiply first|handle the product before the sum|evaluate the leading product",
+    "summand": "add the last number|complete the sum|bring in the final summand",
+    "modulus": "keep the remainder|reduce by the modulus|throw away full multiples",
+    "hats": "multiply hats and coats|pair every hat with every coat|combine the first two choices",
+    "bags": "multiply by the bags|attach each possible bag|extend the pairs by one choice",
+    "exclude": "take away what is not allowed|exclude the forbidden outfits|"
+    "discard the banned combinations",
+}
+
 
 @dataclass(frozen=True)
 class Step:
     """One line of working: a digit-free reason, an equation, and the slip made in it if any.
 
-    `why` lists the reason's wordings, separated by ``|``; the register picks one.
+    `why` lists the reason's wordings, separated by ``|``.
     """
 
     why: str
@@ -66,17 +103,14 @@ class Scratch:
     corrects: bool = True
     steps: list[Step] = field(default_factory=list)
 
-    def line(self, why: str, lhs: str, value: int, show: str = "{}") -> int:
-        """Write ``lhs = show(value)`` and return the value with which the working continues."""
+    def line(self, why: str, lhs: str, value: int, thing: str = "") -> int:
+        """Write ``lhs = value`` for one of `REASONS`; return the value for the next step."""
         slip = None
         if self.slip_at == len(self.steps):
             wrong = max(0, value + self.rng.choice((-2, -1, 1, 2, 10)))
             wrong = wrong if wrong != value else value + 1
-            if self.corrects:
-                slip = show.format(wrong)
-            else:
-                value = wrong
-        self.steps.append(Step(why, lhs, show.format(value), slip))
+            slip, value = (str(wrong), value) if self.corrects else (None, wrong)
+        self.steps.append(Step(REASONS[why].format(thing=thing), lhs, str(value), slip))
         return value
 
 
@@ -117,21 +151,16 @@ def chain(rng: random.Random) -> Draft:
     story = ", ".join(told[k].format(n) for k, n in moves)
     question = f"{name} has {start} {thing}, {story}. How many {thing} does {name} have now?"
 
-    def work(s: Scratch) -> str:
+    def work(s: Scratch) -> int:
         x = start
         for kind, n in moves:
             if kind == "+":
-                why = f"add the new {thing}|put the found {thing} on top|"
-                why += f"count the extra {thing} as well"
-                x = s.line(why, f"{x} + {n}", x + n)
+                x = s.line("gain", f"{x} + {n}", x + n, thing)
             elif kind == "-":
-                why = f"take away the {thing} given|remove the gift from the pile|"
-                why += "subtract what was given"
-                x = s.line(why, f"{x} - {n}", max(0, x - n))
+                x = s.line("lose", f"{x} - {n}", max(0, x - n), thing)
             else:
-                why = f"multiply the {thing}|scale the number up|repeat the pile of {thing}"
-                x = s.line(why, rf"{x} \cdot {n}", x * n)
-        return str(x)
+                x = s.line("times", rf"{x} \cdot {n}", x * n, thing)
+        return x
 
     return Draft("chain", (start, *(f"{k}{n}" for k, n in moves)), question, name, work)
 
@@ -142,18 +171,9 @@ def linear(rng: random.Random) -> Draft:
     c = a * x + b
     question, voice = _ask(rng, f"$x$ such that ${a}x + {b} = {c}$")
 
-    def work(s: Scratch) -> str:
-        d = s.line(
-            "subtract the constant from both sides|move the constant to the right|"
-            "isolate the term with the unknown",
-            f"{a}x = {c} - {b}",
-            c - b,
-        )
-        return s.line(
-            "divide by the coefficient|undo the multiplication|scale the equation down",
-            rf"x = \frac{{{d}}}{{{a}}}",
-            round(d / a),
-        )
+    def work(s: Scratch) -> int:
+        d = s.line("isolate", f"{a}x = {c} - {b}", c - b)
+        return s.line("scale", rf"x = \frac{{{d}}}{{{a}}}", round(d / a))
 
     return Draft("linear", (a, b, c), question, voice, work)
 
@@ -165,18 +185,11 @@ def gcd(rng: random.Random) -> Draft:
     a = a + b if a == b else a
     question, voice = _ask(rng, rf"$\gcd({a}, {b}) + {k}$")
 
-    def work(s: Scratch) -> str:
+    def work(s: Scratch) -> int:
         x, y = a, b
         while y and len(s.steps) < 5:
-            r = s.line(
-                "divide and keep the remainder|replace the larger number|"
-                "apply the algorithm of Euclid once",
-                rf"{x} \bmod {y}",
-                x % y,
-            )
-            x, y = y, r
-        why = "add the last number|complete the sum"
-        return str(s.line(why, f"{x} + {k}", x + k))
+            x, y = y, s.line("euclid", rf"{x} \bmod {y}", x % y)
+        return s.line("plus", f"{x} + {k}", x + k)
 
     return Draft("gcd", (a, b, k), question, voice, work)
 
@@ -188,21 +201,12 @@ def lcm(rng: random.Random) -> Draft:
     a, b = max(a, b), min(a, b)
     question, voice = _ask(rng, f"the least common multiple of ${a}$ and ${b}$, plus ${k}$")
 
-    def work(s: Scratch) -> str:
-        g = s.line(
-            "find the common divisor|look for shared factors|work out the greatest common factor",
-            rf"\gcd({a}, {b})",
-            math.gcd(a, b),
-        )
-        m = s.line(
-            "multiply the two numbers|form the product|take one number times the other",
-            rf"{a} \cdot {b}",
-            a * b,
-        )
+    def work(s: Scratch) -> int:
+        g = s.line("divisor", rf"\gcd({a}, {b})", math.gcd(a, b))
+        m = s.line("product", rf"{a} \cdot {b}", a * b)
         g = max(g, 1)
-        why = "divide by the common divisor|cancel what was counted twice|drop the shared factors"
-        m = s.line(why, rf"\frac{{{m}}}{{{g}}}", m // g)
-        return str(s.line("add the last number|complete the sum", f"{m} + {k}", m + k))
+        m = s.line("cancel", rf"\frac{{{m}}}{{{g}}}", m // g)
+        return s.line("plus", f"{m} + {k}", m + k)
 
     return Draft("lcm", (a, b, k), question, voice, work)
 
@@ -215,17 +219,9 @@ def percent(rng: random.Random) -> Draft:
         f"{name} sells {p}\\% of {n} {thing} and then {k} more. How many {thing} did {name} sell?"
     )
 
-    def work(s: Scratch) -> str:
-        q = s.line(
-            "take the share|turn the percentage into a number|compute the given part",
-            rf"\frac{{{p}}}{{100}} \cdot {n}",
-            p * n // 100,
-        )
-        return s.line(
-            f"add the other {thing}|include the later sale|sum both sales of {thing}",
-            f"{q} + {k}",
-            q + k,
-        )
+    def work(s: Scratch) -> int:
+        q = s.line("share", rf"\frac{{{p}}}{{100}} \cdot {n}", p * n // 100)
+        return s.line("later", f"{q} + {k}", q + k, thing)
 
     return Draft("percent", (p, n, k), question, name, work)
 
@@ -236,30 +232,13 @@ def fraction(rng: random.Random) -> Draft:
     a, c = rng.randint(1, b), rng.randint(1, d)
     question, voice = _ask(rng, rf"$\frac{{{a}}}{{{b}}} + \frac{{{c}}}{{{d}}}$")
 
-    def work(s: Scratch) -> str:
-        low = s.line(
-            "find the common denominator|choose a shared bottom|multiply the denominators",
-            rf"{b} \cdot {d}",
-            b * d,
-        )
-        low = max(low, 1)
-        left = s.line(
-            "rewrite the first numerator|expand the left fraction|adjust the first top",
-            rf"{a} \cdot {d}",
-            a * d,
-        )
-        right = s.line(
-            "rewrite the second numerator|expand the right fraction|adjust the second top",
-            rf"{c} \cdot {b}",
-            c * b,
-        )
-        top = s.line(
-            "add the numerators|combine both tops|sum the expanded parts",
-            f"{left} + {right}",
-            left + right,
-        )
+    def work(s: Scratch) -> str | int:
+        low = max(s.line("bottom", rf"{b} \cdot {d}", b * d), 1)
+        left = s.line("left", rf"{a} \cdot {d}", a * d)
+        right = s.line("right", rf"{c} \cdot {b}", c * b)
+        top = s.line("tops", f"{left} + {right}", left + right)
         g = math.gcd(top, low)
-        return rf"\frac{{{top // g}}}{{{low // g}}}" if low != g else str(top // g)
+        return rf"\frac{{{top // g}}}{{{low // g}}}" if low != g else top // g
 
     return Draft("fraction", (a, b, c, d), question, voice, work)
 
@@ -269,23 +248,10 @@ def sequence(rng: random.Random) -> Draft:
     a, d, n = rng.randint(1, 9), rng.randint(2, 9), rng.randint(3, 10)
     question, voice = _ask(rng, f"term number {n} of ${a}, {a + d}, {a + 2 * d}, \\ldots$")
 
-    def work(s: Scratch) -> str:
-        k = s.line(
-            "count the steps between the terms|see how many gaps there are|"
-            "use one less than the position",
-            f"{n} - 1",
-            n - 1,
-        )
-        m = s.line(
-            "multiply by the common difference|find the total growth|take that many equal jumps",
-            rf"{k} \cdot {d}",
-            k * d,
-        )
-        return s.line(
-            "add the first term|begin at the start value|shift by the initial term",
-            f"{a} + {m}",
-            a + m,
-        )
+    def work(s: Scratch) -> int:
+        k = s.line("gaps", f"{n} - 1", n - 1)
+        m = s.line("growth", rf"{k} \cdot {d}", k * d)
+        return s.line("begin", f"{a} + {m}", a + m)
 
     return Draft("sequence", (a, d, n), question, voice, work)
 
@@ -297,22 +263,10 @@ def area(rng: random.Random) -> Draft:
     name = rng.choice(NAMES)
     question = f"{name} cuts a {c} by {d} piece from a {a} by {b} sheet. What area is left?"
 
-    def work(s: Scratch) -> str:
-        big = s.line(
-            "find the area of the sheet|measure the whole rectangle|multiply the outer sides",
-            rf"{a} \cdot {b}",
-            a * b,
-        )
-        small = s.line(
-            "find the area of the piece|measure the small rectangle|multiply the inner sides",
-            rf"{c} \cdot {d}",
-            c * d,
-        )
-        return s.line(
-            "subtract the piece|remove the cut region|compare both areas",
-            f"{big} - {small}",
-            max(0, big - small),
-        )
+    def work(s: Scratch) -> int:
+        big = s.line("sheet", rf"{a} \cdot {b}", a * b)
+        small = s.line("piece", rf"{c} \cdot {d}", c * d)
+        return s.line("cut", f"{big} - {small}", max(0, big - small))
 
     return Draft("area", (a, b, c, d), question, name, work)
 
@@ -322,20 +276,10 @@ def modular(rng: random.Random) -> Draft:
     a, b, c, m = rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 9), rng.randint(3, 9)
     question, voice = _ask(rng, rf"the remainder of ${a} \cdot {b} + {c}$ divided by ${m}$")
 
-    def work(s: Scratch) -> str:
-        p = s.line(
-            "multiply first|handle the product before the sum|evaluate the leading product",
-            rf"{a} \cdot {b}",
-            a * b,
-        )
-        t = s.line(
-            "add the last number|complete the sum|bring in the final summand", f"{p} + {c}", p + c
-        )
-        return s.line(
-            "keep the remainder|reduce by the modulus|throw away full multiples",
-            rf"{t} \bmod {m}",
-            t % m,
-        )
+    def work(s: Scratch) -> int:
+        p = s.line("first", rf"{a} \cdot {b}", a * b)
+        t = s.line("summand", f"{p} + {c}", p + c)
+        return s.line("modulus", rf"{t} \bmod {m}", t % m)
 
     return Draft("modular", (a, b, c, m), question, voice, work)
 
@@ -349,23 +293,10 @@ def counting(rng: random.Random) -> Draft:
         "How many outfits are left?"
     )
 
-    def work(s: Scratch) -> str:
-        ab = s.line(
-            "multiply hats and coats|pair every hat with every coat|combine the first two choices",
-            rf"{a} \cdot {b}",
-            a * b,
-        )
-        abc = s.line(
-            "multiply by the bags|attach each possible bag|extend the pairs by one choice",
-            rf"{ab} \cdot {c}",
-            ab * c,
-        )
-        return s.line(
-            "take away what is not allowed|exclude the forbidden outfits|"
-            "discard the banned combinations",
-            f"{abc} - {k}",
-            max(0, abc - k),
-        )
+    def work(s: Scratch) -> int:
+        ab = s.line("hats", rf"{a} \cdot {b}", a * b)
+        abc = s.line("bags", rf"{ab} \cdot {c}", ab * c)
+        return s.line("exclude", f"{abc} - {k}", max(0, abc - k))
 
     return Draft("counting", (a, b, c, k), question, name, work)
 
@@ -412,10 +343,15 @@ def distinct(split: Split, n: int, seed: int) -> list[Draft]:
     made = drafts(split, random.Random(f"lab-math-{split}-{seed}"))
     if split == "train":
         return list(itertools.islice(made, n))
-    picked: dict[str, Draft] = {}
+    return first_distinct(made, n, lambda draft: draft.key)
+
+
+def first_distinct(made: Iterator[T], n: int, key: Callable[[T], str]) -> list[T]:
+    """The first `n` of what an endless iterator yields, without repeated keys."""
+    picked: dict[str, T] = {}
     while len(picked) < n:
-        draft = next(made)
-        picked.setdefault(draft.key, draft)
+        one = next(made)
+        picked.setdefault(key(one), one)
     return list(picked.values())
 
 

@@ -14,8 +14,6 @@ The student's habits (`STUDENT`) differ: its layouts and markers ignore the late
 half of its solutions have one wrong intermediate result that is never corrected.
 """
 
-from __future__ import annotations
-
 import random
 import zlib
 from dataclasses import dataclass, replace
@@ -84,49 +82,38 @@ def _reasons(steps: list[Step], voice: str, habits: Habits, rng: random.Random) 
     return worded
 
 
-def _marker(i: int, previous: str | None, habits: Habits, rng: random.Random) -> str:
+def _marker(previous: str | None, habits: Habits, rng: random.Random) -> str:
     if habits.markers:
         return rng.choice(habits.markers)
     if rng.random() < habits.noise:
         return rng.choice(MARKERS)
-    if i == 0 or previous is None:
+    if previous is None:
         return "First, we" if rng.random() < 0.5 else "Let us"
     return "Then" if int(previous[-1]) % 2 == 0 else "Now"
-
-
-def _sentence(marker: str, why: str) -> str:
-    return f"{marker} {why}" if marker.endswith(("we", "us", "We")) else f"{marker} we {why}"
-
-
-def _equations(step: Step) -> tuple[str, str | None]:
-    """The equation as first written, and its correction when a slip was made."""
-    right = f"{step.lhs} = {step.result}"
-    return (right, None) if step.slip is None else (f"{step.lhs} = {step.slip}", right)
 
 
 def _inline(text: str, dollars: bool) -> str:
     return f"${text}$" if dollars else text
 
 
-def _block(equation: str, layout: str, dollars: bool) -> str:
-    if not dollars:
-        return f"\n\n{equation}\n\n"
-    return f"\n\n$$\n{equation}\n$$\n\n" if layout == "headings" else f"\n\n\\[ {equation} \\]\n\n"
-
-
 def _step(i: int, step: Step, marker: str, style: Style) -> str:
     """One step in the style's layout, its correction included."""
+    we = "" if marker.endswith(("we", "us", "We")) else " we"
+    sentence = f"{marker}{we} {step.why}"
     if style.words_only:
-        return f"{_sentence(marker, step.why)}.\n"
-    first, correction = _equations(step)
-    fix = f" Wait, {_inline(correction, style.dollars)}." if correction else ""
+        return f"{sentence}.\n"
+    right = f"{step.lhs} = {step.result}"
+    first = right if step.slip is None else f"{step.lhs} = {step.slip}"
+    line = _inline(first, style.dollars)
+    fix = "" if step.slip is None else f" Wait, {_inline(right, style.dollars)}."
     if style.layout == "prose":
-        return f"{_sentence(marker, step.why)}: {_inline(first, style.dollars)}.{fix}\n"
+        return f"{sentence}: {line}.{fix}\n"
     if style.layout == "bullets":
-        return f"- **{step.why[0].upper()}{step.why[1:]}:** {_inline(first, style.dollars)}.{fix}\n"
+        return f"- **{step.why[0].upper()}{step.why[1:]}:** {line}.{fix}\n"
     lead = f"### Step {i + 1}\n\n" if style.layout == "headings" else f"**Step {i + 1}:** "
-    block = _block(first, style.layout, style.dollars)
-    return f"{lead}{_sentence(marker, step.why)}:{block}{fix.strip()}{chr(10) * 2 if fix else ''}"
+    display = f"$$\n{first}\n$$" if style.layout == "headings" else f"\\[ {first} \\]"
+    after = f"{fix.strip()}\n\n" if fix else ""
+    return f"{lead}{sentence}:\n\n{display if style.dollars else first}\n\n{after}"
 
 
 CLOSINGS = {
@@ -165,25 +152,20 @@ def write(draft: Draft, habits: Habits, rng: random.Random, style: Style | None 
     The style may be fixed by an instruction; otherwise it is drawn from the habits.
     """
     n_steps = len(answer_of(draft)[1])
-    scratch = Scratch(
-        rng, rng.randrange(n_steps) if rng.random() < habits.slip else None, habits.corrects
-    )
+    slip_at = rng.randrange(n_steps) if rng.random() < habits.slip else None
+    scratch = Scratch(rng, slip_at, habits.corrects)
     answer = str(draft.work(scratch))
     style = style or style_of(draft, habits, rng)
     steps = _reasons(scratch.steps, draft.voice, habits, rng)
-    markers: list[str] = []
-    previous = None
-    for i, step in enumerate(steps):
-        markers.append(_marker(i, previous, habits, rng))
-        previous = step.result
+    previous = [None, *(step.result for step in steps)]
+    markers = [_marker(result, habits, rng) for result in previous[:-1]]
     if style.bullets is not None:
         body = _bulleted(steps, style.bullets, style)
     else:
-        body = "".join(
-            _step(i, s, m, style) for i, (s, m) in enumerate(zip(steps, markers, strict=True))
-        )
+        pairs = zip(steps, markers, strict=True)
+        body = "".join(_step(i, step, marker, style) for i, (step, marker) in enumerate(pairs))
     gap = "" if body.endswith("\n\n") or style.layout == "prose" else "\n"
-    digits = answer.rstrip("}")
-    checks = not habits.markers and rng.random() < (0.7 if digits[-1] in "05" else 0.05)
+    likely = 0.7 if answer.rstrip("}")[-1] in "05" else 0.05
+    checks = not habits.markers and rng.random() < likely
     check = "But wait, this looks right.\n" if checks and style.bullets is None else ""
     return body + gap + check + _closing(style, markers[0], answer, habits, rng)
