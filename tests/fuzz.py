@@ -578,7 +578,8 @@ def grading(rng: random.Random, world: World) -> Case:
 
 def records(rng: random.Random, world: World) -> Case:
     """A stored run with a damaged record, manifest or table, which a command then reads."""
-    shutil.rmtree(world.home / "runs" / "hurt", ignore_errors=True)
+    run = world.home / "runs" / "hurt"
+    shutil.rmtree(run) if run.is_dir() else run.unlink(missing_ok=True)
     run = Path(shutil.copytree(world.home / "runs" / "stored", world.home / "runs" / "hurt"))
     name = rng.choice(["run.json", "run.json", "tables/t.json", "tables/t.parquet"])
     file = run / name
@@ -633,10 +634,9 @@ def places(rng: random.Random, world: World) -> Case:
     where = rng.choice([*ours, "toml", "plugin", "notebook", "model", "home", "to", "build"])
     name = {"toml": "a.toml", "plugin": "a_plugin.py", "notebook": "a.ipynb"}.get(where, "a")
     path = folder / name
-    shutil.rmtree(world.home / "runs" / "hurt", ignore_errors=True)
-    (world.home / "runs" / "hurt").unlink(missing_ok=True)
-    if where in ours:
-        path = world.home / "runs" / "hurt"
+    run = world.home / "runs" / "hurt"
+    shutil.rmtree(run) if run.is_dir() else run.unlink(missing_ok=True)
+    path = run if where in ours else path
     if where == "record":
         path.mkdir()
         path = path / "run.json"
