@@ -191,7 +191,19 @@ NO_WORDS: list[Any] = [
     WORDS | {"frequency": 1},
     {},
 ]
-NO_PATTERN: list[Any] = ["(", "*", "[", "x{9" + "9" * 30 + "}", 7, "", "\ud800", None, {"a": 1}]
+NO_PATTERN: list[Any] = [
+    "(a+)+$",
+    "(a|aa)*$",
+    "(",
+    "*",
+    "[",
+    "x{9" + "9" * 30 + "}",
+    7,
+    "",
+    "\ud800",
+    None,
+    {"a": 1},
+]
 NO_ARGUMENTS: list[Any] = [{"num_words": 3}, ["a"], "a", 7, True, {"": 1}]
 
 

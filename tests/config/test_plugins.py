@@ -183,7 +183,7 @@ def test_columns_and_answers_are_properties_of_the_task(mine):
         ("broken_of_test.py", "1 / 0", r"broken_of_test.py' \(ZeroDivisionError: division by zero"),
         ("broken_of_test.py", "def", r"broken_of_test.py' \(SyntaxError: "),
         ("broken_of_test.py", "raise SystemExit(3)", r"broken_of_test.py' \(SystemExit: 3\)"),
-        ("broken_of_test.py", "class E(BaseException): 0\nraise E", r"broken_of_test.py' \(E: \)"),
+        ("broken_of_test.py", "class E(BaseException): 0\nraise E", r"broken_of_test.py' \(E:\)"),
         ("x" * 300, None, "must be files or modules that can be imported; got 'xxx"),
         ("nul\0.py", None, r"got 'nul\\x00.py' .ModuleNotFoundError"),
         ("~nobody_of_test/mine.py", None, "~nobody_of_test/mine.py' .ModuleNotFoundError"),
