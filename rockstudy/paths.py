@@ -20,8 +20,8 @@ def home() -> Path:
     given = os.environ.get("ROCKSTUDY_HOME")
     if not given:
         return REPO
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(given))
+    if not os.path.isdir(folder):
         raise StudyError(f"ROCKSTUDY_HOME: must be an existing folder; got {given!r}")
     return folder.resolve()
 

@@ -22,6 +22,7 @@ import functools
 import inspect
 import json
 import operator
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -298,7 +299,7 @@ def open_run(
         return _open_reference(preset or "lab", _given(seed, overrides), from_run)
     config = resolved(preset, run_id, seed, overrides, from_run)
     path = paths.run_dir(run_id)
-    known = (path / RECORD).is_file()
+    known = has_record(path)
     if not known or differences(recorded(path), config):  # later ones cannot change a result
         check(config)
         _record(path, config, origin_of(path) if known else from_run)
@@ -314,7 +315,7 @@ def resolved(
 ) -> StudyConfig:
     """Return the configuration of a run, recorded or new; nothing is written. See `open_run`."""
     path, given = paths.run_dir(run_id), _given(seed, overrides)
-    if (path / RECORD).is_file():
+    if has_record(path):
         return _agreeing(path, preset, given, from_run)
     if path.is_dir() and any(path.glob("*/*.json")):
         raise StudyError(
@@ -392,7 +393,7 @@ def _open_reference(preset: str, given: dict[str, Any], from_run: str | None) ->
     notice(
         f"the reference of {preset} with {values}: what its tables give goes to runs/{path.name}"
     )
-    if not (path / RECORD).is_file():
+    if not has_record(path):
         _record(path, config, f"{REFERENCE}/{preset}")
     return opened(path)
 
@@ -404,8 +405,8 @@ def reference_dir(preset: str) -> Path:
 
 def existing(run_id: str, field: str = "--from") -> Path:
     """Return the folder of a run that has a record; `StudyError` lists them where it is none."""
-    if (folder := paths.run_dir(run_id)) not in (runs := all_runs()):
-        if not runs:
+    if not has_record(folder := paths.run_dir(run_id)):
+        if not (runs := all_runs()):
             raise StudyError(f"{field}: must name a run, and there is none yet; got {run_id!r}")
         raise StudyError(unknown(field, run_id, [run.name for run in runs]))
     return folder
@@ -413,7 +414,17 @@ def existing(run_id: str, field: str = "--from") -> Path:
 
 def all_runs() -> list[Path]:
     """Folders of all runs that have a record."""
-    return sorted(file.parent for file in paths.runs_dir().glob(f"*/{RECORD}"))
+    return sorted(f.parent for f in paths.runs_dir().glob(f"*/{RECORD}") if f.is_file())
+
+
+def has_record(path: Path) -> bool:
+    """Whether a run's folder has a record; `StudyError` where either is something else."""
+    for place in (path.parent, path):
+        if os.path.lexists(place) and not place.is_dir():
+            raise StudyError(f"run_id: must name a folder; {place} is none")
+    if os.path.lexists(path / RECORD) and not (path / RECORD).is_file():
+        raise StudyError(f"{path / RECORD}: must be readable JSON; it is no file")
+    return (path / RECORD).is_file()
 
 
 def opened(path: Path) -> Run:

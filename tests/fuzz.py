@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rockstudy import paths, runs, tasks
-from rockstudy.cli import execute, main
+from rockstudy.cli import execute, launcher, main, measure
 from rockstudy.config import names, study_file
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.presets import PRESETS
@@ -68,6 +68,7 @@ class Case:
     bad: bool | None
     check: Callable[[], str | None] | None = None  # instead of a command
     said: str = "accepted"
+    home: str | None = None  # instead of the world's
 
 
 class World:
@@ -89,6 +90,8 @@ class World:
             raise Accepted
 
         before, execute.execute = execute.execute, stop  # type: ignore[assignment]
+        measured, measure.measure = measure.measure, stop  # type: ignore[assignment]
+        launched, launcher.launch = launcher.launch, stop  # type: ignore[assignment]
         home, temp = os.environ.get("ROCKSTUDY_HOME"), tempfile.tempdir
         os.environ["ROCKSTUDY_HOME"], tempfile.tempdir = str(self.home), str(self.temp)
         try:
@@ -96,6 +99,7 @@ class World:
             yield
         finally:
             execute.execute, tempfile.tempdir = before, temp
+            measure.measure, launcher.launch = measured, launched
             os.environ.pop("ROCKSTUDY_HOME")
             if home is not None:
                 os.environ["ROCKSTUDY_HOME"] = home
@@ -127,7 +131,8 @@ def complaint(case: Case, world: World) -> str | None:
                 warnings.simplefilter("ignore")
                 if case.check is not None:
                     return case.check()
-                main.main(case.command)
+                with at_home(case.home):
+                    main.main(case.command)
             code: Any = 0
     except Accepted:
         code = 0
@@ -140,6 +145,17 @@ def complaint(case: Case, world: World) -> str | None:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     case.said = err.getvalue() or case.said
     return judged(case, code, err.getvalue(), left)
+
+
+@contextlib.contextmanager
+def at_home(home: str | None) -> Iterator[None]:
+    """Have the study's folder elsewhere for a command."""
+    before = os.environ["ROCKSTUDY_HOME"]
+    os.environ["ROCKSTUDY_HOME"] = before if home is None else home
+    try:
+        yield
+    finally:
+        os.environ["ROCKSTUDY_HOME"] = before
 
 
 def _lock(path: Path, before: set[Path]) -> bool:
@@ -175,7 +191,19 @@ NO_WORDS: list[Any] = [
     WORDS | {"frequency": 1},
     {},
 ]
-NO_PATTERN: list[Any] = ["(", "*", "[", "x{9" + "9" * 30 + "}", 7, "", "\ud800", None, {"a": 1}]
+NO_PATTERN: list[Any] = [
+    "(a+)+$",
+    "(a|aa)*$",
+    "(",
+    "*",
+    "[",
+    "x{9" + "9" * 30 + "}",
+    7,
+    "",
+    "\ud800",
+    None,
+    {"a": 1},
+]
 NO_ARGUMENTS: list[Any] = [{"num_words": 3}, ["a"], "a", 7, True, {"": 1}]
 
 
@@ -336,9 +364,8 @@ def _whole(rng, kind, rows, folder):
 
 def command(rng: random.Random, world: World) -> Case:
     """A command line in which one thing is wrong."""
-    return rng.choice([_value, _value, _name, _run_id, _option, _toml, _toml, _notebook])(
-        rng, world
-    )
+    kinds = [_value, _value, _name, _run_id, _option, _toml, _toml, _notebook, _measure]
+    return rng.choice(kinds)(rng, world)
 
 
 def _value(rng: random.Random, world: World) -> Case:
@@ -395,6 +422,20 @@ def _option(rng: random.Random, world: World) -> Case:
     if words[0] == "--from":
         base = ("run", "01", "--run-id", "fuzz")
     return Case([*base, *words], f"option {words!r:.80}", True)
+
+
+def _measure(rng: random.Random, world: World) -> Case:
+    words = rng.choice(
+        [
+            [rng.choice(["statistic", "all", *NASTY])],
+            ["--processes", rng.choice(["3", "1024", "0", "1025", "two", ""])],
+            ["--run-id", rng.choice(["reference", "", "../x", "x" * 300])],
+            ["-p", "pair__student=" + rng.choice(["/tmp", "nobody/nothing", "lab:judge", "~a"])],
+            ["-p", rng.choice(["stage1__max_new_tokens=5000", "evaluation__engine=vllm"])],
+            ["-p", rng.choice(["pair__gguf_file=a.gguf", "pair__teacher_revision=main"])],
+        ]
+    )
+    return Case(["measure", *RUN[2:], *words], f"measure {words!r:.80}", True)
 
 
 def _notebook(rng: random.Random, world: World) -> Case:
@@ -549,7 +590,8 @@ def grading(rng: random.Random, world: World) -> Case:
 
 def records(rng: random.Random, world: World) -> Case:
     """A stored run with a damaged record, manifest or table, which a command then reads."""
-    shutil.rmtree(world.home / "runs" / "hurt", ignore_errors=True)
+    run = world.home / "runs" / "hurt"
+    shutil.rmtree(run) if run.is_dir() else run.unlink(missing_ok=True)
     run = Path(shutil.copytree(world.home / "runs" / "stored", world.home / "runs" / "hurt"))
     name = rng.choice(["run.json", "run.json", "tables/t.json", "tables/t.parquet"])
     file = run / name
@@ -586,8 +628,57 @@ def records(rng: random.Random, world: World) -> Case:
     return Case(words, f"{name}: {what}", bad if read else None)
 
 
+# --- what lies where a file or a folder should ----------------------------------------------------
+
+PUT: dict[str, Callable[[Path], Any]] = {
+    "nothing": lambda path: None,
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to nothing": lambda path: path.symlink_to(path.parent / "nothing"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a pipe": os.mkfifo,
+}
+
+
+def places(rng: random.Random, world: World) -> Case:
+    """A thing of a wrong kind, or nothing, where a command looks for a file or a folder."""
+    folder = world.fresh()
+    ours = "record", "run"
+    where = rng.choice([*ours, "toml", "plugin", "notebook", "model", "home", "to", "build"])
+    name = {"toml": "a.toml", "plugin": "a_plugin.py", "notebook": "a.ipynb"}.get(where, "a")
+    path = folder / name
+    run = world.home / "runs" / "hurt"
+    shutil.rmtree(run) if run.is_dir() else run.unlink(missing_ok=True)
+    path = run if where in ours else path
+    if where == "record":
+        path.mkdir()
+        path = path / "run.json"
+    kinds = dict(PUT)
+    if where in ours:
+        kinds.pop("nothing")
+    wrong = "a file" if where in ("run", "model", "home", "to") else "a folder"
+    kinds[wrong] = Path.touch if wrong == "a file" else Path.mkdir
+    what = rng.choice([*kinds, *(["~nobody", "x" * 300] if where not in ours else [])])
+    kinds.get(what, lambda path: None)(path)
+    given = str(path) if what in kinds else what + Path(name).suffix
+    on_hurt = [["run", "01", "--run-id", "hurt"], ["measure", "--run-id", "hurt"]]
+    on_hurt += [["report", "--run", "hurt"], ["new", "a_fork", "--run-id", "hurt"]]
+    words = {
+        "record": rng.choice([*on_hurt, [*RUN[:2], "--run-id", "fuzz", "--from", "hurt"]]),
+        "run": rng.choice(on_hurt),
+        "toml": [*rng.choice([["config"], ["run", "01", "--run-id", "fuzz"]]), "--config", given],
+        "plugin": [*RUN, "-p", f"plugins=['{given}']"],
+        "notebook": ["run", given, *RUN[2:]],
+        "model": ["measure", *RUN[2:], "-p", f"pair__student={given}"],
+        "home": rng.choice([[*RUN], ["info"], ["claims", "--reference", "lab"]]),
+        "to": ["new", "a_fork", "--preset", "tiny", "--to", given],
+        "build": ["lab", "build", "--out", str(folder / "built"), "--config", given],
+    }[where]
+    home = given if where == "home" else None
+    return Case(words, f"{where}: {what[:20]}", True, home=home)
+
+
 FAMILIES: dict[str, Callable[[random.Random, World], Case]] = {
-    f.__name__: f for f in (data, command, models, grading, records)
+    f.__name__: f for f in (data, command, models, grading, records, places)
 }
 
 

@@ -32,11 +32,10 @@ def test_rockstudy_home_moves_the_runs_and_what_it_holds(
     assert paths.data_dir() == tmp_path.resolve() / "data"
 
 
-def test_a_home_that_is_no_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path / "none"))
-    with pytest.raises(
-        StudyError, match=r"ROCKSTUDY_HOME: must be an existing folder; got '.*none'"
-    ):
+@pytest.mark.parametrize("home", ["none", "a\nb", "~nobody", "x" * 300, "/dev/null"])
+def test_a_home_that_is_no_folder_is_an_error(home: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", home)
+    with pytest.raises(StudyError, match=r"^ROCKSTUDY_HOME: must be an existing folder; got '"):
         paths.runs_dir()
 
 

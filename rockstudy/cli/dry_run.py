@@ -76,7 +76,7 @@ def checks(
     ]
 
 
-def quick(config: StudyConfig) -> list[Check]:
+def quick(config: StudyConfig, processes: int = 1) -> list[Check]:
     """The checks that take seconds, without the Hub: packages, models, local prompts, batches."""
     pair = _configurations(config.pair)
     return [
@@ -84,7 +84,7 @@ def quick(config: StudyConfig) -> list[Check]:
         *_devices(config),
         *_models(config, pair, hub=False),
         *_data(config, None, hub=False),
-        *_batches(config, pair, processes=1),
+        *_batches(config, pair, processes),
     ]
 
 

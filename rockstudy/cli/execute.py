@@ -137,7 +137,10 @@ def reason(error: OSError) -> str:
     """Return what an error of the system means to the user."""
     if isinstance(error, BrokenPipeError):
         return "the output was closed before its end; what runs have stored is kept"
-    return FULL if str(error).startswith(_FULL_DISK) else _named(error)
+    if str(error).startswith(_FULL_DISK):
+        return FULL
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}" if error.strerror else _named(error)
 
 
 def _named(error: BaseException) -> str:

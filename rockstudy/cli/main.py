@@ -139,9 +139,13 @@ def measure_command(
     launcher.follow()
     base = chosen(preset, config)
     measure.check(parts or [])
-    run_id = run_id or run_name(base)
+    run_id = run_name(base) if run_id is None else run_id
+    given = fields(parameter or [])
+    running.refuse_reference(run_id)
+    if processes > 1:  # each would refuse what cannot be divided, in a line of its own
+        running.readable(runs.resolved(base, run_id, seed, given, from_run), processes)
     check = running.readable if "RANK" not in os.environ else lambda config: None
-    run = runs.open_run(base, run_id, seed, fields(parameter or []), from_run, check=check)
+    run = runs.open_run(base, run_id, seed, given, from_run, check=check)
     first = os.environ.get("RANK", "0") == "0" and processes == 1
     with running.locked(run.path) if first else contextlib.nullcontext():
         messages.release()

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,7 @@ def chosen(preset: str | None, config: Path | None) -> str | None:
         raise StudyError(f"--config: must not be given together with --preset; got {preset!r}")
     if not study_file.is_file(config.name):
         raise StudyError(f"--config: must be a file whose name ends in .toml; got {str(config)!r}")
-    return str(config.resolve())
+    return os.path.realpath(config)  # which takes a link to itself as it is
 
 
 def run_name(preset: str | None) -> str:

@@ -63,8 +63,6 @@ def assign(
     that declares it; that of a field of the configuration (``stage2__steps``) sets it for the run.
     `StudyError`: an unknown name, or a value whose type differs from the default's.
     """
-    if run_id == "reference":
-        raise StudyError("run_id: must not be 'reference', which is read and never written")
     known = {notebook: parameters(notebook) for notebook in notebooks}
     values = {n: {"run_id": run_id} if "run_id" in names else {} for n, names in known.items()}
     fields: dict[str, Any] = {}

@@ -54,7 +54,7 @@ def claims(
     if run_id is not None and reference is not None:
         raise StudyError("--reference: must not be given together with --run")
     if reference is None:
-        folder = runs.existing(run_id or "lab", "--run")
+        folder = runs.existing("lab" if run_id is None else run_id, "--run")
     else:
         folder = runs.reference_dir(reference)
         if reference not in PRESETS or not folder.is_dir():
@@ -168,7 +168,7 @@ def new(
 
     base = chosen(preset, config)
     run = run_name(base) if run_id is None else run_id
-    known = (paths.run_dir(run) / runs.RECORD).is_file()
+    known = runs.has_record(paths.run_dir(run))
     if not known:
         from_parameters(base or "lab")  # which refuses an unknown preset
     start = None if known else base

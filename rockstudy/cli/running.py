@@ -70,6 +70,7 @@ def run_study(
     NotebookError
         A notebook failed: those before it, and what it cached, are kept.
     """
+    refuse_reference(run_id)
     values, fields = parameters.assign(notebooks, run_id, given)
     run = runs.open_run(preset, run_id, seed, fields, from_run, check=readable).path
     with locked(run):
@@ -87,11 +88,17 @@ def run_study(
         return rendered(run)
 
 
-def readable(config: StudyConfig) -> None:
+def refuse_reference(run_id: str) -> None:
+    """Refuse the name of the committed reference, in which nothing is computed."""
+    if run_id == runs.REFERENCE:
+        raise StudyError("run_id: must not be 'reference', which is read and never written")
+
+
+def readable(config: StudyConfig, processes: int = 1) -> None:
     """Refuse a configuration whose models or prompts cannot be read, before it is recorded."""
     from rockstudy.cli import dry_run
 
-    for check in dry_run.quick(config):
+    for check in dry_run.quick(config, processes):
         if check.wrong:
             raise StudyError(check.wrong)
 
@@ -112,6 +119,7 @@ def check(
     """
     from rockstudy.cli import dry_run  # imports torch and transformers
 
+    refuse_reference(run_id)
     _, fields = parameters.assign(notebooks, run_id, given)
     study = runs.resolved(preset, run_id, seed, fields, from_run)
     made = dry_run.checks(study, notebooks, paths.run_dir(run_id), processes)

@@ -1,5 +1,6 @@
 """Notebooks for `rockstudy new`: the standard sections, connected to a run."""
 
+import os
 import re
 from pathlib import Path
 
@@ -117,9 +118,13 @@ def write(name: str, folder: Path, *, preset: str | None, run_id: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}", stem):
         raise StudyError(f"NAME: must be letters, digits, _ and -, at most 80; got {name!r}")
     path = folder / f"{stem}.ipynb"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise StudyError(f"--to: must be a folder; got {str(folder)!r}")
     if path.exists():
         raise StudyError(f"NAME: must not be taken; got {name!r}, and {path} exists")
-    nbformat.write(notebook(stem, preset=preset, run_id=run_id), path)
+    try:
+        nbformat.write(notebook(stem, preset=preset, run_id=run_id), path)
+    except OSError as error:
+        reason = f"got {str(folder)!r} ({error.strerror})"
+        raise StudyError(f"--to: must be a folder that can be written to; {reason}") from None
     return path

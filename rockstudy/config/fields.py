@@ -9,7 +9,7 @@ summary's numbering ("paper 1" is section 1).
 import math
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -68,7 +68,12 @@ class _Frozen(BaseModel):
     @classmethod
     def _bool_is_no_number(cls, value: Any, info: Any) -> Any:
         annotation = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and annotation in (int, float, Few | None):
+        parts = [value]
+        if isinstance(value, list | tuple):
+            parts = list(value)
+        elif isinstance(value, Mapping) and get_origin(annotation) is dict:
+            parts = list(value.values())
+        if annotation is not bool and any(isinstance(part, bool) for part in parts):
             raise PydanticCustomError("boolean", "a boolean is not a number")
         return value
 

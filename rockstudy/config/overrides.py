@@ -6,6 +6,7 @@ legal values and the value that was given.
 """
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def _from_file(path: str) -> StudyConfig:
     table = study_file.read(path)
     names = table.get("plugins")
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        table["plugins"] = list(plugins.located(names, Path(path).resolve().parent))
+        table["plugins"] = list(plugins.located(names, Path(os.path.realpath(path)).parent))
     try:
         if "preset" in table:
             base = _preset(table.pop("preset"))

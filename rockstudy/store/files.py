@@ -99,6 +99,8 @@ def put(waiting: Path, file: Path) -> None:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; `ValueError` for anything else, such as one nested too deep to read."""
+    if file.exists() and not file.is_file():  # a pipe would never end
+        raise ValueError(f"{file}: must be a file")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except RecursionError:

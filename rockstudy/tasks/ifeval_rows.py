@@ -5,7 +5,7 @@ expressions only while they grade, so everything is checked when a row is read.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rockstudy.errors import StudyError, unknown
@@ -100,7 +100,35 @@ def _text(what: str, key: str, value: Any) -> str:
     if key in PATTERNS:
         try:
             re.compile(value.strip())
+            endless = _may_never_end(re._parser.parse(value.strip()))  # type: ignore[attr-defined]
         except (re.error, OverflowError, RecursionError) as error:
             line = rows.wrong(what, "be a regular expression", value)
             raise StudyError(f"{line} ({error})") from None
+        if endless:
+            line = rows.wrong(what, "be a regular expression whose search ends", value)
+            raise StudyError(f"{line} (at most two repeats, no repeat or alternatives inside one)")
     return value
+
+
+def _may_never_end(parsed: Any) -> bool:
+    """Whether a regular expression may try a number of ways that explodes with the text.
+
+    That takes repeats inside a repeat, as in ``(a+)+$``, alternatives inside one, or many in a row.
+    """
+    inside = list(_operations(parsed, False))
+    repeats = [within for op, within in inside if "REPEAT" in op]
+    return len(repeats) > 2 or any(w and ("REPEAT" in op or op == "BRANCH") for op, w in inside)
+
+
+def _operations(parsed: Any, within: bool) -> Iterator[tuple[str, bool]]:
+    """The operations of a parsed expression, and whether each is repeated."""
+    for op, given in parsed:
+        yield str(op), within
+        repeated = within or "REPEAT" in str(op)
+        pending = [given]
+        while pending:
+            part = pending.pop()
+            if type(part).__name__ == "SubPattern":
+                yield from _operations(part, repeated)
+            elif isinstance(part, list | tuple):
+                pending.extend(part)

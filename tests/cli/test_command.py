@@ -409,6 +409,8 @@ def test_new_writes_a_notebook_that_can_be_run_and_refuses_what_is_taken(home, c
         ([""], "NAME: must be letters"),
         (["x" * 81], "NAME: must be letters"),
         (["x", "--to", "nowhere"], "--to: must be a folder"),
+        (["x", "--to", "x" * 300], "--to: must be a folder"),
+        (["x", "--to", "/proc"], "--to: must be a folder that can be written to; got '/proc'"),
         (["x", "--preset", "laab"], "preset: must be one of"),
         (["x", "--run-id", "a/b"], "run_id: must be"),
     ],
@@ -455,6 +457,7 @@ def test_claims_of_the_reference_are_those_of_the_committed_tables(claimed, call
     ("arguments", "expected"),
     [
         (["claims", "--run", "other"], "--run: must be one of mine; got 'other'"),
+        (["claims", "--run", ""], "run_id: must be"),
         (["report", "--run", "other"], "--run: must be one of mine; got 'other'"),
         (["report", "--run", "mine"], "must have executed notebooks; got 'mine'"),
         (["claims", "--reference", "laab"], "--reference: must be one of"),

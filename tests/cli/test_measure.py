@@ -221,6 +221,10 @@ def test_processes_end_with_the_command_that_started_them(tmp_path):
         (["-p", "stage2__lr=fast"], "stage2__lr: must be a number"),
         (["--run-id", "../x"], "run_id: must be"),
         (["--processes", "0"], "Invalid value for '--processes'"),
+        (["--run-id", ""], "run_id: must be"),
+        (["--run-id", "reference"], "run_id: must not be 'reference'"),
+        (["--preset", "tiny", "--processes", "3"], "stage1__prompts_per_step: its rollouts must"),
+        (["--preset", "tiny", "-p", "pair__student=nobody/nothing"], "student: must be"),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line_and_nothing_is_written(

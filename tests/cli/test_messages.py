@@ -68,7 +68,8 @@ def test_a_line_begins_below_an_open_bar(capfd):
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "a/file"), "the disk is full; free some"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), "the output was closed before its end"),
-        (PermissionError(errno.EACCES, "Permission denied", "a"), "PermissionError: [Errno 13]"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied"),
+        (OSError("no number"), "OSError: no number"),
     ],
 )
 def test_an_error_of_the_system_is_one_line_that_tells_how_to_go_on(

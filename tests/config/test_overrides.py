@@ -260,6 +260,24 @@ def test_the_tiny_preset_stays_a_matter_of_seconds():
     assert tiny.evaluation.max_new_tokens == 24
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seeds", [True]),
+        ("seeds", [0, False]),
+        ("screened", (False,)),
+        ("stage2__keep", {"early": 0.5, "late": True}),
+        ("pair__drop_every", True),
+        ("stage2__lora_rank", True),
+        ("stage2__lr", True),
+        ("stage2__engine", True),
+    ],
+)
+def test_a_boolean_is_no_number_in_a_list_or_a_mapping_either(name, value):
+    with pytest.raises(StudyError, match=rf"^{name}: must be .*; got .*(True|False)"):
+        from_parameters("tiny", **{name: value})
+
+
 def test_training_problems_of_a_file_cannot_be_evaluated():
     task = {"name": "math", "path": "m.jsonl", "n_train": 9, "n_eval": 200, "max_prompt_tokens": 64}
     given: dict[str, Any] = {"train_task": task, "benchmarks": [task]}

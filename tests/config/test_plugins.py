@@ -182,6 +182,11 @@ def test_columns_and_answers_are_properties_of_the_task(mine):
         ("no_such_module", None, "got 'no_such_module' .ModuleNotFoundError: No module named"),
         ("broken_of_test.py", "1 / 0", r"broken_of_test.py' \(ZeroDivisionError: division by zero"),
         ("broken_of_test.py", "def", r"broken_of_test.py' \(SyntaxError: "),
+        ("broken_of_test.py", "raise SystemExit(3)", r"broken_of_test.py' \(SystemExit: 3\)"),
+        ("broken_of_test.py", "class E(BaseException): 0\nraise E", r"broken_of_test.py' \(E:\)"),
+        ("x" * 300, None, "must be files or modules that can be imported; got 'xxx"),
+        ("nul\0.py", None, r"got 'nul\\x00.py' .ModuleNotFoundError"),
+        ("~nobody_of_test/mine.py", None, "~nobody_of_test/mine.py' .ModuleNotFoundError"),
         ("empty_of_test.py", "x = 1", "got 'empty_of_test', which registers nothing"),
         ("json.py", "x = 1", "must have a name that no other module has; .*'json' is .*json"),
         (
@@ -197,6 +202,12 @@ def test_a_plugin_that_is_none_is_refused_in_one_line(folder, name, source, line
     with pytest.raises(StudyError, match=line) as error:
         from_parameters("tiny", plugins=[name])
     assert str(error.value).startswith("plugins: ") and "\n" not in str(error.value)
+
+
+def test_a_plugin_that_is_a_link_to_itself_is_refused_in_one_line(folder):
+    (folder / "loop_of_test.py").symlink_to(folder / "loop_of_test.py")
+    with pytest.raises(StudyError, match="plugins: must be files or modules that can be imported"):
+        from_parameters("tiny", plugins=["loop_of_test.py"])
 
 
 def test_plugins_must_be_a_list_of_names(folder):

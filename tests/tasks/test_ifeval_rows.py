@@ -69,6 +69,18 @@ BAD = {
         asked("keywords:existence", keywords=["good", "*"]),
         "keywords must be a regular expression; got '*'",
     ),
+    "repeats in a repeat": (
+        asked("keywords:existence", keywords=["good", "(a+)+$"]),
+        "neither a repeat nor alternatives inside one; got '(a+)+$', whose search may never end",
+    ),
+    "alternatives in a repeat": (
+        asked("keywords:frequency", keyword="(a|aa)*b", relation="at least", frequency=1),
+        "nor alternatives inside one; got '(a|aa)*b'",
+    ),
+    "many repeats in a row": (
+        asked("keywords:forbidden_words", forbidden_words=["a?a?a?aaa"]),
+        "with at most two repeats",
+    ),
     "a bad separator": (
         asked("detectable_format:multiple_sections", section_spliter="[", num_sections=2),
         "section_spliter must be a regular expression; got '['",

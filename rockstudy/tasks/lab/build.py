@@ -25,6 +25,8 @@ from transformers import (
     set_seed,
 )
 
+from rockstudy.errors import StudyError, shortened
+from rockstudy.store import files
 from rockstudy.tasks.lab import instructions, maths
 from rockstudy.tasks.lab.register import STUDENT, TEACHER, Habits, write
 
@@ -159,10 +161,31 @@ def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path
     model.to(torch.bfloat16).save_pretrained(out / role)
 
 
+def _configuration(file: Path) -> dict[str, Any]:
+    """Read a configuration with the fields of `CONFIG`; numbers are positive but for the seed."""
+    try:
+        config = files.read_json(file)
+    except (OSError, ValueError) as error:
+        raise StudyError(f"--config: must be a JSON file; {error}") from None
+    for above, known in (("", CONFIG), *((n, v) for n, v in CONFIG.items() if type(v) is dict)):
+        given = config[above] if above else config
+        if not isinstance(given, dict) or given.keys() != known.keys():
+            where = f"{above}: must" if above else "must"
+            raise StudyError(f"--config: {where} have {', '.join(known)}; got {shortened(given)}")
+        for name, value in known.items():
+            one, kinds = given[name], (int,) if type(value) is int else (int, float)
+            if type(value) is not dict and (type(one) not in kinds or one < (name != "seed") / 1e9):
+                raise StudyError(f"--config: {name}: must be like {value}; got {shortened(one)}")
+    return config
+
+
 def build(out: Path, config_path: Path | None = None) -> None:
     """Build the lab into `out` from a configuration file (the shipped one when None)."""
-    config = json.loads(config_path.read_text()) if config_path else CONFIG
-    out.mkdir(parents=True, exist_ok=True)
+    config = _configuration(config_path) if config_path else CONFIG
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"--out: must be a folder; got {str(out)!r} ({error.strerror})") from None
     tokenizer = build_tokenizer(config)
     tokenizer.save_pretrained(out / "tokenizer")
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
