@@ -60,7 +60,7 @@ def _disk_error(error: BaseException | None) -> str | None:
         return os.strerror(number) + (f"; {_AGAIN}" if number in _FULL else "")
     if not isinstance(error, RuntimeError) or not any(text in str(error) for text in _TORCH):
         return None
-    return _disk_error(error.__context__) or f"torch wrote a part of it, as on a full disk; {_AGAIN}"
+    return _disk_error(error.__context__) or f"torch wrote only a part; {_AGAIN}"
 
 
 @contextlib.contextmanager
