@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _DISK = "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO EISDIR ENOTDIR".split()
 _CODES = [getattr(errno, name) for name in _DISK]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_AGAIN = "free some space and run again, what is stored is kept"
 _TORCH = ("PytorchStreamWriter", "unexpected pos")  # how torch.save reports a short write
 
 
@@ -55,10 +57,10 @@ def _disk_error(error: BaseException | None) -> str | None:
     told = re.search(r"\(os error (\d+)\)", str(error))
     number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
     if number in _CODES:
-        return os.strerror(number)
+        return os.strerror(number) + (f"; {_AGAIN}" if number in _FULL else "")
     if not isinstance(error, RuntimeError) or not any(text in str(error) for text in _TORCH):
         return None
-    return _disk_error(error.__context__) or "torch wrote a part of it; the disk may be full"
+    return _disk_error(error.__context__) or f"torch wrote only a part; {_AGAIN}"
 
 
 @contextlib.contextmanager

@@ -326,6 +326,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     monkeypatch.setattr(files.pq, "write_table", full)
     with pytest.raises(StudyError, match=r"t\.parquet: cannot be written, No space left") as caught:
         cache.save(tmp_path / "t", frame.head(1), config={})
+    assert str(caught.value).endswith("; free some space and run again, what is stored is kept")
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == {"t.parquet", "t.json"}
     assert cache.load_manifest(tmp_path / "t") == before

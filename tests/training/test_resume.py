@@ -216,6 +216,7 @@ def test_a_disk_that_fills_while_torch_saves_the_optimiser_is_one_line(
         patch.setattr(torch, "save", full)
         with pytest.raises(StudyError) as caught:
             stages.train(run, "stage2", seed=0)
-    words = "No space left on device" if cause else "torch wrote a part of it; the disk may be full"
-    assert str(caught.value) == f"{partial.with_suffix('')}: cannot be written, {words}"
+    words = "No space left on device" if cause else "torch wrote only a part"
+    again = "free some space and run again, what is stored is kept"
+    assert str(caught.value) == f"{partial.with_suffix('')}: cannot be written, {words}; {again}"
     assert stages.train(run, "stage2", seed=0).hash == stopped.hash
