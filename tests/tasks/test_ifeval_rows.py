@@ -71,15 +71,15 @@ BAD = {
     ),
     "repeats in a repeat": (
         asked("keywords:existence", keywords=["good", "(a+)+$"]),
-        "neither a repeat nor alternatives inside one; got '(a+)+$', whose search may never end",
+        "whose search ends; got '(a+)+$' (at most two repeats, no repeat or alternatives in",
     ),
     "alternatives in a repeat": (
         asked("keywords:frequency", keyword="(a|aa)*b", relation="at least", frequency=1),
-        "nor alternatives inside one; got '(a|aa)*b'",
+        "whose search ends; got '(a|aa)*b'",
     ),
     "many repeats in a row": (
         asked("keywords:forbidden_words", forbidden_words=["a?a?a?aaa"]),
-        "with at most two repeats",
+        "got 'a?a?a?aaa' (at most two repeats",
     ),
     "a bad separator": (
         asked("detectable_format:multiple_sections", section_spliter="[", num_sections=2),
