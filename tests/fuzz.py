@@ -430,7 +430,7 @@ def _measure(rng: random.Random, world: World) -> Case:
             [rng.choice(["statistic", "all", *NASTY])],
             ["--processes", rng.choice(["3", "1024", "0", "1025", "two", ""])],
             ["--run-id", rng.choice(["reference", "", "../x", "x" * 300])],
-            ["-p", "pair__student=" + rng.choice(["/tmp", "nobody/nothing", "lab:judge", "~a"])],
+            ["-p", "pair__student=" + rng.choice(["/tmp", "./nothing", "lab:judge", "~a"])],
             ["-p", rng.choice(["stage1__max_new_tokens=5000", "evaluation__engine=vllm"])],
             ["-p", rng.choice(["pair__gguf_file=a.gguf", "pair__teacher_revision=main"])],
         ]

@@ -26,6 +26,22 @@ DEAD = {
     "CellTimeoutError": "the cell took longer than --timeout allows",
 }
 
+# ipykernel ends with its parent, but for one that is killed while the kernel starts: where orphans
+# go to a process other than the first (systemd --user), such a kernel would wait for ever.
+KERNEL = """
+import os, runpy, threading, time
+
+def follow(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+if os.name == "posix":
+    parent = int(os.environ["JPY_PARENT_PID"])
+    threading.Thread(target=follow, args=(parent,), daemon=True).start()
+runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
+"""
+
 
 class NotebookError(RuntimeError):
     """A notebook that failed: one line with its name, the cell and the cause."""
@@ -101,7 +117,7 @@ def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
     python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     settings = {"PYTHONPATH": python_path, **environment}
     spec = KernelSpec(
-        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        argv=[sys.executable, "-c", KERNEL, "-f", "{connection_file}"],
         display_name="Python 3",
         language="python",
         env={name: value.replace("$", "$$") for name, value in settings.items()},

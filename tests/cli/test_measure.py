@@ -224,7 +224,7 @@ def test_processes_end_with_the_command_that_started_them(tmp_path):
         (["--run-id", ""], "run_id: must be"),
         (["--run-id", "reference"], "run_id: must not be 'reference'"),
         (["--preset", "tiny", "--processes", "3"], "stage1__prompts_per_step: its rollouts must"),
-        (["--preset", "tiny", "-p", "pair__student=nobody/nothing"], "student: must be"),
+        (["--preset", "tiny", "-p", "pair__student=./nothing"], "student: must be"),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line_and_nothing_is_written(
