@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 import rockstudy
 from rockstudy import paths, runs
-from rockstudy.cli import config_commands, execute, messages, run_commands, running
+from rockstudy.cli import config_commands, execute, messages, parameters, run_commands, running
 from rockstudy.cli.execute import NotebookError
 from rockstudy.cli.options import (
     ConfigFile,
@@ -97,18 +97,16 @@ def run_command(
 
     What has been computed is only read, and what was interrupted continues where it stopped.
     """
-    found = running.find(notebooks or [], paths.notebooks_dir())
+    files = running.find(notebooks or [], paths.notebooks_dir())
     base = chosen(preset, config)
-    asked: dict[str, Any] = {
-        "preset": base,
-        "run_id": run_name(base) if run_id is None else run_id,
-        "seed": seed,
-        "given": [pair(text) for text in parameter or []],
-        "from_run": from_run,
-    }
+    run_id = run_name(base, run_id)
+    values, given = parameters.assign(files, run_id, [pair(text) for text in parameter or []])
+    asked = (base, run_id, seed, given, from_run)
     if dry_run:
-        raise typer.Exit(running.check(found, **asked, processes=processes))
-    print(running.run_study(found, **asked, timeout=timeout))
+        study = runs.resolved(*asked)
+        raise typer.Exit(running.check(files, study, paths.run_dir(run_id), processes))
+    run = runs.open_run(*asked, check=running.readable)
+    print(running.run_study(files, values, run.path, timeout))
 
 
 @app.command("measure")
@@ -139,7 +137,7 @@ def measure_command(
     launcher.follow()
     base = chosen(preset, config)
     measure.check(parts or [])
-    run_id = run_id or run_name(base)
+    run_id = run_name(base, run_id)
     check = running.readable if "RANK" not in os.environ else lambda config: None
     run = runs.open_run(base, run_id, seed, fields(parameter or []), from_run, check=check)
     first = os.environ.get("RANK", "0") == "0" and processes == 1

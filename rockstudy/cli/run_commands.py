@@ -167,7 +167,7 @@ def new(
     from rockstudy.cli import scaffold
 
     base = chosen(preset, config)
-    run = run_name(base) if run_id is None else run_id
+    run = run_name(base, run_id)
     known = (paths.run_dir(run) / runs.RECORD).is_file()
     if not known:
         from_parameters(base or "lab")  # which refuses an unknown preset
