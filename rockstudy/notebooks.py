@@ -21,6 +21,7 @@ from rockstudy.errors import StudyError, shortened, unknown
 INJECTED = "# Parameters\n"  # papermill's comment above the cell that it adds
 OPTIONAL = {"preset": str, "seed": int, "from_run": str}  # whose default is None
 KINDS = ("int", "float", "str", "bool", "list", "tuple", "dict")
+FITTING = {float: int, list: tuple, tuple: list}  # the other type whose values fit
 INFINITE = (float("inf"), float("-inf"))
 
 
@@ -40,15 +41,12 @@ class Parameter:
         kind = self.kind
         if kind is None or (value is None and self.default is None):
             return value
-        if (kind is float and type(value) is int) or (
-            kind in (list, tuple) and isinstance(value, list | tuple)
-        ):
+        if type(value) is FITTING.get(kind):
             value = kind(value)
         if type(value) is not kind or value in INFINITE:
             words = {int: "an integer", str: "text"}.get(kind, f"a {kind.__name__}")
-            default = shortened(self.default)
-            got = shortened(value)
-            raise StudyError(f"{field}: must be {words} like the default {default}; got {got}")
+            like = f"like the default {shortened(self.default)}; got {shortened(value)}"
+            raise StudyError(f"{field}: must be {words} {like}")
         return value
 
 
@@ -133,7 +131,8 @@ def check_injected() -> None:
 
     `StudyError` names the first such value, with what is legal.
     """
-    cells = _shell().user_ns.get("In", []) if _shell() is not None else []
+    shell = _shell()
+    cells = [] if shell is None else shell.user_ns.get("In", [])
     places = [i for i, cell in enumerate(cells) if cell.startswith(INJECTED)]
     if not places or places[-1] == 0:
         return

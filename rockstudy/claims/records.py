@@ -35,27 +35,16 @@ def claims(
     *,
     inputs: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Check a notebook's claims, store them with the run, and return them as a table.
+    """Check a notebook's claims, store them as ``claims/<notebook>``, and return them as a table.
 
-    Parameters
-    ----------
-    run
-        The run (`rockstudy.runs.open_run`); a reference is not written to.
-    notebook
-        The notebook's name: the table is ``claims/<notebook>``.
-    rows
-        As `rockstudy.claims.verdicts` makes them: ``claim`` (an id), ``statement`` (in our words),
-        ``locator`` (in the paper), ``verdict``; optionally ``reason`` (the verdict's rule, required
-        with ``not run``), ``headline`` (whether a short table shows it), ``paper`` (its number),
-        and ``measured``, an `intervals.Estimate`, or its value, lo, hi, unit and n by name.
-    inputs
-        Hashes of the artefacts that the numbers come from.
+    A reference is not written to. `rows` are as `rockstudy.claims.verdicts` makes them: ``claim``
+    (an id), ``statement`` (in our words), ``locator`` (in the paper), ``verdict``; optionally
+    ``reason`` (the verdict's rule, required with ``not run``), ``headline`` (whether a short table
+    shows it), ``paper`` (its number), and ``measured``, an `intervals.Estimate`, or its value, lo,
+    hi, unit and n by name. `inputs` are hashes of the artefacts that the numbers come from.
 
-    Raises
-    ------
-    StudyError
-        A missing or unknown column, an unknown verdict, a claim twice, a verdict without a number,
-        ``not run`` without a reason.
+    `StudyError`: a missing or unknown column, an unknown verdict, a claim twice, a verdict without
+    a number, ``not run`` without a reason.
     """
     table = _claim_table([_claim(row, number) for number, row in enumerate(rows, start=1)])
     repeated = table.claim[table.claim.duplicated()]
@@ -84,20 +73,14 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         )
     given = {name: value for name, value in given.items() if not pd.isna(value)}
     claim = ABSENT | {"headline": False} | given
-    if claim["verdict"] not in VERDICTS:
-        raise StudyError(
-            f"verdict: must be one of {', '.join(VERDICTS)}; got {claim['verdict']!r} "
-            f"for the claim {claim['claim']!r}"
-        )
-    if claim["verdict"] != "not run" and pd.isna(claim["value"]):
-        raise StudyError(
-            f"value: a claim without a measured number must have the verdict 'not run'; "
-            f"got {claim['verdict']!r} for the claim {claim['claim']!r}"
-        )
-    if claim["verdict"] == "not run" and not claim["reason"]:
-        raise StudyError(
-            f"reason: a claim that was not run must say why; got none for {claim['claim']!r}"
-        )
+    verdict, of = claim["verdict"], f"for the claim {claim['claim']!r}"
+    if verdict not in VERDICTS:
+        raise StudyError(f"verdict: must be one of {', '.join(VERDICTS)}; got {verdict!r} {of}")
+    if verdict != "not run" and pd.isna(claim["value"]):
+        legal = "a number, or else the verdict 'not run'"
+        raise StudyError(f"value: must be {legal}; got {verdict!r} without one {of}")
+    if verdict == "not run" and not claim["reason"]:
+        raise StudyError(f"reason: must be given with the verdict 'not run'; got none {of}")
     return claim
 
 
@@ -121,10 +104,9 @@ def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
     files = [f for end in ("json", "parquet") for f in (folder / "claims").glob(f"*.{end}")]
     stored = list({file.with_suffix("") for file in files})  # one without the other is damaged
     stored.sort(key=lambda path: paths.notebook_order(path.name))
-    tables = []
+    tables = [_claim_table([])]
     for path in stored:
         if before is None or paths.notebook_order(path.name) < paths.notebook_order(before):
             table = _claim_table(cache.load(path))
             tables.append(table.assign(notebook=table.notebook.replace("", path.name)))
-    tables = [table for table in tables if len(table)]
-    return pd.concat(tables, ignore_index=True) if tables else _claim_table([])
+    return pd.concat(tables, ignore_index=True)

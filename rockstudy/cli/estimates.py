@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from rockstudy.cli.dimensions import Dimensions
 from rockstudy.config.fields import EvalConfig, StageConfig, StudyConfig
+from rockstudy.selective import arms
 
 TRAINING = 0.4  # ours: share of peak FLOPs in training and in scoring given tokens
 READING = 0.5  # ours: share of peak bandwidth in decoding
@@ -87,15 +88,11 @@ def training_state(
     gradients and moments.
     """
     adapters = 0 if lora_rank is None else student.adapters(lora_rank)
-    whole = student.parameters + adapters
-    trained = adapters or whole
+    weights = 4 * (student.parameters + adapters) / shards
+    gradients = 4 * adapters / shards or weights
     working = student.parameters if shards == 1 else _gathered(student)
-    return {
-        "weights": 4 * whole / shards,
-        "gradients": 4 * trained / shards,
-        "moments": 8 * trained / shards,
-        "bf16": 2 * (working + adapters),
-    }
+    sizes = {"weights": weights, "gradients": gradients, "moments": 2 * gradients}
+    return sizes | {"bf16": 2 * (working + adapters)}
 
 
 def teacher_bytes(teacher: Dimensions, shards: int) -> float:
@@ -182,18 +179,16 @@ def sampling(
     vLLM decodes as many rows at a time as fit into its share of the free memory, and the models on
     the device wait in the machine's memory.
     """
-    if how.engine == "vllm":
-        beside = 0.0
     completions = -(-prompts // processes) * how.samples
-    length = max_prompt_tokens + how.max_new_tokens
-    weights, row = 2 * model.parameters, model.cache(1, length)
-    room = ENGINE_SHARE * (device.memory - beside) - weights
-    most = how.batch_size if how.engine == "transformers" else max(1, int(room // row))
-    rows = min(most, completions)
-    seconds = decoding(model, rows, max_prompt_tokens, how.max_new_tokens, device)
-    parts = {"weights": weights, "rollouts": rows * row, "beside": beside}
+    row = model.cache(1, max_prompt_tokens + how.max_new_tokens)
+    parts = {"weights": 2 * model.parameters, "rollouts": 0, "beside": beside}
+    most = how.batch_size
     if how.engine == "vllm":
-        parts["left free"] = (1 - ENGINE_SHARE) * max(0.0, device.memory - beside)
+        most = max(1, int((ENGINE_SHARE * device.memory - parts["weights"]) // row))
+        parts |= {"beside": 0.0, "left free": (1 - ENGINE_SHARE) * device.memory}
+    rows = min(most, completions)
+    parts["rollouts"] = rows * row
+    seconds = decoding(model, rows, max_prompt_tokens, how.max_new_tokens, device)
     return Cost(name, parts, completions / rows * seconds / 3600)
 
 
@@ -201,49 +196,42 @@ def stages(
     config: StudyConfig, pair: ModelPair, processes: int = 1, device: Device = STATED
 ) -> list[Cost]:
     """Cost every stage of a study in order, each on all processes (`rockstudy.cli.measure`)."""
-    student, teacher = (2 * model.parameters for model in (pair.student, pair.teacher))
+    student, teacher = (2 * model.parameters for model in pair)
     task, stage1, alone = config.train_task, config.stage1, processes == 1
     elsewhere = config.pair.teacher_device == "next"
-    common = {"max_prompt_tokens": task.max_prompt_tokens, "device": device}
-    common |= {"processes": processes}
+    common: dict[str, Any] = {"processes": processes, "device": device}
+    common["max_prompt_tokens"] = task.max_prompt_tokens
     made = [_loading(student, teacher, processes, elsewhere)]
     if stage1.source == "teacher":
-        how = config.evaluation.model_copy(
-            update={
-                "samples": stage1.rollouts_per_prompt,
-                "max_new_tokens": stage1.max_new_tokens,
-                "engine": stage1.engine,
-            }
-        )
+        same = {name: getattr(stage1, name) for name in ("max_new_tokens", "engine")}
+        how = config.evaluation.model_copy(update=same | {"samples": stage1.rollouts_per_prompt})
         prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)
         beside = 3 * student if alone and not elsewhere else 0
         name = "teacher's completions"
         made.append(sampling(name, how, pair.teacher, prompts, beside=beside, **common))
-    common |= {"teacher_shards": 0 if elsewhere else min(processes, NODE)}
+    shards = 0 if elsewhere else min(processes, NODE)
     for name in ("stage1", "stage2"):
-        made.append(training(name, config.stage(name), pair, **common))
+        stage = config.stage(name)
+        made.append(training(name, stage, pair, teacher_shards=shards, **common))
     n = sum(min(task.n_eval, config.evaluation.n_prompts) for task in config.benchmarks)
-    longest = max(task.max_prompt_tokens for task in config.benchmarks)
-    beside = student if elsewhere else student + teacher
-    notebook = common | {"max_prompt_tokens": longest, "beside": beside}
-    del notebook["teacher_shards"]
-    name = "evaluation of a checkpoint"
-    made.append(sampling(name, config.evaluation, pair.student, n, **notebook))
-    made.append(_statistics(config.statistics, pair, notebook))
+    common["max_prompt_tokens"] = max(task.max_prompt_tokens for task in config.benchmarks)
+    common["beside"] = student if elsewhere else student + teacher
     name, how = "knockout before candidates", config.knockout
-    made.append(sampling(name, how, pair.student, how.n_prompts, **notebook))
-    return made
+    return [
+        *made,
+        sampling("evaluation of a checkpoint", config.evaluation, pair.student, n, **common),
+        _statistics(config.statistics, pair, common),
+        sampling(name, how, pair.student, how.n_prompts, **common),
+    ]
 
 
 def _loading(student: float, teacher: float, processes: int, elsewhere: bool) -> Cost:
     """The pair and the trained float32 student; with FSDP2 they are loaded on the CPU."""
-    parts = {"teacher": teacher, "student": student, "float32 student": 2 * student}
-    if elsewhere:
-        del parts["teacher"]
+    parts = {} if elsewhere else {"teacher": teacher}
+    parts |= {"student": student, "float32 student": 2 * student}
     if processes == 1:
         return Cost("loading", parts, 0.0)
-    on_node = min(processes, NODE)
-    whole = {name: on_node * size for name, size in parts.items()}
+    whole = {name: min(processes, NODE) * size for name, size in parts.items()}
     return Cost("loading, host memory of a node", whole, 0.0, host=True)
 
 
@@ -253,18 +241,10 @@ def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> C
     made = sampling("statistics", how, pair.student, how.n_prompts, **notebook)
     length = notebook["max_prompt_tokens"] + how.max_new_tokens
     tokens = how.n_prompts * how.samples * length / notebook["processes"]
-    flops = sum(model.forward_flops(tokens, length) for model in pair) + (
-        pair.student.forward_flops(tokens, length)
-    )
+    flops = sum(model.forward_flops(tokens, length) for model in (*pair, pair.student))
     checkpoints = {"checkpoints": 4 * pair.student.parameters, "pair": notebook["beside"]}
     parts = max(made.parts, checkpoints, key=lambda used: sum(used.values()))  # in turn
     return Cost(made.stage, parts, made.hours + flops / (device.flops * TRAINING) / 3600)
-
-
-def trainings(config: StudyConfig) -> int:
-    """Number of trainings of stage 2: every arm at its seeds (`arms.plan`)."""
-    few = min(config.freeze.extra_seeds, len(config.seeds))
-    return len(config.freeze.arms) * len(config.seeds) + len(config.freeze.extra) * few
 
 
 def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
@@ -274,7 +254,7 @@ def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
     than estimated), and a third one is written before the oldest of two is deleted. Token ids take
     4 bytes.
     """
-    kept = len(config.stage1.keep) + trainings(config) * len(config.stage2.keep)
+    kept = len(config.stage1.keep) + len(arms.plan(config)) * len(config.stage2.keep)
     how, first = config.evaluation, config.stage1
     graded = sum(min(task.n_eval, how.n_prompts) for task in config.benchmarks) * how.samples
     answers = first.steps * first.prompts_per_step * first.rollouts_per_prompt

@@ -109,16 +109,11 @@ def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
     )
 
     class InterpreterKernelManager(AsyncKernelManager):
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            return spec
-
-        def __init__(self, **settings: Any) -> None:
-            # encrypted, since other users of the machine can reach the kernel's TCP ports
-            super().__init__(transport_encryption="auto", **settings)
+        kernel_spec = spec  # pyright: ignore
 
         async def start_kernel(self, **settings: Any) -> None:
-            await super().start_kernel(stderr=stderr, **settings)
+            # encrypted, since other users of the machine can reach the kernel's TCP ports
+            await super().start_kernel(stderr=stderr, transport_encryption="auto", **settings)
 
     return InterpreterKernelManager
 

@@ -46,8 +46,8 @@ lab = typer.Typer(help="The lab's tokenizer and pair of models.")
 app.add_typer(lab, name="lab")
 app.command("config")(config_commands.config_command)
 app.command("fields")(config_commands.fields_command)
-
-run_commands.register(app)
+for command in run_commands.COMMANDS:
+    app.command(command.__name__)(command)
 
 
 def _print_version(asked: bool) -> None:

@@ -38,9 +38,8 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
 
 def cast(parameter: Parameter, text: str) -> Any:
     """Return the value of ``text`` in the type of the default; `StudyError` if it has none."""
-    if parameter.kind is str:
-        return text
-    return parameter.fitted(literal(text), f"-p {parameter.name}")
+    value = text if parameter.kind is str else literal(text)
+    return parameter.fitted(value, f"-p {parameter.name}")
 
 
 def literal(text: str) -> Any:

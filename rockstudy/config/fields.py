@@ -43,10 +43,11 @@ def _registered(registry: Registry) -> BeforeValidator:
     """Refuse an unknown name with the registry's own line."""
 
     def check(name: Any) -> Any:
-        complaint = registry.complaint(name)
-        if complaint:
-            raise PydanticCustomError("unknown_name", "{complaint}", {"complaint": complaint})
-        return name
+        try:
+            return registry.check(name)
+        except StudyError as error:
+            about = {"complaint": str(error).removeprefix(f"{registry.what}: ")}
+            raise PydanticCustomError("unknown_name", "{complaint}", about) from None
 
     return BeforeValidator(check)
 
@@ -339,13 +340,12 @@ class StudyConfig(_Frozen):
     def _plugins_come_first(cls, data: Any) -> Any:
         """Import plugins before checking other fields, which may use their names."""
         names = data.get("plugins") if isinstance(data, Mapping) else None
-        if not isinstance(names, list | tuple) or len(names) > MOST:
+        listed = isinstance(names, list | tuple) and len(names) <= MOST
+        if not listed or not all(isinstance(name, str) for name in names):
             return data
-        if not all(isinstance(name, str) for name in names):
-            return data
-        found = plugins.located(names, Path.cwd())
-        plugins.load(found)
-        return {**data, "plugins": found}
+        places = plugins.located(names, Path.cwd())
+        plugins.load(places)
+        return {**data, "plugins": places}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Import plugins in a process that receives the configuration from a different one."""

@@ -213,14 +213,9 @@ def alternatives(notebook: nbformat.NotebookNode) -> list[str]:
 
 def images(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
     """Return the figures in a notebook's outputs in order, each as (suffix, data as stored)."""
-    found = []
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            kind = next((kind for kind in IMAGE_TYPES if kind in data), None)
-            if kind:
-                found.append((IMAGE_TYPES[kind], data[kind]))
-    return found
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    kinds = [next((k for k in IMAGE_TYPES if k in one.get("data", {})), None) for one in outputs]
+    return [(IMAGE_TYPES[k], one.data[k]) for k, one in zip(kinds, outputs, strict=True) if k]
 
 
 def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:

@@ -71,7 +71,7 @@ def test_an_unknown_name_is_one_line_with_the_legal_ones_and_a_hint(name, line):
 
 
 def test_a_help_text_is_the_first_line_of_the_docstring():
-    assert small().help() == {
+    assert {entry.name: entry.help for entry in small().entries()} == {
         "apple": "Red or green.", "pear": "", "basket-<number>": "A number of things."
     }  # fmt: skip
 
