@@ -113,50 +113,35 @@ def _kinds(node: ast.expr) -> Iterator[type | None]:
             yield None
 
 
-def errors_as_one_line() -> None:
-    """Have the kernel show a `StudyError` as its one line, without a traceback."""
-    shell = _shell()
-    if shell is not None:
-        shell.set_custom_exc((StudyError,), _show)
+def prepare() -> None:
+    """Make the kernel of a notebook ready, and refuse values from papermill that do not fit.
 
-
-def tables_as_they_are() -> None:
-    """Keep MathJax off all tables of pandas, in which a ``$`` is a token and no formula."""
+    A `StudyError` is then shown as its one line, without a traceback, and MathJax keeps off all
+    tables of pandas, in which a ``$`` is a token and no formula. `StudyError` names the first value
+    whose name or type the ``parameters`` cell does not have, with what is legal.
+    """
     pd.set_option("display.html.use_mathjax", False)
     pd.set_option("styler.html.mathjax", False)
-
-
-def check_injected() -> None:
-    """Refuse values from papermill whose name or type the ``parameters`` cell does not have.
-
-    `StudyError` names the first such value, with what is legal.
-    """
-    shell = _shell()
-    cells = [] if shell is None else shell.user_ns.get("In", [])
+    module = sys.modules.get("IPython")
+    shell = module and module.get_ipython()
+    if shell is None:  # outside a notebook
+        return
+    shell.set_custom_exc((StudyError,), _show)
+    cells = shell.user_ns.get("In", [])
     places = [i for i, cell in enumerate(cells) if cell.startswith(INJECTED)]
     if not places or places[-1] == 0:
         return
     known = declared(cells[places[-1] - 1])
     for name, given in declared(cells[places[-1]]).items():
         if name not in known:
-            raise StudyError(_unknown(name, list(known)))
+            example = f"rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}'"
+            more = f"; a field of the configuration goes into overrides ({example})"
+            raise StudyError(unknown(name, name, known) + more * ("__" in name))
         if given.default is not None:
             known[name].fitted(given.default, name)
-
-
-def _shell() -> Any:
-    """The kernel's shell; None outside a notebook."""
-    module = sys.modules.get("IPython")
-    return None if module is None else module.get_ipython()
 
 
 def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None) -> list:
     line = [f"{kind.__name__}: {error}"]
     shell._showtraceback(kind, error, line)
     return line
-
-
-def _unknown(name: str, legal: list[str]) -> str:
-    example = f"rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}'"
-    more = f"; a field of the configuration goes into overrides ({example})"
-    return unknown(name, name, legal) + more * ("__" in name)

@@ -44,8 +44,6 @@ class Bar(Protocol):
 def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
     """Show the progress of a ``with`` block; ``total=None`` if the end is unknown.
 
-    Notes
-    -----
     A line in the ``ROCKSTUDY_PROGRESS`` file has ``id`` (unique per bar), ``desc``, ``n``,
     ``total``, ``unit``, ``postfix`` (text by name), ``t`` (seconds since the epoch) and ``done``.
     The first and the last state are always written, others at most five times a second.

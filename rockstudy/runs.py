@@ -346,9 +346,7 @@ def open_run(
     StudyError
         A value that is not legal, that differs from the record, or that a papermill call misspells.
     """
-    notebooks.errors_as_one_line()
-    notebooks.tables_as_they_are()
-    notebooks.check_injected()
+    notebooks.prepare()
     if run_id == REFERENCE:
         return _open_reference(preset or "lab", seed, _mapping(overrides), from_run)
     config = resolved(preset, run_id, seed, overrides, from_run)

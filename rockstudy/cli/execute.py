@@ -119,28 +119,26 @@ def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
 
 
 def _cause(error: BaseException) -> str:
-    kind = type(error).__name__
+    if isinstance(error, OSError):
+        return reason(error)
+    kind, text = type(error).__name__, str(error)
     if kind == "PapermillExecutionError":
-        raised, message = error.ename, _first_line(error.evalue)  # pyright: ignore
-        if raised == "StudyError" and message:
-            return message
-        return FULL if message.startswith(_FULL_DISK) else f"{raised}: {message}".rstrip(": ")
-    return DEAD.get(kind) or (reason(error) if isinstance(error, OSError) else _named(error))
+        kind, text = error.ename, error.evalue or ""  # pyright: ignore
+    return DEAD.get(kind) or _described(kind, text)
 
 
 def reason(error: OSError) -> str:
     """Return what an error of the system means to the user."""
     if isinstance(error, BrokenPipeError):
         return "the output was closed before its end; what runs have stored is kept"
-    return FULL if str(error).startswith(_FULL_DISK) else _named(error)
+    return _described(type(error).__name__, str(error))
 
 
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_first_line(str(error))}".rstrip(": ")
-
-
-def _first_line(text: str | None) -> str:
-    return next((line.strip() for line in (text or "").splitlines() if line.strip()), "")
+def _described(kind: str, text: str) -> str:
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    if kind == "StudyError" and first:
+        return first
+    return FULL if first.startswith(_FULL_DISK) else f"{kind}: {first}".rstrip(": ")
 
 
 def _last_started(kept: Path) -> int | None:

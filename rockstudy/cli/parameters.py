@@ -30,9 +30,8 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
     cells = notebook_file.read(notebook).cells
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
-        raise StudyError(
-            f"notebook {notebook.stem}: must have one cell tagged 'parameters'; got {len(tagged)}"
-        )
+        legal = "must have one cell tagged 'parameters'"
+        raise StudyError(f"notebook {notebook.stem}: {legal}; got {len(tagged)}")
     return declared(tagged[0].source)
 
 

@@ -12,7 +12,7 @@ import typer
 from rockstudy import paths, runs
 from rockstudy.cli import running
 from rockstudy.cli.messages import say
-from rockstudy.cli.options import ConfigFile, Preset, chosen, run_name
+from rockstudy.cli.options import ConfigFile, NewRunId, Preset, chosen, run_name
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError, escaped
@@ -99,7 +99,6 @@ def _verify(run: Path) -> None:
 
 
 def _about(run: Path) -> list[str]:
-    """Lines about a run: what it changes in its preset, its notebooks, its artefacts by stage."""
     sizes = runs.artefacts(run)
     lines = [f"  {run.name}: {runs.described(run)}; last changed {runs.last_changed(run)}"]
     lines += [f"    notebooks: {', '.join(runs.notebook_states(run)) or 'none executed'}"]
@@ -143,9 +142,7 @@ def new(
     to: Annotated[Path | None, typer.Option(help="Folder; notebooks/ by default.")] = None,
     preset: Preset = None,
     config: ConfigFile = None,
-    run_id: Annotated[
-        str | None, typer.Option("--run-id", "--run", help="The run that it reads and adds to.")
-    ] = None,
+    run_id: NewRunId = None,
 ) -> None:
     """Write a fresh notebook with the standard sections, wired to a run, and print its path."""
     from rockstudy.cli import scaffold

@@ -28,9 +28,8 @@ def find(names: Sequence[str], folder: Path) -> list[Path]:
     if twice := {
         one.stem for one in chosen for two in chosen if one.stem == two.stem and one != two
     }:
-        raise StudyError(
-            f"notebook: must have different names in one run; got {twice.pop()!r} twice"
-        )
+        legal = "must have different names in one run"
+        raise StudyError(f"notebook: {legal}; got {twice.pop()!r} twice")
     return sorted(chosen, key=lambda path: notebook_order(path.stem))
 
 
@@ -117,9 +116,8 @@ def locked(run: Path) -> Iterator[None]:
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StudyError(
-                f"run_id: must not be in use; another process is running {run.name!r}"
-            ) from None
+            line = f"run_id: must not be in use; a different process is running {run.name!r}"
+            raise StudyError(line) from None
         except (ImportError, OSError):  # Windows, file systems without locks: rather than no study
             pass
         yield

@@ -210,10 +210,9 @@ class StageConfig(_Frozen):
         """
         rollouts = self.prompts_per_step * self.rollouts_per_prompt
         if rollouts % processes:
-            raise StudyError(
-                "prompts_per_step: its rollouts must divide evenly over the processes; "
-                f"got {rollouts} rollouts over {processes} processes"
-            )
+            got = f"{rollouts} rollouts over {processes} processes"
+            legal = "its rollouts must divide evenly over the processes"
+            raise StudyError(f"prompts_per_step: {legal}; got {got}")
         local = rollouts // processes
         micro = max(n for n in range(1, min(self.micro_batch, local) + 1) if local % n == 0)
         return micro, local // micro
@@ -265,8 +264,7 @@ class RockConfig(_Frozen):
     eta: Quantile = 0.1
     """minimum share of the type's other persistent occurrences in a similar context"""
     encoder: Annotated[str, _registered(ENCODERS)] = "bag"
-    """encoder of a context: its bag of token ids, their input embeddings, or a hidden
-    state"""
+    """encoder of a context: its bag of token ids, their input embeddings, or a hidden state"""
 
 
 class FreezeConfig(_Frozen):
@@ -360,10 +358,8 @@ class StudyConfig(_Frozen):
                 raise ValueError(f"{field} must be distinct, got {values}")
         last = len(self.benchmarks) - 1
         if max(self.screened, default=0) > last or len(set(self.screened)) < len(self.screened):
-            raise ValueError(
-                f"screened must be distinct places of benchmarks, 0 to {last}, "
-                f"got {list(self.screened)}"
-            )
+            legal = f"distinct places of benchmarks, 0 to {last}"
+            raise ValueError(f"screened must be {legal}, got {list(self.screened)}")
         return self
 
     @property

@@ -36,13 +36,12 @@ def load(names: Iterable[str]) -> list[ModuleType]:
     taken.
     """
     modules = [_imported(name) for name in names]
+    places = [f"{entry.module}." for registry in REGISTRIES for entry in registry.entries()]
     for module in modules:
-        if not any(_is_within(entry.module, module) for r in REGISTRIES for entry in r.entries()):
+        if not any(place.startswith(f"{module.__name__}.") for place in places):
             known = ", ".join(f"{registry.what}s" for registry in REGISTRIES)
-            raise StudyError(
-                f"plugins: must be modules that register {known}; got {module.__name__!r}, which "
-                "registers nothing"
-            )
+            got = f"{module.__name__!r}, which registers nothing"
+            raise StudyError(f"plugins: must be modules that register {known}; got {got}")
     return modules
 
 
@@ -56,16 +55,9 @@ def _imported(name: str) -> ModuleType:
         module.__rockstudy_plugin__ = True  # type: ignore[attr-defined]  # `store.code` reads it
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StudyError(
-            f"plugins: must be files or modules that can be imported; got {name!r} ({reason:.300})"
-        ) from None
+        line = f"files or modules that can be imported; got {name!r} ({reason:.300})"
+        raise StudyError(f"plugins: must be {line}") from None
     if file and Path(module.__file__ or "").resolve() != file:
-        raise StudyError(
-            f"plugins: must have a name that no other module has; got {name!r}, and "
-            f"{file.stem!r} is {module.__file__ or 'built into Python'}"
-        )
+        taken = f"{name!r}, and {file.stem!r} is {module.__file__ or 'built into Python'}"
+        raise StudyError(f"plugins: must have a name that no other module has; got {taken}")
     return module
-
-
-def _is_within(name: str, module: ModuleType) -> bool:
-    return name == module.__name__ or name.startswith(f"{module.__name__}.")

@@ -19,7 +19,6 @@ def read(notebook: Path) -> "NotebookNode":
             warnings.simplefilter("ignore")  # nbformat adds missing cell ids
             return nbformat.read(notebook, as_version=4)
     except Exception as error:  # nbformat raises many kinds of errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StudyError(
-            f"notebook: must be a Jupyter notebook; got {notebook}: {reason}"
-        ) from None
+        reason, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        line = f"notebook: must be a Jupyter notebook; got {notebook}: {reason}"
+        raise StudyError(line) from None

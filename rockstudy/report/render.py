@@ -18,7 +18,6 @@ OVERVIEW = "09_report"  # the report shows its first figure above the claims
 
 
 def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Facts at the top of the report: run, parameters, artefacts, code, device, versions."""
     made_with = pd.DataFrame([m.versions for m in cache.manifests(run).values()])
     versions = {name: sorted(set(made_with[name].dropna().astype(str))) for name in made_with}
     named = [f"{name} {' and '.join(those)}" for name, those in sorted(versions.items())]

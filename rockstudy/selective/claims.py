@@ -33,7 +33,6 @@ def rows(
 
 
 def _differences(table: pd.DataFrame, rng: np.random.Generator) -> Iterator[ClaimRow]:
-    """Final accuracies of the three regimes against each other."""
     for claim, arm, where, against in (
         ("freeze-keeps-accuracy", "rock-freeze", f"within {WITHIN:g} of", "baseline"),
         ("random-freeze-costs-accuracy", "random-windows", "below", "baseline"),
@@ -60,7 +59,6 @@ def _equivalent(claim: str, words: str, number: str, one: dict, **more: Any) -> 
 
 
 def _gains(table: pd.DataFrame, rng: np.random.Generator) -> Iterator[ClaimRow]:
-    """Gain of each regime over the student at the start of stage 2."""
     for arm, theirs in REGIMES.items():
         words = f"{arm} raises the accuracy over the start of stage 2."
         about = (f"gain-{arm}", words, f"accuracy-gain/{theirs}")

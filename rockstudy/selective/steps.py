@@ -72,7 +72,6 @@ def trained(run: Run, *, grade: bool = True) -> Trained:
 
 
 def _hashes(run: Run) -> dict[str, str]:
-    """The trained arms as inputs."""
     return {f"{arm.name}-s{seed}": r.hash for arm, seed, r, _ in trained(run, grade=False)}
 
 
