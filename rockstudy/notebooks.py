@@ -1,4 +1,4 @@
-"""What a notebook's kernel needs: checked parameters, errors as one line, tables as they are.
+"""Notebooks as files, and what their kernels need: checked parameters, errors as one line.
 
 papermill guesses types, only warns of unknown names, and writes its values into a cell after the
 ``parameters`` cell. Both cells are in the kernel's history when a notebook opens its run, and are
@@ -10,13 +10,18 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from rockstudy.errors import StudyError, shortened, unknown
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 INJECTED = "# Parameters\n"  # papermill's comment above the cell that it adds
 OPTIONAL = {"preset": str, "seed": int, "from_run": str}  # whose default is None
@@ -145,3 +150,17 @@ def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: A
     line = [f"{kind.__name__}: {error}"]
     shell._showtraceback(kind, error, line)
     return line
+
+
+def read(notebook: Path) -> NotebookNode:
+    """Return a notebook of format 4; `StudyError` where the file is not one."""
+    import nbformat  # builds grammars for seconds, which most commands need not wait for
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nbformat adds missing cell ids
+            return nbformat.read(notebook, as_version=4)
+    except Exception as error:  # nbformat raises many kinds of errors
+        reason, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        line = f"notebook: must be a Jupyter notebook; got {notebook}: {reason}"
+        raise StudyError(line) from None

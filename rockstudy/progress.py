@@ -50,7 +50,7 @@ def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
     """
     file = os.environ.get("ROCKSTUDY_PROGRESS")
     if file:
-        lines = _FileBar(Path(file), total, desc, unit)
+        lines = _FileBar(Path(file), desc=desc, total=total, unit=unit)
         try:
             yield lines
         finally:
@@ -69,11 +69,9 @@ def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
 class _FileBar:
     """A bar that appends its state to a file; a full disk or a missing folder stops no work."""
 
-    def __init__(self, file: Path, total: int | None, desc: str, unit: str) -> None:
-        self._file = file
-        self._fixed = {"id": f"{os.getpid()}-{next(_numbers)}", "desc": desc, "unit": unit}
-        self._total, self._n, self._last = total, 0.0, 0.0
-        self._postfix: dict[str, str] = {}
+    def __init__(self, file: Path, **fixed: Any) -> None:
+        self._file, self._n, self._last = file, 0.0, 0.0
+        self._state = {"id": f"{os.getpid()}-{next(_numbers)}", **fixed, "postfix": {}}
         self.write()
 
     def update(self, n: float = 1) -> None:
@@ -82,7 +80,7 @@ class _FileBar:
             self.write()
 
     def set_postfix(self, **values: Any) -> None:
-        self._postfix = {
+        self._state["postfix"] = {
             name: f"{value:.4g}" if isinstance(value, float) else str(value)
             for name, value in values.items()
         }
@@ -92,8 +90,7 @@ class _FileBar:
         """Append one line in a single write, so that the lines of several processes stay apart."""
         self._last = time.monotonic()
         n = int(self._n) if self._n == int(self._n) else self._n
-        state = {"n": n, "total": self._total, "postfix": self._postfix, "t": time.time()}
-        line = json.dumps(self._fixed | state | {"done": done}) + "\n"
+        line = json.dumps(self._state | {"n": n, "t": time.time(), "done": done}) + "\n"
         with contextlib.suppress(OSError), self._file.open("ab", buffering=0) as stream:
             stream.write(line.encode())
 

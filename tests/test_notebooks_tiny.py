@@ -17,7 +17,7 @@ from rockstudy.claims import records, verdicts
 from rockstudy.cli import parameters, running, scaffold
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.presets import PRESETS
-from rockstudy.report import notebook_file
+from rockstudy.notebooks import read
 from rockstudy.runs import open_run
 from rockstudy.store import cache
 
@@ -61,7 +61,7 @@ def tables(folder) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_records_its_claims(study, name):
     folder, _, _ = study
-    executed = notebook_file.read(folder / "notebooks" / f"{name}.ipynb")
+    executed = read(folder / "notebooks" / f"{name}.ipynb")
     assert executed.metadata.papermill.exception is None
     claims = cache.load(folder / "claims" / name)
     assert tuple(claims.columns) == records.CLAIM_COLUMNS
@@ -77,7 +77,7 @@ def test_a_notebook_runs_and_records_its_claims(study, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_figures_module_returns_is_shown_as_an_image(study, name):
     folder, _, _ = study
-    for cell in notebook_file.read(folder / "notebooks" / f"{name}.ipynb").cells:
+    for cell in read(folder / "notebooks" / f"{name}.ipynb").cells:
         if cell.cell_type == "code" and cell.source.strip().splitlines()[-1].startswith("figures."):
             assert any("image/png" in output.get("data", {}) for output in cell.outputs), (
                 cell.source

@@ -8,8 +8,6 @@ Memory of a training process, with P parameters of the student sharded by FSDP2 
     + the teacher, 2 bytes a parameter: whole, or in shards over a node, or elsewhere
     + the rollouts
 
-With adapters, P in gradients and moments counts theirs. Several processes load models on the CPU.
-
 Times are FLOPs over `TRAINING` of the device's peak. Decoding reads the weights and the cache of
 keys and values once per new token, or takes the time of its FLOPs, whichever is longer.
 
@@ -21,7 +19,7 @@ been measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rockstudy.cli.dimensions import Dimensions
 from rockstudy.config.fields import EvalConfig, StageConfig, StudyConfig
@@ -59,6 +57,14 @@ class ModelPair(NamedTuple):
 
     student: Dimensions
     teacher: Dimensions
+
+
+class Setting(NamedTuple):
+    """What a stage runs on: prompts up to a number of tokens, and processes with a device each."""
+
+    prompt: int
+    processes: int = 1
+    device: Device = STATED
 
 
 @dataclass(frozen=True)
@@ -111,24 +117,16 @@ def head_bytes(student: Dimensions, positions: int, shards: int = 1) -> float:
 
 
 def training(
-    name: str,
-    settings: StageConfig,
-    pair: ModelPair,
-    *,
-    max_prompt_tokens: int,
-    processes: int = 1,
-    teacher_shards: int = 1,
-    device: Device = STATED,
+    name: str, settings: StageConfig, pair: ModelPair, on: Setting, teacher_shards: int = 1
 ) -> Cost:
     """Cost one training of a stage, with its rollouts if the student samples them.
 
     FSDP2 shards the student over all processes, and the teacher, in bf16, over `teacher_shards`;
-    with 0 it has a device of its own. `StudyError` if the rollouts do not divide evenly
-    over them.
+    with 0 it has a device of its own. `StudyError` if the rollouts do not divide evenly.
     """
-    student, teacher = pair.student, pair.teacher
+    (student, teacher), (prompt, processes, device) = pair, on
     micro, _ = settings.batches(processes)
-    length = max_prompt_tokens + settings.max_new_tokens
+    length = prompt + settings.max_new_tokens
     rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
     checkpointing = settings.gradient_checkpointing
     parts = training_state(student, processes, settings.lora_rank) | {
@@ -148,7 +146,7 @@ def training(
         local, new = rollouts // processes, settings.max_new_tokens
         vllm = VLLM_SHARE * device.memory
         parts["rollouts"] = vllm if settings.engine == "vllm" else student.cache(local, length)
-        seconds += decoding(student, local, max_prompt_tokens, new, device)
+        seconds += decoding(student, local, prompt, new, device)
     return Cost(name, parts, settings.steps * seconds / 3600)
 
 
@@ -160,31 +158,23 @@ def decoding(model: Dimensions, rows: int, prompt: int, new: int, device: Device
 
 
 def sampling(
-    name: str,
-    how: EvalConfig,
-    model: Dimensions,
-    prompts: int,
-    *,
-    max_prompt_tokens: int,
-    beside: float = 0.0,
-    processes: int = 1,
-    device: Device = STATED,
+    name: str, how: EvalConfig, model: Dimensions, prompts: int, on: Setting, beside: float = 0.0
 ) -> Cost:
     """Cost completions by processes with a device each, of which `beside` bytes are taken.
 
     vLLM decodes as many rows at a time as fit into its share of the free memory, and the models on
     the device wait in the machine's memory.
     """
-    completions = -(-prompts // processes) * how.samples
-    row = model.cache(1, max_prompt_tokens + how.max_new_tokens)
+    completions = -(-prompts // on.processes) * how.samples
+    row = model.cache(1, on.prompt + how.max_new_tokens)
     parts = {"weights": 2 * model.parameters, "rollouts": 0, "beside": beside}
     most = how.batch_size
     if how.engine == "vllm":
-        most = max(1, int((ENGINE_SHARE * device.memory - parts["weights"]) // row))
-        parts |= {"beside": 0.0, "left free": (1 - ENGINE_SHARE) * device.memory}
+        most = max(1, int((ENGINE_SHARE * on.device.memory - parts["weights"]) // row))
+        parts |= {"beside": 0.0, "left free": (1 - ENGINE_SHARE) * on.device.memory}
     rows = min(most, completions)
     parts["rollouts"] = rows * row
-    seconds = decoding(model, rows, max_prompt_tokens, how.max_new_tokens, device)
+    seconds = decoding(model, rows, on.prompt, how.max_new_tokens, on.device)
     return Cost(name, parts, completions / rows * seconds / 3600)
 
 
@@ -195,29 +185,25 @@ def stages(
     student, teacher = (2 * model.parameters for model in pair)
     task, stage1, alone = config.train_task, config.stage1, processes == 1
     elsewhere = config.pair.teacher_device == "next"
-    common: dict[str, Any] = {"processes": processes, "device": device}
-    common["max_prompt_tokens"] = task.max_prompt_tokens
+    on = Setting(task.max_prompt_tokens, processes, device)
     made = [_loading(student, teacher, processes, elsewhere)]
     if stage1.source == "teacher":
         same = {name: getattr(stage1, name) for name in ("max_new_tokens", "engine")}
         how = config.evaluation.model_copy(update=same | {"samples": stage1.rollouts_per_prompt})
         prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)
         beside = 3 * student if alone and not elsewhere else 0
-        name = "teacher's completions"
-        made.append(sampling(name, how, pair.teacher, prompts, beside=beside, **common))
+        made.append(sampling("teacher's completions", how, pair.teacher, prompts, on, beside))
     shards = 0 if elsewhere else min(processes, NODE)
-    for name in ("stage1", "stage2"):
-        stage = config.stage(name)
-        made.append(training(name, stage, pair, teacher_shards=shards, **common))
+    made += [training(n, config.stage(n), pair, on, shards) for n in ("stage1", "stage2")]
     n = sum(min(task.n_eval, config.evaluation.n_prompts) for task in config.benchmarks)
-    common["max_prompt_tokens"] = max(task.max_prompt_tokens for task in config.benchmarks)
-    common["beside"] = student if elsewhere else student + teacher
-    name, how = "knockout before candidates", config.knockout
+    on = on._replace(prompt=max(task.max_prompt_tokens for task in config.benchmarks))
+    beside = student if elsewhere else student + teacher
+    name, how = "evaluation of a checkpoint", config.knockout
     return [
         *made,
-        sampling("evaluation of a checkpoint", config.evaluation, pair.student, n, **common),
-        _statistics(config.statistics, pair, common),
-        sampling(name, how, pair.student, how.n_prompts, **common),
+        sampling(name, config.evaluation, pair.student, n, on, beside),
+        _statistics(config.statistics, pair, on, beside),
+        sampling("knockout before candidates", how, pair.student, how.n_prompts, on, beside),
     ]
 
 
@@ -231,16 +217,15 @@ def _loading(student: float, teacher: float, processes: int, elsewhere: bool) ->
     return Cost("loading, host memory of a node", whole, 0.0, host=True)
 
 
-def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> Cost:
+def _statistics(how: EvalConfig, pair: ModelPair, on: Setting, beside: float) -> Cost:
     """Completions, then one pass each of the teacher and the student before and after OPD."""
-    device = notebook["device"]
-    made = sampling("statistics", how, pair.student, how.n_prompts, **notebook)
-    length = notebook["max_prompt_tokens"] + how.max_new_tokens
-    tokens = how.n_prompts * how.samples * length / notebook["processes"]
+    made = sampling("statistics", how, pair.student, how.n_prompts, on, beside)
+    length = on.prompt + how.max_new_tokens
+    tokens = how.n_prompts * how.samples * length / on.processes
     flops = sum(model.forward_flops(tokens, length) for model in (*pair, pair.student))
-    checkpoints = {"checkpoints": 4 * pair.student.parameters, "pair": notebook["beside"]}
+    checkpoints = {"checkpoints": 4 * pair.student.parameters, "pair": beside}
     parts = max(made.parts, checkpoints, key=lambda used: sum(used.values()))  # in turn
-    return Cost(made.stage, parts, made.hours + flops / (device.flops * TRAINING) / 3600)
+    return Cost(made.stage, parts, made.hours + flops / (on.device.flops * TRAINING) / 3600)
 
 
 def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:

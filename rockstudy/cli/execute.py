@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from rockstudy.errors import StudyError
+from rockstudy.notebooks import read
 from rockstudy.progress import drawn
-from rockstudy.report.notebook_file import read
 
 FULL = "the disk is full; free some space, and the same command continues from what is stored"
 _FULL_DISK = tuple(f"[Errno {code}]" for code in (errno.ENOSPC, errno.EDQUOT))
@@ -119,12 +119,11 @@ def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, OSError):
-        return reason(error)
     kind, text = type(error).__name__, str(error)
     if kind == "PapermillExecutionError":
-        kind, text = error.ename, error.evalue or ""  # pyright: ignore
-    return DEAD.get(kind) or _described(kind, text)
+        return _described(error.ename, error.evalue or "")  # pyright: ignore
+    ours = reason(error) if isinstance(error, OSError) else _described(kind, text)
+    return DEAD.get(kind, ours)
 
 
 def reason(error: OSError) -> str:

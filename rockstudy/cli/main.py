@@ -176,10 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    except NotebookError as error:
-        _stop(str(error), 1)
-    except StudyError as error:
-        _stop(str(error), 2)
+    except (NotebookError, StudyError) as error:
+        _stop(str(error), 1 if isinstance(error, NotebookError) else 2)
     except TyperException as error:
         _stop(" ".join(error.format_message().split()), error.exit_code)
     except (OSError, SystemExit) as error:
@@ -205,8 +203,7 @@ def _as_ctrl_c(ended: list[signal.Signals]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     launched = "RANK" in os.environ  # it ends with its launcher
-    names = set() if launched else {"SIGTERM", "SIGHUP"} & set(dir(signal))
-    numbers = [getattr(signal, name) for name in names]
+    numbers = [one for one in signal.Signals if one.name in ("SIGTERM", "SIGHUP") and not launched]
     ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in ours:
         signal.signal(number, end)

@@ -13,8 +13,7 @@ from typing import Any
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.names import near
 from rockstudy.errors import StudyError, unknown
-from rockstudy.notebooks import Parameter, declared
-from rockstudy.report import notebook_file
+from rockstudy.notebooks import Parameter, declared, read
 
 RESERVED = {
     "preset": "--preset",
@@ -27,7 +26,7 @@ RESERVED = {
 
 def parameters(notebook: Path) -> dict[str, Parameter]:
     """Return the parameters in the notebook's one cell with the tag ``parameters``."""
-    cells = notebook_file.read(notebook).cells
+    cells = read(notebook).cells
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         legal = "must have one cell tagged 'parameters'"

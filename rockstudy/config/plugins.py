@@ -36,7 +36,7 @@ def load(names: Iterable[str]) -> list[ModuleType]:
     taken.
     """
     modules = [_imported(name) for name in names]
-    places = [f"{entry.module}." for registry in REGISTRIES for entry in registry.entries()]
+    places = [entry.place for registry in REGISTRIES for entry in registry.entries()]
     for module in modules:
         if not any(place.startswith(f"{module.__name__}.") for place in places):
             known = ", ".join(f"{registry.what}s" for registry in REGISTRIES)

@@ -53,14 +53,10 @@ class Entry(Generic[T]):
         return tuple(part for part in parts if callable(part))
 
     @property
-    def module(self) -> str:
-        """Name of the module that defines the first function."""
-        return self.functions[0].__module__
-
-    @property
     def place(self) -> str:
         """Module and qualified name of the first function."""
-        return f"{self.module}.{self.functions[0].__qualname__}"
+        first = self.functions[0]
+        return f"{first.__module__}.{first.__qualname__}"
 
     @property
     def help(self) -> str:

@@ -9,8 +9,8 @@ from rockstudy import runs
 from rockstudy.claims import records
 from rockstudy.claims.verdicts import VERDICTS
 from rockstudy.errors import StudyError
+from rockstudy.notebooks import read
 from rockstudy.report import listing, page
-from rockstudy.report.notebook_file import read
 from rockstudy.runs import provenance
 from rockstudy.store import cache, files
 

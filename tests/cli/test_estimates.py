@@ -212,9 +212,7 @@ def pair(preset: str) -> tuple[StudyConfig, estimates.ModelPair]:
 def test_a_teacher_may_lie_whole_beside_each_process_in_shards_or_elsewhere():
     study, sizes = pair("paper")
     whole, shared, elsewhere = (
-        estimates.training(
-            "stage1", study.stage1, sizes, max_prompt_tokens=800, processes=16, teacher_shards=n
-        )
+        estimates.training("stage1", study.stage1, sizes, estimates.Setting(800, 16), n)
         for n in (1, 8, 0)
     )
     teacher = 2 * sizes.teacher.parameters
@@ -253,7 +251,7 @@ def test_processes_divide_the_hours_of_sampling():
 
 def test_hours_of_a_stage_are_its_flops_over_what_all_devices_do():
     study, sizes = pair("paper")
-    made = estimates.training("stage1", study.stage1, sizes, max_prompt_tokens=800, processes=16)
+    made = estimates.training("stage1", study.stage1, sizes, estimates.Setting(800, 16))
     length = 800 + 16_384
     student, teacher = (
         m.active + len(m.layers) * 32 * 128 * length for m in (sizes.student, sizes.teacher)
@@ -264,13 +262,13 @@ def test_hours_of_a_stage_are_its_flops_over_what_all_devices_do():
 
 def test_vllm_takes_the_rows_that_it_has_room_for_and_says_where_there_is_none():
     study, sizes = pair("qwen3")
-    given = {"prompts": 500, "max_prompt_tokens": 800}
-    made = estimates.sampling("x", study.evaluation, sizes.student, **given)
+    about = ("x", study.evaluation, sizes.student, 500)
+    made = estimates.sampling(*about, estimates.Setting(800))
     row = 2 * 2 * 28 * 8 * 128 * 2848
     assert made.parts["rollouts"] == int((72e9 - 2 * 596_049_920) // row) * row
     assert made.memory <= 80e9
     small = estimates.Device("small", 1.25e9, 1e12, 1e12)
-    crowded = estimates.sampling("x", study.evaluation, sizes.student, device=small, **given)
+    crowded = estimates.sampling(*about, estimates.Setting(800, device=small))
     assert crowded.parts["rollouts"] == row
     assert crowded.memory > small.memory
 
