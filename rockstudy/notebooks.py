@@ -1,4 +1,4 @@
-"""What a notebook's kernel needs: checked parameters, errors as one line, tables as they are.
+"""Notebooks as files, and what their kernels need: checked parameters, errors as one line.
 
 papermill guesses types, only warns of unknown names, and writes its values into a cell after the
 ``parameters`` cell. Both cells are in the kernel's history when a notebook opens its run, and are
@@ -10,17 +10,23 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from rockstudy.errors import StudyError, shortened, unknown
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 INJECTED = "# Parameters\n"  # papermill's comment above the cell that it adds
 OPTIONAL = {"preset": str, "seed": int, "from_run": str}  # whose default is None
 KINDS = ("int", "float", "str", "bool", "list", "tuple", "dict")
+FITTING = {float: int, list: tuple, tuple: list}  # the other type whose values fit
 INFINITE = (float("inf"), float("-inf"))
 
 
@@ -40,15 +46,12 @@ class Parameter:
         kind = self.kind
         if kind is None or (value is None and self.default is None):
             return value
-        if (kind is float and type(value) is int) or (
-            kind in (list, tuple) and isinstance(value, list | tuple)
-        ):
+        if type(value) is FITTING.get(kind):
             value = kind(value)
         if type(value) is not kind or value in INFINITE:
             words = {int: "an integer", str: "text"}.get(kind, f"a {kind.__name__}")
-            default = shortened(self.default)
-            got = shortened(value)
-            raise StudyError(f"{field}: must be {words} like the default {default}; got {got}")
+            like = f"like the default {shortened(self.default)}; got {shortened(value)}"
+            raise StudyError(f"{field}: must be {words} {like}")
         return value
 
 
@@ -115,40 +118,32 @@ def _kinds(node: ast.expr) -> Iterator[type | None]:
             yield None
 
 
-def errors_as_one_line() -> None:
-    """Have the kernel show a `StudyError` as its one line, without a traceback."""
-    shell = _shell()
-    if shell is not None:
-        shell.set_custom_exc((StudyError,), _show)
+def prepare() -> None:
+    """Make the kernel of a notebook ready, and refuse values from papermill that do not fit.
 
-
-def tables_as_they_are() -> None:
-    """Keep MathJax off all tables of pandas, in which a ``$`` is a token and no formula."""
+    A `StudyError` is then shown as its one line, without a traceback, and MathJax keeps off all
+    tables of pandas, in which a ``$`` is a token and no formula. `StudyError` names the first value
+    whose name or type the ``parameters`` cell does not have, with what is legal.
+    """
     pd.set_option("display.html.use_mathjax", False)
     pd.set_option("styler.html.mathjax", False)
-
-
-def check_injected() -> None:
-    """Refuse values from papermill whose name or type the ``parameters`` cell does not have.
-
-    `StudyError` names the first such value, with what is legal.
-    """
-    cells = _shell().user_ns.get("In", []) if _shell() is not None else []
+    module = sys.modules.get("IPython")
+    shell = module and module.get_ipython()
+    if shell is None:  # outside a notebook
+        return
+    shell.set_custom_exc((StudyError,), _show)
+    cells = shell.user_ns.get("In", [])
     places = [i for i, cell in enumerate(cells) if cell.startswith(INJECTED)]
     if not places or places[-1] == 0:
         return
     known = declared(cells[places[-1] - 1])
     for name, given in declared(cells[places[-1]]).items():
         if name not in known:
-            raise StudyError(_unknown(name, list(known)))
+            example = f"rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}'"
+            more = f"; a field of the configuration goes into overrides ({example})"
+            raise StudyError(unknown(name, name, known) + more * ("__" in name))
         if given.default is not None:
             known[name].fitted(given.default, name)
-
-
-def _shell() -> Any:
-    """The kernel's shell; None outside a notebook."""
-    module = sys.modules.get("IPython")
-    return None if module is None else module.get_ipython()
 
 
 def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None) -> list:
@@ -157,7 +152,15 @@ def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: A
     return line
 
 
-def _unknown(name: str, legal: list[str]) -> str:
-    example = f"rockstudy run -p {name} VALUE; papermill -y 'overrides: {{{name}: ...}}'"
-    more = f"; a field of the configuration goes into overrides ({example})"
-    return unknown(name, name, legal) + more * ("__" in name)
+def read(notebook: Path) -> NotebookNode:
+    """Return a notebook of format 4; `StudyError` where the file is not one."""
+    import nbformat  # builds grammars for seconds, which most commands need not wait for
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nbformat adds missing cell ids
+            return nbformat.read(notebook, as_version=4)
+    except Exception as error:  # nbformat raises many kinds of errors
+        reason, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        line = f"notebook: must be a Jupyter notebook; got {notebook}: {reason}"
+        raise StudyError(line) from None

@@ -44,15 +44,13 @@ class Bar(Protocol):
 def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
     """Show the progress of a ``with`` block; ``total=None`` if the end is unknown.
 
-    Notes
-    -----
     A line in the ``ROCKSTUDY_PROGRESS`` file has ``id`` (unique per bar), ``desc``, ``n``,
     ``total``, ``unit``, ``postfix`` (text by name), ``t`` (seconds since the epoch) and ``done``.
     The first and the last state are always written, others at most five times a second.
     """
     file = os.environ.get("ROCKSTUDY_PROGRESS")
     if file:
-        lines = _FileBar(Path(file), total, desc, unit)
+        lines = _FileBar(Path(file), desc=desc, total=total, unit=unit)
         try:
             yield lines
         finally:
@@ -71,11 +69,9 @@ def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
 class _FileBar:
     """A bar that appends its state to a file; a full disk or a missing folder stops no work."""
 
-    def __init__(self, file: Path, total: int | None, desc: str, unit: str) -> None:
-        self._file = file
-        self._fixed = {"id": f"{os.getpid()}-{next(_numbers)}", "desc": desc, "unit": unit}
-        self._total, self._n, self._last = total, 0.0, 0.0
-        self._postfix: dict[str, str] = {}
+    def __init__(self, file: Path, **fixed: Any) -> None:
+        self._file, self._n, self._last = file, 0.0, 0.0
+        self._state = {"id": f"{os.getpid()}-{next(_numbers)}", **fixed, "postfix": {}}
         self.write()
 
     def update(self, n: float = 1) -> None:
@@ -84,7 +80,7 @@ class _FileBar:
             self.write()
 
     def set_postfix(self, **values: Any) -> None:
-        self._postfix = {
+        self._state["postfix"] = {
             name: f"{value:.4g}" if isinstance(value, float) else str(value)
             for name, value in values.items()
         }
@@ -94,8 +90,7 @@ class _FileBar:
         """Append one line in a single write, so that the lines of several processes stay apart."""
         self._last = time.monotonic()
         n = int(self._n) if self._n == int(self._n) else self._n
-        state = {"n": n, "total": self._total, "postfix": self._postfix, "t": time.time()}
-        line = json.dumps(self._fixed | state | {"done": done}) + "\n"
+        line = json.dumps(self._state | {"n": n, "t": time.time(), "done": done}) + "\n"
         with contextlib.suppress(OSError), self._file.open("ab", buffering=0) as stream:
             stream.write(line.encode())
 

@@ -292,9 +292,7 @@ def open_run(
     `StudyError`: a value that is not legal, that differs from the record, or that a papermill call
     misspells.
     """
-    notebooks.errors_as_one_line()
-    notebooks.tables_as_they_are()
-    notebooks.check_injected()
+    notebooks.prepare()
     if run_id == REFERENCE:
         return _open_reference(preset or "lab", _given(seed, overrides), from_run)
     config = resolved(preset, run_id, seed, overrides, from_run)

@@ -12,7 +12,7 @@ import pytest
 
 from rockstudy import paths
 from rockstudy.cli import parameters, scaffold
-from rockstudy.report import notebook_file
+from rockstudy.notebooks import read
 
 COMMITTED = sorted(paths.notebooks_dir().glob("*.ipynb"))
 MOST_CELLS, MOST_LINES, MOST_PARAMETERS = 25, 10, 8  # the design's section 7; 3 and a handful
@@ -28,7 +28,7 @@ def path(request, tmp_path):
 
 @pytest.fixture
 def notebook(path):
-    return notebook_file.read(path)
+    return read(path)
 
 
 def code(notebook) -> list[str]:

@@ -14,10 +14,11 @@ import pytest
 
 from rockstudy import paths
 from rockstudy.claims import records, verdicts
-from rockstudy.cli import running, scaffold
+from rockstudy.cli import parameters, running, scaffold
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.presets import PRESETS
-from rockstudy.report import notebook_file
+from rockstudy.notebooks import read
+from rockstudy.runs import open_run
 from rockstudy.store import cache
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,11 @@ def _python_path() -> list[str]:
     return [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
 
 
+def run_study(notebooks):
+    values, _ = parameters.assign(notebooks, "tiny")
+    return running.run_study(notebooks, values, open_run("tiny", "tiny").path)
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """The folder of one run of all notebooks and a fresh fork, and the report's path."""
@@ -43,7 +49,7 @@ def study(tmp_path_factory):
         patch.setenv("PYTHONPATH", os.pathsep.join([str(RECORDER), *_python_path()]))
         fork = scaffold.write("fresh", home, preset="tiny", run_id="tiny")
         notebooks = [*NUMBERED, fork]
-        page = running.run_study(notebooks, preset="tiny", run_id="tiny")
+        page = run_study(notebooks)
         yield home / "runs" / "tiny", page, notebooks
 
 
@@ -55,7 +61,7 @@ def tables(folder) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_records_its_claims(study, name):
     folder, _, _ = study
-    executed = notebook_file.read(folder / "notebooks" / f"{name}.ipynb")
+    executed = read(folder / "notebooks" / f"{name}.ipynb")
     assert executed.metadata.papermill.exception is None
     claims = cache.load(folder / "claims" / name)
     assert tuple(claims.columns) == records.CLAIM_COLUMNS
@@ -71,7 +77,7 @@ def test_a_notebook_runs_and_records_its_claims(study, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_figures_module_returns_is_shown_as_an_image(study, name):
     folder, _, _ = study
-    for cell in notebook_file.read(folder / "notebooks" / f"{name}.ipynb").cells:
+    for cell in read(folder / "notebooks" / f"{name}.ipynb").cells:
         if cell.cell_type == "code" and cell.source.strip().splitlines()[-1].startswith("figures."):
             assert any("image/png" in output.get("data", {}) for output in cell.outputs), (
                 cell.source
@@ -132,7 +138,7 @@ def test_a_second_run_executes_the_notebooks_and_computes_nothing(study):
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = stored()
-    assert running.run_study(notebooks, preset=None, run_id="tiny") == page
+    assert run_study(notebooks) == page
     assert stored() == before
 
 

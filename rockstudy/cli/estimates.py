@@ -8,8 +8,6 @@ Memory of a training process, with P parameters of the student sharded by FSDP2 
     + the teacher, 2 bytes a parameter: whole, or in shards over a node, or elsewhere
     + the rollouts
 
-With adapters, P in gradients and moments counts theirs. Several processes load models on the CPU.
-
 Times are FLOPs over `TRAINING` of the device's peak. Decoding reads the weights and the cache of
 keys and values once per new token, or takes the time of its FLOPs, whichever is longer.
 
@@ -21,10 +19,11 @@ been measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rockstudy.cli.dimensions import Dimensions
 from rockstudy.config.fields import EvalConfig, StageConfig, StudyConfig
+from rockstudy.selective import arms
 
 TRAINING = 0.4  # ours: share of peak FLOPs in training and in scoring given tokens
 READING = 0.5  # ours: share of peak bandwidth in decoding
@@ -60,6 +59,14 @@ class ModelPair(NamedTuple):
     teacher: Dimensions
 
 
+class Setting(NamedTuple):
+    """What a stage runs on: prompts up to a number of tokens, and processes with a device each."""
+
+    prompt: int
+    processes: int = 1
+    device: Device = STATED
+
+
 @dataclass(frozen=True)
 class Cost:
     """One stage: bytes of one process by use, and hours of all processes together.
@@ -87,22 +94,11 @@ def training_state(
     gradients and moments.
     """
     adapters = 0 if lora_rank is None else student.adapters(lora_rank)
-    whole = student.parameters + adapters
-    trained = adapters or whole
+    weights = 4 * (student.parameters + adapters) / shards
+    gradients = 4 * adapters / shards or weights
     working = student.parameters if shards == 1 else _gathered(student)
-    return {
-        "weights": 4 * whole / shards,
-        "gradients": 4 * trained / shards,
-        "moments": 8 * trained / shards,
-        "bf16": 2 * (working + adapters),
-    }
-
-
-def teacher_bytes(teacher: Dimensions, shards: int) -> float:
-    """Bytes of the teacher in bf16 on one of its devices; 0 shards mean a separate device."""
-    if shards == 0:
-        return 0.0
-    return 2 * teacher.parameters / shards + (2 * _gathered(teacher) if shards > 1 else 0)
+    sizes = {"weights": weights, "gradients": gradients, "moments": 2 * gradients}
+    return sizes | {"bf16": 2 * (working + adapters)}
 
 
 def _gathered(model: Dimensions) -> int:
@@ -121,30 +117,25 @@ def head_bytes(student: Dimensions, positions: int, shards: int = 1) -> float:
 
 
 def training(
-    name: str,
-    settings: StageConfig,
-    pair: ModelPair,
-    *,
-    max_prompt_tokens: int,
-    processes: int = 1,
-    teacher_shards: int = 1,
-    device: Device = STATED,
+    name: str, settings: StageConfig, pair: ModelPair, on: Setting, teacher_shards: int = 1
 ) -> Cost:
     """Cost one training of a stage, with its rollouts if the student samples them.
 
-    FSDP2 shards the student over all processes. `StudyError` if the rollouts do not divide evenly
-    over them.
+    FSDP2 shards the student over all processes, and the teacher, in bf16, over `teacher_shards`;
+    with 0 it has a device of its own. `StudyError` if the rollouts do not divide evenly.
     """
-    student, teacher = pair.student, pair.teacher
+    (student, teacher), (prompt, processes, device) = pair, on
     micro, _ = settings.batches(processes)
-    length = max_prompt_tokens + settings.max_new_tokens
+    length = prompt + settings.max_new_tokens
     rollouts = settings.prompts_per_step * settings.rollouts_per_prompt
     checkpointing = settings.gradient_checkpointing
     parts = training_state(student, processes, settings.lora_rank) | {
         "activations": student.activations(micro * length, checkpointing),
         "head": head_bytes(student, micro * settings.max_new_tokens, processes),
-        "teacher": teacher_bytes(teacher, teacher_shards),
+        "teacher": 2 * teacher.parameters / teacher_shards if teacher_shards else 0.0,
     }
+    if teacher_shards > 1:
+        parts["teacher"] += 2 * _gathered(teacher)
     if processes == 1:
         parts["loaded"] = 2 * student.parameters  # the pair's student
     tokens = rollouts * length
@@ -155,7 +146,7 @@ def training(
         local, new = rollouts // processes, settings.max_new_tokens
         vllm = VLLM_SHARE * device.memory
         parts["rollouts"] = vllm if settings.engine == "vllm" else student.cache(local, length)
-        seconds += decoding(student, local, max_prompt_tokens, new, device)
+        seconds += decoding(student, local, prompt, new, device)
     return Cost(name, parts, settings.steps * seconds / 3600)
 
 
@@ -167,33 +158,23 @@ def decoding(model: Dimensions, rows: int, prompt: int, new: int, device: Device
 
 
 def sampling(
-    name: str,
-    how: EvalConfig,
-    model: Dimensions,
-    prompts: int,
-    *,
-    max_prompt_tokens: int,
-    beside: float = 0.0,
-    processes: int = 1,
-    device: Device = STATED,
+    name: str, how: EvalConfig, model: Dimensions, prompts: int, on: Setting, beside: float = 0.0
 ) -> Cost:
     """Cost completions by processes with a device each, of which `beside` bytes are taken.
 
     vLLM decodes as many rows at a time as fit into its share of the free memory, and the models on
     the device wait in the machine's memory.
     """
+    completions = -(-prompts // on.processes) * how.samples
+    row = model.cache(1, on.prompt + how.max_new_tokens)
+    parts = {"weights": 2 * model.parameters, "rollouts": 0, "beside": beside}
+    most = how.batch_size
     if how.engine == "vllm":
-        beside = 0.0
-    completions = -(-prompts // processes) * how.samples
-    length = max_prompt_tokens + how.max_new_tokens
-    weights, row = 2 * model.parameters, model.cache(1, length)
-    room = ENGINE_SHARE * (device.memory - beside) - weights
-    most = how.batch_size if how.engine == "transformers" else max(1, int(room // row))
+        most = max(1, int((ENGINE_SHARE * on.device.memory - parts["weights"]) // row))
+        parts |= {"beside": 0.0, "left free": (1 - ENGINE_SHARE) * on.device.memory}
     rows = min(most, completions)
-    seconds = decoding(model, rows, max_prompt_tokens, how.max_new_tokens, device)
-    parts = {"weights": weights, "rollouts": rows * row, "beside": beside}
-    if how.engine == "vllm":
-        parts["left free"] = (1 - ENGINE_SHARE) * max(0.0, device.memory - beside)
+    parts["rollouts"] = rows * row
+    seconds = decoding(model, rows, on.prompt, how.max_new_tokens, on.device)
     return Cost(name, parts, completions / rows * seconds / 3600)
 
 
@@ -201,70 +182,50 @@ def stages(
     config: StudyConfig, pair: ModelPair, processes: int = 1, device: Device = STATED
 ) -> list[Cost]:
     """Cost every stage of a study in order, each on all processes (`rockstudy.cli.measure`)."""
-    student, teacher = (2 * model.parameters for model in (pair.student, pair.teacher))
+    student, teacher = (2 * model.parameters for model in pair)
     task, stage1, alone = config.train_task, config.stage1, processes == 1
     elsewhere = config.pair.teacher_device == "next"
-    common = {"max_prompt_tokens": task.max_prompt_tokens, "device": device}
-    common |= {"processes": processes}
+    on = Setting(task.max_prompt_tokens, processes, device)
     made = [_loading(student, teacher, processes, elsewhere)]
     if stage1.source == "teacher":
-        how = config.evaluation.model_copy(
-            update={
-                "samples": stage1.rollouts_per_prompt,
-                "max_new_tokens": stage1.max_new_tokens,
-                "engine": stage1.engine,
-            }
-        )
+        same = {name: getattr(stage1, name) for name in ("max_new_tokens", "engine")}
+        how = config.evaluation.model_copy(update=same | {"samples": stage1.rollouts_per_prompt})
         prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)
         beside = 3 * student if alone and not elsewhere else 0
-        name = "teacher's completions"
-        made.append(sampling(name, how, pair.teacher, prompts, beside=beside, **common))
-    common |= {"teacher_shards": 0 if elsewhere else min(processes, NODE)}
-    for name in ("stage1", "stage2"):
-        made.append(training(name, config.stage(name), pair, **common))
+        made.append(sampling("teacher's completions", how, pair.teacher, prompts, on, beside))
+    shards = 0 if elsewhere else min(processes, NODE)
+    made += [training(n, config.stage(n), pair, on, shards) for n in ("stage1", "stage2")]
     n = sum(min(task.n_eval, config.evaluation.n_prompts) for task in config.benchmarks)
-    longest = max(task.max_prompt_tokens for task in config.benchmarks)
+    on = on._replace(prompt=max(task.max_prompt_tokens for task in config.benchmarks))
     beside = student if elsewhere else student + teacher
-    notebook = common | {"max_prompt_tokens": longest, "beside": beside}
-    del notebook["teacher_shards"]
-    name = "evaluation of a checkpoint"
-    made.append(sampling(name, config.evaluation, pair.student, n, **notebook))
-    made.append(_statistics(config.statistics, pair, notebook))
-    name, how = "knockout before candidates", config.knockout
-    made.append(sampling(name, how, pair.student, how.n_prompts, **notebook))
-    return made
+    name, how = "evaluation of a checkpoint", config.knockout
+    return [
+        *made,
+        sampling(name, config.evaluation, pair.student, n, on, beside),
+        _statistics(config.statistics, pair, on, beside),
+        sampling("knockout before candidates", how, pair.student, how.n_prompts, on, beside),
+    ]
 
 
 def _loading(student: float, teacher: float, processes: int, elsewhere: bool) -> Cost:
     """The pair and the trained float32 student; with FSDP2 they are loaded on the CPU."""
-    parts = {"teacher": teacher, "student": student, "float32 student": 2 * student}
-    if elsewhere:
-        del parts["teacher"]
+    parts = {} if elsewhere else {"teacher": teacher}
+    parts |= {"student": student, "float32 student": 2 * student}
     if processes == 1:
         return Cost("loading", parts, 0.0)
-    on_node = min(processes, NODE)
-    whole = {name: on_node * size for name, size in parts.items()}
+    whole = {name: min(processes, NODE) * size for name, size in parts.items()}
     return Cost("loading, host memory of a node", whole, 0.0, host=True)
 
 
-def _statistics(how: EvalConfig, pair: ModelPair, notebook: dict[str, Any]) -> Cost:
+def _statistics(how: EvalConfig, pair: ModelPair, on: Setting, beside: float) -> Cost:
     """Completions, then one pass each of the teacher and the student before and after OPD."""
-    device = notebook["device"]
-    made = sampling("statistics", how, pair.student, how.n_prompts, **notebook)
-    length = notebook["max_prompt_tokens"] + how.max_new_tokens
-    tokens = how.n_prompts * how.samples * length / notebook["processes"]
-    flops = sum(model.forward_flops(tokens, length) for model in pair) + (
-        pair.student.forward_flops(tokens, length)
-    )
-    checkpoints = {"checkpoints": 4 * pair.student.parameters, "pair": notebook["beside"]}
+    made = sampling("statistics", how, pair.student, how.n_prompts, on, beside)
+    length = on.prompt + how.max_new_tokens
+    tokens = how.n_prompts * how.samples * length / on.processes
+    flops = sum(model.forward_flops(tokens, length) for model in (*pair, pair.student))
+    checkpoints = {"checkpoints": 4 * pair.student.parameters, "pair": beside}
     parts = max(made.parts, checkpoints, key=lambda used: sum(used.values()))  # in turn
-    return Cost(made.stage, parts, made.hours + flops / (device.flops * TRAINING) / 3600)
-
-
-def trainings(config: StudyConfig) -> int:
-    """Number of trainings of stage 2: every arm at its seeds (`arms.plan`)."""
-    few = min(config.freeze.extra_seeds, len(config.seeds))
-    return len(config.freeze.arms) * len(config.seeds) + len(config.freeze.extra) * few
+    return Cost(made.stage, parts, made.hours + flops / (on.device.flops * TRAINING) / 3600)
 
 
 def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
@@ -274,7 +235,7 @@ def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
     than estimated), and a third one is written before the oldest of two is deleted. Token ids take
     4 bytes.
     """
-    kept = len(config.stage1.keep) + trainings(config) * len(config.stage2.keep)
+    kept = len(config.stage1.keep) + len(arms.plan(config)) * len(config.stage2.keep)
     how, first = config.evaluation, config.stage1
     graded = sum(min(task.n_eval, how.n_prompts) for task in config.benchmarks) * how.samples
     answers = first.steps * first.prompts_per_step * first.rollouts_per_prompt

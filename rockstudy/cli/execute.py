@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from rockstudy.errors import StudyError
+from rockstudy.notebooks import read
 from rockstudy.progress import drawn
-from rockstudy.report.notebook_file import read
 
 FULL = "the disk is full; free some space, and the same command continues from what is stored"
 _FULL_DISK = tuple(f"[Errno {code}]" for code in (errno.ENOSPC, errno.EDQUOT))
@@ -125,28 +125,21 @@ def _kernel_manager(environment: Mapping[str, str], stderr: IO[bytes]) -> type:
     )
 
     class InterpreterKernelManager(AsyncKernelManager):
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            return spec
-
-        def __init__(self, **settings: Any) -> None:
-            # encrypted, since other users of the machine can reach the kernel's TCP ports
-            super().__init__(transport_encryption="auto", **settings)
+        kernel_spec = spec  # pyright: ignore
 
         async def start_kernel(self, **settings: Any) -> None:
-            await super().start_kernel(stderr=stderr, **settings)
+            # encrypted, since other users of the machine can reach the kernel's TCP ports
+            await super().start_kernel(stderr=stderr, transport_encryption="auto", **settings)
 
     return InterpreterKernelManager
 
 
 def _cause(error: BaseException) -> str:
-    kind = type(error).__name__
+    kind, text = type(error).__name__, str(error)
     if kind == "PapermillExecutionError":
-        raised, message = error.ename, _first_line(error.evalue)  # pyright: ignore
-        if raised == "StudyError" and message:
-            return message
-        return FULL if message.startswith(_FULL_DISK) else f"{raised}: {message}".rstrip(": ")
-    return DEAD.get(kind) or (reason(error) if isinstance(error, OSError) else _named(error))
+        return _described(error.ename, error.evalue or "")  # pyright: ignore
+    ours = reason(error) if isinstance(error, OSError) else _described(kind, text)
+    return DEAD.get(kind, ours)
 
 
 def reason(error: OSError) -> str:
@@ -156,15 +149,18 @@ def reason(error: OSError) -> str:
     if str(error).startswith(_FULL_DISK):
         return FULL
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror}" if error.strerror else _named(error)
+    return (
+        f"{where}{error.strerror}"
+        if error.strerror
+        else _described(type(error).__name__, str(error))
+    )
 
 
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_first_line(str(error))}".rstrip(": ")
-
-
-def _first_line(text: str | None) -> str:
-    return next((line.strip() for line in (text or "").splitlines() if line.strip()), "")
+def _described(kind: str, text: str) -> str:
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    if kind == "StudyError" and first:
+        return first
+    return FULL if first.startswith(_FULL_DISK) else f"{kind}: {first}".rstrip(": ")
 
 
 def _last_started(kept: Path) -> int | None:

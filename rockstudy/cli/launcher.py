@@ -48,6 +48,5 @@ def launch(arguments: Sequence[str], processes: int) -> None:
         rank, failed = error.get_first_failure()
         code = failed.exitcode
         how_ended = f"killed by {failed.signal_name()}" if code < 0 else f"ended with code {code}"
-        raise StudyError(
-            f"process {rank} of {processes}: {how_ended}; run again, what was finished is kept"
-        ) from None
+        line = f"process {rank} of {processes}: {how_ended}; run again, what was finished is kept"
+        raise StudyError(line) from None

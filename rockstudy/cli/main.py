@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 import rockstudy
 from rockstudy import paths, runs
-from rockstudy.cli import config_commands, execute, messages, run_commands, running
+from rockstudy.cli import config_commands, execute, messages, parameters, run_commands, running
 from rockstudy.cli.execute import NotebookError
 from rockstudy.cli.options import (
     ConfigFile,
@@ -46,8 +46,8 @@ lab = typer.Typer(help="The lab's tokenizer and pair of models.")
 app.add_typer(lab, name="lab")
 app.command("config")(config_commands.config_command)
 app.command("fields")(config_commands.fields_command)
-
-run_commands.register(app)
+for command in run_commands.COMMANDS:
+    app.command(command.__name__)(command)
 
 
 def _print_version(asked: bool) -> None:
@@ -97,18 +97,17 @@ def run_command(
 
     What has been computed is only read, and what was interrupted continues where it stopped.
     """
-    found = running.find(notebooks or [], paths.notebooks_dir())
+    files = running.find(notebooks or [], paths.notebooks_dir())
     base = chosen(preset, config)
-    asked: dict[str, Any] = {
-        "preset": base,
-        "run_id": run_name(base) if run_id is None else run_id,
-        "seed": seed,
-        "given": [pair(text) for text in parameter or []],
-        "from_run": from_run,
-    }
+    run_id = run_name(base, run_id)
+    running.refuse_reference(run_id)
+    values, given = parameters.assign(files, run_id, [pair(text) for text in parameter or []])
+    asked = (base, run_id, seed, given, from_run)
     if dry_run:
-        raise typer.Exit(running.check(found, **asked, processes=processes))
-    print(running.run_study(found, **asked, timeout=timeout))
+        study = runs.resolved(*asked)
+        raise typer.Exit(running.check(files, study, paths.run_dir(run_id), processes))
+    run = runs.open_run(*asked, check=running.readable)
+    print(running.run_study(files, values, run.path, timeout))
 
 
 @app.command("measure")
@@ -139,7 +138,7 @@ def measure_command(
     launcher.follow()
     base = chosen(preset, config)
     measure.check(parts or [])
-    run_id = run_name(base) if run_id is None else run_id
+    run_id = run_name(base, run_id)
     given = fields(parameter or [])
     running.refuse_reference(run_id)
     if processes > 1:  # each would refuse what cannot be divided, in a line of its own
@@ -182,10 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    except NotebookError as error:
-        _stop(str(error), 1)
-    except StudyError as error:
-        _stop(str(error), 2)
+    except (NotebookError, StudyError) as error:
+        _stop(str(error), 1 if isinstance(error, NotebookError) else 2)
     except TyperException as error:
         _stop(" ".join(error.format_message().split()), error.exit_code)
     except (OSError, SystemExit) as error:
@@ -211,8 +208,7 @@ def _as_ctrl_c(ended: list[signal.Signals]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     launched = "RANK" in os.environ  # it ends with its launcher
-    names = set() if launched else {"SIGTERM", "SIGHUP"} & set(dir(signal))
-    numbers = [getattr(signal, name) for name in names]
+    numbers = [one for one in signal.Signals if one.name in ("SIGTERM", "SIGHUP") and not launched]
     ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in ours:
         signal.signal(number, end)

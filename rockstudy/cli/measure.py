@@ -2,13 +2,7 @@
 
 A notebook has one process. `rockstudy measure --processes 8`, or `accelerate launch -m rockstudy
 measure` on several nodes, calls the same steps as the notebooks, in the same order, and writes the
-same artefacts:
-
-    data         training prompts and benchmarks from the Hub, which the Hub's cache then has
-    training     stage 1, and the baseline of stage 2 at every seed
-    statistics   gradings of the pair and the checkpoints, token tables, gradients, knockouts
-    arms         the other arms of stage 2 at their seeds, and the times of their steps
-    outcomes     gradings of the arms
+same artefacts. Its parts are the functions `data`, `training`, `statistics`, `arms`, `outcomes`.
 
 Two parts train, which FSDP2 may shard; two sample and measure with whole models. A large study
 therefore runs each part as a separate command, with `data` first if some nodes have no network.
@@ -41,14 +35,14 @@ GRACE_S = 30  # ours: time for the launcher to see which process failed first
 
 
 def data(run: Run) -> None:
-    """Read all data from the Hub, so that later parts need no network."""
+    """Read prompts and benchmarks from the Hub into its cache: later parts need no network."""
     train_prompts(run)
     for task in run.config.benchmarks:
         tasks.load(task, "eval")
 
 
 def training(run: Run) -> None:
-    """Train stage 1 and the baseline of stage 2."""
+    """Train stage 1, and the baseline of stage 2 at every seed."""
     training_steps.stage1_metrics(run)
     arms = [(BASELINE, seed, ()) for seed in run.config.seeds]
     training_steps.train_arms(run, arms)
@@ -68,7 +62,7 @@ def statistics(run: Run) -> None:
 
 
 def arms(run: Run) -> None:
-    """Train and time the arms of notebook 07."""
+    """Train the other arms of stage 2 (notebook 07) at their seeds, and time their steps."""
     selective_steps.metrics(run)
     selective_steps.timing(run)
 

@@ -50,11 +50,11 @@ def chosen(preset: str | None, config: Path | None) -> str | None:
     return os.path.realpath(config)  # which takes a link to itself as it is
 
 
-def run_name(preset: str | None) -> str:
-    """Return the default name of a run: the preset's, or the file's without .toml."""
-    if preset is None:
-        return "lab"
-    return Path(preset).stem if study_file.is_file(preset) else preset
+def run_name(preset: str | None, run_id: str | None) -> str:
+    """Return the name of a run; by default the preset's, or the file's without .toml."""
+    base = preset or "lab"
+    default = Path(base).stem if study_file.is_file(base) else base
+    return default if run_id is None else run_id
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -13,8 +13,7 @@ from typing import Any
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.names import near
 from rockstudy.errors import StudyError, unknown
-from rockstudy.notebooks import Parameter, declared
-from rockstudy.report import notebook_file
+from rockstudy.notebooks import Parameter, declared, read
 
 RESERVED = {
     "preset": "--preset",
@@ -27,20 +26,18 @@ RESERVED = {
 
 def parameters(notebook: Path) -> dict[str, Parameter]:
     """Return the parameters in the notebook's one cell with the tag ``parameters``."""
-    cells = notebook_file.read(notebook).cells
+    cells = read(notebook).cells
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
-        raise StudyError(
-            f"notebook {notebook.stem}: must have one cell tagged 'parameters'; got {len(tagged)}"
-        )
+        legal = "must have one cell tagged 'parameters'"
+        raise StudyError(f"notebook {notebook.stem}: {legal}; got {len(tagged)}")
     return declared(tagged[0].source)
 
 
 def cast(parameter: Parameter, text: str) -> Any:
     """Return the value of ``text`` in the type of the default; `StudyError` if it has none."""
-    if parameter.kind is str:
-        return text
-    return parameter.fitted(literal(text), f"-p {parameter.name}")
+    value = text if parameter.kind is str else literal(text)
+    return parameter.fitted(value, f"-p {parameter.name}")
 
 
 def literal(text: str) -> Any:

@@ -1,6 +1,5 @@
 """Commands about runs: report, claims, overview, deletion, a new notebook."""
 
-import importlib.metadata
 import json
 import platform
 import shutil
@@ -13,19 +12,14 @@ import typer
 from rockstudy import paths, runs
 from rockstudy.cli import running
 from rockstudy.cli.messages import say
-from rockstudy.cli.options import ConfigFile, Preset, chosen, run_name
+from rockstudy.cli.options import ConfigFile, NewRunId, Preset, chosen, run_name
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError, escaped
+from rockstudy.store.provenance import version
 
 RunId = Annotated[str, typer.Option("--run-id", "--run", help="Name of a folder under runs/.")]
-VERSIONS = ("torch", "transformers", "trl", "accelerate", "papermill", "pandas", "numpy")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for command in (report, claims, info, forget, new):
-        app.command(command.__name__)(command)
+VERSIONS = "rockstudy torch transformers trl accelerate papermill pandas numpy".split()
 
 
 def report(run_id: RunId = "lab") -> None:
@@ -62,10 +56,8 @@ def claims(
             raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
     table = records.read_claims(folder)
     if as_json:
-        for row in table.to_dict("records"):
-            print(
-                json.dumps({k: None if v != v else v for k, v in row.items()}, ensure_ascii=False)
-            )
+        for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+            print(json.dumps(row, ensure_ascii=False))
     else:
         print("\n".join(listing.markdown(table) if as_markdown else listing.lines(table)))
     if table.empty:
@@ -81,9 +73,8 @@ def info(
     if verify is not None:
         _verify(runs.existing(verify, "--verify"))
         return
-    found = [f"{name} {_version(name)}" for name in VERSIONS]
-    print(f"versions  rockstudy {_version('rockstudy')}, python {platform.python_version()},")
-    print(f"          {', '.join(found)}")
+    own, *others = [f"{name} {version(name) or 'not installed'}" for name in VERSIONS]
+    print(f"versions  {own}, python {platform.python_version()},\n          {', '.join(others)}")
     print("presets")
     for name, preset in PRESETS.items():
         models = f"{preset.pair.teacher} -> {preset.pair.student}"
@@ -107,15 +98,7 @@ def _verify(run: Path) -> None:
     print(f"{run.name}: {len(names)} artefacts, none of them damaged")
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _about(run: Path) -> list[str]:
-    """Lines about a run: what it changes in its preset, its notebooks, its artefacts by stage."""
     sizes = runs.artefacts(run)
     lines = [f"  {run.name}: {runs.described(run)}; last changed {runs.last_changed(run)}"]
     lines += [f"    notebooks: {', '.join(runs.notebook_states(run)) or 'none executed'}"]
@@ -159,17 +142,18 @@ def new(
     to: Annotated[Path | None, typer.Option(help="Folder; notebooks/ by default.")] = None,
     preset: Preset = None,
     config: ConfigFile = None,
-    run_id: Annotated[
-        str | None, typer.Option("--run-id", "--run", help="The run that it reads and adds to.")
-    ] = None,
+    run_id: NewRunId = None,
 ) -> None:
     """Write a fresh notebook with the standard sections, wired to a run, and print its path."""
     from rockstudy.cli import scaffold
 
     base = chosen(preset, config)
-    run = run_name(base) if run_id is None else run_id
+    run = run_name(base, run_id)
     known = runs.has_record(paths.run_dir(run))
     if not known:
         from_parameters(base or "lab")  # which refuses an unknown preset
     start = None if known else base
     print(scaffold.write(name, to or paths.notebooks_dir(), preset=start, run_id=run))
+
+
+COMMANDS = (report, claims, info, forget, new)

@@ -2,11 +2,12 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from rockstudy import paths, runs
-from rockstudy.cli import execute, messages, parameters
+from rockstudy import runs
+from rockstudy.cli import execute, messages
 from rockstudy.cli.execute import NotebookError
 from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
@@ -20,17 +21,16 @@ def find(names: Sequence[str], folder: Path) -> list[Path]:
     notebook anywhere. `StudyError`: an unknown name, one number or one name for two notebooks.
     """
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    names = names or [stem for stem in known if re.match(r"\d+_", stem)]
     if not names:
-        numbered = [path for stem, path in known.items() if re.match(r"\d+_", stem)]
-        if not numbered:
-            raise StudyError(f"notebooks: must be in {folder}, named like 00_name.ipynb; got none")
-        return sorted(numbered, key=lambda path: notebook_order(path.stem))
-    found = {_find_one(name, known).resolve() for name in names}
-    stems = [path.stem for path in found]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise StudyError(f"notebook: must have different names in one run; got {stem!r} twice")
-    return sorted(found, key=lambda path: notebook_order(path.stem))
+        raise StudyError(f"notebooks: must be in {folder}, named like 00_name.ipynb; got none")
+    chosen = {_find_one(name, known).resolve() for name in names}
+    if twice := {
+        one.stem for one in chosen for two in chosen if one.stem == two.stem and one != two
+    }:
+        legal = "must have different names in one run"
+        raise StudyError(f"notebook: {legal}; got {twice.pop()!r} twice")
+    return sorted(chosen, key=lambda path: notebook_order(path.stem))
 
 
 def _find_one(name: str, known: dict[str, Path]) -> Path:
@@ -49,30 +49,16 @@ def _find_one(name: str, known: dict[str, Path]) -> Path:
 
 def run_study(
     notebooks: Sequence[Path],
-    *,
-    preset: str | None,
-    run_id: str,
-    seed: int | None = None,
-    given: Sequence[tuple[str, str]] = (),
-    from_run: str | None = None,
+    values: Mapping[Path, Mapping[str, Any]],
+    run: Path,
     timeout: float | None = None,
 ) -> Path:
-    """Execute the notebooks, render the report, and return the report's path.
+    """Execute the notebooks with their values, render the report, and return its path.
 
-    What a notebook computes is cached, so that executing it again is quick. `given` are names and
-    values as typed (`parameters.assign`), and a cell may take `timeout` seconds; see
-    `rockstudy.runs.open_run` for the others.
-
-    Raises
-    ------
-    StudyError
-        What is asked is wrong: nothing is written then.
-    NotebookError
-        A notebook failed: those before it, and what it cached, are kept.
+    What a notebook computes is cached, so that executing it again is quick. A cell may take
+    `timeout` seconds. `NotebookError`: a notebook failed; those before it, and what it cached, are
+    kept.
     """
-    refuse_reference(run_id)
-    values, fields = parameters.assign(notebooks, run_id, given)
-    run = runs.open_run(preset, run_id, seed, fields, from_run, check=readable).path
     with locked(run):
         runs.check(run)
         messages.release()
@@ -103,26 +89,14 @@ def readable(config: StudyConfig, processes: int = 1) -> None:
             raise StudyError(check.wrong)
 
 
-def check(
-    notebooks: Sequence[Path],
-    *,
-    preset: str | None,
-    run_id: str,
-    seed: int | None,
-    given: Sequence[tuple[str, str]],
-    from_run: str | None,
-    processes: int,
-) -> int:
+def check(notebooks: Sequence[Path], study: StudyConfig, run: Path, processes: int) -> int:
     """Print what can be checked of a run before it starts; return 2 if anything is wrong, else 0.
 
-    What is asked raises as in `run_study`; then each other thing that is wrong is a line on stderr.
+    Each thing that is wrong is also a line on stderr.
     """
     from rockstudy.cli import dry_run  # imports torch and transformers
 
-    refuse_reference(run_id)
-    _, fields = parameters.assign(notebooks, run_id, given)
-    study = runs.resolved(preset, run_id, seed, fields, from_run)
-    made = dry_run.checks(study, notebooks, paths.run_dir(run_id), processes)
+    made = dry_run.checks(study, notebooks, run, processes)
     print(dry_run.table(made))
     wrong = [check.wrong for check in made if check.wrong]
     messages.release(keep=not wrong)
@@ -148,9 +122,8 @@ def locked(run: Path) -> Iterator[None]:
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StudyError(
-                f"run_id: must not be in use; another process is running {run.name!r}"
-            ) from None
+            line = f"run_id: must not be in use; a different process is running {run.name!r}"
+            raise StudyError(line) from None
         except (ImportError, OSError):  # Windows, file systems without locks: rather than no study
             pass
         yield

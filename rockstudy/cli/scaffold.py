@@ -90,8 +90,7 @@ run.provenance()
 SECTIONS = tuple(re.findall("^## (.+)$", TEMPLATE, re.MULTILINE))
 
 
-def notebook(name: str, *, preset: str | None, run_id: str) -> nbformat.NotebookNode:
-    """Return a notebook with the standard sections, which runs as it is."""
+def _notebook(name: str, preset: str | None, run_id: str) -> nbformat.NotebookNode:
     title = re.sub(r"^\d+_", "", name).replace("_", " ").replace("-", " ").strip().capitalize()
     marks = {"NAME": name, "TITLE": title, "PRESET": repr(preset), "RUN": run_id}
     text = TEMPLATE
@@ -123,7 +122,7 @@ def write(name: str, folder: Path, *, preset: str | None, run_id: str) -> Path:
     if path.exists():
         raise StudyError(f"NAME: must not be taken; got {name!r}, and {path} exists")
     try:
-        nbformat.write(notebook(stem, preset=preset, run_id=run_id), path)
+        nbformat.write(_notebook(stem, preset, run_id), path)
     except OSError as error:
         reason = f"got {str(folder)!r} ({error.strerror})"
         raise StudyError(f"--to: must be a folder that can be written to; {reason}") from None

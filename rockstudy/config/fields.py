@@ -43,10 +43,11 @@ def _registered(registry: Registry) -> BeforeValidator:
     """Refuse an unknown name with the registry's own line."""
 
     def check(name: Any) -> Any:
-        complaint = registry.complaint(name)
-        if complaint:
-            raise PydanticCustomError("unknown_name", "{complaint}", {"complaint": complaint})
-        return name
+        try:
+            return registry.check(name)
+        except StudyError as error:
+            about = {"complaint": str(error).removeprefix(f"{registry.what}: ")}
+            raise PydanticCustomError("unknown_name", "{complaint}", about) from None
 
     return BeforeValidator(check)
 
@@ -214,10 +215,9 @@ class StageConfig(_Frozen):
         """
         rollouts = self.prompts_per_step * self.rollouts_per_prompt
         if rollouts % processes:
-            raise StudyError(
-                "prompts_per_step: its rollouts must divide evenly over the processes; "
-                f"got {rollouts} rollouts over {processes} processes"
-            )
+            got = f"{rollouts} rollouts over {processes} processes"
+            legal = "its rollouts must divide evenly over the processes"
+            raise StudyError(f"prompts_per_step: {legal}; got {got}")
         local = rollouts // processes
         micro = max(n for n in range(1, min(self.micro_batch, local) + 1) if local % n == 0)
         return micro, local // micro
@@ -269,8 +269,7 @@ class RockConfig(_Frozen):
     eta: Quantile = 0.1
     """minimum share of the type's other persistent occurrences in a similar context"""
     encoder: Annotated[str, _registered(ENCODERS)] = "bag"
-    """encoder of a context: its bag of token ids, their input embeddings, or a hidden
-    state"""
+    """encoder of a context: its bag of token ids, their input embeddings, or a hidden state"""
 
 
 class FreezeConfig(_Frozen):
@@ -344,13 +343,12 @@ class StudyConfig(_Frozen):
     def _plugins_come_first(cls, data: Any) -> Any:
         """Import plugins before checking other fields, which may use their names."""
         names = data.get("plugins") if isinstance(data, Mapping) else None
-        if not isinstance(names, list | tuple) or len(names) > MOST:
+        listed = isinstance(names, list | tuple) and len(names) <= MOST
+        if not listed or not all(isinstance(name, str) for name in names):
             return data
-        if not all(isinstance(name, str) for name in names):
-            return data
-        found = plugins.located(names, Path.cwd())
-        plugins.load(found)
-        return {**data, "plugins": found}
+        places = plugins.located(names, Path.cwd())
+        plugins.load(places)
+        return {**data, "plugins": places}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Import plugins in a process that receives the configuration from a different one."""
@@ -365,10 +363,8 @@ class StudyConfig(_Frozen):
                 raise ValueError(f"{field} must be distinct, got {values}")
         last = len(self.benchmarks) - 1
         if max(self.screened, default=0) > last or len(set(self.screened)) < len(self.screened):
-            raise ValueError(
-                f"screened must be distinct places of benchmarks, 0 to {last}, "
-                f"got {list(self.screened)}"
-            )
+            legal = f"distinct places of benchmarks, 0 to {last}"
+            raise ValueError(f"screened must be {legal}, got {list(self.screened)}")
         return self
 
     @property

@@ -93,7 +93,6 @@ def legal(schema: Schema) -> str:
 
 
 def _inner(schema: Schema) -> Schema | None:
-    """The schema of a list's items or of a mapping's values."""
     return schema.get("items") or next(iter(schema.get("patternProperties", {}).values()), None)
 
 

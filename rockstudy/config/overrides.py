@@ -21,18 +21,11 @@ from rockstudy.errors import StudyError, shortened, unknown
 
 
 def from_parameters(preset: str = "lab", seed: int | None = None, **overrides: Any) -> StudyConfig:
-    """Return a preset with some of its values replaced.
+    """Return a preset, a name in `PRESETS` or the path of a TOML file, with other values.
 
-    Parameters
-    ----------
-    preset
-        A name in `PRESETS`, or the path of a TOML file (`rockstudy.config.study_file`).
-    seed
-        Seed of everything but the trainings of stage 2; None keeps the preset's.
-    **overrides
-        New values by nested name, as in ``stage2__lr=1e-4``; None keeps the preset's value.
-        ``benchmarks__n_eval`` changes every benchmark, ``benchmarks__0__n_eval`` only the first.
-        The number after the last one adds a benchmark with the sizes of the last one.
+    `overrides` are by nested name, as in ``stage2__lr=1e-4``; None keeps the preset's value, as in
+    `seed`. ``benchmarks__n_eval`` changes every benchmark, ``benchmarks__0__n_eval`` only the
+    first, and the number after the last one adds a benchmark with the sizes of the last one.
 
     `StudyError`: an unknown preset or field, a value out of its bounds, a file that cannot be read,
     a task without its file.
@@ -129,13 +122,10 @@ def _check_paths(config: StudyConfig) -> None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")
         if known.grade is None and field != "train_task":
             raise StudyError(f"{field}__name: must be a task with answers; got {task.name!r}")
-        same = task.path is not None and task.path == config.train_task.path
-        most = config.train_task.n_eval
-        if same and task.n_eval > most:
-            raise StudyError(
-                f"{field}__n_eval: must be at most {most} (train_task__n_eval), because training "
-                f"takes the problems after those; got {task.n_eval}"
-            )
+        most, same = config.train_task.n_eval, task.path == config.train_task.path
+        if same and task.path is not None and task.n_eval > most:
+            legal = f"at most {most} (train_task__n_eval): training takes the problems after those"
+            raise StudyError(f"{field}__n_eval: must be {legal}; got {task.n_eval}")
 
 
 def _one_line(error: ValidationError) -> str:

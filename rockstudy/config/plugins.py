@@ -38,13 +38,12 @@ def load(names: Iterable[str]) -> list[ModuleType]:
     taken.
     """
     modules = [_imported(name) for name in names]
+    places = [entry.place for registry in REGISTRIES for entry in registry.entries()]
     for module in modules:
-        if not any(_is_within(entry.module, module) for r in REGISTRIES for entry in r.entries()):
+        if not any(place.startswith(f"{module.__name__}.") for place in places):
             known = ", ".join(f"{registry.what}s" for registry in REGISTRIES)
-            raise StudyError(
-                f"plugins: must be modules that register {known}; got {module.__name__!r}, which "
-                "registers nothing"
-            )
+            got = f"{module.__name__!r}, which registers nothing"
+            raise StudyError(f"plugins: must be modules that register {known}; got {got}")
     return modules
 
 
@@ -60,16 +59,9 @@ def _imported(name: str) -> ModuleType:
         raise
     except BaseException as error:  # whatever the user's code raises, `sys.exit` included
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StudyError(
-            f"plugins: must be files or modules that can be imported; got {name!r} ({reason:.300})"
-        ) from None
+        line = f"files or modules that can be imported; got {name!r} ({reason:.300})"
+        raise StudyError(f"plugins: must be {line}") from None
     if file and os.path.realpath(module.__file__ or "") != str(file):
-        raise StudyError(
-            f"plugins: must have a name that no other module has; got {name!r}, and "
-            f"{file.stem!r} is {module.__file__ or 'built into Python'}"
-        )
+        taken = f"{name!r}, and {file.stem!r} is {module.__file__ or 'built into Python'}"
+        raise StudyError(f"plugins: must have a name that no other module has; got {taken}")
     return module
-
-
-def _is_within(name: str, module: ModuleType) -> bool:
-    return name == module.__name__ or name.startswith(f"{module.__name__}.")

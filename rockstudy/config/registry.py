@@ -17,6 +17,7 @@ receives the value as its argument ``number``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -38,14 +39,10 @@ class Entry(Generic[T]):
     parse: Parse | None = None
 
     @property
-    def prefix(self) -> str:
-        """The name up to its placeholder."""
-        return self.name.partition("<")[0]
-
-    @property
-    def placeholder(self) -> str:
-        """The word between the angle brackets; empty if the name has none."""
-        return self.name.partition("<")[2].removesuffix(">")
+    def parts(self) -> tuple[str, str]:
+        """The name up to its placeholder, and the word between the angle brackets."""
+        prefix, _, placeholder = self.name.removesuffix(">").partition("<")
+        return prefix, placeholder
 
     @property
     def functions(self) -> tuple[Callable, ...]:
@@ -56,14 +53,10 @@ class Entry(Generic[T]):
         return tuple(part for part in parts if callable(part))
 
     @property
-    def module(self) -> str:
-        """Name of the module that defines the first function."""
-        return self.functions[0].__module__
-
-    @property
     def place(self) -> str:
         """Module and qualified name of the first function."""
-        return f"{self.module}.{self.functions[0].__qualname__}"
+        first = self.functions[0]
+        return f"{first.__module__}.{first.__qualname__}"
 
     @property
     def help(self) -> str:
@@ -81,48 +74,29 @@ class Registry(Mapping[str, T]):
     def __init__(self, what: str, home: str) -> None:
         self.what, self.home = what, home
         self._entries: dict[str, Entry[T]] = {}
-        self._loaded = False
 
     def register(self, name: str, parse: Parse | None = None) -> Callable[[T], T]:
         """Register the decorated function under a name; errors as `add`."""
+        return partial(self.add, name, parse=parse)
 
-        def decorate(value: T) -> T:
-            self.add(name, value, parse)
-            return value
-
-        return decorate
-
-    def add(self, name: str, value: T, parse: Parse | None = None) -> None:
-        """Register a value. The same function may be registered again: its module was reloaded.
+    def add(self, name: str, value: T, parse: Parse | None = None) -> T:
+        """Register and return a value. A function may come again: its module was reloaded.
 
         `StudyError`: a name that a different function has.
         """
-        self._load()
+        importlib.import_module(self.home)  # its names come first
         entry = Entry(name, value, parse)
         taken = self._entries.get(name, entry)
         if taken.place != entry.place:
-            raise StudyError(
-                f"{self.what} {name!r}: must have one definition; got {taken.place} and "
-                f"{entry.place}"
-            )
+            places = f"{taken.place} and {entry.place}"
+            raise StudyError(f"{self.what} {name!r}: must have one definition; got {places}")
         self._entries[name] = entry
+        return value
 
     def entries(self) -> tuple[Entry[T], ...]:
         """Every registered name, families included, with its functions and help text."""
-        self._load()
+        importlib.import_module(self.home)
         return tuple(self._entries.values())
-
-    def help(self) -> dict[str, str]:
-        """The help text of every name."""
-        return {entry.name: entry.help for entry in self.entries()}
-
-    def complaint(self, name: Any) -> str | None:
-        """The error of an unknown name, with the legal ones; None for a legal name."""
-        try:
-            self.check(name)
-        except StudyError as error:
-            return str(error).removeprefix(f"{self.what}: ")
-        return None
 
     def check(self, name: str) -> str:
         """Return the name; `StudyError` if it is unknown."""
@@ -133,11 +107,12 @@ class Registry(Mapping[str, T]):
         """Return the value of a name; `StudyError` if it is unknown or its family refuses it."""
         reason = ""
         for entry in sorted(self.entries(), key=lambda entry: entry.parse is not None):
+            prefix, placeholder = entry.parts
             if entry.parse is None and name == entry.name:
                 return entry.value
-            if entry.parse and isinstance(name, str) and name.startswith(entry.prefix):
+            if entry.parse and isinstance(name, str) and name.startswith(prefix):
                 try:
-                    given = {entry.placeholder: entry.parse(name.removeprefix(entry.prefix))}
+                    given = {placeholder: entry.parse(name.removeprefix(prefix))}
                     return partial(entry.value, **given)  # type: ignore
                 except StudyError as error:
                     reason = str(error)
@@ -146,7 +121,9 @@ class Registry(Mapping[str, T]):
 
     def __contains__(self, name: object) -> bool:
         """Whether a name is registered or a member of a family."""
-        return self.complaint(name) is None
+        with contextlib.suppress(StudyError):
+            return bool(self.check(name))  # type: ignore[arg-type]
+        return False
 
     def __iter__(self) -> Iterator[str]:
         """The plain names."""
@@ -155,17 +132,6 @@ class Registry(Mapping[str, T]):
     def __len__(self) -> int:
         """Number of plain names."""
         return sum(1 for _ in self)
-
-    def _load(self) -> None:
-        """Import the home once, which registers the built-in names."""
-        if self._loaded:
-            return
-        self._loaded = True
-        try:
-            importlib.import_module(self.home)
-        except BaseException:
-            self._loaded = False
-            raise
 
 
 TASKS: Registry[Any] = Registry("task", home="rockstudy.tasks")

@@ -43,11 +43,7 @@ def _persisting(axis: Axes, table: pd.DataFrame) -> None:
             axis.plot(one.step, one.rkl, color=colour, alpha=0.3, lw=0.9)
         mean = rows.groupby("step").rkl.mean()
         ends = f"{mean.iloc[0]:.2f} to {mean.iloc[-1]:.2f}"
-        style = {
-            "color": colour,
-            "marker": figure_style.MARKERS[str(group)],
-            "markevery": (0, len(mean) - 1 or 1),
-        }
+        style = figure_style.style(str(group)) | {"markevery": (0, len(mean) - 1 or 1)}
         axis.plot(mean.index, mean, lw=2, ms=6, label=f"{group}: {ends}", **style)
     axis.set(yscale="log", ylabel="reverse KL of the group (nats)")
     axis.set_xlabel(f"optimiser step ({table.seed.nunique()} training seeds, their mean)")
@@ -58,11 +54,7 @@ def _persisting(axis: Axes, table: pd.DataFrame) -> None:
 def _knocked_out(axis: Axes, table: pd.DataFrame) -> None:
     styles = {
         "Neutral": {"color": figure_style.ROLES["random"], "s": 12, "alpha": 0.6},
-        "Strong Pillar": {
-            "color": figure_style.ROLES["rock"],
-            "s": 26,
-            "marker": figure_style.MARKERS["rock"],
-        },
+        "Strong Pillar": figure_style.style("rock") | {"s": 26},
         "Strong Stumbling Block": {"color": figure_style.ROLES["teacher"], "s": 34, "marker": "^"},
     }
     benchmarks = list(dict.fromkeys(table.benchmark))
@@ -84,15 +76,13 @@ def _trained(axis: Axes, table: pd.DataFrame) -> None:
     arms, benchmarks = (list(dict.fromkeys(table[name])) for name in ("arm", "benchmark"))
     for number, (benchmark, rows) in enumerate(table.groupby("benchmark", sort=False)):
         offset = 0.18 * (number - (len(benchmarks) - 1) / 2)
+        marker = "os^D"[number % 4]
         for row in rows.itertuples():
-            style = {
-                "color": figure_style.ROLES[figure_style.role_of_arm(row.arm)],
-                "marker": "os^D"[number % 4],
-                "ms": 7,
-            }
-            error = None if np.isnan(row.lo) else [[row.value - row.lo], [row.hi - row.value]]
-            axis.errorbar(row.value, arms.index(row.arm) + offset, xerr=error, capsize=4, **style)
-        axis.plot([], [], color="black", marker="os^D"[number % 4], ls="", label=benchmark)
+            style = {"color": figure_style.ROLES[figure_style.role_of_arm(row.arm)], "ms": 7}
+            style |= {"xerr": None if np.isnan(row.lo) else figure_style.whiskers(row)}
+            place = arms.index(row.arm) + offset
+            axis.errorbar(row.value, place, capsize=4, marker=marker, **style)
+        axis.plot([], [], color="black", marker=marker, ls="", label=benchmark)
     axis.set_yticks(range(len(arms)), arms)
     axis.set_ylim(len(arms) - 0.4, -0.6)
     axis.set_xlabel(f"Pass@1 at the end (95%; {table.seeds.max()} seeds)")

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
+import jinja2
 import pandas as pd
 
 from rockstudy import display
 from rockstudy.claims.verdicts import VERDICTS
 from rockstudy.errors import escaped
 
-TABLE = """
-<details><summary>{notebook}: {counts}</summary>
-<table><thead><tr><th>claim</th><th>paper</th><th>measured</th><th>verdict</th></tr></thead>
-<tbody>{rows}</tbody></table></details>
-"""
+TABLES = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""
+{% for notebook, counts, rows in parts %}
+<details><summary>{{ notebook }}: {{ counts }}</summary>
+<table><thead><tr><th>claim</th><th>paper</th><th>measured</th><th>verdict</th></tr></thead><tbody>
+{% for row in rows %}
+<tr><td>{{ row.statement }}<br><small>{{ row.locator }}</small></td>
+<td>{{ rounded(row.paper) }}</td><td>{{ measured(row) }}
+{%- if row.n %}<br><small>{{ sample(row) }}, {{ row.preset }}</small>{% endif %}</td>
+<td>{{ row.verdict }}<br><small>{{ row.reason }}</small></td></tr>
+{% endfor %}
+</tbody></table></details>
+{% else %}
+<p>No notebook of this run has recorded a claim.</p>
+{% endfor %}
+""")
 WORDS = {"differs": "differ"}  # plural
 
 
@@ -49,42 +59,23 @@ def _claim(row: dict[str, Any]) -> list[str]:
 
 def markdown(table: pd.DataFrame) -> list[str]:
     """Return the headline claims as a Markdown table, with a line that counts all claims."""
+    if table.empty:
+        return []
+    lines = ["| claim | paper | measured | sample | verdict |", "|---|---|---|---|---|"]
     rows = table[table.headline.astype(bool)].to_dict("records")
-    cells = [
-        [
-            row["statement"],
-            display.rounded(row["paper"]),
-            measured(row),
-            sample(row),
-            row["verdict"],
-        ]
-        for row in rows
-    ]
-    lines = [" | ".join(one.replace("|", r"\|") for one in line) for line in cells]
-    head = ["| claim | paper | measured | sample | verdict |", "|---|---|---|---|---|"]
-    whole = [*head, *(f"| {line} |" for line in lines), "", f"{len(rows)} of {summary(table)}."]
-    return whole if len(table) else []
+    for row in rows:
+        numbers = (display.rounded(row["paper"]), measured(row), sample(row))
+        cells = [one.replace("|", r"\|") for one in (row["statement"], *numbers, row["verdict"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", f"{len(rows)} of {summary(table)}."]
 
 
 def tables(table: pd.DataFrame) -> display.Html:
     """Return the claims as HTML, a folding table for each notebook; all text is escaped."""
-    parts = []
-    for notebook, rows in table.groupby("notebook", sort=False):
-        cells = "".join(_row(row) for row in rows.to_dict("records"))
-        values = {"notebook": html.escape(str(notebook)), "counts": summary(rows), "rows": cells}
-        parts.append(TABLE.format(**values))
-    return display.Html("".join(parts) or "<p>No notebook of this run has recorded a claim.</p>")
-
-
-def _row(row: dict[str, Any]) -> str:
-    over = html.escape(sample(row))
-    cells = [
-        f"{html.escape(row['statement'])}<br><small>{html.escape(row['locator'])}</small>",
-        display.rounded(row["paper"]),
-        measured(row) + (f"<br><small>{over}, {html.escape(row['preset'])}</small>" * bool(over)),
-        f"{row['verdict']}<br><small>{html.escape(row['reason'])}</small>",
-    ]
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    groups = table.groupby("notebook", sort=False)
+    parts = [(notebook, summary(rows), rows.to_dict("records")) for notebook, rows in groups]
+    functions = {"rounded": display.rounded, "measured": measured, "sample": sample}
+    return display.Html(TABLES.render(parts=parts, **functions))
 
 
 def measured(row: Mapping[str, Any]) -> str:

@@ -118,18 +118,15 @@ class _Renderer(IPythonRenderer):
         super().__init__(escape=False, exclude_anchor_links=True)
         self.formulas: list[str] = []
 
-    def block_math(self, body: str) -> str:
-        return self._aside(body, block=True)
+    def inline_math(self, body: str, block: bool = False) -> str:
+        self.formulas.append(mathml(body, block=block))
+        return f"\ue000{len(self.formulas) - 1}\ue001"  # private-use characters, removed from input
 
-    def inline_math(self, body: str) -> str:
-        return self._aside(body, block=False)
+    def block_math(self, body: str) -> str:
+        return self.inline_math(body, block=True)
 
     def latex_environment(self, name: str, body: str) -> str:
-        return self._aside(rf"\begin{{{name}}}{body}\end{{{name}}}", block=True)
-
-    def _aside(self, latex: str, *, block: bool) -> str:
-        self.formulas.append(mathml(latex, block=block))
-        return f"\ue000{len(self.formulas) - 1}\ue001"  # private-use characters, removed from input
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
 def markdown(source: str) -> str:
@@ -180,7 +177,6 @@ def section(notebook: nbformat.NotebookNode, name: str) -> Section:
 
 
 def _question(soup: BeautifulSoup) -> str:
-    """The first paragraph below the heading Question."""
     heading = soup.find(re.compile("^h[2-6]$"), string="Question")
     paragraph = heading.find_next("p") if heading else None
     return paragraph.get_text().strip() if paragraph else ""
@@ -213,14 +209,9 @@ def alternatives(notebook: nbformat.NotebookNode) -> list[str]:
 
 def images(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
     """Return the figures in a notebook's outputs in order, each as (suffix, data as stored)."""
-    found = []
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            kind = next((kind for kind in IMAGE_TYPES if kind in data), None)
-            if kind:
-                found.append((IMAGE_TYPES[kind], data[kind]))
-    return found
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    kinds = [next((k for k in IMAGE_TYPES if k in one.get("data", {})), None) for one in outputs]
+    return [(IMAGE_TYPES[k], one.data[k]) for k, one in zip(kinds, outputs, strict=True) if k]
 
 
 def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:

@@ -1,7 +1,6 @@
 """The HTML report of a run: its notebooks, figures, claims and provenance."""
 
 import base64
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -10,21 +9,18 @@ from rockstudy import runs
 from rockstudy.claims import records
 from rockstudy.claims.verdicts import VERDICTS
 from rockstudy.errors import StudyError
+from rockstudy.notebooks import read
 from rockstudy.report import listing, page
-from rockstudy.report.notebook_file import read
-from rockstudy.runs import Run, provenance
-from rockstudy.store import cache
+from rockstudy.runs import provenance
+from rockstudy.store import cache, files
 
 OVERVIEW = "09_report"  # the report shows its first figure above the claims
 
 
 def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Facts at the top of the report: run, parameters, artefacts, code, device, versions."""
-    versions: dict[str, set[str]] = {}
-    for manifest in cache.manifests(run).values():
-        for name, version in manifest.versions.items():
-            versions.setdefault(name, set()).add(str(version))
-    named = [f"{name} {' and '.join(sorted(those))}" for name, those in sorted(versions.items())]
+    made_with = pd.DataFrame([m.versions for m in cache.manifests(run).values()])
+    versions = {name: sorted(set(made_with[name].dropna().astype(str))) for name in made_with}
+    named = [f"{name} {' and '.join(those)}" for name, those in sorted(versions.items())]
     seconds = table.seconds.astype(float).sum()
     took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     size = sum(runs.artefacts(run).values()) / 1e6
@@ -46,22 +42,20 @@ def executed(run: Path) -> list[Path]:
     return [path for path in notebooks if not path.name.endswith(unfinished)]
 
 
-def render(run: Path | Run) -> Path:
+def render(folder: Path) -> Path:
     """Write the report of a run as one self-contained HTML file and return its path.
 
     The figures are also written as files under ``figures/``. The report does not depend on the time
     of rendering. `StudyError` for a run without executed notebooks.
     """
-    folder = run.path if isinstance(run, Run) else run
     notebooks = {path.stem: read(path) for path in executed(folder)}
     if not notebooks:
         raise StudyError(f"run: must have executed notebooks; got {folder.name!r}, which has none")
     for name, notebook in notebooks.items():
         _write_figures(folder / "figures", name, page.images(notebook))
     table = provenance(folder)
-    shown = table.assign(seconds=["–" if pd.isna(s) else f"{s:.4g}" for s in table.seconds]).astype(
-        object
-    )
+    seconds = [None if pd.isna(s) else f"{s:.4g}" for s in table.seconds]
+    shown = table.assign(seconds=seconds).astype(object)
     claims = records.read_claims(folder)
     html = page.page(
         title=f"rockstudy: {folder.name}",
@@ -79,9 +73,9 @@ def render(run: Path | Run) -> Path:
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
     )
     target = folder / "report.html"
-    temporary = target.with_suffix(".html.tmp")
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, target)
+    with files.temporary(target) as waiting:
+        waiting.write_text(html, encoding="utf-8")
+        waiting.replace(target)
     return target
 
 

@@ -33,7 +33,6 @@ def rows(
 
 
 def _differences(table: pd.DataFrame, rng: np.random.Generator) -> Iterator[ClaimRow]:
-    """Final accuracies of the three regimes against each other."""
     for claim, arm, where, against in (
         ("freeze-keeps-accuracy", "rock-freeze", f"within {WITHIN:g} of", "baseline"),
         ("random-freeze-costs-accuracy", "random-windows", "below", "baseline"),
@@ -52,23 +51,18 @@ def _differences(table: pd.DataFrame, rng: np.random.Generator) -> Iterator[Clai
 
 def _equivalent(claim: str, words: str, number: str, one: dict, **more: Any) -> ClaimRow:
     """Whether the interval of a difference lies inside the margin, or outside of it."""
-    verdict = "inconclusive"  # as without an interval, where both ends are NaN
-    if one["lo"] >= -WITHIN and one["hi"] <= WITHIN:
-        verdict = "reproduced"
-    elif one["hi"] < -WITHIN or one["lo"] > WITHIN:
-        verdict = "differs"
+    inside = one["lo"] >= -WITHIN and one["hi"] <= WITHIN
+    outside = one["hi"] < -WITHIN or one["lo"] > WITHIN  # neither where both ends are NaN
+    verdict = "reproduced" if inside else "differs" if outside else "inconclusive"
     reason = f"the interval must lie inside plus and minus {WITHIN:g}"
     return verdicts.judged(claim, words, number, one, verdict=verdict, reason=reason, **more)
 
 
 def _gains(table: pd.DataFrame, rng: np.random.Generator) -> Iterator[ClaimRow]:
-    """Gain of each regime over the student at the start of stage 2."""
     for arm, theirs in REGIMES.items():
         words = f"{arm} raises the accuracy over the start of stage 2."
-        about, of_arm = (
-            (f"gain-{arm}", words, f"accuracy-gain/{theirs}"),
-            table[table["arm"] == arm],
-        )
+        about = (f"gain-{arm}", words, f"accuracy-gain/{theirs}")
+        of_arm = table[table["arm"] == arm]
         if of_arm.empty:
             yield verdicts.not_run(*about, UNTRAINED)
             continue
@@ -100,8 +94,7 @@ def _costs(costs: pd.DataFrame) -> Iterator[ClaimRow]:
         one = cost_of.loc[arm]
         ours = {"value": float(one[column]), "unit": "regimes of one run", "n": len(cost_of)}
         if column == "speedup":
-            ours = {"value": one.speedup, "lo": one.lo, "hi": one.hi}
-            ours |= {"unit": "steps timed in turns", "n": int(one.n)}
+            ours |= {"lo": one.lo, "hi": one.hi, "unit": "steps timed in turns", "n": int(one.n)}
         headline = about[0] in ("speed-up-types", "speed-up-bound", "frozen-share")
         yield verdicts.holds(*about, ours, headline=headline)
 

@@ -72,7 +72,6 @@ def trained(run: Run, *, grade: bool = True) -> Trained:
 
 
 def _hashes(run: Run) -> dict[str, str]:
-    """The trained arms as inputs."""
     return {f"{arm.name}-s{seed}": r.hash for arm, seed, r, _ in trained(run, grade=False)}
 
 
@@ -108,9 +107,8 @@ def timing(run: Run) -> pd.DataFrame:
     """Seconds of single steps of the arms in `TIMED`, which take turns on an idle machine.
 
     The real trainings run in parallel, so their times mean little. A round trains the first steps
-    of each arm, with the same prompts, and leaves out the first one.
-
-    The columns are those of `TrainResult.timing`, and ``arm, round``.
+    of each arm, with the same prompts, and leaves out the first one. The columns are those of
+    `TrainResult.timing`, and ``arm, round``.
     """
     config, made, frames = run.config, material(run), []
     names = [name for name in TIMED if name in (*config.freeze.arms, *config.freeze.extra)]
@@ -212,8 +210,7 @@ def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     that reach the heads); of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
     hi, n`` (seconds of a baseline step over those of the same step of the arm, mean over ``n``
     pairs with a t interval); ``bound`` (Amdahl: the baseline's step without the share ``frozen`` of
-    its heads and their backward pass, whoever skips the positions) and ``bound_all`` (without any
-    heads at all).
+    its heads and their backward pass) and ``bound_all`` (without any heads at all).
     """
     weighted = metrics.assign(weight=metrics.mean_weight * metrics.n_tokens)
     sums = weighted.groupby("arm", sort=False)[["weight", "n_kept", "n_tokens"]].sum()
@@ -242,11 +239,11 @@ def reading(differences: pd.DataFrame, benchmark: str) -> str:
     """A line for each arm of `differences`: its change of accuracy and what the interval allows."""
     lines = []
     for row in differences[differences.benchmark == benchmark].itertuples():
-        reading = "better than the baseline" if row.lo > 0 else "worse than the baseline"
+        reading = f"{'better' if row.lo > 0 else 'worse'} than the baseline"
         if row.lo <= 0 <= row.hi:
             reading = "no difference shown; differences inside the interval, up to "
             reading += f"{max(-row.lo, row.hi):.3f}, cannot be excluded"
-        interval = f"[{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds: {reading}"
-        one = ", one seed: no conclusion about other seeds"
-        lines.append(f"{row.arm}: {row.value:+.3f}{one if row.seeds < 2 else ' ' + interval}.")
+        known = f" [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds: {reading}"
+        known = known if row.seeds > 1 else ", one seed: no conclusion about other seeds"
+        lines.append(f"{row.arm}: {row.value:+.3f}{known}.")
     return "\n".join(lines)

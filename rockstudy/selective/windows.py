@@ -74,9 +74,7 @@ class RandomWindows(WindowWeights):
         """Check the fields, then that no control is a rock."""
         super().__post_init__()
         if common := sorted({*self.ids} & {*self.controls}):
-            raise StudyError(
-                f"weights: controls must not be among the ids; got {common[0]} in both"
-            )
+            raise StudyError(f"weights: controls must not be ids too; got {common[0]} in both")
 
     def _chosen(self, batch: Batch, *arrays: np.ndarray) -> np.ndarray:
         ids, mask, _ = arrays
@@ -103,12 +101,9 @@ def random_windows(
 ) -> np.ndarray:
     """As many positions as are frozen, in runs of the same lengths, elsewhere; bool (R, T).
 
-    All inputs are bool (R, T): the rock occurrences, these with their windows (`frozen`), the
-    occurrences of the control types, which come first as centres, and the completion tokens
-    (`mask`). `rng` orders the centres and assigns a run to each.
-
-    The result is disjoint from `frozen`, inside `mask`, and has as many positions as `frozen`;
-    fewer only where less than that is left.
+    All inputs are bool (R, T): the rock occurrences, these with their windows (`frozen`), those of
+    the control types, which come first as centres, and the completion tokens (`mask`). `rng` orders
+    the centres and assigns a run to each. Fewer positions only where `mask` has fewer left.
     """
     free = mask & ~frozen
     wanted = min(int(frozen.sum()), int(free.sum()))

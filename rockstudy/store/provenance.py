@@ -17,11 +17,15 @@ _PACKAGES = "rockstudy numpy pandas pyarrow torch transformers trl accelerate da
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    known = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            known[package] = importlib.metadata.version(package)
-    return known
+    known = {package: text for package in _PACKAGES if (text := version(package))}
+    return {"python": platform.python_version()} | known
+
+
+def version(package: str) -> str | None:
+    """Version of a package; None for one that is not installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """`rockstudy config` and `rockstudy fields`, and `--config FILE` where there is `--preset`."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,13 +94,14 @@ def test_fields_takes_a_part_of_a_name_or_of_a_meaning_or_a_near_name(call):
 
 def test_a_file_is_passed_on_as_the_preset_with_its_seed_and_name(call, monkeypatch, tmp_path):
     Path("mine.toml").write_text('preset = "tiny"\nseed = 5\n[stage2]\nsteps = 3\n')
-    asked = {}
-    monkeypatch.setattr(main.running, "run_study", lambda found, **given: asked.update(given))
-    assert call("run", "0", "--config", "mine.toml")[0] == 0
+    asked, run = [], SimpleNamespace(path=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(main.running, "run_study", lambda *given: None)
+        patch.setattr(main.runs, "open_run", lambda *given, check: asked.append(given) or run)
+        assert call("run", "0", "--config", "mine.toml")[0] == 0
+        call("run", "0", "--config", "mine.toml", "--seed", "2", "--run-id", "other")
     path = str(tmp_path / "mine.toml")
-    assert (asked["preset"], asked["run_id"], asked["seed"]) == (path, "mine", None)
-    call("run", "0", "--config", "mine.toml", "--seed", "2", "--run-id", "other")
-    assert (asked["run_id"], asked["seed"]) == ("other", 2)
+    assert asked == [(path, "mine", None, {}, None), (path, "other", 2, {}, None)]
 
     monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
     measured = []

@@ -21,10 +21,8 @@ from rockstudy.cli import estimates
 from rockstudy.cli.dimensions import KNOWN, Dimensions
 from rockstudy.config.fields import StudyConfig
 from rockstudy.config.overrides import from_parameters
-from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 from rockstudy.models import adapters, divergence, loading, pruning
-from rockstudy.selective import arms
 
 # Facts: the size of each repository's weights.
 PARAMETERS = {
@@ -214,9 +212,7 @@ def pair(preset: str) -> tuple[StudyConfig, estimates.ModelPair]:
 def test_a_teacher_may_lie_whole_beside_each_process_in_shards_or_elsewhere():
     study, sizes = pair("paper")
     whole, shared, elsewhere = (
-        estimates.training(
-            "stage1", study.stage1, sizes, max_prompt_tokens=800, processes=16, teacher_shards=n
-        )
+        estimates.training("stage1", study.stage1, sizes, estimates.Setting(800, 16), n)
         for n in (1, 8, 0)
     )
     teacher = 2 * sizes.teacher.parameters
@@ -255,7 +251,7 @@ def test_processes_divide_the_hours_of_sampling():
 
 def test_hours_of_a_stage_are_its_flops_over_what_all_devices_do():
     study, sizes = pair("paper")
-    made = estimates.training("stage1", study.stage1, sizes, max_prompt_tokens=800, processes=16)
+    made = estimates.training("stage1", study.stage1, sizes, estimates.Setting(800, 16))
     length = 800 + 16_384
     student, teacher = (
         m.active + len(m.layers) * 32 * 128 * length for m in (sizes.student, sizes.teacher)
@@ -266,21 +262,18 @@ def test_hours_of_a_stage_are_its_flops_over_what_all_devices_do():
 
 def test_vllm_takes_the_rows_that_it_has_room_for_and_says_where_there_is_none():
     study, sizes = pair("qwen3")
-    given = {"prompts": 500, "max_prompt_tokens": 800}
-    made = estimates.sampling("x", study.evaluation, sizes.student, **given)
+    about = ("x", study.evaluation, sizes.student, 500)
+    made = estimates.sampling(*about, estimates.Setting(800))
     row = 2 * 2 * 28 * 8 * 128 * 2848
     assert made.parts["rollouts"] == int((72e9 - 2 * 596_049_920) // row) * row
     assert made.memory <= 80e9
     small = estimates.Device("small", 1.25e9, 1e12, 1e12)
-    crowded = estimates.sampling("x", study.evaluation, sizes.student, device=small, **given)
+    crowded = estimates.sampling(*about, estimates.Setting(800, device=small))
     assert crowded.parts["rollouts"] == row
     assert crowded.memory > small.memory
 
 
-def test_trainings_and_checkpoints_are_counted_over_arms_and_seeds():
-    for preset in ("tiny", "lab", "qwen3"):
-        study = PRESETS[preset]
-        assert estimates.trainings(study) == len(arms.plan(study))
+def test_checkpoints_are_counted_over_arms_and_seeds():
     study, sizes = pair("qwen3")
     found = estimates.disk(study, sizes.student)
     assert found["checkpoints"] == 4 * 596_049_920 * 2 * (1 + 7)

@@ -99,7 +99,7 @@ def corpus():
 def test_a_plugin_is_a_file_or_a_module_of_the_working_folder(mine, name):
     config = from_parameters("tiny", plugins=[name], rocks__selector="rarest")
     assert config.plugins == (str(mine),)
-    assert SCORES.help()["rarest"] == "The rarer, the higher."
+    assert {e.name: e.help for e in SCORES.entries()}["rarest"] == "The rarer, the higher."
 
 
 def test_a_score_of_ones_own_ranks_the_types_and_their_sub_corpora(mine, corpus):

@@ -71,7 +71,7 @@ def test_an_unknown_name_is_one_line_with_the_legal_ones_and_a_hint(name, line):
 
 
 def test_a_help_text_is_the_first_line_of_the_docstring():
-    assert small().help() == {
+    assert {entry.name: entry.help for entry in small().entries()} == {
         "apple": "Red or green.", "pear": "", "basket-<number>": "A number of things."
     }  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_a_name_has_one_definition_and_its_module_may_be_reloaded():
 def test_every_built_in_name_has_a_help_text_and_a_function_of_its_room():
     for registry in REGISTRIES:
         for entry in registry.entries():
-            assert entry.help and entry.module.startswith("rockstudy."), entry.name
+            assert entry.help and entry.place.startswith("rockstudy."), entry.name
             assert all(callable(function) for function in entry.functions)
 
 

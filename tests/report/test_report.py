@@ -58,7 +58,7 @@ def text(source: str):
 
 
 def rendered(run) -> BeautifulSoup:
-    return BeautifulSoup(render.render(run).read_text(encoding="utf-8"), "html.parser")
+    return BeautifulSoup(render.render(run.path).read_text(encoding="utf-8"), "html.parser")
 
 
 # Opening a run.
@@ -174,9 +174,12 @@ def test_a_claim_that_was_not_run_needs_no_number(run):
         ([{"claim": "a"}], "missing or unknown: locator, statement, verdict"),
         ([claim(interval=1)], "missing or unknown: interval"),
         ([claim(), claim()], "claim: must be unique within a notebook; got 'gain' twice"),
-        ([claim(measured=None)], "a claim without a measured number must have .*'not run'"),
+        (
+            [claim(measured=None)],
+            "value: must be a number, or else .*'not run'; got 'reproduced' without",
+        ),
         ([claim(paper="ten")], "must be numbers"),
-        ([claim(**NOT_RUN | {"reason": ""})], "reason: a claim that was not run must say why"),
+        ([claim(**NOT_RUN | {"reason": ""})], "reason: must be given with the verdict 'not run'"),
     ],
 )
 def test_a_wrong_claim_is_one_line_and_stores_nothing(run, rows, expected):
@@ -217,7 +220,7 @@ def test_provenance_has_a_row_for_each_artefact(run):
 def test_the_page_asks_for_nothing_outside_itself(run):
     executed(run, text("# A\n\n$x^2$"), output({"image/png": PIXEL}))
     records.claims(run, "00", [claim()])
-    html = render.render(run).read_text(encoding="utf-8")
+    html = render.render(run.path).read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", html)
     assert not re.search(r"<(link|iframe)\b|@import|url\(", html)
     assert not re.search("mathjax|require|cdnjs|unpkg", html, re.IGNORECASE)
@@ -356,7 +359,7 @@ def test_characters_that_reorder_text_are_spelled_out(run):
     hostile = "abc\u202edef\u2066ghi"
     executed(run, text(f"# {hostile}"), output({"text/plain": hostile}))
     records.claims(run, "00", [claim(statement=hostile)])
-    html = render.render(run).read_text(encoding="utf-8")
+    html = render.render(run.path).read_text(encoding="utf-8")
     assert "\u202e" not in html and "\u2066" not in html
     assert html.count("abc[U+202E]def[U+2066]ghi") >= 3
 
@@ -384,7 +387,7 @@ def test_the_page_tells_what_the_run_changes_in_its_preset(tmp_path, monkeypatch
 
 def test_the_page_suits_a_phone_and_both_colour_schemes(run):
     executed(run, text("# One"))
-    html = render.render(run).read_text(encoding="utf-8")
+    html = render.render(run.path).read_text(encoding="utf-8")
     assert 'name="viewport"' in html
     assert "prefers-color-scheme: dark" in html
     assert re.search(r"\.wide \{ overflow-x: auto", html)
@@ -392,8 +395,8 @@ def test_the_page_suits_a_phone_and_both_colour_schemes(run):
 
 def test_rendering_again_gives_the_same_bytes(run):
     executed(run, text("# One\n\n$x$"), output({"image/png": PIXEL}))
-    first = render.render(run).read_bytes()
-    assert render.render(run).read_bytes() == first
+    first = render.render(run.path).read_bytes()
+    assert render.render(run.path).read_bytes() == first
 
 
 def test_a_failed_notebook_is_named_and_a_partial_one_is_not_shown(run):
@@ -408,7 +411,7 @@ def test_a_failed_notebook_is_named_and_a_partial_one_is_not_shown(run):
 
 def test_a_run_without_executed_notebooks_has_no_report(run):
     with pytest.raises(StudyError, match="must have executed notebooks; got 'here'"):
-        render.render(run)
+        render.render(run.path)
     assert not (run.path / "report.html").exists()
 
 

@@ -70,7 +70,7 @@ def path(tmp_path_factory):
         notebook = nbformat.v4.new_notebook(cells=cells)
         nbformat.write(notebook, run.path / "notebooks" / f"{name}.ipynb")
         records.claims(run, name, claims())
-    return render.render(run)
+    return render.render(run.path)
 
 
 @pytest.fixture(scope="module")
