@@ -1,7 +1,8 @@
 """A study that is killed at random times ends with the bytes of a study that nothing disturbed.
 
-The command runs each notebook, and is killed by SIGKILL, SIGTERM or SIGINT: either its own process
-alone, or that and all which it has started. Then the same command is given again, until it ends.
+The command runs each notebook, and is killed by SIGKILL, SIGTERM or SIGINT shortly after it has
+written a random number of files: either its own process alone, or that and all which it has
+started. Then the same command is given again, until it ends.
 A kernel outlives a killed command by about a second, so the next command starts beside it, as it
 would where a person types fast.
 
@@ -44,7 +45,7 @@ SMALLEST = {
     "knockout__n_prompts": "3",
     "knockout__samples": "1",
 }
-WHEN = (0.4, 1.0)  # ours: shares of a notebook's time; before, it only imports what it needs
+PAUSE = 0.5  # most seconds between a file that a command writes and its kill
 PATIENCE = 120  # seconds in which a signal must have ended every process, on a busy machine
 LONGEST = 900  # seconds that a command may take, on a busy machine
 
@@ -67,14 +68,26 @@ def started(home: Path, notebooks: list[str]) -> subprocess.Popen:
         )
 
 
-def ended(process: subprocess.Popen, home: Path, seconds: float) -> bool:
-    """Whether the command ends in time, which it must do without an error."""
-    try:
-        code = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    assert code == 0, (home / "log").read_text()[-2_000:]
-    return True
+def ended(process: subprocess.Popen, home: Path) -> None:
+    """Wait for the end of a command, which must come without an error."""
+    assert process.wait(LONGEST) == 0, (home / "log").read_text()[-2_000:]
+
+
+def files(home: Path) -> set[str]:
+    """Paths of all files of a study, those of half-filled folders included."""
+    return {os.path.join(folder, name) for folder, _, names in os.walk(home) for name in names}
+
+
+def has_written(process: subprocess.Popen, home: Path, n: int) -> bool:
+    """Wait until a command has written so many new files; False if it ends before."""
+    before, until = files(home), time.monotonic() + LONGEST
+    written: set[str] = set()
+    while process.poll() is None and time.monotonic() < until:
+        written |= files(home) - before
+        if len(written) >= n:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def alive(home: Path) -> list[psutil.Process]:
@@ -104,17 +117,21 @@ def kill(process: subprocess.Popen, home: Path, rng: np.random.Generator) -> str
     return what
 
 
-def killed(
-    home: Path, notebook: str, seconds: float, most: int, rng: np.random.Generator
-) -> list[str]:
-    """Run a notebook until it ends, kill it at most so often, and return what was done."""
+def killed(home: Path, notebook: str, total: int, most: int, rng: np.random.Generator) -> list[str]:
+    """Run a notebook until it ends, kill it at most so often, and return what was done.
+
+    It writes `total` files if nothing disturbs it.
+    """
     kills: list[str] = []
     while len(kills) < most:
-        process, delay = started(home, [notebook]), seconds * rng.uniform(*WHEN)
-        if ended(process, home, delay):
+        process, n = started(home, [notebook]), int(rng.integers(1, max(3, 2 * total // most)))
+        if not has_written(process, home, n):
+            ended(process, home)
             return kills
-        kills.append(f"{notebook} after {delay:.1f} s: {kill(process, home, rng)}")
-    assert ended(started(home, [notebook]), home, LONGEST), kills
+        time.sleep(rng.uniform(0, PAUSE))
+        if process.poll() is None:
+            kills.append(f"{notebook} after {n} files: {kill(process, home, rng)}")
+    ended(started(home, [notebook]), home)
     return kills
 
 
@@ -142,21 +159,25 @@ def unfinished(home: Path) -> list[str]:
 def test_a_study_killed_at_random_times_ends_with_the_same_bytes(tmp_path, pytestconfig):
     n = pytestconfig.getoption("kills")
     notebooks, rng, kills = FEW if n <= 10 else ALL, np.random.default_rng(n), []
-    whole, studies = tmp_path / "whole", 0
+    whole, studies, totals = tmp_path / "whole", 0, {}
     try:
-        assert ended(started(whole, notebooks), whole, LONGEST)
-        log, expected = (whole / "log").read_text(), stored(whole)
-        seconds = {name: float(re.search(rf"{name}: (\d+) s", log)[1]) for name in notebooks}
+        for name in notebooks:
+            before = files(whole)
+            ended(started(whole, [name]), whole)
+            totals[name] = len(files(whole) - before)
+        expected = stored(whole)
         while not studies or (n > 10 and len(kills) < n):
             home, studies = tmp_path / f"study-{studies}", studies + 1
             for place, name in enumerate(notebooks):
                 most = -(-(n - len(kills)) // (len(notebooks) - place))
-                kills += killed(home, name, seconds[name], most, rng)
+                some = killed(home, name, totals[name], most, rng)
+                assert some, f"{name} was never killed"
+                kills += some
             ours = stored(home)
             assert ours.keys() == expected.keys(), kills
             assert [name for name in ours if ours[name] != expected[name]] == [], kills
             assert unfinished(home) == [], kills
-        assert kills
+        assert 2 * len(kills) >= n
     finally:
         for one in (one for home in tmp_path.iterdir() for one in alive(home)):
             one.kill()
