@@ -66,7 +66,7 @@ def watch_run(runs) -> None:
 
         return taking
 
-    for name in ("sampled", "trained", "folder", "is_stored", "addressed"):
+    for name in ("sampled", "folder", "is_stored", "addressed"):
         setattr(runs.Run, name, apart(getattr(runs.Run, name)))
     table = runs.Run.table
 
