@@ -47,11 +47,11 @@ def test_a_refused_command_writes_its_one_line_and_nothing_of_libraries(status, 
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_libraries_write_in_an_accepted_command_follows(status, monkeypatch):
+def test_what_libraries_write_in_an_accepted_command_follows(status, monkeypatch, tmp_path):
     monkeypatch.setattr(running, "rendered", lambda run: noise() or run)
-    monkeypatch.setattr("rockstudy.runs.existing", lambda *_: "a run")
+    monkeypatch.setattr("rockstudy.runs.existing", lambda *_: tmp_path)
     code, out, err = status("report")
-    assert (code, out) == (0, "a run\n")
+    assert (code, out) == (0, f"{tmp_path}\n")
     assert "[transformers] a library's message\n[W] a library's message from C\n" in err
 
 
