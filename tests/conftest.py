@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=8, help="commands that test_kills.py kills")
+    parser.addoption("--kills", type=int, default=10, help="commands that test_kills.py kills")
     parser.addoption("--fuzz", type=int, help="cases of each family in test_fuzz.py")
 
 
