@@ -41,8 +41,8 @@ def identity(task: TaskConfig) -> dict[str, Any]:
 def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:
     """Grade completions, one per problem: bool (len(problems),).
 
-    A completion cut at the token limit is graded unchanged. Answers that math-verify cannot compare
-    in time are wrong, and a warning counts them.
+    A completion cut at the token limit is graded unchanged. Answers that the
+    verifier cannot compare in time are wrong, and a warning counts them.
 
     `StudyError`: a task without reference answers, IFEval without its checkers, or a plugin's task
     that does not return a verdict for each text.
