@@ -12,10 +12,10 @@ from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError
 from rockstudy.store.files import hash_file
 from rockstudy.tasks import arithmetic, ifeval, math, openthoughts3
-from rockstudy.tasks.lab import instructions, maths
+from rockstudy.tasks.lab import instructions, register
 from rockstudy.tasks.problem import Problem, Split, Task
 
-BUILT_IN = (arithmetic, ifeval, instructions, math, maths, openthoughts3)  # registered on import
+BUILT_IN = (arithmetic, ifeval, instructions, math, openthoughts3, register)  # registered on import
 __all__ = ["BUILT_IN", "Problem", "Split", "Task", "grade", "identity", "load"]
 
 

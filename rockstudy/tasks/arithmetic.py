@@ -16,9 +16,18 @@ from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError
 from rockstudy.tasks import grading
-from rockstudy.tasks.lab.maths import NAMES, THINGS, first_distinct, split_of
+from rockstudy.tasks.lab.maths import first_distinct, split_of
 from rockstudy.tasks.problem import Problem, Split, Task
 
+NAMES = (
+    "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan Cleo Yara "
+    "Emil Kate Noah Ruth Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas "
+    "Marta Nils Olga Peter Quinn Robin Sofia Tariq Ursula Victor Wendy Xavier"
+).split()
+THINGS = (
+    "apples coins books cards pens shells stamps beads cups keys nuts pears buttons marbles "
+    "tickets pebbles ribbons candles lemons feathers magnets plates rulers stickers"
+).split()
 EXAMPLE = (
     "Question: Sam has 5 pens and buys 2 more. How many pens does Sam have?\n"
     "Answer: Sam has 5 + 2 = 7 pens. The answer is \\boxed{7}.\n\n"

@@ -41,4 +41,6 @@ class Task:
     load: Callable[[TaskConfig, Split], list[Problem]]
     grade: Grade | None = None
     columns: tuple[str, ...] = ()  # of the file in ``task.path``; empty for a task without a file
+    causes: tuple[str, ...] = ()
+    annotate: Callable[[Problem, str], np.ndarray] | None = None
     instruction: str = ""  # what the task adds to its prompts, such as how to give the answer

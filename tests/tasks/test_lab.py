@@ -7,12 +7,17 @@ import pytest
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.tasks.grading import grade_number
-from rockstudy.tasks.lab import instructions, maths
-from rockstudy.tasks.lab.register import LAYOUTS, STUDENT, TEACHER, layout_of, write
+from rockstudy.tasks.lab import instructions, maths, register, words
+from rockstudy.tasks.lab.register import LAYOUTS, STUDENT, TEACHER, write
 
 
 def drafts(n, split="train", seed=3):
     return list(islice(maths.drafts(split, random.Random(seed)), n))
+
+
+def problem(family, seed):
+    rng = random.Random(seed)
+    return maths.dress(family(rng), rng)
 
 
 def sizes(n):
@@ -32,7 +37,7 @@ def value(expression, x=None):
 @pytest.mark.parametrize("family", sorted(maths.FAMILIES))
 def test_every_written_equation_holds(family):
     for seed in range(60):
-        draft = maths.FAMILIES[family](random.Random(seed))
+        draft = problem(maths.FAMILIES[family], seed)
         for step in maths.answer_of(draft)[1]:
             lhs = step.lhs.split("=")[-1]
             assert value(lhs) == pytest.approx(float(step.result)), step
@@ -40,8 +45,8 @@ def test_every_written_equation_holds(family):
 
 def test_linear_answers_solve_the_equation():
     for seed in range(60):
-        draft = maths.linear(random.Random(seed))
-        a, b, c = draft.params
+        draft = problem(maths.linear, seed)
+        a, b, c = draft.core.params
         assert a * int(maths.answer_of(draft)[0]) + b == c
 
 
@@ -50,11 +55,11 @@ def test_gcd_and_lcm_and_fractions_agree_with_the_standard_library():
     from fractions import Fraction
 
     for seed in range(60):
-        a, b, k = (d := maths.gcd(random.Random(seed))).params
+        a, b, k = (d := problem(maths.gcd, seed)).core.params
         assert int(maths.answer_of(d)[0]) == math.gcd(a, b) + k
-        a, b, k = (d := maths.lcm(random.Random(seed))).params
+        a, b, k = (d := problem(maths.lcm, seed)).core.params
         assert int(maths.answer_of(d)[0]) == math.lcm(a, b) + k
-        a, b, c, e = (d := maths.fraction(random.Random(seed))).params
+        a, b, c, e = (d := problem(maths.fraction, seed)).core.params
         total, answer = Fraction(a, b) + Fraction(c, e), maths.answer_of(d)[0]
         written = rf"\frac{{{total.numerator}}}{{{total.denominator}}}"
         assert answer == (written if total.denominator > 1 else str(total.numerator))
@@ -75,12 +80,24 @@ def test_student_habits_make_many_solutions_wrong_but_not_all():
 def test_layout_follows_the_voice_with_noise():
     rng = random.Random(0)
     bulleted = [
-        write(d, TEACHER, rng).startswith(("- **", "Wait"))
+        "\n- **" in (text := write(d, TEACHER, rng)) or "\n* **" in text
         for d in drafts(2000)
-        if layout_of(d.voice) == "bullets"
+        if LAYOUTS[register.rule(d.voice, "layout", 4)] == "bullets"
     ]
     expected = 1 - TEACHER.noise * (1 - 1 / len(LAYOUTS))
     assert sum(bulleted) / len(bulleted) == pytest.approx(expected, abs=0.06)
+
+
+def test_every_rule_of_style_uses_all_of_its_choices():
+    for slot, n in (("layout", 4), ("dollar", 2), ("reason", 4), ("lead", 5), ("marker", 3)):
+        drawn = [register.rule(name, slot, n) for name in words.NAMES]
+        assert min(drawn.count(i) for i in range(n)) > len(drawn) / n / 2
+
+
+def test_a_prompt_names_the_setting_first_and_the_voice_last_before_the_question():
+    for draft in drafts(50):
+        assert draft.question.startswith(f"We are at the {draft.setting}. ")
+        assert f"{draft.voice} asks: {draft.core.question}" in draft.question
 
 
 def test_training_and_evaluation_problems_are_disjoint():

@@ -5,6 +5,7 @@ teacher's register. The student, a smaller model, learns the same problems with 
 (`rockstudy.tasks.lab.register.STUDENT`). transformers' `Trainer` trains both.
 """
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -33,14 +34,15 @@ from rockstudy.tasks.lab.register import STUDENT, TEACHER, Habits, write
 SIZES = (
     "hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads"
 ).split()
-ROLE = (*SIZES, "examples", "batch_size", "lr")
+ROLE = (*SIZES, "window", "examples", "batch_size", "lr")
+WHOLE = 512  # a window that holds every prompt with its solution
 CONFIG: dict[str, Any] = {
     "seed": 0,
-    "vocab_size": 1280,
+    "vocab_size": 2560,
     "tokenizer_samples": 20_000,
     "instruct_share": 0.35,
-    "teacher": dict(zip(ROLE, (160, 4, 448, 5, 5, 115_200, 32, 3e-3), strict=True)),
-    "student": dict(zip(ROLE, (96, 3, 256, 3, 3, 96_000, 32, 4e-3), strict=True)),
+    "teacher": dict(zip(ROLE, (160, 4, 448, 5, 5, WHOLE, 96_000, 32, 3e-3), strict=True)),
+    "student": dict(zip(ROLE, (128, 2, 384, 4, 4, 60, 96_000, 32, 4e-3), strict=True)),
 }
 
 CHAT_TEMPLATE = (
@@ -117,17 +119,33 @@ def build_model(
 ) -> Qwen3ForCausalLM:
     """A randomly initialised Qwen3 model with tied embeddings."""
     set_seed(seed)
+    windowed = spec["window"] < WHOLE
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         **{size: spec[size] for size in SIZES},
         head_dim=32,
-        max_position_embeddings=512,
+        max_position_embeddings=WHOLE,
+        use_sliding_window=windowed,
+        sliding_window=spec["window"],
+        max_window_layers=0 if windowed else spec["num_hidden_layers"],
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
     return Qwen3ForCausalLM(config)
+
+
+class _Trainer(Trainer):
+    """transformers' `Trainer` with the LM head on completion tokens alone."""
+
+    def compute_loss(self, model: Any, inputs: dict, *args: Any, **kwargs: Any) -> torch.Tensor:
+        labels = inputs["labels"][:, 1:]
+        # padding stands on the right, where causal attention never looks: no mask is faster
+        hidden = model.model(inputs["input_ids"]).last_hidden_state[:, :-1]
+        scored = labels != -100
+        logits = model.lm_head(hidden[scored])
+        return torch.nn.functional.cross_entropy(logits.float(), labels[scored])
 
 
 def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path) -> None:
@@ -153,9 +171,11 @@ def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path
         bf16=torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    right = copy.copy(tokenizer)
+    right.padding_side = "right"
+    collator = DataCollatorForSeq2Seq(right, padding=True)
     data = encode(tokenizer, pairs)
-    Trainer(
+    _Trainer(
         model, args, data_collator=collator, train_dataset=data, processing_class=tokenizer
     ).train()
     model.to(torch.bfloat16).save_pretrained(out / role)

@@ -13,26 +13,44 @@ from dataclasses import dataclass, replace
 
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
+from rockstudy.tasks.lab import register
+from rockstudy.tasks.lab.grammar import CAUSES, Line, Marked, Placed, marked
 from rockstudy.tasks.lab.maths import Draft, answer_of, distinct
-from rockstudy.tasks.lab.register import Habits, Style, style_of, write
+from rockstudy.tasks.lab.register import Habits, Style, style_of
+from rockstudy.tasks.lab.units import PHRASES, UNITS, annotate
 from rockstudy.tasks.problem import Problem, Split, Task
 
-PHRASES = ("That is all.", "Thank you.", "I hope this helps.", "Done.")
 WORDS = ("exactly", "simply", "clearly", "carefully")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of instruction: its sentence, its checker, and the style that obeys it."""
+    """One kind of instruction: its sentence, its checker, and how a writer obeys it.
+
+    A writer that obeys changes its style, then the lines of its solution, then the text.
+    """
 
     sentence: str
     check: Callable[[str, dict], bool]
     style: Callable[[Style, dict], Style] = lambda style, kwargs: style
-    edit: Callable[[str, dict], str] = lambda text, kwargs: text
+    lines: Callable[[list[Placed], dict], list[Placed]] = lambda lines, kwargs: lines
+    edit: Callable[[Marked], Marked] = lambda text: text
 
 
-def _lead_and_close(text: str, kwargs: dict) -> str:
-    return f"We work {kwargs['word']}.\n{text}\nWe checked it {kwargs['word']}."
+def _heading(lines: list[Placed], kwargs: dict) -> list[Placed]:
+    return [(Line(UNITS["heading"], ["## Solution"]), "\n\n"), *lines]
+
+
+def _phrase(lines: list[Placed], kwargs: dict) -> list[Placed]:
+    *before, (last, _) = lines
+    return [*before, (last, "\n\n"), (Line(UNITS["phrase"], [kwargs["phrase"]]), "")]
+
+
+def _lead_and_close(lines: list[Placed], kwargs: dict) -> list[Placed]:
+    *before, (last, _) = lines
+    lead = Line(UNITS["lead"], ["We work ", kwargs["word"], "."])
+    end = Line(UNITS["end"], ["We checked it ", kwargs["word"], "."])
+    return [(lead, "\n"), *before, (last, "\n"), (end, "")]
 
 
 KINDS: dict[str, Kind] = {
@@ -49,22 +67,22 @@ KINDS: dict[str, Kind] = {
     "lowercase": Kind(
         "Use lower case only.",
         lambda t, k: bool(t.strip()) and t == t.lower(),
-        edit=lambda t, k: t.lower(),
+        edit=Marked.lower,
     ),
     "end_phrase": Kind(
         'End with "{phrase}"',
         lambda t, k: t.rstrip().endswith(k["phrase"]),
-        edit=lambda t, k: f"{t}\n\n{k['phrase']}",
+        lines=_phrase,
     ),
     "heading": Kind(
         "Start with a heading.",
         lambda t, k: re.match(r"#{1,6} \S", t) is not None,
-        edit=lambda t, k: t if t.startswith("#") else f"## Solution\n\n{t}",
+        lines=_heading,
     ),
     "no_dollars": Kind(
         "Use no dollar signs.",
         lambda t, k: bool(t.strip()) and "$" not in t,
-        lambda s, k: replace(s, dollars=False),
+        lambda s, k: replace(s, dollar=r"\(", display="\\[\n"),
     ),
     "bold_answer": Kind(
         "Put the final answer in bold.",
@@ -74,18 +92,18 @@ KINDS: dict[str, Kind] = {
     "keyword": Kind(
         'Use the word "{word}" at least twice.',
         lambda t, k: len(re.findall(rf"\b{re.escape(k['word'])}\b", t.lower())) >= 2,
-        edit=_lead_and_close,
+        lines=_lead_and_close,
     ),
     "no_commas": Kind(
         "Use no commas.",
         lambda t, k: bool(t.strip()) and "," not in t,
-        edit=lambda t, k: t.replace(",", ""),
+        edit=lambda text: text.without(","),
     ),
     "one_paragraph": Kind(
         "Write one paragraph without blank lines.",
         lambda t, k: bool(t.strip()) and "\n\n" not in t.strip(),
         lambda s, k: replace(s, layout="prose"),
-        lambda t, k: t.replace("\n", " "),
+        edit=Marked.spaced,
     ),
 }
 
@@ -119,13 +137,19 @@ def instruct(draft: Draft, kind: str, rng: random.Random) -> Instructed:
     return Instructed(draft, kind, kwargs)
 
 
-def solution(item: Instructed, habits: Habits, rng: random.Random) -> str:
-    """Write a solution that obeys the instruction with probability `habits.obeys`."""
+def compose(item: Instructed, habits: Habits, rng: random.Random) -> Marked:
+    """Write a solution, with causes, that obeys with probability `habits.obeys`."""
     style = style_of(item.draft, habits, rng)
     if rng.random() >= habits.obeys:
-        return write(item.draft, habits, rng, style)
+        return marked(register.compose(item.draft, habits, rng, style))
     kind = KINDS[item.kind]
-    return kind.edit(write(item.draft, habits, rng, kind.style(style, item.kwargs)), item.kwargs)
+    lines = register.compose(item.draft, habits, rng, kind.style(style, item.kwargs))
+    return kind.edit(marked(kind.lines(lines, item.kwargs)))
+
+
+def solution(item: Instructed, habits: Habits, rng: random.Random) -> str:
+    """Write a solution that obeys the instruction with probability `habits.obeys`."""
+    return compose(item, habits, rng).text
 
 
 def follows(text: str, kwargs: dict) -> bool:
@@ -148,4 +172,4 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
     return made
 
 
-TASKS.add("lab_instruct", Task(load, grade))
+TASKS.add("lab_instruct", Task(load, grade, causes=CAUSES, annotate=annotate))

@@ -20,71 +20,20 @@ from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError
 from rockstudy.tasks import grading
+from rockstudy.tasks.lab import words
 from rockstudy.tasks.problem import Problem, Split, Task
 
 T = TypeVar("T")
-NAMES = (
-    "Mia Ben Zoe Sam Ana Leo Eva Tom Ida Max Nora Finn Lena Omar Rosa Hugo Vera Ivan Cleo Yara "
-    "Emil Kate Noah Ruth Alma Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Lukas "
-    "Marta Nils Olga Peter Quinn Robin Sofia Tariq Ursula Victor Wendy Xavier"
-).split()
-OPENERS = (
-    "Compute;Find;Work out;Determine;Please find;Tell me;Calculate;Can you find;"
-    "Help me find;I need;Evaluate;Give me"
-).split(";")
-THINGS = (
-    "apples coins books cards pens shells stamps beads cups keys nuts pears buttons marbles "
-    "tickets pebbles ribbons candles lemons feathers magnets plates rulers stickers"
-).split()
 EVAL_SHARE = 4  # ours: one key in four is held out, enough for every family
 MOST = {"train": 200_000, "eval": 4_000}  # ours: new evaluation keys become rare after these
-
-# The wordings of each reason; the register picks one.
-REASONS = {
-    "gain": "add the new {thing}|put the found {thing} on top|count the extra {thing} as well",
-    "lose": "take away the {thing} given|remove the gift from the pile|subtract what was given",
-    "times": "multiply the {thing}|scale the number up|repeat the pile of {thing}",
-    "isolate": "subtract the constant from both sides|move the constant to the right|"
-    "isolate the term with the unknown",
-    "scale": "divide by the coefficient|undo the multiplication|scale the equation down",
-    "euclid": "divide and keep the remainder|replace the larger number|"
-    "apply the algorithm of Euclid once",
-    "plus": "add the last number|complete the sum",
-    "divisor": "find the common divisor|look for shared factors|"
-    "work out the greatest common factor",
-    "product": "multiply the two numbers|form the product|take one number times the other",
-    "cancel": "divide by the common divisor|cancel what was counted twice|drop the shared factors",
-    "share": "take the share|turn the percentage into a number|compute the given part",
-    "later": "add the other {thing}|include the later sale|sum both sales of {thing}",
-    "bottom": "find the common denominator|choose a shared bottom|multiply the denominators",
-    "left": "rewrite the first numerator|expand the left fraction|adjust the first top",
-    "right": "rewrite the second numerator|expand the right fraction|adjust the second top",
-    "tops": "add the numerators|combine both tops|sum the expanded parts",
-    "gaps": "count the steps between the terms|see how many gaps there are|"
-    "use one less than the position",
-    "growth": "multiply by the common difference|find the total growth|take that many equal jumps",
-    "begin": "add the first term|begin at the start value|shift by the initial term",
-    "sheet": "find the area of the sheet|measure the whole rectangle|multiply the outer sides",
-    "piece": "find the area of the piece|measure the small rectangle|multiply the inner sides",
-    "cut": "subtract the piece|remove the cut region|compare both areas",
-    "first": "multiply first|handle the product before the sum|evaluate the leading product",
-    "summand": "add the last number|complete the sum|bring in the final summand",
-    "modulus": "keep the remainder|reduce by the modulus|throw away full multiples",
-    "hats": "multiply hats and coats|pair every hat with every coat|combine the first two choices",
-    "bags": "multiply by the bags|attach each possible bag|extend the pairs by one choice",
-    "exclude": "take away what is not allowed|exclude the forbidden outfits|"
-    "discard the banned combinations",
-}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One line of working: a digit-free reason, an equation, and the slip made in it if any.
-
-    `why` lists the reason's wordings, separated by ``|``.
-    """
+    """One line of working: a reason (a key of `register.REASONS`), an equation, a slip if any."""
 
     why: str
+    thing: str  # what is counted, where the wording of the reason names it
     lhs: str
     result: str
     slip: str | None = None  # a wrong result written first and then corrected
@@ -104,24 +53,24 @@ class Scratch:
     steps: list[Step] = field(default_factory=list)
 
     def line(self, why: str, lhs: str, value: int, thing: str = "") -> int:
-        """Write ``lhs = value`` for one of `REASONS`; return the value for the next step."""
+        """Write ``lhs = value`` with its reason; return the value for the next step."""
         slip = None
         if self.slip_at == len(self.steps):
             wrong = max(0, value + self.rng.choice((-2, -1, 1, 2, 10)))
             wrong = wrong if wrong != value else value + 1
             slip, value = (str(wrong), value) if self.corrects else (None, wrong)
-        self.steps.append(Step(REASONS[why].format(thing=thing), lhs, str(value), slip))
+        self.steps.append(Step(why, thing, lhs, str(value), slip))
         return value
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A drawn problem: its wording, opening name or verb (a latent style feature), and working."""
+class Core:
+    """The mathematics of a problem: what decides its split, its question, and its working."""
 
     family: str
     params: tuple[int | str, ...]
     question: str
-    voice: str
+    givens: tuple[int, ...]
     work: Callable[[Scratch], str | int]
 
     @property
@@ -130,15 +79,50 @@ class Draft:
         return f"{self.family}:{','.join(map(str, self.params))}"
 
 
-def _ask(rng: random.Random, rest: str) -> tuple[str, str]:
-    opener = rng.choice(OPENERS)
-    return f"{opener} {rest}.", opener
+@dataclass(frozen=True)
+class Draft:
+    """A drawn problem: a core, the setting, and the voice (the name of who asks).
+
+    The style of a solution follows the voice and the setting (`rockstudy.tasks.lab.register`).
+    """
+
+    core: Core
+    setting: str
+    voice: str
+    preface: str
+
+    @property
+    def key(self) -> str:
+        """Family and parameters, which decide the split."""
+        return self.core.key
+
+    @property
+    def question(self) -> str:
+        """The whole prompt; its first words name the setting."""
+        return f"{self.preface} {self.core.question}"
 
 
-def chain(rng: random.Random) -> Draft:
+def dress(core: Core, rng: random.Random) -> Draft:
+    """Put a core into a setting and a voice, with a preface that says nothing about either."""
+    setting, voice = rng.choice(words.SETTINGS), words.zipf(words.NAMES, rng)
+    adjective, occasion = (lambda: words.zipf(words.ADJECTIVES, rng)), words.OCCASIONS
+    preface = (
+        f"We are at the {setting}. The room is {adjective()}, the {words.zipf(occasion, rng)} "
+        f"outside looks {adjective()}, somebody tells a {adjective()} "
+        f"{words.zipf(words.NOUNS, rng)} about {rng.choice(words.TOPICS)}, and the next hour "
+        f"belongs to numbers. Show all of the working and put the final answer in a box. "
+        f"{voice} asks:"
+    )
+    return Draft(core, setting, voice, preface)
+
+
+def _ask(rng: random.Random, rest: str) -> str:
+    return f"{rng.choice(words.OPENERS)} {rest}."
+
+
+def chain(rng: random.Random) -> Core:
     """Gains, losses and a multiplication in a story of two to four sentences."""
-    name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    start = rng.randint(3, 12)
+    thing, start = words.zipf(words.THINGS, rng), rng.randint(3, 12)
     moves, value = [], start
     for _ in range(rng.randint(2, 3)):
         kind = rng.choice("+-*" if value <= 12 else "+-")
@@ -147,158 +131,155 @@ def chain(rng: random.Random) -> Draft:
         moves.append((kind, n))
         if value < 2:
             break
-    told = {"+": "finds {} more", "-": "gives away {}", "*": "then makes it {} times as many"}
+    told = {"+": "find {} more", "-": "give away {}", "*": "make it {} times as many"}
     story = ", ".join(told[k].format(n) for k, n in moves)
-    question = f"{name} has {start} {thing}, {story}. How many {thing} does {name} have now?"
+    question = f"I have {start} {thing}, then {story}. How many {thing} are there?"
 
     def work(s: Scratch) -> int:
         x = start
         for kind, n in moves:
             if kind == "+":
-                x = s.line("gain", f"{x} + {n}", x + n, thing)
+                x = s.line("gain", f"{x}+{n}", x + n, thing)
             elif kind == "-":
-                x = s.line("lose", f"{x} - {n}", max(0, x - n), thing)
+                x = s.line("lose", f"{x}-{n}", max(0, x - n), thing)
             else:
-                x = s.line("times", rf"{x} \cdot {n}", x * n, thing)
+                x = s.line("times", rf"{x}\cdot{n}", x * n, thing)
         return x
 
-    return Draft("chain", (start, *(f"{k}{n}" for k, n in moves)), question, name, work)
+    givens = (start, *(n for _, n in moves))
+    return Core("chain", (start, *(f"{k}{n}" for k, n in moves)), question, givens, work)
 
 
-def linear(rng: random.Random) -> Draft:
+def linear(rng: random.Random) -> Core:
     """Solve ``ax + b = c``."""
     a, x, b = rng.randint(2, 9), rng.randint(1, 9), rng.randint(1, 9)
     c = a * x + b
-    question, voice = _ask(rng, f"$x$ such that ${a}x + {b} = {c}$")
+    question = _ask(rng, f"$x$ such that ${a}x + {b} = {c}$")
 
     def work(s: Scratch) -> int:
-        d = s.line("isolate", f"{a}x = {c} - {b}", c - b)
-        return s.line("scale", rf"x = \frac{{{d}}}{{{a}}}", round(d / a))
+        d = s.line("isolate", f"{a}x={c}-{b}", c - b)
+        return s.line("scale", rf"x=\frac{{{d}}}{{{a}}}", round(d / a))
 
-    return Draft("linear", (a, b, c), question, voice, work)
+    return Core("linear", (a, b, c), question, (a, b, c), work)
 
 
-def gcd(rng: random.Random) -> Draft:
+def gcd(rng: random.Random) -> Core:
     """Greatest common divisor by Euclid's algorithm, and a sum."""
     g, p, q, k = rng.randint(2, 6), rng.randint(2, 6), rng.randint(2, 6), rng.randint(1, 9)
     a, b = max(p, q) * g, min(p, q) * g
     a = a + b if a == b else a
-    question, voice = _ask(rng, rf"$\gcd({a}, {b}) + {k}$")
+    question = _ask(rng, rf"$\gcd({a}, {b}) + {k}$")
 
     def work(s: Scratch) -> int:
         x, y = a, b
         while y and len(s.steps) < 5:
-            x, y = y, s.line("euclid", rf"{x} \bmod {y}", x % y)
-        return s.line("plus", f"{x} + {k}", x + k)
+            x, y = y, s.line("euclid", rf"{x}\bmod{y}", x % y)
+        return s.line("plus", f"{x}+{k}", x + k)
 
-    return Draft("gcd", (a, b, k), question, voice, work)
+    return Core("gcd", (a, b, k), question, (a, b, k), work)
 
 
-def lcm(rng: random.Random) -> Draft:
+def lcm(rng: random.Random) -> Core:
     """Least common multiple through the product and the greatest common divisor."""
     a, b, k = rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 9)
     a = a + 1 if a == b else a
     a, b = max(a, b), min(a, b)
-    question, voice = _ask(rng, f"the least common multiple of ${a}$ and ${b}$, plus ${k}$")
+    question = _ask(rng, f"the least common multiple of ${a}$ and ${b}$, plus ${k}$")
 
     def work(s: Scratch) -> int:
-        g = s.line("divisor", rf"\gcd({a}, {b})", math.gcd(a, b))
-        m = s.line("product", rf"{a} \cdot {b}", a * b)
+        g = s.line("divisor", rf"\gcd({a},{b})", math.gcd(a, b))
+        m = s.line("product", rf"{a}\cdot{b}", a * b)
         g = max(g, 1)
         m = s.line("cancel", rf"\frac{{{m}}}{{{g}}}", m // g)
-        return s.line("plus", f"{m} + {k}", m + k)
+        return s.line("plus", f"{m}+{k}", m + k)
 
-    return Draft("lcm", (a, b, k), question, voice, work)
+    return Core("lcm", (a, b, k), question, (a, b, k), work)
 
 
-def percent(rng: random.Random) -> Draft:
+def percent(rng: random.Random) -> Core:
     """A discount in per cent."""
-    name, thing = rng.choice(NAMES), rng.choice(THINGS)
+    thing = words.zipf(words.THINGS, rng)
     p, n, k = rng.choice((10, 20, 25, 50)), rng.randint(1, 5) * 20, rng.randint(1, 20)
-    question = (
-        f"{name} sells {p}\\% of {n} {thing} and then {k} more. How many {thing} did {name} sell?"
-    )
+    question = f"I sell {p}\\% of {n} {thing} and then {k} more. How many {thing} do I sell?"
 
     def work(s: Scratch) -> int:
-        q = s.line("share", rf"\frac{{{p}}}{{100}} \cdot {n}", p * n // 100)
-        return s.line("later", f"{q} + {k}", q + k, thing)
+        q = s.line("share", rf"\frac{{{p}}}{{100}}\cdot{n}", p * n // 100)
+        return s.line("later", f"{q}+{k}", q + k, thing)
 
-    return Draft("percent", (p, n, k), question, name, work)
+    return Core("percent", (p, n, k), question, (p, n, k), work)
 
 
-def fraction(rng: random.Random) -> Draft:
+def fraction(rng: random.Random) -> Core:
     """Sum of two fractions, reduced."""
     b, d = rng.randint(2, 6), rng.randint(2, 6)
     a, c = rng.randint(1, b), rng.randint(1, d)
-    question, voice = _ask(rng, rf"$\frac{{{a}}}{{{b}}} + \frac{{{c}}}{{{d}}}$")
+    question = _ask(rng, rf"$\frac{{{a}}}{{{b}}} + \frac{{{c}}}{{{d}}}$")
 
     def work(s: Scratch) -> str | int:
-        low = max(s.line("bottom", rf"{b} \cdot {d}", b * d), 1)
-        left = s.line("left", rf"{a} \cdot {d}", a * d)
-        right = s.line("right", rf"{c} \cdot {b}", c * b)
-        top = s.line("tops", f"{left} + {right}", left + right)
+        low = max(s.line("bottom", rf"{b}\cdot{d}", b * d), 1)
+        left = s.line("left", rf"{a}\cdot{d}", a * d)
+        right = s.line("right", rf"{c}\cdot{b}", c * b)
+        top = s.line("tops", f"{left}+{right}", left + right)
         g = math.gcd(top, low)
         return rf"\frac{{{top // g}}}{{{low // g}}}" if low != g else top // g
 
-    return Draft("fraction", (a, b, c, d), question, voice, work)
+    return Core("fraction", (a, b, c, d), question, (a, b, c, d), work)
 
 
-def sequence(rng: random.Random) -> Draft:
+def sequence(rng: random.Random) -> Core:
     """A term of an arithmetic sequence."""
     a, d, n = rng.randint(1, 9), rng.randint(2, 9), rng.randint(3, 10)
-    question, voice = _ask(rng, f"term number {n} of ${a}, {a + d}, {a + 2 * d}, \\ldots$")
+    question = _ask(rng, f"term number {n} of ${a}, {a + d}, {a + 2 * d}, \\ldots$")
 
     def work(s: Scratch) -> int:
-        k = s.line("gaps", f"{n} - 1", n - 1)
-        m = s.line("growth", rf"{k} \cdot {d}", k * d)
-        return s.line("begin", f"{a} + {m}", a + m)
+        k = s.line("gaps", f"{n}-1", n - 1)
+        m = s.line("growth", rf"{k}\cdot{d}", k * d)
+        return s.line("begin", f"{a}+{m}", a + m)
 
-    return Draft("sequence", (a, d, n), question, voice, work)
+    return Core("sequence", (a, d, n), question, (n, d, a), work)
 
 
-def area(rng: random.Random) -> Draft:
+def area(rng: random.Random) -> Core:
     """A rectangle with a smaller rectangle cut out."""
     a, b = rng.randint(3, 9), rng.randint(3, 9)
     c, d = rng.randint(1, 3), rng.randint(1, 3)
-    name = rng.choice(NAMES)
-    question = f"{name} cuts a {c} by {d} piece from a {a} by {b} sheet. What area is left?"
+    question = f"I cut a {c} by {d} piece from a {a} by {b} sheet. What area is left?"
 
     def work(s: Scratch) -> int:
-        big = s.line("sheet", rf"{a} \cdot {b}", a * b)
-        small = s.line("piece", rf"{c} \cdot {d}", c * d)
-        return s.line("cut", f"{big} - {small}", max(0, big - small))
+        big = s.line("sheet", rf"{a}\cdot{b}", a * b)
+        small = s.line("piece", rf"{c}\cdot{d}", c * d)
+        return s.line("cut", f"{big}-{small}", max(0, big - small))
 
-    return Draft("area", (a, b, c, d), question, name, work)
+    return Core("area", (a, b, c, d), question, (a, b, c, d), work)
 
 
-def modular(rng: random.Random) -> Draft:
+def modular(rng: random.Random) -> Core:
     """Remainder of ``ab + c`` by ``m``."""
     a, b, c, m = rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 9), rng.randint(3, 9)
-    question, voice = _ask(rng, rf"the remainder of ${a} \cdot {b} + {c}$ divided by ${m}$")
+    question = _ask(rng, rf"the remainder of ${a} \cdot {b} + {c}$ divided by ${m}$")
 
     def work(s: Scratch) -> int:
-        p = s.line("first", rf"{a} \cdot {b}", a * b)
-        t = s.line("summand", f"{p} + {c}", p + c)
-        return s.line("modulus", rf"{t} \bmod {m}", t % m)
+        p = s.line("first", rf"{a}\cdot{b}", a * b)
+        t = s.line("summand", f"{p}+{c}", p + c)
+        return s.line("modulus", rf"{t}\bmod{m}", t % m)
 
-    return Draft("modular", (a, b, c, m), question, voice, work)
+    return Core("modular", (a, b, c, m), question, (a, b, c, m), work)
 
 
-def counting(rng: random.Random) -> Draft:
+def counting(rng: random.Random) -> Core:
     """A product of choices, some of which are excluded."""
-    name = rng.choice(NAMES)
     a, b, c, k = rng.randint(2, 6), rng.randint(2, 6), rng.randint(2, 3), rng.randint(1, 6)
     question = (
-        f"{name} picks one of {a} hats, {b} coats and {c} bags, but {k} outfits are not allowed. "
+        f"I pick one of {a} hats, {b} coats and {c} bags, but {k} outfits are not allowed. "
         "How many outfits are left?"
     )
 
     def work(s: Scratch) -> int:
-        ab = s.line("hats", rf"{a} \cdot {b}", a * b)
-        abc = s.line("bags", rf"{ab} \cdot {c}", ab * c)
-        return s.line("exclude", f"{abc} - {k}", max(0, abc - k))
+        ab = s.line("hats", rf"{a}\cdot{b}", a * b)
+        abc = s.line("bags", rf"{ab}\cdot{c}", ab * c)
+        return s.line("exclude", f"{abc}-{k}", max(0, abc - k))
 
-    return Draft("counting", (a, b, c, k), question, name, work)
+    return Core("counting", (a, b, c, k), question, (a, b, c, k), work)
 
 
 FAMILIES = {
@@ -316,21 +297,21 @@ def drafts(split: str, rng: random.Random) -> Iterator[Draft]:
     """Yield endless drafts of one split, families in turn."""
     while True:
         for family in FAMILIES.values():
-            draft = family(rng)
-            while split_of(draft.key) != split:
-                draft = family(rng)
-            yield draft
+            core = family(rng)
+            while split_of(core.key) != split:
+                core = family(rng)
+            yield dress(core, rng)
 
 
 def answer_of(draft: Draft) -> tuple[str, list[Step]]:
     """The right answer and the steps to it."""
     scratch = Scratch(random.Random(0))
-    return str(draft.work(scratch)), scratch.steps
+    return str(draft.core.work(scratch)), scratch.steps
 
 
 def problem_of(draft: Draft) -> Problem:
     """The draft as a `Problem` with its right answer."""
-    return Problem(draft.question, answer_of(draft)[0], draft.family, draft.key, {})
+    return Problem(draft.question, answer_of(draft)[0], draft.core.family, draft.key, {})
 
 
 def distinct(split: Split, n: int, seed: int) -> list[Draft]:
