@@ -56,9 +56,8 @@ REFERENCE_smollm2 := -p seeds '[0]' -p pair__drop_every 5 -p train_task '$(GSM8K
 	-p stage1__max_new_tokens 96 -p stage1__keep '{"late":1.0}' \
 	-p stage2__lr 1e-4 -p stage2__steps 16 -p stage2__prompts_per_step 4 \
 	-p stage2__rollouts_per_prompt 2 -p stage2__max_new_tokens 64 -p stage2__logging_steps 2 \
-	-p stage2__keep '{"early":0.25,"late":1.0}' -p freeze__extra '[]' \
 	-p evaluation__n_prompts 30 -p evaluation__samples 1 -p evaluation__temperature 0 \
-	-p evaluation__max_new_tokens 64 \
+	-p evaluation__max_new_tokens 64 -p freeze__extra '[]' \
 	-p statistics__n_prompts 150 -p statistics__max_new_tokens 64 -p rocks__k 20 \
 	-p knockout__n_prompts 40 -p knockout__samples 1 -p knockout__temperature 0 \
 	-p knockout__max_new_tokens 48 -p screen 16

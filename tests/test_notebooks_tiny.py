@@ -168,7 +168,7 @@ def test_rock_tables_agree_with_each_other(study):
     assert (types.n_rock <= types.n_persistent).all()
     assert types["count"].sum() == outputs.n_tokens.sum()
     assert types.score.sum() == pytest.approx(outputs.loss_sum.sum())
-    k = PRESETS["tiny"].rocks.k
+    k = PRESETS["tiny"].rocks.size(len(types))
     assert set(sets.groupby("name").size()) == {k}
     rocks = set(sets.token_id[sets.name == "rocks"])
     assert rocks == set(types.nsmallest(k, "rank").token_id)

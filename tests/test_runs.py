@@ -161,6 +161,22 @@ def test_a_table_of_fewer_candidates_is_another_table(mine):
     assert runs.content([groups]) != runs.content([groups[:1]])
 
 
+def test_a_screen_without_a_size_depends_on_the_number_of_rocks_and_another_does_not(mine):
+    observed = len(rock_steps.types(mine))
+    for k in (2, 0.05):
+        size = {"rocks": mine.config.rocks.model_copy(update={"k": k})}
+        given = Run(mine.config.model_copy(update=size), mine.path)
+        twice = Run(mine.config.model_copy(update=size | {"screen": None}), mine.path)
+        rocks = rock_steps.rock_count(twice)
+        assert rocks == (k if k >= 1 else round(k * observed)) == len(measured(twice).rocks())
+        assert knockout_steps.candidates(given).target.nunique() == 6
+        assert knockout_steps.candidates(twice).target.nunique() == 2 * rocks
+
+
+def measured(run):
+    return rock_steps.measured(run).detection
+
+
 def double(frame):
     """Twice the column x."""
     return pd.DataFrame({"x": frame.x * 2})

@@ -29,6 +29,7 @@ MOST_TOKENS = 100_000_000_000  # ours: of a stage or an evaluation; 400 GB of to
 MOST = 100  # ours: names in a list
 Share = Annotated[float, Field(gt=0, le=1)]
 Quantile = Annotated[float, Field(ge=0, le=1)]
+ShareOrCount = Annotated[float, Field(gt=0, lt=1)] | Count
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Engine = Annotated[
     Literal["transformers", "vllm"],
@@ -184,8 +185,9 @@ class StageConfig(_Frozen):
     """number of optimiser steps between rows of the training metrics"""
     save_steps: Annotated[Count, COST] = 20
     """optimiser steps between checkpoints for resuming an interrupted stage"""
-    keep: dict[Label, Share] = Field(default={"early": 0.1, "late": 1.0}, max_length=MOST)
-    """checkpoints to keep, by name, each with the share of training done by then"""
+    keep: dict[Label, Share] = Field(default={"early": 0.5, "late": 1.0}, max_length=MOST)
+    """checkpoints to keep, by name, each with the share of training done by then; early and
+    late are compared (paper 2.6: 5k and 10k prompts of stage 2)"""
     report_to: Annotated[Literal["none", "tensorboard", "trackio"], COST] = "none"
     """logger that also receives the training metrics"""
     engine: Engine = "transformers"
@@ -193,6 +195,11 @@ class StageConfig(_Frozen):
     """recompute activations in the backward pass to save memory"""
     lora_rank: Few | None = None
     """rank of low-rank adapters; none trains all weights"""
+
+    @field_validator("keep")
+    @classmethod
+    def _in_order_of_training(cls, keep: dict[str, float]) -> dict[str, float]:
+        return dict(sorted(keep.items(), key=lambda kept: kept[::-1]))
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
@@ -256,8 +263,9 @@ class RockConfig(_Frozen):
     selector: Annotated[str, _registered(SCORES)] = "score_ctx"
     """score that ranks the types: score_ctx is R_ctx, score is R alone as in the paper's
     code (paper 2)"""
-    k: Count = 100
-    """token types in the rock set (paper 2: 100)"""
+    k: ShareOrCount = 0.022
+    """token types in the rock set: below 1 a share of the observed types, else their number
+    (paper 2: 100 of 4,570)"""
     tau_pre: Quantile = 0.9
     """quantile above which a loss before OPD is high; 0.9: top tenth"""
     tau_post: Quantile = 0.9
@@ -270,6 +278,10 @@ class RockConfig(_Frozen):
     """minimum share of the type's other persistent occurrences in a similar context"""
     encoder: Annotated[str, _registered(ENCODERS)] = "bag"
     """encoder of a context: its bag of token ids, their input embeddings, or a hidden state"""
+
+    def size(self, observed: int) -> int:
+        """K, the number of rocks among the observed token types: at least 1."""
+        return int(self.k) if self.k >= 1 else max(1, round(self.k * observed))
 
 
 class FreezeConfig(_Frozen):
@@ -325,8 +337,9 @@ class StudyConfig(_Frozen):
     """definition of rock tokens; the paper gives only k, the rest is ours"""
     knockout: EvalConfig
     """completions for the knockouts of token types"""
-    screen: Count = 200
-    """number of candidates to knock out, by rank (paper 3: 200)"""
+    screen: Count | None = None
+    """number of candidates to knock out, by rank; none: twice as many as rocks (paper 3: 200,
+    with 100 rocks)"""
     screened: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(), max_length=2
     )  # the paper has two
@@ -366,6 +379,10 @@ class StudyConfig(_Frozen):
             legal = f"distinct places of benchmarks, 0 to {last}"
             raise ValueError(f"screened must be {legal}, got {list(self.screened)}")
         return self
+
+    def screen_size(self, observed: int) -> int:
+        """Number of candidates to knock out among the observed token types."""
+        return self.screen or 2 * self.rocks.size(observed)
 
     @property
     def screens(self) -> tuple[TaskConfig, ...]:

@@ -109,6 +109,12 @@ def legal_at(place: Sequence[str | int]) -> str:
     return legal(schema_at(place))
 
 
+def field_at(place: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Return the place of a validation error without pydantic's name for a member of a union."""
+    depths = range(len(place))
+    return place[: next((n for n in depths if "anyOf" in schema_at(place[:n])), len(place))]
+
+
 def schema_at(place: Sequence[str | int]) -> Schema:
     """Return the schema at the place of a validation error."""
     schema = _SCHEMA

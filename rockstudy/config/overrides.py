@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from rockstudy.config import plugins, study_file
 from rockstudy.config.fields import StudyConfig
-from rockstudy.config.names import legal_at, near, schema_at
+from rockstudy.config.names import field_at, legal_at, near, schema_at
 from rockstudy.config.presets import PRESETS
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError, shortened, unknown
@@ -131,7 +131,7 @@ def _check_paths(config: StudyConfig) -> None:
 def _one_line(error: ValidationError) -> str:
     """Name the first wrong field, its legal values and the value that was given."""
     first = error.errors(include_url=False)[0]
-    *above, last = place = first["loc"] or ("",)
+    *above, last = place = field_at(first["loc"]) or ("",)
     field = "__".join(map(str, place))
     if first["type"] == "unknown_name":  # the registry explains it
         return f"{field}: {first['msg']}"

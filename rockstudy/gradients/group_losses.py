@@ -96,7 +96,7 @@ def groups(types: pd.DataFrame, column: str, rocks: Sequence[int], rng: Generato
         if len(ids) == 0:
             raise StudyError(
                 f"group {name}: must have at least one of {len(types)} types; got none; lower "
-                f"rocks__k (now {k})"
+                f"rocks__k (now {k} types)"
             )
     return chosen
 

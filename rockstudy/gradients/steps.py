@@ -130,7 +130,7 @@ def ids_of(chosen: pd.DataFrame) -> dict[str, np.ndarray]:
 def _sums(run: Run) -> PromptSums:
     if "early" not in run.config.stage2.keep:
         raise StudyError(
-            "stage2__keep: must name a checkpoint early, such as {'early': 0.1, 'late': 1.0}; got "
+            "stage2__keep: must name a checkpoint early, such as {'early': 0.5, 'late': 1.0}; got "
             f"{run.config.stage2.keep}"
         )
     return PromptSums.of(measured(run).tokens, {"early": "rkl_early", "late": "rkl_post"})

@@ -15,21 +15,20 @@ from rockstudy.claims import paper, verdicts
 from rockstudy.claims.verdicts import ClaimRow
 from rockstudy.knockout import census, steps
 from rockstudy.models.token_texts import visible
-from rockstudy.runs import Run
 
 BENCHMARKS = ("MATH-500", "IFEval")  # paper 3, in the order of a run's benchmarks
 PILLAR, NEUTRAL, STUMBLING = census.CLASSES
 
 
 def of_screen(
-    run: Run, screen: pd.DataFrame, chosen: pd.DataFrame, controls: pd.DataFrame
+    k: int, screen: pd.DataFrame, chosen: pd.DataFrame, controls: pd.DataFrame
 ) -> list[ClaimRow]:
     """Claims rows of notebook 05, one for each number of the paper's census.
 
-    `screen`, `chosen` and `controls` are the tables `screen`, `candidates` and `controls` of
-    `rockstudy.knockout.steps`.
+    `k` is the number of rocks; `screen`, `chosen` and `controls` are the tables `screen`,
+    `candidates` and `controls` of `rockstudy.knockout.steps`.
     """
-    k, classes, tested = run.config.rocks.k, census.census(screen), steps.tests(screen)
+    classes, tested = census.census(screen), steps.tests(screen)
     counted = steps.census_table(classes, k, chosen)
     base = screen.drop_duplicates("benchmark").set_index("benchmark")
     benchmarks = dict(zip(BENCHMARKS, base.index, strict=False))

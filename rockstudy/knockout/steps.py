@@ -50,17 +50,25 @@ def _screened_on(run: Run) -> dict[str, str]:
     return tokens_hash(run) | {"benchmarks": benchmarks}
 
 
-@table(*TOKENS, *ROCKS, "rocks.selector", "screen", inputs=tokens_hash)
 def candidates(run: Run) -> pd.DataFrame:
     """The candidates: ``arm, target, rank, spelling, banned`` (ids), a row per kind of knockout.
 
     They are the first ``screen`` types by rank that have a positive score. Special tokens are left
     out, because a student that cannot end its text is a different question.
     """
+    size = "screen" if run.config.screen else "rocks.k"  # the field that sets how many
+    fields = (*TOKENS, *ROCKS, "rocks.selector", size)
+    return run.table(
+        _by_rank, run, name="knockout.candidates", fields=fields, inputs=lambda: tokens_hash(run)
+    )
+
+
+def _by_rank(run: Run) -> pd.DataFrame:
     of_run, detection = measured(run), measured(run).detection
     special = loading.tokenizer_of(run).all_special_ids
     types = detection.types[detection.types[run.config.rocks.selector] > 0]
-    ranked = types[~types.token_id.isin(special)].nsmallest(run.config.screen, "rank")
+    most = run.config.screen_size(len(detection.types))
+    ranked = types[~types.token_id.isin(special)].nsmallest(most, "rank")
     ids = ranked.token_id.tolist()
     if not ids:
         raise StudyError("screen: must have at least one candidate with a positive score")

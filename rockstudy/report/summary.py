@@ -19,6 +19,7 @@ from rockstudy.gradients import group_losses
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import census
 from rockstudy.knockout import steps as knockout_steps
+from rockstudy.rocks import steps as rocks_steps
 from rockstudy.runs import NotStored, Run
 from rockstudy.selective import steps as selective_steps
 from rockstudy.training import steps as training_steps
@@ -40,9 +41,11 @@ SETTINGS: dict[str, Callable[[StudyConfig], Any]] = {  # id of the paper's numbe
     "stage2-batch": lambda c: c.stage2.prompts_per_step,
     "evaluation-runs": lambda c: c.evaluation.samples,
     "prompts": lambda c: c.statistics.n_prompts,
-    "cutoff": lambda c: c.rocks.k,
-    "screened": lambda c: c.screen,
     "math-problems": lambda c: c.knockout.n_prompts,
+}
+SIZES: dict[str, Callable[[StudyConfig, int], int]] = {  # the same, by the observed types
+    "cutoff": lambda c, observed: c.rocks.size(observed),
+    "screened": lambda c, observed: c.screen_size(observed),
 }
 
 
@@ -89,14 +92,20 @@ def utility(run: Run) -> pd.DataFrame | None:
 
 
 def settings(run: Run) -> pd.DataFrame:
-    """Settings of the paper and of this run: ``setting, unit, paper, here``."""
+    """Settings of the paper and of this run: ``setting, unit, paper, here``.
+
+    The numbers of rocks and candidates need the types of notebook 02.
+    """
+    types = stored(run, rocks_steps.types)
+    here = {name: f"{ours(run.config):,g}" for name, ours in SETTINGS.items()}
+    for name, size in SIZES.items():
+        here[name] = "not run" if types is None else f"{size(run.config, len(types)):,g}"
     rows = []
-    for name, ours in SETTINGS.items():
+    for name, ours in here.items():
         theirs = paper.number(name)
         stage = f"{name.split('-')[0].replace('stage', 'stage ')}: " * name.startswith("stage")
         row = {"setting": f"{stage}{theirs.what}", "unit": theirs.unit}
-        numbers = {"paper": f"{theirs.value:,g}", "here": f"{ours(run.config):,g}"}
-        rows.append(row | numbers)
+        rows.append(row | {"paper": f"{theirs.value:,g}", "here": ours})
     return pd.DataFrame(rows)
 
 

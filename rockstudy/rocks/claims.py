@@ -22,8 +22,8 @@ def rock_claims(
 
     The paper's cut-offs of 50, 100 and 150 correspond to K/2, K and 3K/2 here.
     """
-    k, n_types = run.config.rocks.k, len(types)
-    half = max(1, k // 2)
+    k, n_types = run.config.rocks.size(len(types)), len(types)
+    half, chosen = max(1, k // 2), "it is what rocks__k asks for"
     carried = types.nsmallest(half, "rank").score.sum() / types.score.sum()
     return [
         verdicts.holds(
@@ -41,17 +41,19 @@ def rock_claims(
         ),
         *_jaccard_claims(stable, k),
         *_density_claims(outputs, rng),
-        verdicts.holds(
+        verdicts.shown(
             "rock-share-of-vocabulary",
             f"The top {k} as a share of the vocabulary.",
             "share-of-vocabulary",
             {"value": k / vocabulary, "n": vocabulary, "unit": "token ids"},
+            chosen,
         ),
-        verdicts.holds(
+        verdicts.shown(
             "rock-share-of-observed",
             f"The top {k} as a share of the observed types.",
             "share-of-observed",
             {"value": k / n_types, "n": n_types, "unit": "observed types"},
+            chosen,
         ),
         verdicts.shown(
             "rock-observed-types",

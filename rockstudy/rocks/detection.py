@@ -66,13 +66,18 @@ class Detection:
 
     def rocks(self) -> TokenSet:
         """The first k types by rank; `StudyError` where fewer have a positive score."""
-        k, selector = self.settings.k, self.settings.selector
-        if k > self.able:
+        if self.k > self.able:
+            share = f"{self.settings.k} of {len(self.types)} types, " * (self.settings.k < 1)
             raise StudyError(
                 f"rocks__k: must be at most {self.able}, the number of types with a positive "
-                f"{selector}; got {k}"
+                f"{self.settings.selector}; got {share}{self.k}"
             )
-        return TokenSet.of("rocks", self.types.nsmallest(k, "rank").token_id)
+        return TokenSet.of("rocks", self.types.nsmallest(self.k, "rank").token_id)
+
+    @property
+    def k(self) -> int:
+        """The number of rocks that the settings ask for."""
+        return self.settings.size(len(self.types))
 
     @property
     def able(self) -> int:
@@ -277,7 +282,7 @@ def sensitivity(
     ``n_persistent, n_rock`` (occurrences).
     """
     base = detect(tokens, rollouts, settings, model)
-    wanted = _top(base.types, settings.selector, settings.k)
+    wanted = _top(base.types, settings.selector, base.k)
     rows = []
     steps = [(name, value) for name, values in grid.items() for value in values]
     with progress.bar(len(steps), "sensitivity", "setting") as bar:
@@ -291,7 +296,7 @@ def sensitivity(
                 counts = {"n_rocks": 0, "n_types": 0, "n_persistent": 0, "n_rock": 0}
                 rows.append(row | {"jaccard": 0.0} | counts)
             else:
-                top = _top(made.types, changed.selector, changed.k)
+                top = _top(made.types, changed.selector, made.k)
                 row |= {"jaccard": jaccard(wanted, top), "n_rocks": len(top), "n_types": made.able}
                 rock = int(made.occurrences.rock.sum())
                 rows.append(row | {"n_persistent": len(made.occurrences), "n_rock": rock})

@@ -41,6 +41,7 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
     "selector": ("score_ctx", "score"),
 }
 CUTOFFS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # paper figure 2d
+OBSERVED = 4_570  # paper figure 2a: its 100 rocks and the 4,470 other types
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
 ROCKS = tuple(f"rocks.{name}" for name in RockConfig.model_fields if name not in ("k", "selector"))
 TOKENS = (*TRAINED, "benchmarks", "statistics")  # fields of the configuration behind the tokens
@@ -215,10 +216,14 @@ def stability(run: Run, draws: int) -> pd.DataFrame:
 
 
 def cutoffs(types: pd.DataFrame, selector: str) -> list[int]:
-    """Cut-offs K to look at, up to all types with a positive score: the paper's, and a log grid."""
+    """Cut-offs K to look at, up to all types with a positive score.
+
+    The paper's, as numbers and as shares of the observed types, and a log grid.
+    """
     able = int((types[selector] > 0).sum())
     grid = np.geomspace(3, max(able, 3), 20).round().astype(int).tolist()
-    return sorted({step for step in (*grid, *CUTOFFS, able) if 0 < step <= able})
+    shares = [round(step / OBSERVED * len(types)) for step in CUTOFFS]
+    return sorted({step for step in (*grid, *CUTOFFS, *shares, able) if 0 < step <= able})
 
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
@@ -233,15 +238,21 @@ def sensitivity(run: Run) -> pd.DataFrame:
     return detection.sensitivity(corpus.tokens, corpus.rollouts, run.config.rocks, sweep, student)
 
 
+def rock_count(run: Run) -> int:
+    """K, the number of rocks among the run's observed types."""
+    return run.config.rocks.size(len(types(run)))
+
+
 def rock_set(run: Run, types: pd.DataFrame) -> TokenSet:
     """The rocks of the type table: the first K by rank."""
-    return TokenSet.of("rocks", types.nsmallest(run.config.rocks.k, "rank").token_id)
+    k = run.config.rocks.size(len(types))
+    return TokenSet.of("rocks", types.nsmallest(k, "rank").token_id)
 
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def token_sets(run: Run) -> pd.DataFrame:
     """The rocks and as many types by every other selector: ``name, token_id``."""
-    corpus, k = measured(run), run.config.rocks.k
+    corpus, k = measured(run), measured(run).detection.k
     types, rocks = corpus.detection.types, corpus.detection.rocks()
     sets = [rocks, TokenSet.of("score", types.nlargest(k, "score").token_id)]
     sets += [selectors.select(corpus.tokens, name, k) for name in selectors.SELECTORS]
@@ -265,7 +276,7 @@ def examples(run: Run, per_type: int, around: int = 14) -> pd.DataFrame:
         ``before, token, after`` (text), ``rho, rkl_pre, rkl_post``, and the keys of the position.
     """
     found, made = measured(run), measured(run).detection
-    ranked = made.types.nsmallest(run.config.rocks.k, "rank").token_id
+    ranked = made.types.nsmallest(made.k, "rank").token_id
     best = made.occurrences[made.occurrences.rock].sort_values(
         ["rho", "prompt_index", "position"], ascending=[False, True, True], kind="stable"
     )

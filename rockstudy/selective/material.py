@@ -62,7 +62,7 @@ class Material:
     @property
     def next_ranks(self) -> tuple[int, ...]:
         """The types of rank K + 1 to 2 K (the paper's code: 101 to 200)."""
-        k, types = self.detection.settings.k, self.detection.types
+        k, types = self.detection.k, self.detection.types
         return tuple(sorted(types.token_id[types["rank"].between(k + 1, 2 * k)].tolist()))
 
     @property
@@ -72,7 +72,7 @@ class Material:
 
     def selected(self, selector: str) -> tuple[int, ...]:
         """The first K types of a selector; StudyError where it ranks fewer."""
-        return selectors.select(self.tokens, selector, self.config.rocks.k).ids
+        return selectors.select(self.tokens, selector, self.detection.k).ids
 
     def arm(self, weights: WeightFunction | None, normalize: Normalize = "tokens") -> Arm:
         """An arm with any position weights."""
@@ -104,4 +104,4 @@ class Material:
         # the ledger closes a window every logging_steps, and a period has whole windows
         stage = self.config.stage2
         periods = max(1, round(stage.steps / REDETECTIONS / stage.logging_steps))
-        return self.arm(Redetected(self.config.rocks.k, periods * stage.logging_steps, 0.0))
+        return self.arm(Redetected(self.detection.k, periods * stage.logging_steps, 0.0))

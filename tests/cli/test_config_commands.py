@@ -88,8 +88,11 @@ def test_fields_takes_a_part_of_a_name_or_of_a_meaning_or_a_near_name(call):
     ]
     _, out, _ = call("fields", "learning rate")
     assert "stage2__lr = 0.0005" in out
+    for given in ("20", "0.05"):
+        _, out, _ = call("config", "-p", "rocks__k", given)
+        assert f"\nk = {given}\n" in out
     _, out, _ = call("fields", "rocks.k")
-    assert out.startswith("rocks__k = 20\n")
+    assert out.startswith("rocks__k = 0.022\n")
 
 
 def test_a_file_is_passed_on_as_the_preset_with_its_seed_and_name(call, monkeypatch, tmp_path):

@@ -59,7 +59,7 @@ def test_differences_are_named_with_both_values():
     assert differences(PRESETS["lab"], given) == {
         "seed": (0, 3),
         "stage2__steps": (40, 20),
-        "rocks__k": (20, 5),
+        "rocks__k": (0.022, 5),
         "benchmarks__0__n_eval": (500, 9),
         "seeds": ((0, 1, 2), (1,)),
     }

@@ -29,6 +29,7 @@ def test_what_is_legal_is_said_in_words():
     said = {
         "stage2__lr": "a number > 0 and <= 1",
         "stage2__steps": "a whole number >= 1 and <= 1000000",
+        "rocks__k": "a number > 0 and < 1 or a whole number >= 1 and <= 1000000",
         "stage2__lora_rank": "a whole number >= 1 and <= 10000 or None",
         "stage2__engine": "one of transformers, vllm",
         "stage2__gradient_checkpointing": "True or False",

@@ -1,3 +1,4 @@
+import json
 import math
 import time
 from typing import Any
@@ -7,12 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from rockstudy.config import names
-from rockstudy.config.fields import StudyConfig, TaskConfig
+from rockstudy.config.fields import RockConfig, StudyConfig, TaskConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 from rockstudy.store.fingerprints import canonical_json, fingerprint
 
+SHARE_OR_COUNT = "a number > 0 and < 1 or a whole number >= 1 and <= 1000000"
 BAD = [
     # given, what the line must say
     ({"preset": "lob"}, ["preset:", "tiny, lab, smollm2, qwen3, paper", "'lob'", "mean 'lab'"]),
@@ -42,10 +44,16 @@ BAD = [
     ({"stage2__gradient_checkpointing": 2}, ["stage2__gradient_checkpointing:", "True or False"]),
     ({"stage2__reverse_kl": 0}, ["stage2", "reverse_kl", "above 0"]),
     ({"stage2__keep__early": 2}, ["stage2__keep__early:", "> 0 and <= 1", "got 2"]),
-    ({"stage2__keep__mid": 0.5}, ["stage2__keep__mid", "early, quarter, half, late", "'mid'"]),
+    ({"stage2__keep__mid": 0.5}, ["stage2__keep__mid", "tenth, quarter, early, ", "'mid'"]),
     ({"stage2__keep": {"early": 0.1}}, ["stage2", "late: 1.0"]),
     ({"stage2__keep": {"a/b": 0.1, "late": 1}}, ["stage2__keep", "text matching", "'a/b'"]),
     ({"stage2": 3}, ["stage2:", "mapping", "got 3"]),
+    *(
+        ({"rocks__k": k}, [f"rocks__k: must be {SHARE_OR_COUNT}; got {k!r}"])
+        for k in (1.5, 0, 0.0, -3, True, "x", [20], math.nan, 10**7)
+    ),
+    ({"rocks": {"k": 1.5}}, [f"rocks__k: must be {SHARE_OR_COUNT}; got 1.5"]),
+    ({"screen": 0}, ["screen: must be a whole number >= 1 and <= 1000000 or None; got 0"]),
     ({"seed": -1}, ["seed:", "a whole number >= 0", "got -1"]),
     ({"seed": "x"}, ["seed:", "a whole number", "'x'"]),
     ({"seeds": []}, ["seeds:", "a list of length >= 1", "[]"]),
@@ -132,6 +140,37 @@ def test_a_screen_takes_the_named_benchmarks_or_the_first_two():
 def test_a_screen_takes_math500_and_ifeval(name):
     first, second = PRESETS[name].benchmarks[:2]
     assert (first.label, second.name, second.label) == ("MATH-500", "ifeval", "IFEval")
+
+
+def test_rocks_are_a_share_of_the_observed_types_or_a_number():
+    assert PRESETS["lab"].rocks.k == RockConfig().k  # no number of its own
+    default = RockConfig()
+    assert default.size(4_570) == 101 and default.size(900) == 20  # the paper: 100 of 4,570
+    assert default.size(45) == default.size(1) == 1  # 0.99 and 0.022, at least one
+    for k, kind, size in ((1, int, 1), (20, int, 20), (0.5, float, 60), (30.0, int, 30)):
+        rocks = from_parameters("lab", rocks__k=k).rocks
+        assert type(rocks.k) is kind and rocks.size(120) == size
+    assert from_parameters("lab", rocks__k=np.int64(7)).rocks.k == 7
+    for name in ("smollm2", "qwen3", "paper"):
+        assert PRESETS[name].rocks.k == 100
+
+
+def test_a_screen_is_twice_the_rocks_unless_its_size_is_given():
+    for k, size in ((None, 40), (0.1, 180), (25, 50)):
+        assert from_parameters("lab", rocks__k=k).screen_size(900) == size
+    assert from_parameters("lab", rocks__k=25, screen=7).screen_size(900) == 7
+    assert PRESETS["paper"].screen_size(4_570) == 200  # paper 3
+    assert PRESETS["tiny"].screen_size(4_570) == 6
+
+
+def test_checkpoints_are_in_the_order_of_training_and_early_is_half_of_it():
+    keep = {"late": 1.0, "b": 0.25, "early": 0.5, "a": 0.25}
+    assert [*from_parameters("lab", stage2__keep=keep).stage2.keep] == ["a", "b", "early", "late"]
+    for preset in PRESETS.values():
+        assert preset.stage2.keep["early"] == 0.5  # paper 2.6: 5k of 10k prompts
+    written = json.loads(canonical_json(PRESETS["lab"]))
+    shares = list(StudyConfig.model_validate(written).stage2.keep.values())
+    assert shares == sorted(shares) and len(shares) == 5
 
 
 def test_an_unknown_task_is_refused_by_name():

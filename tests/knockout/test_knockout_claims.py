@@ -1,7 +1,5 @@
 """Every number of the paper's census has a row, with the verdict that its rule gives by hand."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,9 +10,7 @@ from rockstudy.knockout import steps as knockout_steps
 from rockstudy.models.token_texts import visible
 
 TOKENS = [" certain", "-like", " a", " b", " c", " d"]
-RUN = SimpleNamespace(config=SimpleNamespace(
-    rocks=SimpleNamespace(k=2)
-))  # fmt: skip
+K = 2
 
 
 def screen(benchmarks=("maths", "words")) -> pd.DataFrame:
@@ -45,7 +41,7 @@ def controls() -> pd.DataFrame:
 
 
 def rows(**changes) -> dict[str, dict]:
-    found = knockout_claims.of_screen(RUN, screen(**changes), candidates(), controls())
+    found = knockout_claims.of_screen(K, screen(**changes), candidates(), controls())
     named = {row["claim"]: row for row in found}
     assert len(named) == len(found)
     return named
@@ -138,7 +134,7 @@ def test_a_predictor_that_is_not_defined_is_not_run():
 
 def test_a_benchmark_where_nothing_is_right_has_no_census_and_no_null():
     never = screen().assign(base=lambda table: np.where(table.benchmark == "maths", 0.0, 0.6))
-    found = knockout_claims.of_screen(RUN, never, candidates(), controls())
+    found = knockout_claims.of_screen(K, never, candidates(), controls())
     named = {row["claim"]: row for row in found}
     for claim in ("census-pillar-maths", "census-fdr-maths", "census-cross-nn", "null-knockout"):
         assert verdict(named, claim) == "not run" and "value" not in named[claim]
@@ -150,12 +146,12 @@ def test_the_null_is_judged_over_problems_and_is_not_run_where_nothing_is_reused
     null = rows()["null-knockout"]
     assert (null["lo"], null["hi"], null["n"], null["verdict"]) == (-0.01, 0.02, 90, "reproduced")
     naive = controls().assign(mode="naive")
-    found = knockout_claims.of_screen(RUN, screen(), candidates(), naive)
+    found = knockout_claims.of_screen(K, screen(), candidates(), naive)
     assert found[-1]["claim"] == "null-knockout" and found[-1]["verdict"] == "not run"
 
 
 def test_a_null_without_any_difference_holds():
     same = controls().assign(delta=0.0, mean_lo=0.0, mean_hi=0.0)  # as greedy decoding gives it
-    found = knockout_claims.of_screen(RUN, screen(), candidates(), same)
+    found = knockout_claims.of_screen(K, screen(), candidates(), same)
     null = next(row for row in found if row["claim"] == "null-knockout")
     assert (null["lo"], null["hi"], null["verdict"]) == (0, 0, "reproduced")

@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from rockstudy import figure_style
+from rockstudy.claims import paper
+from rockstudy.config.presets import PRESETS
 from rockstudy.report import figures as report_figures
 from rockstudy.report import summary
-from rockstudy.runs import open_run
+from rockstudy.runs import Run, open_run
 
 
 @pytest.fixture
@@ -96,7 +98,19 @@ def test_settings_stand_beside_the_papers(run):
     table = summary.settings(run).set_index("setting")
     row = table.loc["stage 2: Rollouts of the student for each prompt"]
     assert (row.paper, row.here) == ("4", "2")
-    assert len(table) == len(summary.SETTINGS)
+    assert len(table) == len(summary.SETTINGS) + len(summary.SIZES)
+
+
+def test_the_sizes_of_both_sets_are_numbers_of_types_once_these_are_known(run, put, tmp_path):
+    def sizes(run) -> list[str]:
+        table = summary.settings(run).set_index("setting")
+        found = [paper.number(name).what for name in ("cutoff", "screened")]
+        return table.loc[found, "here"].tolist()
+
+    assert sizes(run) == ["not run", "not run"]
+    put(summary.rocks_steps, "types", pd.DataFrame({"token_id": range(900)}))
+    assert sizes(run) == ["3", "6"]
+    assert sizes(Run(PRESETS["lab"], tmp_path)) == ["20", "40"]
 
 
 def test_verdicts_are_counted_by_notebook_and_in_all():

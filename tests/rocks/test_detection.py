@@ -120,6 +120,17 @@ def test_the_rocks_are_the_first_types_by_rank(found):
     assert set(chosen.ids) == set(found.types.sort_values("rank").token_id[:3])
 
 
+@pytest.mark.parametrize(("share", "k"), [(0.25, 3), (0.2, 2), (0.001, 1)])
+def test_a_share_of_the_observed_types_gives_the_rocks_of_its_number(corpus, share, k):
+    """Twelve types are observed, those without a score among them."""
+    made = detection.detect(*corpus, SETTINGS.model_copy(update={"k": share}))
+    number = detection.detect(*corpus, SETTINGS.model_copy(update={"k": k}))
+    assert made.k == k and made.rocks() == number.rocks()
+    grid = {"tau": [0.3, 0.4], "window": [4]}
+    sweeps = [detection.sensitivity(*corpus, one.settings, grid) for one in (made, number)]
+    pd.testing.assert_frame_equal(*sweeps)
+
+
 def test_thresholds_are_quantiles_of_each_stage(corpus, found):
     table, _ = corpus
     assert found.tau_pre == pytest.approx(np.quantile(table.rkl_pre.astype(float), 0.4))
@@ -148,6 +159,10 @@ def test_more_rocks_than_types_with_a_positive_score_are_refused(found):
     able = int((found.types.score_ctx > 0).sum())
     with pytest.raises(StudyError, match=rf"rocks__k: must be at most {able}, .*; got 500"):
         dataclasses.replace(found, settings=SETTINGS.model_copy(update={"k": 500})).rocks()
+    types = found.types.assign(score_ctx=found.types.score_ctx.where(found.types["rank"] <= 4, 0.0))
+    share = dataclasses.replace(found, types=types, settings=SETTINGS.model_copy(update={"k": 0.5}))
+    with pytest.raises(StudyError, match=r"rocks__k: .* most 4, .*; got 0\.5 of 12 types, 6"):
+        share.rocks()
 
 
 def test_thresholds_that_leave_no_occurrence_are_named(corpus):
@@ -169,7 +184,7 @@ def test_losses_that_are_not_finite_are_named(corpus):
         ("tau_pre", 1.2, "a number >= 0 and <= 1"),
         ("eta", -0.1, "a number >= 0 and <= 1"),
         ("gamma", 0, "a number > 0 and <= 1"),
-        ("k", 0, "a whole number >= 1 and <= 1000000"),
+        ("k", 0, "a number > 0 and < 1 or a whole number >= 1 and <= 1000000"),
         ("encoder", "bags", "one of bag, embedding, hidden"),
     ],
 )

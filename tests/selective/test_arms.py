@@ -1,5 +1,7 @@
 """Arms: every name builds what it says; differences, costs and verdicts against closed forms."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,6 +84,15 @@ def test_arms_are_made_of_rocks_matched_controls_and_the_next_ranks(material):
     assert build("keep-rocks").weights == TokenWeights((0, 1, 2), 0.0, keep=True)
     rkl = build("freeze-rkl").weights.ids
     assert rkl == selectors.select(material.tokens, "rkl", 3).ids
+
+
+def test_arms_of_a_share_of_the_types_are_those_of_its_number(material):
+    rocks = RockConfig(k=0.075)  # 3 of 40
+    config = CONFIG.model_copy(update={"rocks": rocks})
+    detection = dataclasses.replace(material.detection, settings=rocks)
+    share = dataclasses.replace(material, detection=detection, config=config)
+    for name in NAMES:
+        assert arms.build(name, share, 5) == arms.build(name, material, 5)
 
 
 def test_the_normaliser_changes_stage_2_and_nothing_else(material, tmp_path):

@@ -18,7 +18,12 @@ from rockstudy.training import stages
 from rockstudy.training.trainer import DistillTrainer
 
 CONFIG = from_parameters(
-    "tiny", stage2__steps=3, stage2__save_steps=1, stage2__logging_steps=1, stage2__max_new_tokens=4
+    "tiny",
+    stage2__steps=3,
+    stage2__save_steps=1,
+    stage2__logging_steps=1,
+    stage2__max_new_tokens=4,
+    stage2__keep__early=0.1,
 )
 
 
