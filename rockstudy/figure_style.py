@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,21 @@ ROLES = {
     "control": "#2a9d5c",
 }
 MARKERS = dict(zip(ROLES, "osDX^v", strict=True))
+CAUSES = {  # why a token is hard, by the lab's names
+    "learnable style": "#029e73",
+    "style beyond the student": "#d55e00",
+    "noise": "#949494",
+    "arithmetic": "#0173b2",
+    "copy": "#56b4e9",
+    "format": "#d9d9d9",
+    "off the grammar": "#ca9161",
+}
+OTHERS = ("#cc78bc", "#de8f05", "#ece133", "#fbafe4")  # causes of a task of one's own, in order
+CAUSE_CSS = ".tokens { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }\n"
+CAUSE_CSS += "".join(  # half transparent: text stays readable on light and on dark pages
+    f".cause-{colour[1:]} {{ background: {colour}59; border-bottom: 2px solid {colour}; }}\n"
+    for colour in (*CAUSES.values(), *OTHERS)
+)
 
 
 class Figure(mpl.Figure):
@@ -56,6 +73,12 @@ def whiskers(row: Any, value: str = "value", ends: tuple[str, str] = ("lo", "hi"
     """Return the distances of an interval's ends from its value, as `errorbar` takes them."""
     centre, lo, hi = (getattr(row, name) for name in (value, *ends))
     return [[centre - lo], [hi - centre]]
+
+
+def cause_colours(causes: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each cause: its own by name, else the next of `OTHERS`."""
+    others = itertools.cycle(OTHERS)
+    return {cause: CAUSES[cause] if cause in CAUSES else next(others) for cause in causes}
 
 
 def role_of(model: str) -> str:

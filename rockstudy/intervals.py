@@ -17,6 +17,7 @@ therefore carries its n.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,36 @@ def prompt_median(frame: pd.DataFrame, value: str, rng: Generator) -> Estimate:
         (means,), np.median, n_resamples=N_BOOT, method="percentile", rng=rng, batch=500
     ).bootstrap_distribution
     return _estimate(np.median(means), samples, "prompts", len(means))
+
+
+def ratio_draws(above: np.ndarray, below: np.ndarray, rng: Generator) -> tuple[Any, Any]:
+    """Ratios of sums over prompts, with draws in which whole prompts are resampled for all at once.
+
+    `above` and `below` are the sums of each prompt, (U, ...) of one shape. Returns the ratios (...)
+    and their draws (`N_BOOT`, ...). A ratio is NaN where nothing is below, and so is a draw whose
+    prompts have nothing below, or every draw where one prompt alone has something: it cannot tell
+    how prompts vary. A difference of two ratios has the difference of their draws, since the same
+    prompts are in both. `StudyError`: fewer than two prompts.
+    """
+    _check_units(len(below), "prompts")
+    shape, flat = below.shape[1:], (len(below), -1)
+    top, bottom = (np.asarray(part, np.float64).reshape(flat) for part in (above, below))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = top.sum(0) / bottom.sum(0)
+        samples = resample(lambda w: (w @ top) / (w @ bottom), len(below), rng, N_BOOT)
+    samples[:, (bottom > 0).sum(0) < 2] = np.nan
+    return value.reshape(shape), samples.reshape(-1, *shape)
+
+
+def ends(samples: np.ndarray) -> np.ndarray:
+    """Ends of the intervals of draws (B, ...): (2, ...).
+
+    Draws that are not defined are left out: the interval is that of the prompts that have something
+    to measure. NaN where no draw is defined.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return np.nanquantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
 def paired_difference(

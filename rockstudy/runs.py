@@ -99,7 +99,7 @@ class Run:
         if self.reading:
             raise NotStored(f"{what}: not stored in the run {self.id!r}")
         if self.reference is not None:
-            raise StudyError(
+            raise NotStored(
                 f"{what}: needs models, which the reference of {self.config.preset} does not hold; "
                 f"compute it in a run of your own, such as run_id = 'mine'"
             )
@@ -231,7 +231,7 @@ class Run:
 
 
 class NotStored(StudyError):
-    """A table that nobody has computed, where nothing is to be computed."""
+    """A table that nobody has computed, where nothing is to be computed or no models are."""
 
 
 def table(*fields: str, inputs: Callable[[Run], Mapping[str, str]] = lambda run: {}) -> Any:

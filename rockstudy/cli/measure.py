@@ -24,7 +24,7 @@ from rockstudy.errors import StudyError, unknown
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.parallel.distributed import together
-from rockstudy.rocks.steps import measured
+from rockstudy.rocks.steps import causes, measured
 from rockstudy.runs import Run
 from rockstudy.selective import steps as selective_steps
 from rockstudy.training import steps as training_steps
@@ -56,6 +56,8 @@ def statistics(run: Run) -> None:
     if "early" in run.config.stage2.keep:
         measurement.token_table("early", ["early"])
         gradients_steps.half_samples(run)
+    if tasks.causes(run.config.benchmarks[0]):
+        causes(run)
     chosen = knockout_steps.candidates(run)
     knockout_steps.screen(run, chosen)
     knockout_steps.controls(run, chosen)

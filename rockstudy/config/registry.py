@@ -46,10 +46,14 @@ class Entry(Generic[T]):
 
     @property
     def functions(self) -> tuple[Callable, ...]:
-        """The registered functions: the value, or the functions among the fields of an object."""
+        """The registered functions: the value, or the functions among the fields of an object.
+
+        A field that is marked ``kept_apart`` is left out: its code is an input of what calls it.
+        """
         if not dataclasses.is_dataclass(self.value):
             return (self.value,)  # type: ignore[return-value]
-        parts = [getattr(self.value, field.name) for field in dataclasses.fields(self.value)]
+        fields = [f for f in dataclasses.fields(self.value) if not f.metadata.get("kept_apart")]
+        parts = [getattr(self.value, field.name) for field in fields]
         return tuple(part for part in parts if callable(part))
 
     @property

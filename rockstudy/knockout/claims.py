@@ -6,7 +6,7 @@ paper counts classes among 200 candidates; the rows compare shares, with Wilson'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import pandas as pd
 
@@ -21,15 +21,20 @@ PILLAR, NEUTRAL, STUMBLING = census.CLASSES
 
 
 def of_screen(
-    k: int, screen: pd.DataFrame, chosen: pd.DataFrame, controls: pd.DataFrame
+    k: int,
+    screen: pd.DataFrame,
+    chosen: pd.DataFrame,
+    controls: pd.DataFrame,
+    answers: Collection[int] | None,
 ) -> list[ClaimRow]:
     """Claims rows of notebook 05, one for each number of the paper's census.
 
     `k` is the number of rocks; `screen`, `chosen` and `controls` are the tables `screen`,
-    `candidates` and `controls` of `rockstudy.knockout.steps`.
+    `candidates` and `controls` of `rockstudy.knockout.steps`, and `answers` the ids of
+    answer-bearing types, None where a reference does not have them.
     """
     classes, tested = census.census(screen), steps.tests(screen)
-    counted = steps.census_table(classes, k, chosen)
+    counted = steps.census_table(classes, k, chosen, answers)
     base = screen.drop_duplicates("benchmark").set_index("benchmark")
     benchmarks = dict(zip(BENCHMARKS, base.index, strict=False))
     right = base.base > 0
@@ -37,6 +42,7 @@ def of_screen(
     for theirs, ours in benchmarks.items():
         rows.append(_base(theirs, ours, base.loc[ours]))
         rows += _seen(_census(theirs, ours, counted), right[ours])
+        rows += _seen([_without_answers(theirs, ours, counted)], right[ours])
     rows += _seen(_cross_task(classes), right[list(benchmarks.values())].all())
     for theirs, ours in benchmarks.items():
         rows += _seen(_corrected(theirs, ours, tested), right[ours])
@@ -81,6 +87,24 @@ def _census(theirs: str, ours: str, counted: pd.DataFrame) -> Iterator[ClaimRow]
             verdicts.share(count, n, "candidates"),
             headline=kind == PILLAR,
         )
+
+
+def _without_answers(theirs: str, ours: str, counted: pd.DataFrame) -> ClaimRow:
+    """The share of pillars among the candidates that are not answer-bearing."""
+    about = (
+        f"census-pillar-without-answers-{ours}",
+        f"Share of candidates that are {_a(PILLAR)} on {ours} once answer-bearing types, whose ban "
+        "is mechanical, are left out",
+        f"pillar-share/{theirs}",
+    )
+    one = counted[(counted.benchmark == ours) & (counted.candidates == steps.WITHOUT_ANSWERS)]
+    if one.empty or not one.n.iloc[0]:
+        why = "not in this reference" if one.empty else "every candidate is answer-bearing"
+        return verdicts.not_run(about[0], f"{about[1]}.", about[2], why)
+    count, n = int(one[PILLAR].iloc[0]), int(one.n.iloc[0])
+    share = verdicts.share(count, n, "candidates")
+    why = "the paper does not tell such candidates apart"
+    return verdicts.shown(about[0], f"{about[1]}: {count} of {n}.", about[2], share, why)
 
 
 def _a(kind: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pandas as pd
 import seaborn as sns
 
@@ -9,11 +11,14 @@ from rockstudy.figure_style import ROLES, Figure, figure, style
 from rockstudy.knockout.census import CLASSES
 
 
-def census_bars(classes: pd.DataFrame, least: float) -> Figure:
+def census_bars(
+    classes: pd.DataFrame, least: float, answers: Collection[int] | None = None
+) -> Figure:
     """Delta of every candidate, sorted, one panel per benchmark (figure 4).
 
-    `classes` has ``benchmark, class, delta`` of each candidate. No effect within `least` of 0, the
-    shaded band, counts as strong.
+    `classes` has ``benchmark, target, class, delta`` of each candidate. No effect within `least` of
+    0, the shaded band, counts as strong. Candidates among `answers`, whose ban is mechanical, are
+    marked.
     """
     benchmarks = list(dict.fromkeys(classes.benchmark))
     made, axes = figure(4.6 * len(benchmarks) + 0.6, 3.4, len(benchmarks))
@@ -24,6 +29,11 @@ def census_bars(classes: pd.DataFrame, least: float) -> Figure:
         for kind, some in rows.groupby("class", sort=False):
             look = {"color": colours[kind], "label": f"{kind} ({len(some)})", "lw": 0}
             axis.bar(some.index, some.delta, width=1.0, **look)
+        if answers is not None:
+            bearing = rows[rows.target.isin(list(answers))]
+            look = {"color": "black", "marker": "|", "s": 30, "lw": 0.8}
+            label = f"answer-bearing ({len(bearing)})"
+            axis.scatter(bearing.index, bearing.delta * 0, label=label, **look)
         axis.axhline(0, color="black", lw=0.8)
         axis.set(title=benchmark, xlabel=f"candidates, sorted (n = {len(rows)})")
         axis.legend(fontsize=8, loc="lower right")

@@ -5,7 +5,7 @@ They use the scored types of `rockstudy.rocks.steps`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -40,6 +40,7 @@ PREDICTORS = {  # paper appendix D, in the order of its table 1
     "entropy_pre_mean": "pre-OPD student entropy",
     "entropy_post_mean": "post-OPD student entropy",
 }
+WITHOUT_ANSWERS = "not answer-bearing"
 ENTROPIES = ("entropy_post_mean", "entropy_pre_mean", "entropy_teacher_mean")
 PANELS = {name: PREDICTORS[name] for name in (*ENTROPIES, "frequency", "ccr", "rkl_post_mean")}
 
@@ -243,15 +244,41 @@ def null_summary(controls: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def census_table(classes: pd.DataFrame, k: int, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Table 2: candidates by class on each benchmark, all and inside the top K, with sign tests."""
+def census_table(
+    classes: pd.DataFrame, k: int, chosen: pd.DataFrame, answers: Collection[int] | None = None
+) -> pd.DataFrame:
+    """Table 2: candidates by class on each benchmark, all and inside the top K, with sign tests.
+
+    With the ids of the answer-bearing types in `answers`, also without those: a student that must
+    not write a digit of the answer fails mechanically, which says nothing about rocks.
+    """
     ranks = chosen.drop_duplicates("target").set_index("target")["rank"]
     rows = []
     for benchmark, some in [*classes.groupby("benchmark", sort=False), ("both", classes)]:
-        for name, part in (("all", some), (f"top {k}", some[some.target.map(ranks) <= k])):
+        parts = {"all": some, f"top {k}": some[some.target.map(ranks) <= k]}
+        if answers is not None:
+            parts[WITHOUT_ANSWERS] = some[~some.target.isin(list(answers))]
+        for name, part in parts.items():
             row = {"benchmark": benchmark, "candidates": name, "n": len(part)} | _counts(part)
             rows.append(row | {"sign_test_p": census.sign_test(list(part["class"]))})
     return pd.DataFrame(rows)
+
+
+def census_reading(counted: pd.DataFrame) -> str:
+    """Sentences on `census_table`: the pillars of each benchmark with and without answers."""
+    pillar, _, stumbling = census.CLASSES
+    rows = counted[counted.benchmark != "both"].set_index(["candidates", "benchmark"])
+    if WITHOUT_ANSWERS not in rows.index:
+        return "Which candidates are answer-bearing is not in this reference."
+    sizes, told = rows[["n", pillar, stumbling]], []
+    for name, every in sizes.loc["all"].iterrows():
+        rest = sizes.loc[(WITHOUT_ANSWERS, name)]
+        told.append(
+            f"{name}: {every[pillar]} of {every.n} candidates are {pillar}s and {every[stumbling]} "
+            f"{stumbling}s; without the {every.n - rest.n} answer-bearing ones, whose ban is "
+            f"mechanical, {rest[pillar]} and {rest[stumbling]} of {rest.n}."
+        )
+    return "\n".join(told)
 
 
 def _counts(classes: pd.DataFrame) -> dict[str, int]:

@@ -48,7 +48,7 @@ def decoded(
 ) -> list[str]:
     """Text of each row of token ids, with every space as the tokens have it."""
     added = tokenizer.added_tokens_decoder
-    special = {i for i, token in added.items() if skip_special_tokens and token.special}
+    special = special_ids(tokenizer) if skip_special_tokens else set()
     kept = [[int(i) for i in row if int(i) not in special] for row in rows]
     # a byte-level decoder takes an added letter such as č for one of its bytes
     letters = sorted(i for i, token in added.items() if not token.content.isascii())
@@ -57,6 +57,11 @@ def decoded(
     if mangled.keys() & set(chain(*kept)):
         return [_by_parts(tokenizer, row, mangled) for row in kept]
     return _decode(tokenizer, kept)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the tokens that are no text, such as the end of one."""
+    return {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def excerpt(

@@ -28,6 +28,7 @@ from pygments.formatters import HtmlFormatter
 
 from rockstudy import display
 from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.figure_style import CAUSE_CSS
 from rockstudy.report import listing
 
 REORDERING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
@@ -233,7 +234,7 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
         title=title,
         sections=sections,
         anchors={section.anchor for section in sections},
-        style=(here / "report.css").read_text() + HIGHLIGHTING,
+        style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS,
         script=script,
         script_hash=f"sha256-{digest}",
         **values,

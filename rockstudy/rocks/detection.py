@@ -22,13 +22,14 @@ The paper states neither the thresholds nor the window w nor the similarity. Our
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rockstudy import progress
 from rockstudy.config.fields import RockConfig
@@ -246,6 +247,24 @@ def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None,
         f"K = {row.k:.0f}: average Jaccard index {row.jaccard:.2f} and coverage "
         f"{row.coverage:.0%}, the knee of the coverage curve among the stable K"
     )
+
+
+def answer_types(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> pd.DataFrame:
+    r"""Share of some gold answers that hold a type: ``token_id, share``, by id.
+
+    An answer is read inside ``\boxed{...}``, as completions have it; a token counts if it lies
+    wholly in the answer. A type is counted once an answer.
+    """
+    opening, counts = "\\boxed{", Counter()
+    how = {"add_special_tokens": False, "return_offsets_mapping": True}
+    for answer in answers:
+        read = tokenizer(f"{opening}{answer}}}", **how)
+        inside = range(len(opening), len(opening) + len(answer) + 1)
+        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        counts.update({i for i, (a, b) in spans if a < b and a in inside and b in inside})
+    ids = sorted(counts)
+    shares = [counts[i] / len(answers) for i in ids]
+    return pd.DataFrame({"token_id": np.array(ids, np.int32), "share": np.array(shares, float)})
 
 
 def density(tokens: pd.DataFrame, rocks: TokenSet, occurrences: pd.DataFrame) -> pd.DataFrame:

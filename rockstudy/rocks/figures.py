@@ -9,7 +9,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import NullFormatter
 
-from rockstudy.figure_style import ROLES, Figure, figure, style
+from rockstudy.figure_style import ROLES, Figure, cause_colours, figure, style
+from rockstudy.rocks.causes import SETS, STAGES
 
 
 def rock_scatter(types: pd.DataFrame, rocks: Sequence[int]) -> Figure:
@@ -123,4 +124,65 @@ def set_overlap(overlap: pd.DataFrame) -> Figure:
     )  # fmt: skip
     axis.set_xticks(axis.get_xticks(), overlap.columns, rotation=40, ha="right")
     made.alt = "Jaccard index between the rocks and the sets of comparison selectors."
+    return made
+
+
+def rank_frequency(types: pd.DataFrame, rocks: Sequence[int]) -> Figure:
+    """Occurrences of every type against its rank by them, on log axes; rocks are marked."""
+    made, (axis,) = figure(6.0, 3.6)
+    ranked = types.sort_values(["count", "token_id"], ascending=[False, True])
+    ranks, chosen = np.arange(1, len(ranked) + 1), ranked.token_id.isin(list(rocks)).to_numpy()
+    axis.plot(ranks, ranked["count"], color=ROLES["student"], lw=1.6)
+    look = style("rock") | {"s": 18, "zorder": 3, "label": f"rock tokens ({chosen.sum()})"}
+    axis.scatter(ranks[chosen], ranked["count"][chosen], **look)
+    axis.set(xscale="log", yscale="log", ylabel="occurrences")
+    axis.set_xlabel(f"rank of the token type by occurrences (n = {len(ranked)} types)")
+    axis.legend(frameon=False, fontsize=8)
+    made.alt = "Occurrences of each token type against its rank, on logarithmic axes."
+    return made
+
+
+def loss_by_cause(table: pd.DataFrame) -> Figure:
+    """Mean loss and share of the loss of each cause before OPD (pale) and after it.
+
+    `table` has ``cause, measure, stage, value, lo, hi, n``.
+    """
+    causes = list(dict.fromkeys(table.cause))
+    made, axes = figure(10.0, 0.45 * len(causes) + 1.2, 2)
+    colours, places = cause_colours(causes), np.arange(len(causes))
+    titles = {"mean": "mean reverse KL (nats)", "loss": "share of the loss"}
+    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
+        axis.grid(visible=False, axis="y")
+        for stage, shift, alpha in (("pre", -0.2, 0.4), ("post", 0.2, 1.0)):
+            of_stage = table[(table.measure == measure) & (table.stage == stage)]
+            rows = of_stage.set_index("cause").loc[causes]
+            bars = {"height": 0.38, "color": [colours[c] for c in causes], "alpha": alpha}
+            axis.barh(places + shift, rows.value, **bars)
+            error = np.abs([rows.value - rows.lo, rows.hi - rows.value])
+            look = {"fmt": "none", "color": "black", "capsize": 2, "lw": 1}
+            axis.errorbar(rows.value, places + shift, xerr=error, **look)
+        axis.set(xlabel=f"{title}\n95% bootstrap over {table.n.iloc[0]} prompts", xlim=(0, None))
+        axis.set_yticks(places, causes if axis is axes[0] else [""] * len(causes))
+        axis.invert_yaxis()
+    made.suptitle(f"pale: {STAGES['pre']}; full: {STAGES['post']}", fontsize=9)
+    made.alt = "Mean loss and share of the loss of each cause before and after OPD."
+    return made
+
+
+def shares_of_causes(table: pd.DataFrame) -> Figure:
+    """Which cause the remaining loss has: all positions, rocks and matched controls, stacked.
+
+    `table` has ``name, measure, cause, value, n``.
+    """
+    rows = table[(table.measure == "loss") & table.name.isin(SETS)]
+    wide = rows.pivot(index="name", columns="cause", values="value").loc[list(SETS)]
+    made, (axis,) = figure(8.4, 2.4)
+    left = np.zeros(len(wide))
+    for cause, colour in cause_colours(dict.fromkeys(rows.cause)).items():
+        axis.barh(wide.index, wide[cause], left=left, color=colour, label=cause)
+        left += wide[cause].to_numpy()
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1), xlabel=f"share of the loss after OPD ({rows.n.iloc[0]} prompts)")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    made.alt = "Shares of the causes in the remaining loss of all positions, rocks and controls."
     return made

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
+from rockstudy import tasks
 from rockstudy.config.fields import EvalConfig, RockConfig
 from rockstudy.display import Html
 from rockstudy.errors import StudyError
@@ -23,11 +24,14 @@ from rockstudy.models import loading
 from rockstudy.models.token_texts import excerpt, token_texts, visible
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import categories, controls, detection, selectors, token_table
+from rockstudy.rocks.causes import token_causes
 from rockstudy.rocks.encoders import needs_student
 from rockstudy.rocks.token_set import TokenSet
-from rockstudy.runs import Run, notice, table
+from rockstudy.runs import NotStored, Run, notice, table
 from rockstudy.sampling import engines, evaluation, rollout
 from rockstudy.store import cache
+from rockstudy.store.code import kept_apart
+from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.training import steps as training_steps
 from rockstudy.training.steps import TRAINED
 
@@ -42,6 +46,7 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
 }
 CUTOFFS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # paper figure 2d
 OBSERVED = 4_570  # paper figure 2a: its 100 rocks and the 4,470 other types
+ANSWER_SHARE = 0.01  # ours: of the gold answers; from it on a type is answer-bearing
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
 ROCKS = tuple(f"rocks.{name}" for name in RockConfig.model_fields if name not in ("k", "selector"))
 TOKENS = (*TRAINED, "benchmarks", "statistics")  # fields of the configuration behind the tokens
@@ -79,8 +84,8 @@ class Measured:
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
-        """The token table as a frame."""
-        return self.table.read()
+        """The token table as a frame, with ``cause`` where the task names causes."""
+        return _with_causes(self.run, self.table.read())
 
     @cached_property
     def detection(self) -> detection.Detection:
@@ -146,12 +151,82 @@ def tokens_hash(run: Run) -> dict[str, str]:
     return {"tokens": measured(run).table.hash}
 
 
-@table(*TOKENS, *ROCKS, "rocks.selector", inputs=tokens_hash)
+def annotator_hash(run: Run) -> dict[str, str]:
+    """The benchmark, the code that finds its causes and the tokenizer as inputs."""
+    annotator = tasks.annotator(run.config.benchmarks[0])
+    return _tokenized(run) | {"annotator": annotator}
+
+
+def _tokenized(run: Run) -> dict[str, str]:
+    """The benchmarks and the tokenizer as inputs."""
+    tokenizer = loading.identity_of(run.config.pair, "teacher")
+    return evaluation.graded_on(run) | {"tokenizer": tokenizer}
+
+
+@kept_apart
+@table(*TOKENS, inputs=lambda run: tokens_hash(run) | annotator_hash(run))
+def causes(run: Run) -> pd.DataFrame:
+    """The cause of every position of the token table: its keys, and ``cause`` by name.
+
+    A table of its own: an edited annotator computes it again and leaves the forward passes alone.
+    Only for a task that names causes (`tasks.causes`); a reference has it or does not.
+    """
+    run.needs_models("causes of tokens")
+    rollouts, task = measured(run).rollouts, run.config.benchmarks[0]
+    problems, tokenizer = tasks.load(task, "eval"), loading.tokenizer_of(run)
+    asked = [problems[i] for i in rollouts.prompt_index]
+    found = token_causes(task, tokenizer, asked, rollouts.completions)
+    keys = {
+        "prompt_index": np.repeat(rollouts.prompt_index, rollouts.lengths),
+        "sample_index": np.repeat(rollouts.sample_index, rollouts.lengths),
+        "position": np.nonzero(rollouts.mask)[1].astype(np.int32),
+    }
+    frame = pd.DataFrame(keys | {"cause": np.concatenate(found)})
+    return frame.sort_values(list(keys), kind="stable", ignore_index=True)
+
+
+def causes_hash(run: Run) -> dict[str, str]:
+    """The token table and the causes of its positions as inputs."""
+    return tokens_hash(run) | {"causes": fingerprint(content(causes(run)))}
+
+
+@kept_apart
+def _with_causes(run: Run, tokens: pd.DataFrame) -> pd.DataFrame:
+    """The token table with ``cause``, a category in the task's order, where there are causes."""
+    names = tasks.causes(run.config.benchmarks[0])
+    try:
+        found = causes(run) if names else None
+    except NotStored:  # a reference that was made before the task named them
+        found = None
+    if found is None:
+        return tokens
+    keys = ["prompt_index", "sample_index", "position"]
+    if not (tokens[keys].equals(found[keys]) and found.cause.isin(names).all()):
+        must = f"must be {', '.join(names)} for the positions of the token table"
+        raise StudyError(f"causes of tokens: {must}; those stored are others")
+    return tokens.assign(cause=pd.Categorical(found.cause, categories=names))
+
+
+@kept_apart
+@table("pair", "benchmarks", inputs=_tokenized)
+def answer_types(run: Run) -> pd.DataFrame:
+    """Share of the benchmark's gold answers that hold a type (`detection.answer_types`)."""
+    answers = [p.answer for p in tasks.load(run.config.benchmarks[0], "eval") if p.answer]
+    return detection.answer_types(loading.tokenizer_of(run), answers)
+
+
+def _scored(run: Run) -> dict[str, str]:
+    """The token table and the types of gold answers as inputs."""
+    return tokens_hash(run) | {"answers": fingerprint(content(answer_types(run)))}
+
+
+@table(*TOKENS, *ROCKS, "rocks.selector", inputs=_scored)
 def types(run: Run) -> pd.DataFrame:
     """The scored types (`detection.Detection`) as notebooks show them.
 
     Adds ``text, spelling`` (the text, blanks made visible), ``initial_share`` (of occurrences that
-    start a line or a sentence) and ``category``.
+    start a line or a sentence), ``category``, and ``answer_bearing``: whether at least
+    `ANSWER_SHARE` of the benchmark's gold answers hold the type, so that a ban of it is mechanical.
     """
     corpus = measured(run)
     tokens, table = corpus.tokens, corpus.detection.types
@@ -162,7 +237,10 @@ def types(run: Run) -> pd.DataFrame:
     text = corpus.texts(table.token_id.to_numpy())
     category = categories.categorize(text, share)
     spelling = [visible(one) for one in text]
-    return table.assign(text=text, spelling=spelling, initial_share=share, category=category)
+    held = answer_types(run)
+    bearing = table.token_id.isin(held.token_id[held.share >= ANSWER_SHARE])
+    named = table.assign(text=text, spelling=spelling, initial_share=share, category=category)
+    return named.assign(answer_bearing=bearing)
 
 
 @table(*TOKENS, *ROCKS, inputs=tokens_hash)
@@ -261,6 +339,13 @@ def token_sets(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "token_id"])
 
 
+def answer_ids(types: pd.DataFrame) -> list[int] | None:
+    """Ids of the answer-bearing types; None for a reference that does not say which are."""
+    if "answer_bearing" not in types:
+        return None
+    return types.token_id[types.answer_bearing].tolist()
+
+
 def sets_of(table: pd.DataFrame) -> list[TokenSet]:
     """The sets of `token_sets`, in its order."""
     return [TokenSet.of(str(n), ids) for n, ids in table.groupby("name", sort=False).token_id]
@@ -330,6 +415,17 @@ def enrichment(
     category = types.set_index("token_id").category
     sides = (category.loc[pairs[f"token_id_{side}"]].tolist() for side in ("rock", "control"))
     return controls.enrichment(*sides, rng), "matched"
+
+
+def frequency_reading(types: pd.DataFrame) -> str:
+    """A sentence on how many types there are, and how many of them are rare or frequent."""
+    counts = types["count"]
+    often = counts > 100  # ours: enough for a mean of its own
+    return (
+        f"{len(counts)} token types in {counts.sum()} tokens: {(counts == 1).sum()} occur once, "
+        f"{(counts == 2).sum()} twice and {often.sum()} more than 100 times; the last hold "
+        f"{counts[often].sum() / counts.sum():.0%} of all tokens."
+    )
 
 
 def with_categories(sets: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,9 @@ import numpy as np
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError
+from rockstudy.store import code
 from rockstudy.store.files import hash_file
+from rockstudy.store.fingerprints import fingerprint
 from rockstudy.tasks import arithmetic, ifeval, math, openthoughts3
 from rockstudy.tasks.lab import instructions, register
 from rockstudy.tasks.problem import Problem, Split, Task
@@ -53,6 +55,31 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
         of = f"each of {len(problems)} problems and {len(texts)} texts"
         raise StudyError(f"{task.name}: grade must give one verdict for {of}; got {verdicts.shape}")
     return verdicts
+
+
+def causes(task: TaskConfig) -> tuple[str, ...]:
+    """The names of why a token can be hard, in the order of display; most tasks have none."""
+    return TASKS[task.name].causes
+
+
+def annotate(task: TaskConfig, problem: Problem, text: str) -> np.ndarray:
+    """Place in `causes` of each character of a completion: int8 (len(text),).
+
+    `StudyError`: a plugin's task that does not give a place for each character.
+    """
+    of = TASKS[task.name]
+    found = np.asarray(of.annotate(problem, text))
+    whole = found.shape == (len(text),) and (found.dtype.kind in "iu" or not text)
+    if not whole or ((found < 0) | (found >= len(of.causes))).any():
+        must = f"must give a place in {len(of.causes)} causes for each of {len(text)} characters"
+        got = f"{found.dtype} {found.shape}"
+        raise StudyError(f"{task.name}: annotate {must}; got {got}")
+    return found.astype(np.int8)
+
+
+def annotator(task: TaskConfig) -> str:
+    """Identity of the causes of a task that has some: their names, and the code that finds them."""
+    return fingerprint([causes(task), code.identity(TASKS[task.name].annotate)])
 
 
 def _check_answers(task: TaskConfig) -> None:

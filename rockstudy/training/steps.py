@@ -26,7 +26,7 @@ PAIR = ("pair", "seed", "evaluation", "benchmarks")  # fields of the configurati
 TRAINED = ("pair", "seed", "seeds", "train_task", "stage1", "stage2")
 
 
-def _members(run: Run) -> dict[str, str]:
+def members(run: Run) -> dict[str, str]:
     """The pair and the benchmarks as inputs."""
     pair = run.config.pair
     members = {role: loading.identity_of(pair, role) for role in ("teacher", "student")}
@@ -41,14 +41,14 @@ def problems(run: Run) -> pd.DataFrame:
     return pd.DataFrame([{name: getattr(p, name) for name in columns} for p in loaded])
 
 
-@table(*PAIR, inputs=_members)
+@table(*PAIR, inputs=members)
 def pair_accuracy(run: Run) -> pd.DataFrame:
     """Grade the pair before any training: `rollout.evaluate`'s columns, and ``model``, the role."""
     both = [evaluation.graded(run, role) for role in ("teacher", "student")]
     return pd.concat(both, ignore_index=True)
 
 
-@table("pair", inputs=_members)
+@table("pair", inputs=members)
 def pair_sizes(run: Run) -> pd.DataFrame:
     """Architecture, layers, hidden size, vocabulary and parameters of teacher and student."""
     pair = loading.pair_of(run)

@@ -165,3 +165,30 @@ def test_each_kind_of_knockout_is_counted_by_itself():
     assert table["Strong Pillar"].to_dict() == {"token": 1, "window": 1}
     assert table["Strong Stumbling Block"].to_dict() == {"token": 0, "window": 1}
     assert table.mean_delta.to_dict() == pytest.approx({"token": -0.05, "window": 0.0})
+
+
+def test_the_census_is_counted_with_and_without_answer_bearing_candidates():
+    from rockstudy.knockout import figures
+    from rockstudy.knockout.steps import WITHOUT_ANSWERS, census_reading, census_table
+
+    pillar, neutral, stumbling = census.CLASSES
+    classes = pd.DataFrame(
+        {"benchmark": "b", "target": [1, 2, 3, 4], "delta": [-0.1, -0.2, 0.0, 0.1],
+         "class": [pillar, pillar, neutral, stumbling]}
+    )  # fmt: skip
+    chosen = pd.DataFrame({"target": [1, 2, 3, 4], "rank": [1, 2, 3, 4]})
+    table = census_table(classes, 2, chosen, [2, 9]).set_index(["benchmark", "candidates"])
+    rest = table.loc[("b", WITHOUT_ANSWERS)]
+    assert (rest.n, rest[pillar], rest[neutral], rest[stumbling]) == (3, 1, 1, 1)
+    assert table.loc[("b", "all"), pillar] == 2
+    assert rest.sign_test_p == scipy.stats.binomtest(1, 2).pvalue
+    told = census_reading(table.reset_index())
+    assert told == (
+        "b: 2 of 4 candidates are Strong Pillars and 1 Strong Stumbling Blocks; without the 1 "
+        "answer-bearing ones, whose ban is mechanical, 1 and 1 of 3."
+    )
+    older = census_table(classes, 2, chosen)
+    assert WITHOUT_ANSWERS not in set(older.candidates)
+    assert census_reading(older).endswith("not in this reference.")
+    (axis,) = figures.census_bars(classes, census.LEAST, [2, 9]).axes
+    assert "answer-bearing (1)" in axis.get_legend_handles_labels()[1]

@@ -11,6 +11,7 @@ from rockstudy.models.token_texts import visible
 
 TOKENS = [" certain", "-like", " a", " b", " c", " d"]
 K = 2
+ANSWERS = [1, 4]  # ids of answer-bearing types
 
 
 def screen(benchmarks=("maths", "words")) -> pd.DataFrame:
@@ -41,7 +42,7 @@ def controls() -> pd.DataFrame:
 
 
 def rows(**changes) -> dict[str, dict]:
-    found = knockout_claims.of_screen(K, screen(**changes), candidates(), controls())
+    found = knockout_claims.of_screen(K, screen(**changes), candidates(), controls(), ANSWERS)
     named = {row["claim"]: row for row in found}
     assert len(named) == len(found)
     return named
@@ -59,6 +60,17 @@ def test_shares_are_compared_by_wilsons_interval_and_state_their_counts():
     assert verdict(named, "census-pillar-words") == "reproduced"  # 0 of 6 may be 1.5%
     assert named["census-cross-pn"]["value"] == 0.5
     assert named["census-cross-pp"]["value"] == 0
+
+
+def test_pillars_are_counted_once_more_without_answer_bearing_candidates():
+    row = rows()["census-pillar-without-answers-maths"]
+    assert row["value"] == 0.5 and row["statement"].endswith("left out: 2 of 4.")
+    assert row["verdict"] == "inconclusive" and row["paper"] == 0.035
+    for answers, why in ((None, "not in this reference"), (range(6), "every candidate is answer")):
+        found = knockout_claims.of_screen(RUN, screen(), candidates(), controls(), answers)
+        named = {one["claim"]: one for one in found}
+        row = named["census-pillar-without-answers-maths"]
+        assert row["verdict"] == "not run" and row["reason"].startswith(why)
 
 
 def test_tests_and_corrections_are_compared_by_conclusion_and_count():
@@ -134,7 +146,7 @@ def test_a_predictor_that_is_not_defined_is_not_run():
 
 def test_a_benchmark_where_nothing_is_right_has_no_census_and_no_null():
     never = screen().assign(base=lambda table: np.where(table.benchmark == "maths", 0.0, 0.6))
-    found = knockout_claims.of_screen(K, never, candidates(), controls())
+    found = knockout_claims.of_screen(K, never, candidates(), controls(), ANSWERS)
     named = {row["claim"]: row for row in found}
     for claim in ("census-pillar-maths", "census-fdr-maths", "census-cross-nn", "null-knockout"):
         assert verdict(named, claim) == "not run" and "value" not in named[claim]
@@ -146,12 +158,12 @@ def test_the_null_is_judged_over_problems_and_is_not_run_where_nothing_is_reused
     null = rows()["null-knockout"]
     assert (null["lo"], null["hi"], null["n"], null["verdict"]) == (-0.01, 0.02, 90, "reproduced")
     naive = controls().assign(mode="naive")
-    found = knockout_claims.of_screen(K, screen(), candidates(), naive)
+    found = knockout_claims.of_screen(K, screen(), candidates(), naive, ANSWERS)
     assert found[-1]["claim"] == "null-knockout" and found[-1]["verdict"] == "not run"
 
 
 def test_a_null_without_any_difference_holds():
     same = controls().assign(delta=0.0, mean_lo=0.0, mean_hi=0.0)  # as greedy decoding gives it
-    found = knockout_claims.of_screen(K, screen(), candidates(), same)
+    found = knockout_claims.of_screen(K, screen(), candidates(), same, ANSWERS)
     null = next(row for row in found if row["claim"] == "null-knockout")
     assert (null["lo"], null["hi"], null["verdict"]) == (0, 0, "reproduced")

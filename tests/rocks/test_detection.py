@@ -295,3 +295,12 @@ def test_a_setting_that_leaves_no_occurrence_has_no_rocks_in_the_sweep():
     sweep = detection.sensitivity(table, rollouts, loose, {"tau": [0.9, 0.1]})
     assert sweep.n_persistent.tolist() == [0, 2]  # the highest before is the lowest after
     assert sweep.n_types.tolist() == [0, 3] and sweep.jaccard.tolist() == [0, 1]
+
+
+def test_an_answer_bearing_token_lies_wholly_in_a_gold_answer(tiny_tokenizer):
+    table = detection.answer_types(tiny_tokenizer, ["12", "1", "131", "x"])
+    shares = dict(zip(table.token_id, table.share, strict=True))
+    ids = {text: tiny_tokenizer.convert_tokens_to_ids(text) for text in "123x{}"}
+    expected = {ids["1"]: 3 / 4, ids["2"]: 1 / 4, ids["3"]: 1 / 4, ids["x"]: 1 / 4}
+    assert shares == expected and table.token_id.is_monotonic_increasing
+    assert detection.answer_types(tiny_tokenizer, []).empty
