@@ -67,7 +67,7 @@ def test_pillars_are_counted_once_more_without_answer_bearing_candidates():
     assert row["value"] == 0.5 and row["statement"].endswith("left out: 2 of 4.")
     assert row["verdict"] == "inconclusive" and row["paper"] == 0.035
     for answers, why in ((None, "not in this reference"), (range(6), "every candidate is answer")):
-        found = knockout_claims.of_screen(RUN, screen(), candidates(), controls(), answers)
+        found = knockout_claims.of_screen(K, screen(), candidates(), controls(), answers)
         named = {one["claim"]: one for one in found}
         row = named["census-pillar-without-answers-maths"]
         assert row["verdict"] == "not run" and row["reason"].startswith(why)
