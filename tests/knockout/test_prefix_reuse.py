@@ -167,7 +167,7 @@ def screen():
     made = replace(made, correct=np.arange(len(made)) % 3 == 0)
     types, counts = np.unique(made.completion_ids[made.mask], return_counts=True)
     often = types[np.argsort(-counts)][:6]
-    absent = next(i for i in range(1280) if i not in types)
+    absent = next(i for i in range(len(pair.tokenizer)) if i not in types)
     candidates = [Candidate(int(t), (int(t),)) for t in [*often, absent]]
     return pair, task, how, made, candidates
 
