@@ -44,7 +44,7 @@ BAD = [
     ({"stage2__gradient_checkpointing": 2}, ["stage2__gradient_checkpointing:", "True or False"]),
     ({"stage2__reverse_kl": 0}, ["stage2", "reverse_kl", "above 0"]),
     ({"stage2__keep__early": 2}, ["stage2__keep__early:", "> 0 and <= 1", "got 2"]),
-    ({"stage2__keep__mid": 0.5}, ["stage2__keep__mid", "tenth, quarter, early, ", "'mid'"]),
+    ({"stage2__keep__mid": 0.5}, ["stage2__keep__mid", "quarter, early, ", "'mid'"]),
     ({"stage2__keep": {"early": 0.1}}, ["stage2", "late: 1.0"]),
     ({"stage2__keep": {"a/b": 0.1, "late": 1}}, ["stage2__keep", "text matching", "'a/b'"]),
     ({"stage2": 3}, ["stage2:", "mapping", "got 3"]),
