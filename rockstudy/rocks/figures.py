@@ -156,7 +156,8 @@ def loss_by_cause(table: pd.DataFrame) -> Figure:
         for stage, shift, alpha in (("pre", -0.2, 0.4), ("post", 0.2, 1.0)):
             of_stage = table[(table.measure == measure) & (table.stage == stage)]
             rows = of_stage.set_index("cause").loc[causes]
-            bars = {"height": 0.38, "color": [colours[c] for c in causes], "alpha": alpha}
+            bars = {"height": 0.38, "alpha": alpha, "edgecolor": "black", "linewidth": 0.4}
+            bars["color"] = [colours[c] for c in causes]
             axis.barh(places + shift, rows.value, **bars)
             error = np.abs([rows.value - rows.lo, rows.hi - rows.value])
             look = {"fmt": "none", "color": "black", "capsize": 2, "lw": 1}

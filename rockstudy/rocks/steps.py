@@ -423,7 +423,7 @@ def frequency_reading(types: pd.DataFrame) -> str:
     often = counts > 100  # ours: enough for a mean of its own
     return (
         f"{len(counts)} token types in {counts.sum()} tokens: {(counts == 1).sum()} occur once, "
-        f"{(counts == 2).sum()} twice and {often.sum()} more than 100 times; the last hold "
+        f"{(counts == 2).sum()} twice and {often.sum()} more than 100 times, which hold "
         f"{counts[often].sum() / counts.sum():.0%} of all tokens."
     )
 

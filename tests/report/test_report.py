@@ -14,6 +14,7 @@ from rockstudy import paths
 from rockstudy.claims import records
 from rockstudy.errors import StudyError
 from rockstudy.report import listing, page, render
+from rockstudy.rocks import causes
 from rockstudy.runs import REFERENCE, open_run
 from rockstudy.store import cache
 
@@ -273,6 +274,17 @@ def test_a_data_frame_keeps_its_table_and_loses_its_style(run):
     assert [cell.get_text() for cell in table.find_all("th")] == ["", "a", "b", "0"]
     assert table.find_parent(class_="wide") is not None
     assert "tbody tr th" not in table.find_parent("section").get_text()
+
+
+def test_tokens_keep_the_colours_of_their_causes_from_the_pages_own_style(run):
+    names = ("noise", "format", "off the grammar")
+    tokens = pd.DataFrame({"model": "teacher", "token": ["So ", "<b>"], "cause": names[:2]})
+    shown = causes.coloured(tokens, names)._repr_html_()
+    executed(run, output({"text/html": shown, "text/plain": "tokens"}))
+    page = rendered(run)
+    (token,) = [span for span in page.select(".tokens span") if span.text == "So␣"]
+    assert token["title"] == "noise" and not page.select(".wide style")
+    assert f".{token['class'][0]} {{" in page.find("style").text
 
 
 def test_formulas_become_mathml_and_broken_ones_stay_readable(run):

@@ -143,15 +143,13 @@ def world(n_prompts=60, seed=0):
 
 def test_intervals_are_those_of_a_plain_bootstrap_over_prompts():
     frame, rng = world(), np.random.default_rng(1)
-    parts = {p: (some, some.rkl_post[some.cause == "arithmetic"]) for p, some in
-             frame.groupby("prompt_index")}  # fmt: skip
-    drawn = []
-    for _ in range(4_000):
-        picked = [parts[p] for p in rng.integers(len(parts), size=len(parts))]
-        loss, n = sum(one.sum() for _, one in picked), sum(len(one) for _, one in picked)
-        total, length = sum(s.rkl_post.sum() for s, _ in picked), sum(len(s) for s, _ in picked)
-        drawn.append((n / length, loss / n, loss / total))
-    expected = np.quantile(drawn, [0.025, 0.975], axis=0).T
+    sums = []
+    for _, some in frame.groupby("prompt_index"):
+        hard = some.rkl_post[some.cause == "arithmetic"]
+        sums.append((hard.sum(), len(hard), some.rkl_post.sum(), len(some)))
+    picked = rng.integers(len(sums), size=(20_000, len(sums)))
+    loss, n, total, length = np.array(sums)[picked].sum(1).T
+    expected = np.quantile([n / length, loss / n, loss / total], [0.025, 0.975], axis=1).T
     table = causes.loss_by_cause(frame, np.random.default_rng(2))
     table = table[table.cause == "arithmetic"].set_index(["measure", "stage"])
     for key, (lo, hi) in zip((("positions", ""), ("mean", "post"), ("loss", "post")), expected,

@@ -69,6 +69,14 @@ def test_shares_of_categories_add_up_to_one_in_every_set():
     assert [one.ids for one in rocks_steps.sets_of(sets)] == [(1, 2), (2, 3)]
 
 
+def test_rare_and_frequent_types_are_counted_in_words():
+    told = rocks_steps.frequency_reading(pd.DataFrame({"count": [1, 1, 2, 100, 296]}))
+    assert told == (
+        "5 token types in 400 tokens: 2 occur once, 1 twice and 1 more than 100 times, which hold "
+        "74% of all tokens."
+    )
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder of a tiny run whose student is trained and of which nothing is measured."""
