@@ -380,7 +380,7 @@ def test_rollouts_refuse_wrong_dtypes_and_masks_with_holes(model, prompts):
 
 def test_evaluation_keeps_an_outcome_for_every_completion(tiny_tokenizer):
     model = tiny_model(tiny_tokenizer, 32, seed=0)
-    task = TaskConfig(name="lab_math", n_train=4, n_eval=6, max_prompt_tokens=200)
+    task = TaskConfig(name="lab_math", n_train=4, n_eval=6, max_prompt_tokens=400)
     how = EvalConfig(n_prompts=5, samples=2, max_new_tokens=16, batch_size=4)
     frame = evaluate(model, tiny_tokenizer, task, how, seed=0)
     problems = tasks.load(task, "eval")

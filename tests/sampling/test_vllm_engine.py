@@ -265,7 +265,7 @@ def test_any_of_several_end_tokens_ends_a_row(served):
 
 
 def test_an_evaluation_runs_on_it(served_large, tiny_tokenizer):
-    task = TaskConfig(name="lab_math", n_train=4, n_eval=6, max_prompt_tokens=200)
+    task = TaskConfig(name="lab_math", n_train=4, n_eval=6, max_prompt_tokens=400)
     how = EvalConfig(n_prompts=5, samples=2, max_new_tokens=16, batch_size=4, engine="vllm")
     frame = rollout.evaluate(served_large, tiny_tokenizer, task, how, seed=0)
     assert len(frame) == 10 and frame.n_new_tokens.between(1, 16).all()
