@@ -13,7 +13,7 @@ from rockstudy.store import cache
 
 REFERENCES = sorted(path.name for path in (paths.data_dir() / REFERENCE).iterdir())
 NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
-LARGEST = 4_000_000  # bytes of a reference: a clone stays small
+LARGEST = 6_000_000  # bytes of a reference: a clone stays small
 
 
 def folder(preset):
