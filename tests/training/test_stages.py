@@ -517,7 +517,7 @@ def test_windows_of_weight_one_train_the_same_student_as_the_baseline(trained):
 
 def test_types_are_detected_again_by_the_losses_of_the_steps_before(trained):
     run, first = trained
-    again = Redetected(5, 3, Ramp(0.0, 1.0, 6))
+    again = Redetected(50, 3, Ramp(0.0, 1.0, 6))
     result = stages.train(run, "stage2", seed=0, arm="again", weights=again)
     weight = result.metrics.mean_weight.tolist()
     assert weight[0] == 1.0 > weight[1]  # nothing is frozen before three steps have been seen
