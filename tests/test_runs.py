@@ -163,7 +163,7 @@ def test_a_table_of_fewer_candidates_is_another_table(mine):
 
 def test_a_screen_without_a_size_depends_on_the_number_of_rocks_and_another_does_not(mine):
     observed = len(rock_steps.types(mine))
-    for k in (2, 0.05):
+    for k in (2, 0.02):
         size = {"rocks": mine.config.rocks.model_copy(update={"k": k})}
         given = Run(mine.config.model_copy(update=size), mine.path)
         twice = Run(mine.config.model_copy(update=size | {"screen": None}), mine.path)

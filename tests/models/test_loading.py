@@ -285,7 +285,7 @@ def test_the_tiny_pair_is_small_random_and_the_same_every_time():
     assert torch.equal(state, torch.get_rng_state())
     assert weights_hash(one.student) == weights_hash(two.student)
     assert weights_hash(one.teacher) != weights_hash(one.student)
-    assert sum(p.numel() for p in one.teacher.parameters()) < 100_000
+    assert sum(p.numel() for p in one.teacher.parameters()) < 150_000
     check_same_vocabulary(one.teacher, one.student, one.tokenizer, one.tokenizer)
 
 
