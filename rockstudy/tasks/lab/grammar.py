@@ -92,10 +92,10 @@ class Choice:
 
     def causes(self, text: str) -> np.ndarray:
         """The cause of each character of a written wording, int8, and of the character after it."""
-        reader, option = next((r, o) for r, o in self._readers if r.fullmatch(text))
+        found, option = next((f, o) for r, o in self._readers if (f := r.fullmatch(text)))
         marks = self.decisions[option]
         causes = np.where(marks, self.cause, FORMAT).astype(np.int8)
-        if MARK in option and (found := reader.fullmatch(text)):
+        if MARK in option:
             at, word = option.index(MARK), found[1]
             inside = np.full(len(word), COPY, np.int8)
             inside[0] = causes[at] if marks[at] else COPY
