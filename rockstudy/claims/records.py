@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rockstudy import paths
+from rockstudy.claims.verdicts import CHECK, FAILED, FINDING, KINDS, NOT_RUN, NOT_TESTABLE, PASSED
 from rockstudy.claims.verdicts import VERDICTS
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
@@ -15,17 +16,21 @@ from rockstudy.store import cache
 from rockstudy.store.fingerprints import fingerprint
 
 CLAIM_COLUMNS = (
-    *("notebook", "claim", "statement", "locator", "paper", "value", "lo", "hi", "unit", "n"),
-    *("verdict", "reason", "headline", "preset", "run_id"),
+    *("notebook", "kind", "claim", "statement", "locator", "paper", "paper_lo", "paper_hi"),
+    *("value", "lo", "hi", "unit", "n", "direction", "size", "reason", "headline"),
+    *("preset", "run_id"),
 )
-KINDS = (
+NUMBERS = ("paper", "paper_lo", "paper_hi", "value", "lo", "hi")
+TYPES = (
     dict.fromkeys(CLAIM_COLUMNS, "str")
-    | dict.fromkeys(("paper", "value", "lo", "hi"), "float64")
+    | dict.fromkeys(NUMBERS, "float64")
     | {"n": "int64", "headline": "bool"}
 )
 OF_THE_RUN = ("notebook", "preset", "run_id")
-EMPTY = {"str": "", "float64": float("nan"), "int64": 0, "bool": True}  # by type; nothing is hidden
-ABSENT = {name: EMPTY[kind] for name, kind in KINDS.items()}  # for a value that is missing
+EMPTY = {"str": "", "float64": float("nan"), "int64": 0, "bool": False}  # by type
+ABSENT = {name: EMPTY[kind] for name, kind in TYPES.items()}  # for a value that is missing
+REQUIRED = ("kind", "claim", "statement", "locator")
+UNMEASURED = (NOT_RUN, NOT_TESTABLE)
 
 
 def claims(
@@ -37,14 +42,11 @@ def claims(
 ) -> pd.DataFrame:
     """Check a notebook's claims, store them as ``claims/<notebook>``, and return them as a table.
 
-    A reference is not written to. `rows` are as `rockstudy.claims.verdicts` makes them: ``claim``
-    (an id), ``statement`` (in our words), ``locator`` (in the paper), ``verdict``; optionally
-    ``reason`` (the verdict's rule, required with ``not run``), ``headline`` (whether a short table
-    shows it), ``paper`` (its number), and ``measured``, an `intervals.Estimate`, or its value, lo,
-    hi, unit and n by name. `inputs` are hashes of the artefacts that the numbers come from.
+    A reference is not written to. `rows` are those of `rockstudy.claims.verdicts`. `inputs` are
+    hashes of the artefacts that the numbers come from.
 
-    `StudyError`: a missing or unknown column, an unknown verdict, a claim twice, a verdict without
-    a number, ``not run`` without a reason.
+    `StudyError`: a missing or unknown column, an unknown kind or verdict, a claim twice, a finding
+    without a verdict, a verdict without a number, a verdict without its reason.
     """
     table = _claim_table([_claim(row, number) for number, row in enumerate(rows, start=1)])
     repeated = table.claim[table.claim.duplicated()]
@@ -59,27 +61,29 @@ def claims(
 
 
 def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    given = dict(row)
-    measured = given.pop("measured", None)
-    if measured is not None:
-        given |= {k: getattr(measured, k) for k in ("value", "lo", "hi", "unit", "n")}
     legal = set(CLAIM_COLUMNS) - set(OF_THE_RUN)
-    required = {"claim", "statement", "locator", "verdict"}
-    wrong = sorted((set(given) - legal) | (required - set(given)))
+    wrong = sorted((set(row) - legal) | (set(REQUIRED) - set(row)))
     if wrong:
-        must, may = (", ".join(sorted(names)) for names in (required, legal - required))
-        rule = f"must have {must} and may have measured, {may}"
+        may = ", ".join(sorted(legal - set(REQUIRED)))
+        rule = f"must have {', '.join(REQUIRED)} and may have {may}"
         raise StudyError(f"claims row {number}: {rule}; missing or unknown: {', '.join(wrong)}")
-    given = {name: value for name, value in given.items() if not pd.isna(value)}
-    claim = ABSENT | {"headline": False} | given
-    verdict, of = claim["verdict"], f"for the claim {claim['claim']!r}"
-    if verdict not in VERDICTS:
-        raise StudyError(f"verdict: must be one of {', '.join(VERDICTS)}; got {verdict!r} {of}")
-    if verdict != "not run" and pd.isna(claim["value"]):
-        legal = "a number, or else the verdict 'not run'"
-        raise StudyError(f"value: must be {legal}; got {verdict!r} without one {of}")
-    if verdict == "not run" and not claim["reason"]:
-        raise StudyError(f"reason: must be given with the verdict 'not run'; got none {of}")
+    claim = ABSENT | {name: value for name, value in row.items() if not pd.isna(value)}
+    of = f"for the claim {claim['claim']!r}"
+    if claim["kind"] not in KINDS:
+        raise StudyError(f"kind: must be one of {', '.join(KINDS)}; got {claim['kind']!r} {of}")
+    judged = [claim[name] for name in ("direction", "size") if claim[name]]
+    able = {FINDING: VERDICTS, CHECK: (PASSED, FAILED)}.get(claim["kind"], ())
+    for verdict in judged:
+        if verdict not in able:
+            rule = f"must be one of {', '.join(able)}" if able else "must be empty"
+            raise StudyError(f"verdict: {rule}; got {verdict!r} {of}")
+    if claim["kind"] == FINDING and not judged:
+        raise StudyError(f"verdict: must be given for a finding; got none {of}")
+    if pd.isna(claim["value"]) and not (judged and set(judged) <= set(UNMEASURED)):
+        rule = f"must be a number, or else the verdicts {' or '.join(UNMEASURED)}"
+        raise StudyError(f"value: {rule}; got none {of}")
+    if judged and not claim["reason"]:
+        raise StudyError(f"reason: must be given with a verdict; got none {of}")
     return claim
 
 
@@ -87,9 +91,9 @@ def _claim_table(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
     """The rows with every column in its type; a missing text is empty, and a missing n is 0."""
     table = pd.DataFrame(rows, columns=list(CLAIM_COLUMNS)).astype(object)
     try:
-        return table.where(table.notna(), pd.Series(ABSENT), axis=1).astype(KINDS)
+        return table.where(table.notna(), pd.Series(ABSENT), axis=1).astype(TYPES)
     except (ValueError, TypeError) as error:
-        line = f"claims: paper, value, lo, hi must be numbers, n an integer; got {error}"
+        line = f"claims: {', '.join(NUMBERS)} must be numbers, n an integer; got {error}"
         raise StudyError(line) from None
 
 
@@ -97,6 +101,7 @@ def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
     """Return the claims of all notebooks of a run in the notebooks' order; empty without any.
 
     With the name of a notebook in `before`, only of earlier ones, which are all it can depend on.
+    Claims that were recorded by other rules than today's, with other columns, are left out.
     """
     folder = run.path if isinstance(run, Run) else run
     files = [f for end in ("json", "parquet") for f in (folder / "claims").glob(f"*.{end}")]
@@ -105,6 +110,8 @@ def read_claims(run: Path | Run, before: str | None = None) -> pd.DataFrame:
     tables = [_claim_table([])]
     for path in stored:
         if before is None or paths.notebook_order(path.name) < paths.notebook_order(before):
-            table = _claim_table(cache.load(path))
-            tables.append(table.assign(notebook=table.notebook.replace("", path.name)))
+            stored_rows = cache.load(path)
+            if set(REQUIRED) <= set(stored_rows.columns):
+                table = _claim_table(stored_rows)
+                tables.append(table.assign(notebook=table.notebook.replace("", path.name)))
     return pd.concat(tables, ignore_index=True)

@@ -1,9 +1,18 @@
-"""Rows of the claims table. Each has a verdict and states the rule behind it.
+"""Rows of the claims table: findings with verdicts, numbers that are only shown, and checks.
 
-    reproduced     this run satisfies the rule
-    differs        this run contradicts it
-    inconclusive   neither, or the two numbers cannot mean the same thing
-    not run        nothing was measured; the row gives the reason
+A **finding** of the paper has two verdicts, one on its direction and one on its size:
+
+    reproduced          this run satisfies the rule, and its interval is narrow enough to tell
+    differs             this run contradicts the rule
+    inconclusive        neither: the interval is too wide, or holds both answers
+    not testable here   this run cannot answer, for the reason that the row gives
+    not run             nothing was measured; the row gives the reason
+    (empty)             the paper states no such thing
+
+Every rule has a half width beyond which it reproduces nothing, so that no row is reproduced because
+its interval is wide. Sizes are compared by the interval of the difference of two samples, ours and
+the paper's. Numbers that depend on our own settings or compare two worlds' levels are *shown*, and
+what holds by construction is a *check*: neither has a verdict on the paper.
 
 A verdict is about this run. The paper has different models, data and vocabulary, so `differs` does
 not mean that the paper is wrong, and `reproduced` does not mean that it is right.
@@ -11,128 +20,140 @@ not mean that the paper is wrong, and `reproduced` does not mean that it is righ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
 from rockstudy.claims import paper
 from rockstudy.intervals import Estimate
 
-VERDICTS = ("reproduced", "differs", "inconclusive", "not run")
+REPRODUCED, DIFFERS, INCONCLUSIVE = "reproduced", "differs", "inconclusive"
+NOT_TESTABLE, NOT_RUN = "not testable here", "not run"
+VERDICTS = (REPRODUCED, DIFFERS, INCONCLUSIVE, NOT_TESTABLE, NOT_RUN)
+PASSED, FAILED = "passed", "failed"  # of checks
+FINDING, SHOWN, CHECK = KINDS = ("finding", "shown", "check")
 ALPHA = 0.05  # paper 3
-TENTH = 0.1  # ours: what counts as the same number where neither side has an interval
 ClaimRow = dict[str, Any]
-Measured = Estimate | Mapping[str, Any]  # value, lo, hi, unit, n
+Measured = Estimate | Mapping[str, Any]  # value, lo, hi (95%), unit, n
 
 
-def holds(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> ClaimRow:
-    """Compare a number: ``reproduced`` where our interval contains the paper's, else ``differs``.
+class Verdict(NamedTuple):
+    """A verdict and the rule behind it."""
 
-    Without an interval the two must lie within a tenth of each other. `number` is the id of the
-    paper's number (`rockstudy.claims.paper`), and `more` are further columns such as ``headline``.
+    verdict: str
+    rule: str
+
+
+Judge = Verdict | Callable[[ClaimRow], Verdict]  # a rule of the measured number
+
+
+def above(bound: float, *, widest: float) -> Judge:
+    """The interval must lie above `bound`, with a half width of at most `widest`."""
+    return lambda ours: _side(ours, bound, 1, widest)
+
+
+def below(bound: float, *, widest: float) -> Judge:
+    """The interval must lie below `bound`, with a half width of at most `widest`."""
+    return lambda ours: _side(ours, bound, -1, widest)
+
+
+def within(margin: float, lo: float, hi: float) -> Verdict:
+    """Equivalence: the 90% interval from `lo` to `hi` must lie inside plus and minus `margin`.
+
+    This is two one-sided tests at 5% (Schuirmann 1987). A half width above the margin can never
+    lie inside, so it decides nothing.
     """
-    ours, theirs = _columns(measured), paper.number(number).value
-    if ours["lo"] is None:
-        same = abs(ours["value"] - theirs) <= TENTH * abs(theirs)
-        reason = "no interval: must be within a tenth of the paper's number"
-    else:
-        same = ours["lo"] <= theirs <= ours["hi"]
-        reason = "the interval must contain the paper's number"
-    verdict = "reproduced" if same else "differs"
-    return judged(claim, statement, number, ours, verdict=verdict, reason=reason, **more)
+    rule = f"the 90% interval [{lo:.3g}, {hi:.3g}] must lie inside ±{margin:g}"
+    if pd.isna(lo) or pd.isna(hi):
+        return Verdict(INCONCLUSIVE, f"{rule}; there is none")
+    if lo > margin or hi < -margin:
+        return Verdict(DIFFERS, rule)
+    if (hi - lo) / 2 > margin:
+        return Verdict(INCONCLUSIVE, f"{rule}, for which it is too wide here")
+    return Verdict(REPRODUCED if max(-lo, hi) <= margin else INCONCLUSIVE, rule)
 
 
-def equals(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> ClaimRow:
-    """Compare a count: ``reproduced`` where ours is the paper's, else ``differs``."""
-    same = _columns(measured)["value"] == paper.number(number).value
-    about = {"verdict": "reproduced" if same else "differs", "reason": "must be the paper's count"}
-    return judged(claim, statement, number, measured, **about, **more)
+def rejects(p: float, *, same_side: bool = True, level: float = ALPHA) -> Verdict:
+    """A test that rejects in the paper must reject here too, on the same side, at `level`."""
+    rule = f"must reject at {level:.2g} on the paper's side (p = {p:.2g})"
+    if not p < level:
+        return Verdict(INCONCLUSIVE, rule)
+    return Verdict(REPRODUCED if same_side else DIFFERS, rule)
 
 
-def exceeds(claim: str, statement: str, number: str, measured: Measured, **more: Any) -> ClaimRow:
-    """Compare with a lower bound: ``reproduced`` where our interval lies above it."""
-    verdict = _side(measured, paper.number(number).value)
-    reason = "the interval must lie above the number that the paper exceeds"
-    return judged(claim, statement, number, measured, verdict=verdict, reason=reason, **more)
+def near(number: str, *, widest: float) -> Judge:
+    """The two-sample interval of ours minus the paper's `number` must hold 0.
+
+    The interval is that of Zou and Donner (2008, MOVER), from our interval and the paper's. It must
+    have a half width of at most `widest` to reproduce anything.
+    """
+    return lambda ours: _near(ours, paper.number(number), widest)
 
 
-def sign(
+def not_testable(why: str) -> Verdict:
+    """This run cannot answer, for a reason."""
+    return Verdict(NOT_TESTABLE, why)
+
+
+def not_run(why: str) -> Verdict:
+    """Nothing was measured, for a reason."""
+    return Verdict(NOT_RUN, why)
+
+
+def finding(
     claim: str,
     statement: str,
-    number: str | None,
-    measured: Measured,
+    measured: Measured | None,
     *,
-    positive: bool = True,
-    **more: Any,
+    direction: Judge | None,
+    size: Judge | None = None,
+    number: str | None = None,
+    locator: str = "",
+    headline: bool = False,
 ) -> ClaimRow:
-    """Compare a direction: ``reproduced`` where our interval lies on the claimed side of 0.
+    """A finding of the paper with its verdicts.
 
-    `number` may be None where the paper gives only a direction; ``locator`` then names its place.
+    `number` is the id of the paper's number (`rockstudy.claims.paper`); without one `locator` names
+    the place in the paper. `measured` is None where both verdicts are ``not run`` or ``not testable
+    here``; where it is not defined (NaN), both are ``not run``.
     """
-    verdict = _side(measured, 0.0)
-    if not positive:
-        verdict = {"reproduced": "differs", "differs": "reproduced"}.get(verdict, verdict)
-    reason = f"the interval must lie {'above' if positive else 'below'} 0"
-    return judged(claim, statement, number, measured, verdict=verdict, reason=reason, **more)
-
-
-def concludes(
-    claim: str,
-    statement: str,
-    number: str,
-    measured: Measured,
-    *,
-    same_side: bool = True,
-    level: float = ALPHA,
-    **more: Any,
-) -> ClaimRow:
-    """Compare the conclusion of a test at a level, not the size of its p-value.
-
-    ``reproduced`` where both reject on the same side, or neither rejects. ``inconclusive`` where
-    only the paper rejects, because an effect that is not seen may still exist. Else ``differs``.
-    """
-    rejected = _columns(measured)["value"] < level
-    if paper.number(number).value < level:
-        verdict = "inconclusive" if not rejected else "reproduced" if same_side else "differs"
-    else:
-        verdict = "differs" if rejected else "reproduced"
-    reason = f"must come to the paper's conclusion at {level:.2g}"
-    return judged(claim, statement, number, measured, verdict=verdict, reason=reason, **more)
+    row = _row(FINDING, claim, statement, measured, number, locator)
+    if measured is not None and pd.isna(row["value"]):
+        direction = direction and not_run("it is not defined here")
+        size = size and not_run("it is not defined here")
+    judged = {
+        name: judge(row) if callable(judge) else judge
+        for name, judge in (("direction", direction), ("size", size))
+        if judge is not None
+    }
+    rules = dict.fromkeys(one.rule for one in judged.values())
+    if len(rules) > 1:
+        rules = [f"{name}: {one.rule}" for name, one in judged.items()]
+    row |= {name: one.verdict for name, one in judged.items()}
+    return row | {"reason": "; ".join(rules), "headline": headline}
 
 
 def shown(
-    claim: str, statement: str, number: str | None, measured: Measured, why: str, **more: Any
-) -> ClaimRow:
-    """Show two numbers without judging them: ``inconclusive``, with the reason."""
-    about = {"verdict": "inconclusive", "reason": f"not judged: {why}"}
-    return judged(claim, statement, number, measured, **about, **more)
-
-
-def judged(
     claim: str,
     statement: str,
-    number: str | None,
-    measured: Measured | None,
-    *,
-    verdict: str,
-    reason: str,
-    **more: Any,
+    measured: Measured,
+    number: str | None = None,
+    locator: str = "",
+    why: str = "",
 ) -> ClaimRow:
-    """Record a verdict by the caller's own rule, which ``reason`` states."""
-    ours = {} if measured is None else _columns(measured)
-    if ours.get("value", 0.0) != ours.get("value", 0.0):
-        verdict, reason = "not run", "it is not defined here"
-    if number is not None:
-        ours |= {"locator": paper.number(number).where, "paper": paper.number(number).value}
-    row = {"claim": claim, "statement": statement, "verdict": verdict, "reason": reason}
-    return row | ours | more
+    """A number beside the paper's, without a verdict; `why` tells what forbids one."""
+    return _row(SHOWN, claim, statement, measured, number, locator) | {"reason": why}
 
 
-def not_run(claim: str, statement: str, number: str | None, why: str, **more: Any) -> ClaimRow:
-    """Record that nothing was measured, with the reason."""
-    return judged(claim, statement, number, None, verdict="not run", reason=why, **more)
+def check(
+    claim: str, statement: str, measured: Measured, *, passed: bool, rule: str, locator: str = ""
+) -> ClaimRow:
+    """A test of this study itself, or what holds by construction: ``passed`` or ``failed``."""
+    row = _row(CHECK, claim, statement, measured, None, locator or "ours")
+    return row | {"direction": PASSED if passed else FAILED, "reason": rule}
 
 
 def share(count: int, n: int, unit: str) -> ClaimRow:
@@ -142,19 +163,71 @@ def share(count: int, n: int, unit: str) -> ClaimRow:
     return {"value": count / n, "lo": lo, "hi": hi, "unit": f"{unit} (Wilson)", "n": n}
 
 
+def two_samples(
+    value: float, lo: float, hi: float, other: float, other_lo: float, other_hi: float
+) -> tuple[float, float, float]:
+    """Difference of two independent estimates with its interval (Zou and Donner 2008, MOVER).
+
+    For two shares with Wilson's intervals this is Newcombe's (1998) tenth method.
+    """
+    difference = value - other
+    down = np.hypot(value - lo, other_hi - other)
+    up = np.hypot(hi - value, other - other_lo)
+    return difference, difference - float(down), difference + float(up)
+
+
+def _row(
+    kind: str,
+    claim: str,
+    statement: str,
+    measured: Measured | None,
+    number: str | None,
+    locator: str,
+) -> ClaimRow:
+    row: ClaimRow = {"kind": kind, "claim": claim, "statement": statement, "locator": locator}
+    if number is not None:
+        theirs = paper.number(number)
+        row |= {"locator": locator or theirs.where, "paper": theirs.value}
+        row |= {"paper_lo": theirs.lo, "paper_hi": theirs.hi}
+    return row | ({} if measured is None else _columns(measured))
+
+
 def _columns(measured: Measured) -> ClaimRow:
     """Value, interval, unit and n; an interval that is not defined is None."""
     names = ("value", "lo", "hi", "unit", "n")
     if isinstance(measured, Estimate):
-        return {name: getattr(measured, name) for name in names}
-    ours = {"lo": None, "hi": None} | {name: measured[name] for name in names if name in measured}
+        ours = {name: getattr(measured, name) for name in names}
+    else:
+        ours = {"lo": None, "hi": None} | {n: measured[n] for n in names if n in measured}
     undefined = pd.isna(ours["lo"]) or pd.isna(ours["hi"])
     return ours | (dict.fromkeys(("lo", "hi")) if undefined else {})
 
 
-def _side(measured: Measured, bound: float) -> str:
-    """Whether an interval lies above a bound; without an interval, ``inconclusive``."""
-    lo, hi = (_columns(measured)[end] for end in ("lo", "hi"))
+def _side(ours: ClaimRow, bound: float, side: int, widest: float) -> Verdict:
+    rule = f"the interval must lie {'above' if side > 0 else 'below'} {bound:g}"
+    lo, hi = ours.get("lo"), ours.get("hi")
     if lo is None or hi is None:
-        return "inconclusive"
-    return "reproduced" if lo > bound else "differs" if hi < bound else "inconclusive"
+        return Verdict(INCONCLUSIVE, f"{rule}; there is none")
+    if side < 0:
+        lo, hi, bound = -hi, -lo, -bound
+    if hi < bound:
+        return Verdict(DIFFERS, rule)
+    if (hi - lo) / 2 > widest:
+        return Verdict(INCONCLUSIVE, f"{rule}, with a half width of at most {widest:g}")
+    return Verdict(REPRODUCED if lo > bound else INCONCLUSIVE, rule)
+
+
+def _near(ours: ClaimRow, theirs: paper.Number, widest: float) -> Verdict:
+    lo, hi = ours.get("lo"), ours.get("hi")
+    rule = "the interval of the difference to the paper's number must hold 0"
+    if lo is None or hi is None:
+        return Verdict(INCONCLUSIVE, f"{rule}; this run has no interval")
+    ends = (theirs.lo, theirs.hi)
+    known = (theirs.value,) * 2 if pd.isna(ends[0]) or pd.isna(ends[1]) else ends
+    _, low, high = two_samples(ours["value"], lo, hi, theirs.value, *known)
+    rule = f"{rule}; it is [{low:.3g}, {high:.3g}]"
+    if low > 0 or high < 0:
+        return Verdict(DIFFERS, rule)
+    if (high - low) / 2 > widest:
+        return Verdict(INCONCLUSIVE, f"{rule}, wider than ±{widest:g}")
+    return Verdict(REPRODUCED, rule)
