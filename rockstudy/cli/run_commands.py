@@ -37,8 +37,9 @@ def claims(
         str | None, typer.Option(help="The committed tables of this preset instead.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    headlines: Annotated[bool, typer.Option("--headlines", help="The headline findings.")] = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="The headline claims as a table, as in the README.")
+        bool, typer.Option("--markdown", help="The headline findings as the table in the README.")
     ] = False,
 ) -> None:
     """Print the paper's claims against what a run measured."""
@@ -55,6 +56,8 @@ def claims(
             legal = ", ".join(n for n in PRESETS if runs.reference_dir(n).is_dir()) or "none yet"
             raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
     table = records.read_claims(folder)
+    if headlines:
+        table = table[table.headline]
     if as_json:
         for row in table.astype(object).where(table.notna(), None).to_dict("records"):
             print(json.dumps(row, ensure_ascii=False))

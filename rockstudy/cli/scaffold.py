@@ -77,7 +77,7 @@ words.groupby("family").n_words.agg(["count", "mean"]).round(1)
 One row for each statement of the paper that this notebook tests; none yet.
 %% code
 rows = []
-records.claims(run, "<NAME>", rows)[["claim", "paper", "value", "verdict"]]
+records.claims(run, "<NAME>", rows)[["claim", "paper", "value", "direction", "size"]]
 %% text
 ## Caveats
 

@@ -9,18 +9,20 @@ import jinja2
 import pandas as pd
 
 from rockstudy import display
-from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.claims.verdicts import CHECK, FAILED, FINDING, KINDS, SHOWN, VERDICTS
 from rockstudy.errors import escaped
 
 TABLES = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""
 {% for notebook, counts, rows in parts %}
 <details><summary>{{ notebook }}: {{ counts }}</summary>
-<table><thead><tr><th>claim</th><th>paper</th><th>measured</th><th>verdict</th></tr></thead><tbody>
+<table><thead><tr><th>claim</th><th>paper</th><th>measured</th><th>direction</th><th>size</th>
+</tr></thead><tbody>
 {% for row in rows %}
 <tr><td>{{ row.statement }}<br><small>{{ row.locator }}</small></td>
-<td>{{ rounded(row.paper) }}</td><td>{{ measured(row) }}
+<td>{{ published(row) }}</td><td>{{ measured(row) }}
 {%- if row.n %}<br><small>{{ sample(row) }}, {{ row.preset }}</small>{% endif %}</td>
-<td>{{ row.verdict }}<br><small>{{ row.reason }}</small></td></tr>
+<td>{{ row.direction }}</td><td>{{ row["size"] }}</td></tr>
+{% if row.reason %}<tr><td colspan="5"><small>{{ row.reason }}</small></td></tr>{% endif %}
 {% endfor %}
 </tbody></table></details>
 {% else %}
@@ -28,14 +30,27 @@ TABLES = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""
 {% endfor %}
 """)
 WORDS = {"differs": "differ"}  # plural
+TITLES = {FINDING: "findings", SHOWN: "numbers without a verdict", CHECK: "checks of this study"}
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Return the number of claims, in total and by verdict."""
-    counts = table.verdict.value_counts()
+    """Return the number of findings, and of verdicts on their direction and size."""
+    findings = table[table.kind == FINDING]
+    noun = "finding" if len(findings) == 1 else "findings"
+    parts = [f"{len(findings)} {noun}"]
+    for name in ("direction", "size"):
+        if told := _counted(findings[name]):
+            parts.append(f"{name}: {told}")
+    checks = table[table.kind == CHECK]
+    if failed := int((checks.direction == FAILED).sum()):
+        parts.append(f"{failed} of {len(checks)} checks failed")
+    return "; ".join(parts)
+
+
+def _counted(verdicts: pd.Series) -> str:
+    counts = verdicts.value_counts()
     parts = [f"{counts[name]} {WORDS.get(name, name)}" for name in VERDICTS if name in counts]
-    noun = "claim" if len(table) == 1 else "claims"
-    return f"{len(table)} {noun}" + (f": {', '.join(parts)}" if parts else "")
+    return ", ".join(parts)
 
 
 def lines(table: pd.DataFrame) -> list[str]:
@@ -43,30 +58,41 @@ def lines(table: pd.DataFrame) -> list[str]:
     text = []
     for notebook, rows in table.groupby("notebook", sort=False):
         text += ([""] if text else []) + [f"{notebook}  ({summary(rows)})"]
-        text += [line for row in rows.to_dict("records") for line in _claim(row)]
+        for kind in KINDS:
+            some = rows[rows.kind == kind].to_dict("records")
+            text += [f"  {TITLES[kind]}"] if some else []
+            text += [line for row in some for line in _claim(row)]
     return [*map(escaped, text), "", summary(table)] if text else []
 
 
 def _claim(row: dict[str, Any]) -> list[str]:
     over = row["n"] and f" over {sample(row)}"
-    paper, ours = display.rounded(row["paper"]), measured(row)
+    verdicts = f": {verdict(row)}" if verdict(row) else ""
     return [
-        f"  {row['claim']}: {row['verdict']}; paper {paper}, measured {ours}{over or ''}",
+        f"  {row['claim']}{verdicts}; paper {published(row)}, measured {measured(row)}{over or ''}",
         f"      {row['statement']} ({row['locator']})",
         *([f"      {row['reason']}"] if row["reason"] else []),
     ]
 
 
+def verdict(row: Mapping[str, Any]) -> str:
+    """Return a claim's verdicts, each named where there are two."""
+    if row["kind"] != FINDING:
+        return row["direction"]
+    both = {name: row[name] for name in ("direction", "size") if row[name]}
+    return ", ".join(f"{name} {value}" for name, value in both.items())
+
+
 def markdown(table: pd.DataFrame) -> list[str]:
-    """Return the headline claims as a Markdown table, with a line that counts all claims."""
+    """Return the headline findings as a Markdown table, with a line that counts all findings."""
     if table.empty:
         return []
-    lines = ["| claim | paper | measured | sample | verdict |", "|---|---|---|---|---|"]
-    rows = table[table.headline.astype(bool)].to_dict("records")
+    lines = ["| finding | paper | measured | sample | direction | size |", "|---" * 6 + "|"]
+    rows = table[table.headline].to_dict("records")
     for row in rows:
-        numbers = (display.rounded(row["paper"]), measured(row), sample(row))
-        cells = [one.replace("|", r"\|") for one in (row["statement"], *numbers, row["verdict"])]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells = (row["statement"], published(row), measured(row), sample(row))
+        cells = [one.replace("|", r"\|") for one in (*cells, row["direction"], row["size"])]
+        lines.append(f"| {' | '.join(one or '–' for one in cells)} |")
     return [*lines, "", f"{len(rows)} of {summary(table)}."]
 
 
@@ -74,14 +100,23 @@ def tables(table: pd.DataFrame) -> display.Html:
     """Return the claims as HTML, a folding table for each notebook; all text is escaped."""
     groups = table.groupby("notebook", sort=False)
     parts = [(notebook, summary(rows), rows.to_dict("records")) for notebook, rows in groups]
-    functions = {"rounded": display.rounded, "measured": measured, "sample": sample}
+    functions = {"published": published, "measured": measured, "sample": sample}
     return display.Html(TABLES.render(parts=parts, **functions))
+
+
+def published(row: Mapping[str, Any]) -> str:
+    """Return the paper's number, with its interval where that is known."""
+    return _with_interval(row, "paper", "paper_lo", "paper_hi")
 
 
 def measured(row: Mapping[str, Any]) -> str:
     """Return a claim's measured number with its interval."""
-    value, lo, hi = (display.rounded(row[name]) for name in ("value", "lo", "hi"))
-    return value if pd.isna(row["lo"]) else f"{value} [{lo}, {hi}]"
+    return _with_interval(row, "value", "lo", "hi")
+
+
+def _with_interval(row: Mapping[str, Any], *names: str) -> str:
+    value, lo, hi = (display.rounded(row[name]) for name in names)
+    return value if pd.isna(row[names[1]]) else f"{value} [{lo}, {hi}]"
 
 
 def sample(row: Mapping[str, Any]) -> str:
