@@ -53,6 +53,15 @@ def _counted(verdicts: pd.Series) -> str:
     return ", ".join(parts)
 
 
+def verdicts_by_notebook(claims: pd.DataFrame) -> pd.DataFrame:
+    """Number of findings by notebook and verdict on their direction, with a total."""
+    some = claims[claims.kind == FINDING]
+    judged = some.direction.where(some.direction != "", some["size"])
+    counts = pd.crosstab(some.notebook, judged).reindex(columns=VERDICTS, fill_value=0)
+    counts.columns.name = None
+    return pd.concat([counts, counts.sum().to_frame("all").T]).astype(int)
+
+
 def lines(table: pd.DataFrame) -> list[str]:
     """Return the claims as text: a heading for each notebook, three lines for each claim."""
     text = []

@@ -27,7 +27,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
 from rockstudy import display
-from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.claims.verdicts import FINDING, VERDICTS
 from rockstudy.figure_style import CAUSE_CSS
 from rockstudy.report import listing
 
@@ -224,14 +224,17 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
     environment.filters |= {
         "key": lambda x: "" if x != x else repr(float(x)),
         "rank": lambda verdict: [*VERDICTS, verdict].index(verdict),
+        "published": listing.published,
+        "measured": listing.measured,
         "strip": _strip,
     }
-    environment.filters |= {"number": display.rounded, "sample": listing.sample}
+    environment.filters |= {"sample": listing.sample}
     template = environment.from_string((here / "report.html").read_text())
     script = (here / "report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     whole = template.render(
         title=title,
+        others=[(kind, title) for kind, title in listing.TITLES.items() if kind != FINDING],
         sections=sections,
         anchors={section.anchor for section in sections},
         style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS,

@@ -7,7 +7,6 @@ import pandas as pd
 
 from rockstudy import runs
 from rockstudy.claims import records
-from rockstudy.claims.verdicts import VERDICTS
 from rockstudy.errors import StudyError
 from rockstudy.notebooks import read
 from rockstudy.report import listing, page
@@ -68,7 +67,7 @@ def render(folder: Path) -> Path:
         claims=claims.to_dict("records"),
         overview=OVERVIEW,
         summary=listing.summary(claims),
-        verdicts=[(name, int((claims.verdict == name).sum())) for name in VERDICTS],
+        verdicts=listing.verdicts_by_notebook(claims).loc["all"].items(),
         provenance_columns=list(shown.columns),
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
     )

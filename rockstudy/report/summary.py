@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from rockstudy.claims import paper
-from rockstudy.claims.verdicts import FINDING, VERDICTS
 from rockstudy.config.fields import StudyConfig
 from rockstudy.gradients import group_losses
 from rockstudy.gradients import steps as gradients_steps
@@ -107,12 +106,3 @@ def settings(run: Run) -> pd.DataFrame:
         row = {"setting": f"{stage}{theirs.what}", "unit": theirs.unit}
         rows.append(row | {"paper": f"{theirs.value:,g}", "here": ours})
     return pd.DataFrame(rows)
-
-
-def verdicts_by_notebook(claims: pd.DataFrame) -> pd.DataFrame:
-    """Number of findings by notebook and verdict on their direction, with a total."""
-    some = claims[claims.kind == FINDING]
-    judged = some.direction.where(some.direction != "", some["size"])
-    counts = pd.crosstab(some.notebook, judged).reindex(columns=VERDICTS, fill_value=0)
-    counts.columns.name = None
-    return pd.concat([counts, counts.sum().to_frame("all").T]).astype(int)

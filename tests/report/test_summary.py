@@ -117,12 +117,12 @@ def test_verdicts_are_counted_by_notebook_and_in_all():
     claims = pd.DataFrame(
         {"notebook": ["a", "a", "b"], "verdict": ["differs", "not run", "differs"]}
     )
-    counts = summary.verdicts_by_notebook(claims)
+    counts = listing.verdicts_by_notebook(claims)
     assert counts.loc["all"].to_dict() == {
         "reproduced": 0, "differs": 2, "inconclusive": 0, "not run": 1,
     }  # fmt: skip
     assert counts.loc["b", "differs"] == 1
-    assert summary.verdicts_by_notebook(claims[:0]).loc["all"].sum() == 0
+    assert listing.verdicts_by_notebook(claims[:0]).loc["all"].sum() == 0
 
 
 def test_an_arm_takes_the_colour_of_its_role():
