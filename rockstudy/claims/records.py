@@ -7,8 +7,16 @@ from typing import Any
 import pandas as pd
 
 from rockstudy import paths
-from rockstudy.claims.verdicts import CHECK, FAILED, FINDING, KINDS, NOT_RUN, NOT_TESTABLE, PASSED
-from rockstudy.claims.verdicts import VERDICTS
+from rockstudy.claims.verdicts import (
+    CHECK,
+    FAILED,
+    FINDING,
+    KINDS,
+    NOT_RUN,
+    NOT_TESTABLE,
+    PASSED,
+    VERDICTS,
+)
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.runs import Run

@@ -26,7 +26,6 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
-from rockstudy import display
 from rockstudy.claims.verdicts import FINDING, VERDICTS
 from rockstudy.figure_style import CAUSE_CSS
 from rockstudy.report import listing
