@@ -5,6 +5,9 @@
     setting_*               mean probability that a model gives to the wording that follows from the
                             setting, at the remark's first word, the closing and its end, in written
                             solutions of held-out problems
+    nats_*                  mean loss of the teacher's register by cause, in nats a token, on the
+                            same solutions: whether a model of the student's size learns what is
+                            called learnable
 
 ``--steps N`` trains three models on the teacher's register for N steps each: one like the student,
 one like it with a window that holds everything, one of the teacher's size. The written odds of the
@@ -26,11 +29,14 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from rockstudy import paths
+from rockstudy.config.fields import TaskConfig
 from rockstudy.models.loading import load_model, load_tokenizer
+from rockstudy.rocks.causes import token_causes
 from rockstudy.tasks.lab import build, maths, register, units
 from rockstudy.tasks.lab.register import STUDENT, TEACHER
 
 LAB = paths.data_dir() / "lab"
+CONTROLS = ("student", "student-whole-window", "teacher-size")
 SLOTS = {"remark": units.REMARK, "closing": units.CLOSING, "tail": units.TAIL}
 
 
@@ -81,6 +87,28 @@ def setting_odds(model: Any, tokenizer: PreTrainedTokenizerFast, n: int) -> dict
     return {f"setting_{slot}": round(float(np.mean(v)), 3) for slot, v in found.items()}
 
 
+def losses_by_cause(model: Any, tokenizer: PreTrainedTokenizerFast, n: int) -> dict[str, float]:
+    """Mean negative log-likelihood of `n` solutions in the teacher's register, by cause, nats."""
+    rng = random.Random(7)
+    task = TaskConfig(name="lab_math", n_train=1, n_eval=n, max_prompt_tokens=400)
+    drafts = maths.distinct("eval", n, seed=0)
+    problems = [maths.problem_of(draft) for draft in drafts]
+    texts = [register.write(draft, TEACHER, rng) for draft in drafts]
+    rows = [np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    found, losses = token_causes(task, tokenizer, problems, rows), []
+    for problem, row in zip(problems, rows, strict=True):
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": problem.prompt}], add_generation_prompt=True
+        )["input_ids"]
+        ids = torch.tensor([[*asked, *row]])
+        with torch.no_grad():
+            logp = model(ids).logits.float().log_softmax(-1)[0, len(asked) - 1 : -1]
+        losses.append(-logp.gather(-1, ids[0, len(asked) :, None])[:, 0].double().numpy())
+    frame = pd.DataFrame({"cause": np.concatenate(found), "nats": np.concatenate(losses)})
+    means = frame.groupby("cause", sort=False).nats.mean()
+    return {f"nats_{cause}": round(float(value), 3) for cause, value in means.items()}
+
+
 def _share(model: Any, tokenizer: Any, texts: list[str], right: int) -> float:
     """Probability of one of some texts, normalised over them."""
     scores = []
@@ -90,6 +118,11 @@ def _share(model: Any, tokenizer: Any, texts: list[str], right: int) -> float:
             logp = model(ids).logits.float().log_softmax(-1)[0, :-1]
         scores.append(logp.gather(-1, ids[0, 1:, None]).double().sum())
     return float(torch.stack(scores).softmax(0)[right])
+
+
+def scores(model: Any, tokenizer: PreTrainedTokenizerFast, n: int) -> dict[str, float]:
+    """`setting_odds` and `losses_by_cause`."""
+    return setting_odds(model, tokenizer, n) | losses_by_cause(model, tokenizer, n)
 
 
 def control(name: str, steps: int, tokenizer: PreTrainedTokenizerFast) -> Any:
@@ -112,6 +145,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500, help="answers to measure")
     parser.add_argument("--vocabularies", type=int, nargs="*", default=[], help="sizes to compare")
     parser.add_argument("--steps", type=int, default=0, help="train the controls for so many steps")
+    parser.add_argument("--controls", nargs="*", default=CONTROLS, help="which of them")
     args = parser.parse_args()
     torch.set_num_threads(1)
     shipped = load_tokenizer(str(LAB / "tokenizer"))
@@ -121,14 +155,14 @@ def main() -> None:
         rows[str(size)] = world(other, args.n)
     odds = {}
     for role in ("teacher", "student"):
-        odds[role] = setting_odds(load_model(str(LAB / role)), shipped, min(args.n, 100))
+        odds[role] = scores(load_model(str(LAB / role)), shipped, min(args.n, 100))
     if args.steps:
-        for name in ("student", "student-whole-window", "teacher-size"):
+        for name in args.controls:
             model = control(name, args.steps, shipped)
-            odds[f"{name}, {args.steps} steps"] = setting_odds(model, shipped, min(args.n, 100))
+            odds[f"{name}, {args.steps} steps"] = scores(model, shipped, min(args.n, 100))
     print(pd.DataFrame(rows).to_string())
     print(pd.DataFrame(odds).T.to_string())
-    print(json.dumps({"world": rows, "setting": odds}))
+    print(json.dumps({"world": rows, "models": odds}))
 
 
 if __name__ == "__main__":
