@@ -1,28 +1,40 @@
 """The numbers of the paper (arXiv 2605.09253) with their places, from ``data/paper/``.
 
 No other file of the study repeats a number of the paper. A table of a file is a number, and its
-name is the id. A value that is itself a table gives a number for each label: ``name/label``.
+name is the id. A value that is itself a table gives a number for each label: ``name/label``. The
+points of the paper's figures are tables of their own (`points`).
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from functools import cache
+from math import isnan, nan
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
+from scipy import stats
 
 from rockstudy import paths
 from rockstudy.errors import StudyError
 
 BOUNDS = {"": "", "about": "≈", "above": ">", "below": "<"}
 DISAGREEMENTS = "disagreements"  # the file that holds no numbers
+POINTS = {  # the figures whose points are shipped, and their columns
+    "figure2": ("curve", "k", "value"),
+    "figure3c": ("group", "mean_kl_early", "mean_kl_late"),
+    "figure4": ("benchmark", "bar", "delta_correct", "problems"),
+    "figure5": ("regime", "step", "correct", "problems"),
+}
+NAMES_A_POINT = ("curve", "group", "benchmark", "regime")  # the columns of text
+SHARES = ("accuracy", "share of")  # units, or their beginnings, of counts over ``n``
 STRICT = ConfigDict(extra="forbid", strict=True)
 T = TypeVar("T")
 Text = Annotated[str, Field(min_length=1)]
@@ -34,6 +46,9 @@ class Number:
 
     ``bound`` says how it is stated (`BOUNDS`), ``error`` is the half width of a reading off a plot;
     shares and accuracies are fractions of 1, divergences are in nats.
+
+    ``n`` is the size of its sample, ``lo`` and ``hi`` its own 95% interval: the file's, or that of
+    the reading, or Wilson's for an accuracy or a share of ``n``; else both are NaN.
     """
 
     id: str
@@ -43,6 +58,9 @@ class Number:
     what: Text
     bound: Literal["", "about", "above", "below"] = ""
     error: float | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    lo: float = nan
+    hi: float = nan
     file: str = ""
 
     @property
@@ -70,9 +88,7 @@ def number(name: str) -> Number:
     """Return a number by its id, such as ``coverage/100``; `StudyError` names the nearest ids."""
     known = numbers()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"the nearest are {', '.join(map(repr, near))}" if near else "none is near"
-        raise StudyError(f"paper: must be the id of a number in data/paper; got {name!r}, {hint}")
+        raise _unknown(name, known, "the id of a number")
     return known[name]
 
 
@@ -93,8 +109,21 @@ def numbers() -> Mapping[str, Number]:
     return _numbers(paths.data_dir() / "paper")
 
 
+def points(figure: str) -> pd.DataFrame:
+    """Return the points of a figure of the paper, with its columns in `POINTS`.
+
+    The figures are vector graphics, so these are exact up to the digits shown.
+
+    `StudyError`: an unknown figure (with the nearest names), or a file with other columns or with a
+    number that is not finite.
+    """
+    if figure not in POINTS:
+        raise _unknown(figure, POINTS, "a figure")
+    return _points(paths.data_dir() / "paper" / f"{figure}.csv").copy()
+
+
 def table() -> pd.DataFrame:
-    """Return every number as a row: ``id, value, unit, locator, what, bound, error, file``."""
+    """Return every number as a row, with the fields of `Number` as columns."""
     return pd.DataFrame([asdict(one) for one in numbers().values()])
 
 
@@ -109,6 +138,23 @@ def disagreements() -> pd.DataFrame:
         for name in one.numbers:
             number(name)
     return pd.DataFrame([one.model_dump(exclude={"numbers"}) for one in rows])
+
+
+@cache
+def _points(file: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{file}: must be a CSV file that can be read; {error}") from None
+    legal, got = POINTS[file.stem], tuple(map(str, frame.columns))
+    if got != legal:
+        raise StudyError(f"{file}: columns must be {', '.join(legal)}; got {', '.join(got)}")
+    for name in (name for name in legal if name not in NAMES_A_POINT):
+        read = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64)
+        bad = frame[name][~np.isfinite(read)]
+        if len(bad):
+            raise StudyError(f"{file}: {name}: must be finite numbers; got {bad.iloc[0]!r}")
+    return frame
 
 
 @cache
@@ -128,9 +174,33 @@ def _numbers(folder: Path) -> dict[str, Number]:
 
 
 def _of_row(name: str, row: Mapping[str, Any], file: str) -> Iterator[Number]:
-    for label, value in _leaves(row.get("value")):
-        about = {**row, "id": name + label, "value": value, "file": file}
-        yield _made(Number, file, name + label, about)
+    fields = {field: dict(_leaves(value)) for field, value in row.items()}
+    labels = fields.setdefault("value", {"": None})
+    for field, of in fields.items():
+        unknown = [label for label in of if label and label not in labels]
+        if unknown:
+            line = f"must have labels of the value; got {unknown[0].removeprefix('/')!r}"
+            raise StudyError(f"data/paper/{file}.toml: {name}: {field}: {line}")
+    for label in labels:
+        about = {field: of.get(label, of.get("")) for field, of in fields.items()}
+        about |= {"id": name + label, "file": file}
+        yield _with_interval(_made(Number, file, name + label, about))
+
+
+def _with_interval(one: Number) -> Number:
+    """The number with the interval that its error or its sample gives it, unless it has one."""
+    if not isnan(one.lo) or not isnan(one.hi):
+        if not one.lo <= one.value <= one.hi:
+            line = f"must be ends around {one.value:g}; got {one.lo:g} and {one.hi:g}"
+            raise StudyError(f"data/paper/{one.file}.toml: {one.id}: lo, hi: {line}")
+        return one
+    if one.error is not None:
+        return replace(one, lo=one.value - one.error, hi=one.value + one.error)
+    if one.n is not None and one.unit.startswith(SHARES):
+        wilson = stats.binomtest(round(one.value * one.n), one.n).proportion_ci(method="wilson")
+        # Rounding may put an end of 0 or 1 past the share itself.
+        return replace(one, lo=min(wilson.low, one.value), hi=max(wilson.high, one.value))
+    return one
 
 
 def _made(kind: Callable[..., T], file: str, name: str, row: Mapping[str, Any]) -> T:
@@ -142,6 +212,12 @@ def _made(kind: Callable[..., T], file: str, name: str, row: Mapping[str, Any]) 
         got = "nothing" if first["type"].startswith("missing") else repr(first["input"])
         line = f"data/paper/{file}.toml: {name}: {field}: {first['msg']}; got {got}"
         raise StudyError(line) from None
+
+
+def _unknown(name: str, known: Iterable[str], what: str) -> StudyError:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"the nearest are {', '.join(map(repr, near))}" if near else "none is near"
+    return StudyError(f"paper: must be {what} in data/paper; got {name!r}, {hint}")
 
 
 def _leaves(value: Any, label: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,9 @@
 import ast
 import re
 
+import numpy as np
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from rockstudy import paths
 from rockstudy.claims import paper
@@ -241,3 +243,81 @@ def test_no_claim_repeats_a_number_of_the_paper_as_a_literal():
         given = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
         keys = [key.value for d in given for key in d.keys if isinstance(key, ast.Constant)]
         assert "paper" not in keys, file
+
+
+def test_points_of_figures_are_whole_and_a_caller_cannot_change_them():
+    sizes = {name: len(paper.points(name)) for name in paper.POINTS}
+    assert sizes == {"figure2": 7 * 16, "figure3c": 100 + 85 + 150, "figure4": 400, "figure5": 24}
+    mine = paper.points("figure5")
+    mine["correct"] = 0
+    assert (paper.points("figure5").correct > 0).all()
+
+
+def test_an_unknown_figure_is_one_line_with_the_nearest_ones():
+    with pytest.raises(StudyError, match="got 'figure3', the nearest are 'figure3c'") as error:
+        paper.points("figure3")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "must be a CSV file that can be read"),
+        ("", "must be a CSV file that can be read"),
+        ("regime,step,correct\nbaseline,0,35", "columns must be regime, step, correct, problems; "),
+        ("regime,step,correct,problems\nbaseline,0,,90", "correct: must be finite numbers; got "),
+        ("regime,step,correct,problems\nbaseline,0,inf,90", "correct: must be finite numbers; got"),
+        ("regime,step,correct,problems\nbaseline,0,x,90", "correct: must be finite .* got 'x'"),
+    ],
+)
+def test_a_malformed_file_of_points_is_one_line(tmp_path, monkeypatch, text, expected):
+    (tmp_path / "paper").mkdir()
+    if text is not None:
+        (tmp_path / "paper" / "figure5.csv").write_text(text)
+    monkeypatch.setattr(paths, "data_dir", lambda: tmp_path)
+    with pytest.raises(StudyError, match=expected) as error:
+        paper.points("figure5")
+    assert "\n" not in str(error.value)
+
+
+HEAD = 'what = "w"\nlocator = "l"\n'
+
+
+def numbers_of(text, tmp_path, monkeypatch):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "a.toml").write_text(text)
+    monkeypatch.setattr(paths, "data_dir", lambda: tmp_path)
+    return paper.numbers()
+
+
+def test_an_interval_is_the_files_or_wilsons_or_that_of_a_reading(tmp_path, monkeypatch):
+    text = (
+        f'[s]\n{HEAD}unit = "share of types"\nvalue = {{ a = 0.035, b = 0.0 }}\n'
+        f'n = {{ a = 200, b = 50 }}\n[r]\n{HEAD}unit = "nats"\nvalue = 0.4\nerror = 0.1\n'
+        f'[g]\n{HEAD}unit = "accuracy"\nvalue = {{ a = -0.1, b = 0.1 }}\nn = 90\n'
+        f'lo = {{ a = -0.2, b = 0.0 }}\nhi = 0.2\n[m]\n{HEAD}unit = "nats"\nvalue = 1\nn = 9\n'
+    )
+    known = numbers_of(text, tmp_path, monkeypatch)
+    for name, count in (("s/a", 7), ("s/b", 0)):
+        lo, hi = proportion_confint(count, known[name].n, method="wilson")
+        assert (known[name].lo, known[name].hi) == pytest.approx((lo, hi))
+    assert known["s/b"].lo == 0
+    assert (known["r"].lo, known["r"].hi) == pytest.approx((0.3, 0.5))
+    assert (known["g/a"].lo, known["g/a"].hi, known["g/a"].n) == (-0.2, 0.2, 90)
+    assert (known["g/b"].lo, known["g/b"].hi) == (0.0, 0.2)
+    assert np.isnan([known["m"].lo, known["m"].hi]).all() and known["m"].n == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("value = 0.5\nlo = 0.6\nhi = 0.7", "x: lo, hi: must be ends around 0.5; got 0.6 and 0.7"),
+        ("value = 0.5\nlo = 0.4", "x: lo, hi: must be ends around 0.5; got 0.4 and nan"),
+        ("value = 0.5\nn = 0", "x: n: Input should be greater than or equal to 1; got 0"),
+        ("value = { a = 1 }\nn = { b = 2 }", "x: n: must have labels of the value; got 'b'"),
+    ],
+)
+def test_an_interval_that_cannot_be_is_one_line(tmp_path, monkeypatch, fields, expected):
+    with pytest.raises(StudyError, match=expected) as error:
+        numbers_of(f'[x]\n{HEAD}unit = ""\n{fields}\n', tmp_path, monkeypatch)
+    assert "\n" not in str(error.value)
