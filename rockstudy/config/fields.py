@@ -260,9 +260,9 @@ class RockConfig(_Frozen):
     loss: Literal["rkl", "log_ratio"] = "rkl"
     """loss of a position: rkl, the full-vocabulary reverse KL; log_ratio, its one-sample
     estimate (paper 1 names both)"""
-    selector: Annotated[str, _registered(SCORES)] = "score_ctx"
-    """score that ranks the types: score_ctx is R_ctx, score is R alone as in the paper's
-    code (paper 2)"""
+    selector: Annotated[str, _registered(SCORES)] = "score"
+    """score that ranks the types: score is R, of which the paper's coverage, cut-off and
+    clusters are (appendices B and E); score_ctx is R_ctx"""
     k: ShareOrCount = 0.022
     """token types in the rock set: below 1 a share of the observed types, else their number
     (paper 2: 100 of 4,570)"""

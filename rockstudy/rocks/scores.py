@@ -22,5 +22,5 @@ def score_ctx(types: pd.DataFrame) -> pd.Series:
 
 @SCORES.register("score")
 def score(types: pd.DataFrame) -> pd.Series:
-    """R(v) = mean loss after OPD x occurrences; the paper's public code ranks by it."""
+    """R(v) = mean loss after OPD x occurrences; the paper's appendices and code rank by it."""
     return types.loss * types["count"]

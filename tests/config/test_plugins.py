@@ -140,7 +140,7 @@ def test_an_arm_of_ones_own_is_built_from_the_material(mine, corpus):
 
 
 def material(config: StudyConfig, tokens: pd.DataFrame) -> Material:
-    types = pd.DataFrame({"token_id": range(5), "score_ctx": 1.0, "rank": range(1, 6)})
+    types = pd.DataFrame({"token_id": range(5), "score": 1.0, "rank": range(1, 6)})
     found = detection.Detection(types, pd.DataFrame(), 0.1, 0.1, RockConfig(k=2))
     return Material(found, tokens, (), config)
 

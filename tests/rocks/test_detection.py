@@ -16,7 +16,8 @@ from rockstudy.rocks import detection
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.sampling.rollout import Rollouts
 
-SETTINGS = RockConfig(k=3, tau_pre=0.4, tau_post=0.5, window=2, gamma=0.5, eta=0.2)
+ROCKS = {"k": 3, "tau_pre": 0.4, "tau_post": 0.5, "window": 2, "gamma": 0.5, "eta": 0.2}
+SETTINGS = RockConfig(selector="score_ctx", **ROCKS)  # the score that needs all of it
 N_PROMPTS, SAMPLES = 30, 2
 
 

@@ -39,7 +39,7 @@ def material():
             "token_id": ids,
             "count": 10 + rng.permutation(40),
             "n_persistent": 5,
-            "score_ctx": 1.0,
+            "score": 1.0,
             "rank": ids + 1,
         }
     )
