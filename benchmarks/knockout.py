@@ -167,7 +167,7 @@ def compared(reuse: Side, naive: Side) -> dict[str, float]:
 def screened(most: int) -> list[Candidate]:
     """The token-level candidates of the lab's committed screen, the first ones by rank."""
     table = steps.candidates(runs.opened(runs.reference_dir("lab")))
-    single = table[table["arm"] == "token"].nsmallest(most, "rank")
+    single = table[table.level == "token"].nsmallest(most, "rank")
     return [Candidate(int(token), (int(token),)) for token in single.target]
 
 

@@ -191,16 +191,24 @@ def test_gradient_tables_speak_of_the_same_types(study):
     assert set(norms.group) == set(groups.group)
 
 
-def test_the_screen_has_every_candidate_on_every_benchmark_and_arm(study):
+def test_every_candidate_control_and_null_is_knocked_out_on_every_benchmark(study):
     folder, _, _ = study
-    screen, candidates, controls = (
-        table_of(folder, f"knockout.{n}") for n in ("screen", "candidates", "controls")
+    screen, candidates, knockouts, changes, naive = (
+        table_of(folder, f"knockout.{n}")
+        for n in ("screen", "candidates", "knockouts", "changes", "naive")
     )
-    n = candidates.target.nunique()
-    assert n <= PRESETS["tiny"].screen
-    assert set(screen.groupby(["benchmark", "arm"]).target.nunique()) == {n}
+    n, k = candidates.target[candidates.level == "token"].nunique(), PRESETS["tiny"].rocks.k
+    assert k <= n <= PRESETS["tiny"].screen
+    sizes = screen.groupby(["benchmark", "level"]).target.nunique().unstack()
+    assert (sizes[["token", "window"]] == n).all(axis=None) and (sizes.control <= k).all()
+    assert set(knockouts["mode"]) == {"reuse", "null"} and set(naive["mode"]) == {"naive"}
+    nulls = knockouts[knockouts["mode"] == "null"]
+    assert set(nulls.level) == {"token"} and set(nulls.groupby("benchmark").size()) == {n}
     assert (screen.delta[screen.completions == 0] == 0).all()
     assert (screen.tokens_generated <= screen.tokens_naive * 24).all()
-    assert set(controls["mode"]) == {"null", "reuse", "naive"}
+    assert (changes.change != 0).all()
+    assert screen.delta.sum() * 16 == pytest.approx(
+        changes.change[changes["mode"] == "reuse"].sum()
+    )
     own = [row.target in row.banned for row in candidates.itertuples()]
     assert all(own)

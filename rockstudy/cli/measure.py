@@ -60,7 +60,7 @@ def statistics(run: Run) -> None:
         causes(run)
     chosen = knockout_steps.candidates(run)
     knockout_steps.screen(run, chosen)
-    knockout_steps.controls(run, chosen)
+    knockout_steps.naive(run, chosen)
 
 
 def arms(run: Run) -> None:

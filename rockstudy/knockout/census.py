@@ -3,14 +3,14 @@
 For a candidate v on a benchmark, Delta(v) = accuracy without v minus accuracy with it, the mean
 over problems of the paired difference. A candidate is a
 
-    Strong Pillar            min over arms (token, window) of Delta <= -0.01, and a paired bootstrap
-                             over problems rejects Delta = 0 for the arm that has the minimum
+    Strong Pillar            min over levels (token, window) of Delta <= -0.01, and a paired
+                             bootstrap over problems rejects Delta = 0 for the level that has it
     Strong Stumbling Block   the mirror image
     Neutral                  otherwise
 
 How this can mislead. With 200 candidates and alpha = 0.05 about 10 false rejections are expected
 where nothing has an effect: `multiplicity` counts those that survive a correction. Taking the
-better of two arms raises the rate further. A null result needs its size: `detectable` is the
+better of two levels raises the rate further. A null result needs its size: `detectable` is the
 Delta that this many problems and rollouts would find, and `reliability` is the share of the spread
 of Delta over candidates that is not noise, which bounds every correlation with Delta.
 """
@@ -31,7 +31,25 @@ LEAST = 0.01  # paper 3: a Strong effect is at least a percentage point
 ALPHA = 0.05  # paper 3
 SPEARMAN_DRAWS = 2_000  # ours: each draw ranks anew, so fewer than the N_BOOT of a mean
 POWER = 0.8  # ours: the usual convention
+KEYS = ["benchmark", "mode", "level", "target"]  # of a knockout
 CLASSES = ("Strong Pillar", "Neutral", "Strong Stumbling Block")
+
+
+def deltas(changes: pd.DataFrame, knockouts: pd.DataFrame) -> np.ndarray:
+    """Delta of some knockouts on every problem: float64 (knockouts, problems).
+
+    `changes` has ``benchmark, mode, level, target, prompt_index, change`` of what is not 0, in
+    completions; `knockouts` has a row for each knockout, all of as many problems: the same keys,
+    ``n_problems`` and ``samples``.
+    """
+    (n_problems,) = knockouts.n_problems.unique()
+    place = pd.MultiIndex.from_frame(knockouts[KEYS]).get_indexer(
+        pd.MultiIndex.from_frame(changes[KEYS])
+    )
+    known = place >= 0
+    delta = np.zeros((len(knockouts), n_problems))
+    delta[place[known], changes.prompt_index[known]] = changes.change[known]
+    return delta / knockouts.samples.to_numpy()[:, None]
 
 
 def bootstrap(delta: np.ndarray, rng: np.random.Generator, n_boot: int = N_BOOT) -> pd.DataFrame:
@@ -59,23 +77,24 @@ def bootstrap(delta: np.ndarray, rng: np.random.Generator, n_boot: int = N_BOOT)
     return pd.DataFrame({"delta": delta.mean(1), "se": se, "lo": lo, "hi": hi, "p": p})
 
 
-def census(arms: pd.DataFrame) -> pd.DataFrame:
-    """Classify every candidate on every benchmark.
+def census(screen: pd.DataFrame) -> pd.DataFrame:
+    """Classify every candidate on every benchmark by its knockouts at token and window level.
 
-    `arms` has a row per candidate, benchmark and kind of knockout: ``benchmark, target, arm, delta,
-    p``. The result has ``benchmark, target, class``, and ``delta, p, arm`` of the arm that decided
-    it; of a neutral one, of the arm with the largest |Delta|.
+    `screen` has a row per benchmark and knockout: ``benchmark, level, target, delta, p``; those of
+    controls, which are no candidates, are left out. The result has ``benchmark, target, class``,
+    and ``delta, p, level`` of the level that decided it; of a neutral one, of that with the largest
+    |Delta|.
     """
-    rows = []
-    for (benchmark, target), group in arms.groupby(["benchmark", "target"], sort=False):
+    rows, candidates = [], screen[screen.level != "control"]
+    for (benchmark, target), group in candidates.groupby(["benchmark", "target"], sort=False):
         lowest, highest = group.loc[group.delta.idxmin()], group.loc[group.delta.idxmax()]
-        kind, arm = CLASSES[1], group.loc[group.delta.abs().idxmax()]
+        kind, level = CLASSES[1], group.loc[group.delta.abs().idxmax()]
         if lowest.delta <= -LEAST and lowest.p < ALPHA:
-            kind, arm = CLASSES[0], lowest
+            kind, level = CLASSES[0], lowest
         elif highest.delta >= LEAST and highest.p < ALPHA:
-            kind, arm = CLASSES[2], highest
-        rows.append((benchmark, target, kind, *arm[["delta", "p", "arm"]]))
-    return pd.DataFrame(rows, columns=["benchmark", "target", "class", "delta", "p", "arm"])
+            kind, level = CLASSES[2], highest
+        rows.append((benchmark, target, kind, *level[["delta", "p", "level"]]))
+    return pd.DataFrame(rows, columns=["benchmark", "target", "class", "delta", "p", "level"])
 
 
 def multiplicity(p: Sequence[float] | np.ndarray) -> pd.DataFrame:

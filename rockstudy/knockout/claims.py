@@ -24,13 +24,13 @@ def of_screen(
     k: int,
     screen: pd.DataFrame,
     chosen: pd.DataFrame,
-    controls: pd.DataFrame,
+    modes: pd.DataFrame,
     answers: Collection[int] | None,
 ) -> list[ClaimRow]:
     """Claims rows of notebook 05, one for each number of the paper's census.
 
-    `k` is the number of rocks; `screen`, `chosen` and `controls` are the tables `screen`,
-    `candidates` and `controls` of `rockstudy.knockout.steps`, and `answers` the ids of
+    `k` is the number of rocks; `screen`, `chosen` and `modes` are the tables `screen`,
+    `candidates` and `modes` of `rockstudy.knockout.steps`, and `answers` the ids of
     answer-bearing types, None where a reference does not have them.
     """
     classes, tested = census.census(screen), steps.tests(screen)
@@ -49,7 +49,7 @@ def of_screen(
     rows += _signs(benchmarks, counted, k)
     for theirs, ours in benchmarks.items():
         rows += _ranks(theirs, ours, classes, chosen)
-    return [*rows, _core(counted, k), *_seen([_null(controls)], right.iloc[0])]
+    return [*rows, _core(counted, k), *_seen([_null(modes)], right.iloc[0])]
 
 
 def _seen(rows: Iterable[ClaimRow], right: bool) -> Iterator[ClaimRow]:
@@ -221,8 +221,8 @@ def _core(counted: pd.DataFrame, k: int) -> ClaimRow:
     return verdicts.shown(*about, share, why)
 
 
-def _null(controls: pd.DataFrame) -> ClaimRow:
-    modes = steps.null_summary(controls).set_index("mode")
+def _null(modes: pd.DataFrame) -> ClaimRow:
+    modes = modes.drop_duplicates("mode").set_index("mode")
     claim, words = "null-knockout", "Resampling the same suffixes without a ban changes nothing"
     more = {"headline": True, "locator": "ours: a control that the paper does not have"}
     if "null" not in modes.index:

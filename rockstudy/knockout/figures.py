@@ -45,13 +45,13 @@ def census_bars(
 def knockout_cost(screen: pd.DataFrame) -> Figure:
     """Tokens generated for a candidate as a share of a naive run, against its frequency.
 
-    `screen` has ``arm, completions, tokens_generated, tokens_naive`` of each candidate.
+    `screen` has ``level, completions, tokens_generated, tokens_naive`` of each candidate.
     """
     made, (axis,) = figure(6.4, 3.4)
-    for arm, role in (("token", "rock"), ("window", "teacher")):
-        some = screen[screen["arm"] == arm]
+    for level, role in (("token", "rock"), ("control", "control"), ("window", "teacher")):
+        some = screen[screen.level == level]
         changed, share = some.completions.clip(lower=1), some.tokens_generated / some.tokens_naive
-        label = f"{arm} level: {share.mean():.1%} on average"
+        label = f"{level} level: {share.mean():.1%} on average"
         look = style(role) | {"s": 14, "alpha": 0.6, "lw": 0, "label": label}
         axis.scatter(changed, share.clip(lower=1e-5), **look)
     axis.set(xscale="log", yscale="log", xlabel="completions that change (of one benchmark)")

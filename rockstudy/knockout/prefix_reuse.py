@@ -54,7 +54,7 @@ class Candidate:
 
     target: int
     banned: tuple[int, ...]  # the target alone (token level), or with the rocks of its windows
-    arm: str = "token"  # kind of knockout, for tables
+    level: str = "token"  # kind of knockout, for tables
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def resample(
 ) -> list[np.ndarray]:
     """Generate the planned completions, prefix included: one int32 array each.
 
-    The random numbers of a completion depend on (seed, candidate, prompt, sample) alone. The batch
-    size and the other candidates change it only through rounding of the logits. `bar` counts
-    tokens; those that a completion leaves unused count at its end.
+    The random numbers of a completion depend on (seed, candidate, prompt, sample) alone, and on
+    whether it is a null. The batch size and the other candidates change it only through rounding of
+    the logits. `bar` counts tokens; those that a completion leaves unused count at its end.
 
     `StudyError`: ``top_p`` below 1 with a start other than 0; rollouts cut at another limit than
     that of the screen; logits that are not finite.
@@ -132,8 +132,9 @@ def resample(
         prefixes.append(rollouts.completion_ids[one.row, : one.start])
         ids = np.concatenate([rollouts.prompt_ids[prompt], prefixes[-1]]).tolist()
         unit = (prompt << 15) + int(rollouts.sample_index[one.row])
-        stream = (screen.seed, f"knockout-{candidate.arm}-{candidate.target}", unit)
-        banned = () if screen.mode == "null" else candidate.banned
+        null = screen.mode == "null"  # numbers of its own: a ban and its null are independent
+        name = f"knockout-{'null-' * null}{candidate.level}-{candidate.target}"
+        stream, banned = (screen.seed, name, unit), () if null else candidate.banned
         requests.append(Request(ids, one.limit, stream, banned))
     made = engines.of(screen.model, how.batch_size).complete(
         requests,
@@ -163,7 +164,7 @@ def outcomes(
     Shards are ``<run>/knockout/<name>-<number>-<key>``. The evaluation problems of `task` are those
     of the rollouts; `inputs` are the hashes of the model and of the rollouts.
 
-    Columns: ``benchmark, arm, target, prompt_index, sample_index, correct, base_correct, stopped,
+    Columns: ``benchmark, level, target, prompt_index, sample_index, correct, base_correct, stopped,
     n_new_tokens, reused_tokens``: a row per generated completion. A candidate that never occurs has
     none: its difference is 0 exactly.
 
@@ -182,7 +183,7 @@ def outcomes(
         config = {
             "task": tasks.identity(task),
             "candidates": [
-                [c.arm, c.target, list(c.banned)] for c in (screen.candidates[i] for i in part)
+                [c.level, c.target, list(c.banned)] for c in (screen.candidates[i] for i in part)
             ],
             "evaluation": identity(screen.how),
             "seed": screen.seed,
@@ -235,7 +236,7 @@ def _graded(
     return pd.DataFrame(
         {
             "benchmark": task.label,
-            "arm": [c.arm for c in chosen],
+            "level": [c.level for c in chosen],
             "target": np.array([c.target for c in chosen], np.int64),
             "prompt_index": prompt,
             "sample_index": rollouts.sample_index[todo.row],
@@ -256,9 +257,9 @@ def differences(
     The mean over a problem's rollouts of outcome minus baseline outcome; a rollout that a knockout
     does not change counts as 0. The mean over problems is Delta_B(v) of the paper.
     """
-    place = {(c.arm, c.target): i for i, c in enumerate(candidates)}
+    place = {(c.level, c.target): i for i, c in enumerate(candidates)}
     delta = np.zeros((len(candidates), n_prompts))
-    rows = [place[key] for key in zip(changed.arm, changed.target, strict=True)]
+    rows = [place[key] for key in zip(changed.level, changed.target, strict=True)]
     change = changed.correct.astype(int) - changed.base_correct.astype(int)
     np.add.at(delta, (rows, changed.prompt_index.to_numpy()), change.to_numpy() / samples)
     return delta

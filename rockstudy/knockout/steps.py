@@ -20,15 +20,17 @@ from rockstudy.models import loading
 from rockstudy.models.token_texts import visible
 from rockstudy.parallel import cpu_pool
 from rockstudy.parallel.out_of_memory import advised
+from rockstudy.rocks import controls
 from rockstudy.rocks.detection import Detection
 from rockstudy.rocks.steps import ROCKS, TOKENS, measured, tokens_hash
 from rockstudy.runs import Run, table
 from rockstudy.sampling import evaluation
 from rockstudy.sampling.engines import Engine
 from rockstudy.sampling.rollout import Rollouts
-from rockstudy.store.fingerprints import fingerprint
+from rockstudy.store.fingerprints import content, fingerprint
 
-CONTROLS = 12  # ours: candidates of the null knockout and of the comparison with naive
+FEW = 6  # ours: candidates of the comparison with naive, which is the most expensive part
+UNPAIRED = -1  # `paired_with` of a knockout without a partner
 PREDICTORS = {  # paper appendix D, in the order of its table 1
     "frequency": "log10 of occurrences",
     "n_rock": "rock count",
@@ -52,13 +54,16 @@ def _screened_on(run: Run) -> dict[str, str]:
 
 
 def candidates(run: Run) -> pd.DataFrame:
-    """The candidates: ``arm, target, rank, spelling, banned`` (ids), a row per kind of knockout.
+    """The knockouts: ``level, target, rank, paired_with, spelling, banned`` (ids), a row for each.
 
-    They are the first ``screen`` types by rank that have a positive score. Special tokens are left
-    out, because a student that cannot end its text is a different question.
+    Candidates are the first ``screen`` types by rank that have a positive score, at two levels:
+    ``token`` and ``window``. Special tokens are left out, because a student that cannot end its
+    text is a different question. A third level, ``control``, bans for each rock among them one type
+    that is no rock and as frequent (`rocks.controls.assign`); ``paired_with`` is the id of the
+    partner, in the rows of rocks at token level and of controls.
     """
-    size = "screen" if run.config.screen else "rocks.k"  # the field that sets how many
-    fields = (*TOKENS, *ROCKS, "rocks.selector", size)
+    size = ("screen",) if run.config.screen else ()
+    fields = (*TOKENS, *ROCKS, "rocks.selector", "rocks.k", *size)
     return run.table(
         _by_rank, run, name="knockout.candidates", fields=fields, inputs=lambda: tokens_hash(run)
     )
@@ -74,11 +79,31 @@ def _by_rank(run: Run) -> pd.DataFrame:
     if not ids:
         raise StudyError("screen: must have at least one candidate with a positive score")
     together = _together(of_run.tokens, detection, ids, run.config.rocks.window)
-    single = pd.DataFrame({"arm": "token", "target": ids, "rank": ranked["rank"].to_numpy()})
-    single["banned"] = [[target] for target in ids]
-    window = single.assign(arm="window", banned=[together[target] for target in ids])
-    both = pd.concat([single, window], ignore_index=True)
-    return both.assign(spelling=[visible(text) for text in of_run.texts(both.target.tolist())])
+    alone = [[target] for target in ids]
+    single = pd.DataFrame({"level": "token", "target": ids, "rank": ranked["rank"].to_numpy()})
+    single = single.assign(paired_with=UNPAIRED, banned=alone)
+    window = single.assign(level="window", banned=[together[target] for target in ids])
+    table = _paired(single, window, detection, special)
+    return table.assign(spelling=[visible(text) for text in of_run.texts(table.target.tolist())])
+
+
+def _paired(
+    single: pd.DataFrame, window: pd.DataFrame, detection: Detection, special: Sequence[int]
+) -> pd.DataFrame:
+    """Both levels of the candidates with the controls of the rocks among them."""
+    types, k = detection.types, detection.k
+    rocks = single.target[single["rank"] <= k].tolist()
+    if not rocks:  # the first k are special tokens
+        return pd.concat([single, window], ignore_index=True)
+    out = {*types.token_id[types["rank"] <= k], *special}
+    pairs = controls.assign(types, rocks, exclude=out).pairs
+    ids = pairs.token_id_control.tolist()
+    matched = pd.DataFrame({"level": "control", "target": ids, "paired_with": rocks})
+    matched["rank"] = types.set_index("token_id")["rank"].loc[ids].to_numpy()
+    matched["banned"] = [[target] for target in ids]
+    partner = dict(zip(rocks, ids, strict=True))
+    single = single.assign(paired_with=[partner.get(i, UNPAIRED) for i in single.target])
+    return pd.concat([single, window, matched], ignore_index=True)
 
 
 def _together(
@@ -103,8 +128,8 @@ def _together(
 
 
 def _candidates(table: pd.DataFrame) -> list[Candidate]:
-    columns = zip(table.target.tolist(), table.banned, table["arm"], strict=True)
-    return [Candidate(target, tuple(map(int, banned)), arm) for target, banned, arm in columns]
+    columns = zip(table.target.tolist(), table.banned, table.level, strict=True)
+    return [Candidate(target, tuple(map(int, banned)), level) for target, banned, level in columns]
 
 
 def baseline(run: Run, task: TaskConfig, student: Engine) -> tuple[Rollouts, str]:
@@ -158,79 +183,147 @@ def _outcomes(
             return prefix_reuse.outcomes(run, name, screening, task, inputs=inputs)
 
 
+def _knocked_out(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables `changes` and `knockouts`, sampled once for both."""
+    name = f"knockouts-{fingerprint(content(chosen))}"
+    return run.in_memory(name, lambda: _tables(run, chosen))
+
+
+def _tables(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    mode = _mode(run)
+    every, single = _candidates(chosen), _candidates(chosen[chosen.level == "token"])
+    asked = [(task, every, "screen", mode) for task in run.config.screens]
+    if mode == "reuse":
+        asked += [(task, single, "null", "null") for task in run.config.screens]
+    tables = [
+        _of_outcomes(run, *one, how)
+        for one, (*_, how) in zip(_sampled(run, asked), asked, strict=True)
+    ]
+    changes, knockouts = zip(*tables, strict=True)
+    return pd.concat(changes, ignore_index=True), pd.concat(knockouts, ignore_index=True)
+
+
+def _mode(run: Run) -> prefix_reuse.Mode:
+    """How bans are sampled; naive where top-p cuts (`prefix_reuse`), and then there is no null."""
+    return "reuse" if run.config.knockout.top_p == 1 else "naive"
+
+
+def _of_outcomes(
+    run: Run,
+    task: TaskConfig,
+    chosen: Sequence[Candidate],
+    changed: pd.DataFrame,
+    base: Rollouts,
+    mode: prefix_reuse.Mode,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of `changes` and of `knockouts` of one benchmark and mode."""
+    samples, about = run.config.knockout.samples, {"benchmark": task.label, "mode": mode}
+    delta = prefix_reuse.differences(changed, chosen, base.n_prompts, samples)
+    counts = np.rint(delta * samples).astype(np.int16)
+    places, prompts = counts.nonzero()
+    index = pd.MultiIndex.from_tuples([(c.level, c.target) for c in chosen])
+    named = index.to_frame(index=False, name=["level", "target"])
+    rows = pd.DataFrame(about, range(len(places))).join(named.iloc[places].reset_index(drop=True))
+    rows = rows.assign(prompt_index=prompts.astype(np.int32), change=counts[places, prompts])
+    new = changed.groupby(["level", "target"]).n_new_tokens.agg(["size", "sum"])
+    new = new.reindex(index, fill_value=0).reset_index(drop=True)
+    assert base.correct is not None
+    holding = [(np.isin(base.completion_ids, c.banned) & base.mask).any(1) for c in chosen]
+    one = pd.DataFrame(about, named.index).join(named)
+    return rows, one.assign(
+        completions=new["size"],
+        tokens_generated=new["sum"],
+        tokens_naive=base.n_tokens,
+        holding=[int(held.sum()) for held in holding],
+        holding_correct=[int(base.correct[held].sum()) for held in holding],
+        base=base.correct.mean(),
+        n_problems=base.n_prompts,
+        samples=samples,
+    )
+
+
+@table(*TOKENS, "knockout", "screened", inputs=_screened_on)
+def changes(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
+    """What every knockout changes, from which all that follows is computed without models.
+
+    Columns: ``benchmark, mode, level, target, prompt_index``, and ``change``: correct completions
+    of the problem with the knockout minus without it. The mode is that of `prefix_reuse`: ``reuse``
+    (``naive`` where top-p is below 1) or, at token level, ``null``. Rows without a change are left
+    out.
+    """
+    return _knocked_out(run, chosen)[0]
+
+
+@table(*TOKENS, "knockout", "screened", inputs=_screened_on)
+def knockouts(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
+    """A row for each knockout of `changes`, those that change nothing too.
+
+    Columns: ``benchmark, mode, level, target``; ``completions`` that were written anew,
+    ``tokens_generated, tokens_naive``; ``holding``, the baseline's completions with a banned id,
+    and ``holding_correct``, the right ones among them; ``base`` (the baseline's accuracy),
+    ``n_problems, samples`` (completions of a problem).
+    """
+    return _knocked_out(run, chosen)[1]
+
+
 @table(*TOKENS, "knockout", "screened", inputs=_screened_on)
 def screen(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Delta of every candidate on the screened benchmarks, token and window level.
+    """Delta of every knockout on the screened benchmarks, without the nulls.
 
-    Columns: ``benchmark, arm, target``; `census.bootstrap`'s ``delta, se, lo, hi, p``; ``base``
-    (the baseline's accuracy), ``completions`` that changed, ``tokens_generated, tokens_naive,
-    n_problems``.
+    `knockouts` with `census.bootstrap`'s ``delta, se, lo, hi, p``.
     """
-    some = _candidates(chosen)
-    outcomes = _sampled(
-        run, [(task, some, "screen", _modes(run)[-1]) for task in run.config.screens]
-    )
-    return pd.concat([_deltas(run, *one) for one in outcomes], ignore_index=True)
-
-
-def _modes(run: Run) -> tuple[prefix_reuse.Mode, ...]:
-    """All modes, the longest first; naive alone with top-p below 1 (`prefix_reuse`)."""
-    return ("naive", "null", "reuse") if run.config.knockout.top_p == 1 else ("naive",)
-
-
-def _deltas(
-    run: Run, task: TaskConfig, chosen: Sequence[Candidate], changed: pd.DataFrame, base: Rollouts
-) -> pd.DataFrame:
-    delta = prefix_reuse.differences(changed, chosen, base.n_prompts, run.config.knockout.samples)
-    tested = census.bootstrap(delta, run.rng(f"bootstrap-{task.label}"))
-    index = pd.MultiIndex.from_tuples([(c.arm, c.target) for c in chosen], names=["arm", "target"])
-    grouped = changed.groupby(index.names).n_new_tokens.agg(["size", "sum"])
-    grouped = grouped.reindex(index, fill_value=0).reset_index()
-    assert base.correct is not None
-    deltas = pd.DataFrame({"benchmark": task.label}, grouped.index)
-    return (
-        deltas.join(grouped[index.names])
-        .join(tested)
-        .assign(
-            base=base.correct.mean(),
-            completions=grouped["size"],
-            tokens_generated=grouped["sum"],
-            tokens_naive=base.n_tokens,
-            n_problems=base.n_prompts,
-        )
-    )
+    of_bans, change = knockouts(run, chosen), changes(run, chosen)
+    parts = []
+    for name, some in of_bans[of_bans["mode"] != "null"].groupby("benchmark", sort=False):
+        some = some.reset_index(drop=True)
+        tested = census.bootstrap(census.deltas(change, some), run.rng(f"bootstrap-{name}"))
+        parts.append(some.join(tested))
+    return pd.concat(parts, ignore_index=True)
 
 
 @table(*TOKENS, "knockout", "screened", inputs=_screened_on)
-def controls(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
-    """The null knockout, and the comparison of reuse with naive, of a few candidates.
+def naive(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
+    """A few candidates on the first benchmark with everything written anew.
 
-    The `CONTROLS` token-level candidates are spread evenly over the ranks.
-
-    As `screen` for the first of its benchmarks, with ``mode`` (``null, reuse, naive``; naive alone
-    where top-p is below 1) and ``mean_lo, mean_hi``: the interval of the mode's mean ``delta``,
-    problems resampled, since candidates share their baseline.
+    The `FEW` candidates are spread evenly over the ranks. Columns as `screen`, and ``mean_lo,
+    mean_hi``: the interval of the mean ``delta``, problems resampled, since candidates share their
+    baseline.
     """
     task = run.config.screens[0]
-    single = chosen[chosen["arm"] == "token"].sort_values("rank")
-    places = np.unique(np.linspace(0, len(single) - 1, CONTROLS).round().astype(int))
+    single = chosen[chosen.level == "token"].sort_values("rank")
+    places = np.unique(np.linspace(0, len(single) - 1, FEW).round().astype(int))
     some = _candidates(single.iloc[places])
-    frames, modes = [], _modes(run)
-    outcomes = _sampled(run, [(task, some, f"control-{mode}", mode) for mode in modes])
-    for (*one, changed, base), mode in zip(outcomes, modes, strict=True):
-        delta = prefix_reuse.differences(changed, some, base.n_prompts, run.config.knockout.samples)
-        rng = run.rng(f"bootstrap-{mode}")
-        mean = census.bootstrap(delta.mean(0, keepdims=True), rng).iloc[0]
-        table = _deltas(run, *one, changed, base)
-        frames.append(table.assign(mode=mode, mean_lo=mean.lo, mean_hi=mean.hi))
-    return pd.concat(frames, ignore_index=True)
+    ((*one, changed, base),) = _sampled(run, [(task, some, "naive", "naive")])
+    change, of_naive = _of_outcomes(run, *one, changed, base, "naive")
+    return of_naive.join(_with_mean(change, of_naive, run.rng("bootstrap-naive")))
 
 
-def null_summary(controls: pd.DataFrame) -> pd.DataFrame:
-    """Mean Delta of each mode with its interval over problems, and tokens against naive."""
+def _with_mean(change: pd.DataFrame, some: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """`census.bootstrap` of each knockout, and the interval of the mean of all."""
+    delta = census.deltas(change, some)
+    mean = census.bootstrap(delta.mean(0, keepdims=True), rng).iloc[0]
+    return census.bootstrap(delta, rng).assign(mean_lo=mean.lo, mean_hi=mean.hi)
+
+
+def modes(
+    change: pd.DataFrame, knockouts: pd.DataFrame, naive: pd.DataFrame, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Mean Delta of the null knockouts, and of a few candidates by reuse and by naive.
+
+    From the tables `changes`, `knockouts` and `naive`. The interval of the mean resamples problems.
+    Columns: ``benchmark, mode, delta, lo, hi, mean_se, tokens_vs_naive, candidates, n``.
+    """
+    few = knockouts.merge(naive[["benchmark", "level", "target"]])
+    parts = [few[few["mode"] == "reuse"], knockouts[knockouts["mode"] == "null"]]
+    tables = [naive] + [
+        some.reset_index(drop=True).join(_with_mean(change, some, rng))
+        for part in parts
+        for _, some in part.groupby("benchmark", sort=False)
+    ]
     rows = [
         {
-            "mode": mode,
+            "benchmark": some.benchmark.iloc[0],
+            "mode": some["mode"].iloc[0],
             "delta": some.delta.mean(),
             "lo": some.mean_lo.iloc[0],
             "hi": some.mean_hi.iloc[0],
@@ -239,7 +332,7 @@ def null_summary(controls: pd.DataFrame) -> pd.DataFrame:
             "candidates": len(some),
             "n": some.n_problems.iloc[0],
         }
-        for mode, some in controls.groupby("mode", sort=False)
+        for some in tables
     ]
     return pd.DataFrame(rows)
 
@@ -285,16 +378,17 @@ def _counts(classes: pd.DataFrame) -> dict[str, int]:
     return classes["class"].value_counts().reindex(census.CLASSES, fill_value=0).to_dict()
 
 
-def arm_table(screen: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Classes by kind of knockout, and ``banned``, the median number of ids banned together.
+def level_table(screen: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Classes by level, and ``banned``, the median number of ids banned together.
 
     In a small vocabulary a window bans many types, so its effect is hardly that of the candidate.
     """
-    banned = chosen.groupby("arm").banned.agg(lambda ids: int(ids.map(len).median()))
+    banned = chosen.groupby("level").banned.agg(lambda ids: int(ids.map(len).median()))
     rows = []
-    for (benchmark, arm), some in screen.groupby(["benchmark", "arm"], sort=False):
-        row = {"benchmark": benchmark, "arm": arm, "banned": banned[arm]}
-        rows.append(row | _counts(census.census(some)) | {"mean_delta": some.delta.mean()})
+    for (benchmark, level), some in screen.groupby(["benchmark", "level"], sort=False):
+        row = {"benchmark": benchmark, "level": level, "banned": banned[level]}
+        classes = census.census(some.assign(level="token"))  # each level alone
+        rows.append(row | _counts(classes) | {"mean_delta": some.delta.mean()})
     return pd.DataFrame(rows)
 
 
@@ -309,7 +403,7 @@ def _of_benchmarks(
 
 def tests(screen: pd.DataFrame) -> pd.DataFrame:
     """`census.multiplicity` of each benchmark, the token level alone."""
-    single = screen[screen["arm"] == "token"]
+    single = screen[screen.level == "token"]
     return _of_benchmarks(single, lambda some: census.multiplicity(some.p.to_numpy()))
 
 
@@ -322,7 +416,7 @@ def with_predictors(screen: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
         frequency=np.log10(types["count"]), rkl_improvement=types.rkl_pre_mean - types.rkl_post_mean
     )
     columns = ["token_id", "spelling", "rank", *PREDICTORS]
-    single = screen[screen["arm"] == "token"]
+    single = screen[screen.level == "token"]
     return single.merge(known[columns], left_on="target", right_on="token_id")
 
 
@@ -338,7 +432,7 @@ def power(screen: pd.DataFrame) -> pd.DataFrame:
     over candidates, ``largest_r`` (its square root, the r of a perfect predictor).
     """
     rows = []
-    for name, some in screen[screen["arm"] == "token"].groupby("benchmark", sort=False):
+    for name, some in screen[screen.level == "token"].groupby("benchmark", sort=False):
         least = census.detectable(some.se.to_numpy())
         share = census.reliability(some.delta.to_numpy(), some.se.to_numpy())
         row = {"benchmark": name, "candidates": len(some), "detectable_median": np.median(least)}

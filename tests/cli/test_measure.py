@@ -244,6 +244,6 @@ def test_what_steps_share_is_what_notebooks_read(one, monkeypatch):
     monkeypatch.setattr(cache, "save", lambda *_, **__: pytest.fail("computed"))
     run = runs.opened(one / "runs" / "tiny")
     chosen = knockout_steps.candidates(run)
-    assert len(knockout_steps.screen(run, chosen)) and len(knockout_steps.controls(run, chosen))
+    assert len(knockout_steps.screen(run, chosen)) and len(knockout_steps.naive(run, chosen))
     assert len(training_steps.accuracy_along(run))
     assert np.isfinite(gradients_steps.half_samples(run).norm_logit).all()

@@ -43,7 +43,7 @@ def test_without_an_effect_the_share_of_rejections_is_nominal_and_of_strong_ones
     table = census.bootstrap(differences(rng, 2_000), rng, 2_000)
     rejected = (table.p < census.ALPHA).mean()
     assert rejected == pytest.approx(0.05, abs=0.015)
-    arms = table.assign(benchmark="b", target=range(2_000), arm="token")
+    arms = table.assign(benchmark="b", target=range(2_000), level="token")
     strong = (census.census(arms)["class"] != "Neutral").mean()
     assert strong <= rejected
 
@@ -67,9 +67,9 @@ def test_classes_follow_the_definition_of_the_paper():
         ("not rejected", "token", -0.05, 0.06),
         ("stumbling", "token", 0.03, 0.001),
     ]
-    arms = pd.DataFrame(rows, columns=["target", "arm", "delta", "p"]).assign(benchmark="b")
+    arms = pd.DataFrame(rows, columns=["target", "level", "delta", "p"]).assign(benchmark="b")
     table = census.census(arms).set_index("target")
-    assert table.loc["by its window", ["arm", "delta"]].tolist() == ["window", -0.01]
+    assert table.loc["by its window", ["level", "delta"]].tolist() == ["window", -0.01]
     found = table["class"]
     assert found["pillar"] == found["by its window"] == "Strong Pillar"
     assert found["too small"] == found["not rejected"] == "Neutral"
@@ -150,17 +150,20 @@ def test_too_few_problems_or_values_that_are_not_finite_are_refused(delta):
 
 
 def test_each_kind_of_knockout_is_counted_by_itself():
-    from rockstudy.knockout.steps import arm_table
+    from rockstudy.knockout.steps import level_table
 
     screen = pd.DataFrame(
         [("b", "token", 1, 0.0, 1.0), ("b", "token", 2, -0.1, 0.01), ("b", "window", 1, -0.2, 0.01),
          ("b", "window", 2, 0.2, 0.01)],
-        columns=["benchmark", "arm", "target", "delta", "p"],
+        columns=["benchmark", "level", "target", "delta", "p"],
     )  # fmt: skip
     chosen = pd.DataFrame(
-        {"arm": ["token", "token", "window", "window"], "banned": [[1], [2], [1, 2, 3], [2, 3, 4]]}
+        {
+            "level": ["token", "token", "window", "window"],
+            "banned": [[1], [2], [1, 2, 3], [2, 3, 4]],
+        }
     )
-    table = arm_table(screen, chosen).set_index("arm")
+    table = level_table(screen, chosen).set_index("level")
     assert table["banned"].to_dict() == {"token": 1, "window": 3}
     assert table["Strong Pillar"].to_dict() == {"token": 1, "window": 1}
     assert table["Strong Stumbling Block"].to_dict() == {"token": 0, "window": 1}

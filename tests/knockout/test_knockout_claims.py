@@ -21,8 +21,8 @@ def screen(benchmarks=("maths", "words")) -> pd.DataFrame:
         for target in range(len(TOKENS)):
             strong = benchmark == "maths" and (target < 3 or target == 5)
             delta = (0.2 if target == 5 else -0.2) if strong else 0.0
-            for arm in ("token", "window"):
-                row = {"benchmark": benchmark, "arm": arm, "target": target, "delta": delta}
+            for level in ("token", "window"):
+                row = {"benchmark": benchmark, "level": level, "target": target, "delta": delta}
                 rows.append(row | {"p": 0.001 if strong else 1.0, "base": 0.6, "n_problems": 90})
     return pd.DataFrame(rows)
 
@@ -30,19 +30,18 @@ def screen(benchmarks=("maths", "words")) -> pd.DataFrame:
 def candidates() -> pd.DataFrame:
     spelling = [visible(text) for text in TOKENS]
     ids = range(len(TOKENS))
-    return pd.DataFrame({"arm": "token", "target": ids, "rank": [i + 1 for i in ids]}).assign(
+    return pd.DataFrame({"level": "token", "target": ids, "rank": [i + 1 for i in ids]}).assign(
         spelling=spelling
     )
 
 
-def controls() -> pd.DataFrame:
-    delta = np.array([-0.1, 0.0, 0.1])
-    frame = {"mode": "null", "delta": delta, "se": 0.1, "tokens_generated": 1, "tokens_naive": 2}
-    return pd.DataFrame(frame).assign(n_problems=90, mean_lo=-0.01, mean_hi=0.02)
+def modes() -> pd.DataFrame:
+    frame = {"benchmark": "maths", "mode": "null", "delta": 0.0, "lo": -0.01, "hi": 0.02}
+    return pd.DataFrame([frame | {"candidates": 3, "n": 90}])
 
 
 def rows(**changes) -> dict[str, dict]:
-    found = knockout_claims.of_screen(K, screen(**changes), candidates(), controls(), ANSWERS)
+    found = knockout_claims.of_screen(K, screen(**changes), candidates(), modes(), ANSWERS)
     named = {row["claim"]: row for row in found}
     assert len(named) == len(found)
     return named
@@ -67,7 +66,7 @@ def test_pillars_are_counted_once_more_without_answer_bearing_candidates():
     assert row["value"] == 0.5 and row["statement"].endswith("left out: 2 of 4.")
     assert row["verdict"] == "inconclusive" and row["paper"] == 0.035
     for answers, why in ((None, "not in this reference"), (range(6), "every candidate is answer")):
-        found = knockout_claims.of_screen(K, screen(), candidates(), controls(), answers)
+        found = knockout_claims.of_screen(K, screen(), candidates(), modes(), answers)
         named = {one["claim"]: one for one in found}
         row = named["census-pillar-without-answers-maths"]
         assert row["verdict"] == "not run" and row["reason"].startswith(why)
@@ -146,7 +145,7 @@ def test_a_predictor_that_is_not_defined_is_not_run():
 
 def test_a_benchmark_where_nothing_is_right_has_no_census_and_no_null():
     never = screen().assign(base=lambda table: np.where(table.benchmark == "maths", 0.0, 0.6))
-    found = knockout_claims.of_screen(K, never, candidates(), controls(), ANSWERS)
+    found = knockout_claims.of_screen(K, never, candidates(), modes(), ANSWERS)
     named = {row["claim"]: row for row in found}
     for claim in ("census-pillar-maths", "census-fdr-maths", "census-cross-nn", "null-knockout"):
         assert verdict(named, claim) == "not run" and "value" not in named[claim]
@@ -157,13 +156,13 @@ def test_a_benchmark_where_nothing_is_right_has_no_census_and_no_null():
 def test_the_null_is_judged_over_problems_and_is_not_run_where_nothing_is_reused():
     null = rows()["null-knockout"]
     assert (null["lo"], null["hi"], null["n"], null["verdict"]) == (-0.01, 0.02, 90, "reproduced")
-    naive = controls().assign(mode="naive")
+    naive = modes().assign(mode="naive")
     found = knockout_claims.of_screen(K, screen(), candidates(), naive, ANSWERS)
     assert found[-1]["claim"] == "null-knockout" and found[-1]["verdict"] == "not run"
 
 
 def test_a_null_without_any_difference_holds():
-    same = controls().assign(delta=0.0, mean_lo=0.0, mean_hi=0.0)  # as greedy decoding gives it
+    same = modes().assign(lo=0.0, hi=0.0)  # as greedy decoding gives it
     found = knockout_claims.of_screen(K, screen(), candidates(), same, ANSWERS)
     null = next(row for row in found if row["claim"] == "null-knockout")
     assert (null["lo"], null["hi"], null["verdict"]) == (0, 0, "reproduced")

@@ -191,7 +191,7 @@ def test_an_outcome_table_has_a_row_for_every_completion_that_changes(tmp_path, 
         assert len(mine) == sum(candidate.target in ids for ids in rows)
     assert (table.n_new_tokens >= 1).all()
     assert (table.n_new_tokens + table.reused_tokens <= 16).all()
-    assert set(table.arm) == {"token"} and set(table.benchmark) == {"lab_math"}
+    assert set(table.level) == {"token"} and set(table.benchmark) == {"lab_math"}
 
 
 def test_a_token_that_never_occurs_has_a_difference_of_exactly_zero(tmp_path, screen):
@@ -212,7 +212,7 @@ def test_a_screen_in_which_no_candidate_occurs_has_no_rows(tmp_path, screen):
 def test_differences_average_rollouts_within_a_problem():
     table = pd.DataFrame(
         {
-            "arm": ["token"] * 3,
+            "level": ["token"] * 3,
             "target": [5, 5, 9],
             "prompt_index": [0, 0, 2],
             "correct": [True, False, False],
