@@ -7,16 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rockstudy import paths
-from rockstudy.claims.verdicts import (
-    CHECK,
-    FAILED,
-    FINDING,
-    KINDS,
-    NOT_RUN,
-    NOT_TESTABLE,
-    PASSED,
-    VERDICTS,
-)
+from rockstudy.claims.verdicts import CHECK, FAILED, FINDING, KINDS, PASSED, UNMEASURED, VERDICTS
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.runs import Run
@@ -38,7 +29,6 @@ OF_THE_RUN = ("notebook", "preset", "run_id")
 EMPTY = {"str": "", "float64": float("nan"), "int64": 0, "bool": False}  # by type
 ABSENT = {name: EMPTY[kind] for name, kind in TYPES.items()}  # for a value that is missing
 REQUIRED = ("kind", "claim", "statement", "locator")
-UNMEASURED = (NOT_RUN, NOT_TESTABLE)
 
 
 def claims(
@@ -54,7 +44,7 @@ def claims(
     hashes of the artefacts that the numbers come from.
 
     `StudyError`: a missing or unknown column, an unknown kind or verdict, a claim twice, a finding
-    without a verdict, a verdict without a number, a verdict without its reason.
+    without a verdict, a verdict without a number or its reason, an interval from high to low.
     """
     table = _claim_table([_claim(row, number) for number, row in enumerate(rows, start=1)])
     repeated = table.claim[table.claim.duplicated()]
@@ -92,6 +82,8 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         raise StudyError(f"value: {rule}; got none {of}")
     if judged and not claim["reason"]:
         raise StudyError(f"reason: must be given with a verdict; got none {of}")
+    if claim["lo"] > claim["hi"]:
+        raise StudyError(f"lo: must not be above hi; got {claim['lo']:g} and {claim['hi']:g} {of}")
     return claim
 
 

@@ -9,10 +9,12 @@ A **finding** of the paper has two verdicts, one on its direction and one on its
     not run             nothing was measured; the row gives the reason
     (empty)             the paper states no such thing
 
-Every rule has a half width beyond which it reproduces nothing, so that no row is reproduced because
-its interval is wide. Sizes are compared by the interval of the difference of two samples, ours and
-the paper's. Numbers that depend on our own settings or compare two worlds' levels are *shown*, and
-what holds by construction is a *check*: neither has a verdict on the paper.
+Every rule on an interval has a half width beyond which it reproduces nothing, so that no row is
+reproduced because its interval is wide. An interval without any width decides nothing either:
+resampling units that are all equal tells nothing. Sizes are compared by the interval of the
+difference of two samples, ours and the paper's. Numbers that depend on our own settings or compare
+two worlds' levels are *shown*, and what holds by construction is a *check*: neither has a verdict
+on the paper.
 
 A verdict is about this run. The paper has different models, data and vocabulary, so `differs` does
 not mean that the paper is wrong, and `reproduced` does not mean that it is right.
@@ -27,11 +29,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from rockstudy import intervals
 from rockstudy.claims import paper
+from rockstudy.errors import StudyError
 from rockstudy.intervals import Estimate
 
 REPRODUCED, DIFFERS, INCONCLUSIVE = "reproduced", "differs", "inconclusive"
 NOT_TESTABLE, NOT_RUN = "not testable here", "not run"
+UNMEASURED = (NOT_RUN, NOT_TESTABLE)
 VERDICTS = (REPRODUCED, DIFFERS, INCONCLUSIVE, NOT_TESTABLE, NOT_RUN)
 PASSED, FAILED = "passed", "failed"  # of checks
 FINDING, SHOWN, CHECK = KINDS = ("finding", "shown", "check")
@@ -52,11 +57,13 @@ Judge = Verdict | Callable[[ClaimRow], Verdict]  # a rule of the measured number
 
 def above(bound: float, *, widest: float) -> Judge:
     """The interval must lie above `bound`, with a half width of at most `widest`."""
+    _check_width(widest)
     return lambda ours: _side(ours, bound, 1, widest)
 
 
 def below(bound: float, *, widest: float) -> Judge:
     """The interval must lie below `bound`, with a half width of at most `widest`."""
+    _check_width(widest)
     return lambda ours: _side(ours, bound, -1, widest)
 
 
@@ -64,21 +71,27 @@ def within(margin: float, lo: float, hi: float) -> Verdict:
     """Equivalence: the 90% interval from `lo` to `hi` must lie inside plus and minus `margin`.
 
     This is two one-sided tests at 5% (Schuirmann 1987). A half width above the margin can never
-    lie inside, so it decides nothing.
+    lie inside.
     """
-    rule = f"the 90% interval [{lo:.3g}, {hi:.3g}] must lie inside ±{margin:g}"
-    if pd.isna(lo) or pd.isna(hi):
+    _check_width(margin)
+    rule = f"the 90% interval must lie inside ±{margin:g}"
+    if not _has_width(lo, hi):
         return Verdict(INCONCLUSIVE, f"{rule}; there is none")
+    rule = f"{rule}; it is [{lo:.3g}, {hi:.3g}]"
     if lo > margin or hi < -margin:
         return Verdict(DIFFERS, rule)
-    if (hi - lo) / 2 > margin:
-        return Verdict(INCONCLUSIVE, f"{rule}, for which it is too wide here")
-    return Verdict(REPRODUCED if max(-lo, hi) <= margin else INCONCLUSIVE, rule)
+    return Verdict(REPRODUCED if -margin <= lo and hi <= margin else INCONCLUSIVE, rule)
 
 
 def rejects(p: float, *, same_side: bool = True, level: float = ALPHA) -> Verdict:
-    """A test that rejects in the paper must reject here too, on the same side, at `level`."""
-    rule = f"must reject at {level:.2g} on the paper's side (p = {p:.2g})"
+    """A test that rejects in the paper must reject here too, on the same side, at `level`.
+
+    `p` is two-sided.
+    """
+    rule = f"a test must reject at {level:.2g} on the paper's side"
+    if pd.isna(p):
+        return Verdict(INCONCLUSIVE, f"{rule}; it is not defined here")
+    rule = f"{rule}; p = {p:.2g}{'' if same_side else ', on the other side'}"
     if not p < level:
         return Verdict(INCONCLUSIVE, rule)
     return Verdict(REPRODUCED if same_side else DIFFERS, rule)
@@ -87,14 +100,22 @@ def rejects(p: float, *, same_side: bool = True, level: float = ALPHA) -> Verdic
 def near(number: str, *, widest: float) -> Judge:
     """The two-sample interval of ours minus the paper's `number` must hold 0.
 
-    The interval is that of Zou and Donner (2008, MOVER), from our interval and the paper's. It must
-    have a half width of at most `widest` to reproduce anything.
+    The interval is that of `two_samples`, and must have a half width of at most `widest` to
+    reproduce anything. A number of the paper without an interval of its own decides nothing: as an
+    exact number it would make the interval of the difference too narrow.
+
+    `StudyError`: a number that the paper gives as a bound, which `above` and `below` are for.
     """
-    return lambda ours: _near(ours, paper.number(number), widest)
+    _check_width(widest)
+    theirs = paper.number(number)
+    if theirs.bound in ("above", "below"):
+        rule = f"must be a number and no bound, which `verdicts.{theirs.bound}` is for"
+        raise StudyError(f"near: {rule}; got {number!r}")
+    return lambda ours: _near(ours, theirs, widest)
 
 
 def not_testable(why: str) -> Verdict:
-    """This run cannot answer, for a reason."""
+    """The run cannot answer, for a reason."""
     return Verdict(NOT_TESTABLE, why)
 
 
@@ -118,17 +139,18 @@ def finding(
 
     `number` is the id of the paper's number (`rockstudy.claims.paper`); without one `locator` names
     the place in the paper. `measured` is None where both verdicts are ``not run`` or ``not testable
-    here``; where it is not defined (NaN), both are ``not run``.
+    here``; what is not defined (NaN) is ``not run`` by every other rule.
     """
     row = _row(FINDING, claim, statement, measured, number, locator)
-    if measured is not None and pd.isna(row["value"]):
-        direction = direction and not_run("it is not defined here")
-        size = size and not_run("it is not defined here")
+    undefined = measured is not None and pd.isna(row["value"])
     judged = {
         name: judge(row) if callable(judge) else judge
         for name, judge in (("direction", direction), ("size", size))
         if judge is not None
     }
+    for name, one in judged.items():
+        if undefined and one.verdict not in UNMEASURED:
+            judged[name] = not_run("it is not defined here")
     rules = dict.fromkeys(one.rule for one in judged.values())
     if len(rules) > 1:
         rules = [f"{name}: {one.rule}" for name, one in judged.items()]
@@ -157,10 +179,16 @@ def check(
 
 
 def share(count: int, n: int, unit: str) -> ClaimRow:
-    """A count of a sample as a share with Wilson's interval."""
+    """A count of a sample as a share with Wilson's interval; not defined (NaN) for no sample.
+
+    The interval of a single success already lies above 0, so `above(0)` is no rule for a share.
+    """
+    ours: ClaimRow = {"value": float("nan"), "unit": f"{unit} (Wilson)", "n": n}
+    if not n:
+        return ours
     interval = stats.binomtest(count, n).proportion_ci(method="wilson")
     lo, hi = min(float(interval.low), count / n), max(float(interval.high), count / n)
-    return {"value": count / n, "lo": lo, "hi": hi, "unit": f"{unit} (Wilson)", "n": n}
+    return ours | {"value": count / n, "lo": lo, "hi": hi}
 
 
 def two_samples(
@@ -168,12 +196,17 @@ def two_samples(
 ) -> tuple[float, float, float]:
     """Difference of two independent estimates with its interval (Zou and Donner 2008, MOVER).
 
-    For two shares with Wilson's intervals this is Newcombe's (1998) tenth method.
+    For two shares with Wilson's intervals this is Newcombe's (1998) tenth method. An interval that
+    does not hold its own value, as that of a bootstrap may, is extended to it.
     """
+    down, other_down = max(value - lo, 0.0), max(other - other_lo, 0.0)
+    up, other_up = max(hi - value, 0.0), max(other_hi - other, 0.0)
     difference = value - other
-    down = np.hypot(value - lo, other_hi - other)
-    up = np.hypot(hi - value, other - other_lo)
-    return difference, difference - float(down), difference + float(up)
+    return (
+        difference,
+        difference - float(np.hypot(down, other_up)),
+        difference + float(np.hypot(up, other_down)),
+    )
 
 
 def _row(
@@ -194,40 +227,45 @@ def _row(
 
 def _columns(measured: Measured) -> ClaimRow:
     """Value, interval, unit and n; an interval that is not defined is None."""
-    names = ("value", "lo", "hi", "unit", "n")
     if isinstance(measured, Estimate):
-        ours = {name: getattr(measured, name) for name in names}
-    else:
-        ours = {"lo": None, "hi": None} | {n: measured[n] for n in names if n in measured}
-    undefined = pd.isna(ours["lo"]) or pd.isna(ours["hi"])
+        measured = intervals.as_columns(measured)
+    ours = {name: measured[name] for name in ("value", "lo", "hi", "unit", "n") if name in measured}
+    undefined = pd.isna(ours.get("lo")) or pd.isna(ours.get("hi"))
     return ours | (dict.fromkeys(("lo", "hi")) if undefined else {})
 
 
+def _check_width(widest: float) -> None:
+    if not 0 < widest < float("inf"):
+        raise StudyError(f"half width: must be above 0 and finite; got {widest}")
+
+
+def _has_width(lo: float | None, hi: float | None) -> bool:
+    return lo is not None and hi is not None and lo < hi  # NaN is not below anything
+
+
 def _side(ours: ClaimRow, bound: float, side: int, widest: float) -> Verdict:
-    rule = f"the interval must lie {'above' if side > 0 else 'below'} {bound:g}"
+    where = "above" if side > 0 else "below"
+    rule = f"the interval must lie {where} {bound:g}, with a half width of at most {widest:g}"
     lo, hi = ours.get("lo"), ours.get("hi")
-    if lo is None or hi is None:
+    if lo is None or hi is None or not _has_width(lo, hi):
         return Verdict(INCONCLUSIVE, f"{rule}; there is none")
     if side < 0:
         lo, hi, bound = -hi, -lo, -bound
     if hi < bound:
         return Verdict(DIFFERS, rule)
-    if (hi - lo) / 2 > widest:
-        return Verdict(INCONCLUSIVE, f"{rule}, with a half width of at most {widest:g}")
-    return Verdict(REPRODUCED if lo > bound else INCONCLUSIVE, rule)
+    told = lo > bound and (hi - lo) / 2 <= widest
+    return Verdict(REPRODUCED if told else INCONCLUSIVE, rule)
 
 
 def _near(ours: ClaimRow, theirs: paper.Number, widest: float) -> Verdict:
+    rule = f"ours minus the paper's must be 0 within its interval, of at most ±{widest:g}"
     lo, hi = ours.get("lo"), ours.get("hi")
-    rule = "the interval of the difference to the paper's number must hold 0"
-    if lo is None or hi is None:
-        return Verdict(INCONCLUSIVE, f"{rule}; this run has no interval")
-    ends = (theirs.lo, theirs.hi)
-    known = (theirs.value,) * 2 if pd.isna(ends[0]) or pd.isna(ends[1]) else ends
-    _, low, high = two_samples(ours["value"], lo, hi, theirs.value, *known)
+    if lo is None or hi is None or not _has_width(lo, hi):
+        return Verdict(INCONCLUSIVE, f"{rule}; this run has none")
+    if not _has_width(theirs.lo, theirs.hi):
+        return Verdict(INCONCLUSIVE, f"{rule}; the paper gives none for its number")
+    _, low, high = two_samples(ours["value"], lo, hi, theirs.value, theirs.lo, theirs.hi)
     rule = f"{rule}; it is [{low:.3g}, {high:.3g}]"
     if low > 0 or high < 0:
         return Verdict(DIFFERS, rule)
-    if (high - low) / 2 > widest:
-        return Verdict(INCONCLUSIVE, f"{rule}, wider than ±{widest:g}")
-    return Verdict(REPRODUCED, rule)
+    return Verdict(REPRODUCED if (high - low) / 2 <= widest else INCONCLUSIVE, rule)
