@@ -176,7 +176,7 @@ def test_a_number_of_the_paper_without_an_interval_decides_no_size(number, ours)
 
 
 def test_a_bound_of_the_paper_is_refused_as_a_size():
-    with pytest.raises(StudyError, match="near: must be a number .* got 'at least'"):
+    with pytest.raises(StudyError, match=r"near: must be a number .* got 'at least'"):
         verdicts.near("at least", widest=0.1)
 
 
