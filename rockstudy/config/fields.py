@@ -288,7 +288,8 @@ class FreezeConfig(_Frozen):
     """The arms of the training-time intervention (paper 5); `selective.arms` describes them."""
 
     arms: tuple[ArmName, ...] = Field(
-        default=("baseline", "rock-freeze", "random-windows"), max_length=MOST
+        default=("baseline", "rock-freeze", "random-windows", "random-windows-loss"),
+        max_length=MOST,
     )
     """arms trained with every seed and graded at every named checkpoint (paper 5: the
     first three)"""

@@ -24,14 +24,21 @@ Opened = Callable[[], AbstractContextManager[engines.Engine]]
 
 
 @kept_apart
-def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
+def graded(
+    run: Run, label: str, folder: Path | None = None, trained_with: int | None = None
+) -> pd.DataFrame:
     """Outcomes of one model on every benchmark, stored as ``evaluation/<label>``.
 
     The model is in `folder`; without one it is the pair's ``teacher`` or ``student``, named by the
     label. The columns are those of `rollout.evaluate`, and ``model``, the label.
+
+    `trained_with` is the training seed that the checkpoint belongs to. All checkpoints of a seed,
+    of every arm, answer with the same random numbers, which differ from those of other seeds: arms
+    are paired, and the noise of sampling is independent between seeds.
     """
     config, how = run.config, run.config.evaluation
-    seed = torch_seed(config.seed, "evaluation")
+    stream = ("evaluation",) if trained_with is None else ("evaluation by seed", trained_with)
+    seed = torch_seed(config.seed, *stream)
 
     def compute(model: engines.Engine, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
         task, part = piece
@@ -42,7 +49,7 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
     return run.sampled(
         "evaluation",
         label,
-        **_grading(run, label, folder),
+        **_grading(run, label, folder, trained_with),
         by=rollout.evaluate,
         pieces=lambda: [(task, p) for task in config.benchmarks for p in rollout.parts(task, how)],
         opened=lambda: checkpoint(run, folder, how) if folder else _member(run, label),
@@ -50,15 +57,16 @@ def graded(run: Run, label: str, folder: Path | None = None) -> pd.DataFrame:
     ).data
 
 
-def is_graded(run: Run, label: str, folder: Path) -> bool:
+def is_graded(run: Run, label: str, folder: Path, trained_with: int) -> bool:
     """Whether `graded` finds its outcomes in the run."""
-    return run.is_stored("evaluation", label, **_grading(run, label, folder))
+    return run.is_stored("evaluation", label, **_grading(run, label, folder, trained_with))
 
 
-def _grading(run: Run, label: str, folder: Path | None) -> dict[str, Any]:
+def _grading(run: Run, label: str, folder: Path | None, trained_with: int | None) -> dict[str, Any]:
     """Configuration and inputs of an evaluation."""
     pair: Any = run.config.pair
-    config = {"label": label, "seed": run.config.seed, **graded_on(run)}
+    stream = {} if trained_with is None else {"trained_with": trained_with}
+    config = {"label": label, "seed": run.config.seed, **stream, **graded_on(run)}
 
     def inputs() -> dict[str, str]:
         model = cache.hash_folder(folder) if folder else loading.identity_of(pair, label)  # pyright: ignore

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # names of arms are checked without torch
     from rockstudy.selective.material import Material
     from rockstudy.training.arm import Arm
 
+CONTROLS = ("random-windows", "random-windows-loss")  # of rock-freeze
 MATCH = 0.01  # ours: largest relative difference between the shares of random and rock windows
 
 
@@ -40,6 +41,12 @@ def rock_freeze(made: Material) -> Arm:
 def random_windows(made: Material) -> Arm:
     """Weight 0 on random windows that match those of the rocks (paper 5; ours: the match)."""
     return made.random_windows(0.0)
+
+
+@ARMS.register("random-windows-loss")
+def random_windows_loss(made: Material) -> Arm:
+    """Weight 0 on random windows that match those of the rocks in their loss too (ours)."""
+    return made.random_windows(0.0, loss=True)
 
 
 def _lambda(text: str) -> float:

@@ -102,7 +102,7 @@ def _costs(costs: pd.DataFrame) -> Iterator[ClaimRow]:
 def _match(match: pd.DataFrame) -> ClaimRow:
     """Whether the random windows match those of the rocks, which the comparison needs."""
     shares = match.groupby("arm").share.mean()
-    ratio = shares["random"] / shares["rock"]
+    ratio = shares["random-windows"] / shares["rock-freeze"]
     return verdicts.judged(
         "random-windows-match",
         "Positions in random windows divided by positions in the windows of the rocks.",

@@ -12,7 +12,7 @@ import pandas as pd
 from rockstudy.config.fields import StudyConfig
 from rockstudy.rocks import controls, selectors
 from rockstudy.rocks.detection import Detection
-from rockstudy.selective.windows import RandomWindows, WindowWeights
+from rockstudy.selective.windows import LossMatchedWindows, RandomWindows, WindowWeights
 from rockstudy.training.arm import Arm
 from rockstudy.training.position_weights import (
     Level,
@@ -88,9 +88,10 @@ class Material:
         """Weigh the rocks and their windows, which reach as far as the rocks' context windows."""
         return self.arm(WindowWeights(*self._windows(value)))
 
-    def random_windows(self, value: Level) -> Arm:
-        """Weigh random windows that match those of the rocks."""
-        return self.arm(RandomWindows(*self._windows(value), self.controls, self.seed))
+    def random_windows(self, value: Level, *, loss: bool = False) -> Arm:
+        """Weigh random windows that match those of the rocks, with `loss` in their loss too."""
+        kind = LossMatchedWindows if loss else RandomWindows
+        return self.arm(kind(*self._windows(value), self.controls, self.seed))
 
     def _windows(self, value: Level) -> tuple[tuple[int, ...], Level, float, int]:
         return self.rocks, value, self.threshold, self.config.rocks.window

@@ -1,8 +1,8 @@
 """The cached steps of notebook 07: the arms of stage 2, their accuracy and their cost.
 
 They use the scored types of `rockstudy.rocks.steps`; `rockstudy.selective.arms` describes the arms.
-Every arm starts from the same stage 1 and is paired with the baseline of its seed. All checkpoints
-answer the same problems with the same random numbers, so intervals resample seeds and problems.
+Every arm starts from the same stage 1 and is paired with the baseline of its seed: the checkpoints
+of one seed answer the same problems with the same random numbers, those of another with others.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def trained(run: Run, *, grade: bool = True) -> Trained:
             (arms.build(name, made, seed), seed, every if along else ("late",))
             for name, seed, along in arms.plan(run.config)
         ]
-        if "random-windows" in {arm.name for arm, _, _ in jobs}:
+        if not {arm.name for arm, _, _ in jobs}.isdisjoint(arms.CONTROLS):
             _check_match(matched(run))
         todo = jobs if grade else [(arm, seed, ()) for arm, seed, _ in jobs]
         training_steps.train_arms(run, todo)
@@ -80,7 +80,7 @@ def accuracy(run: Run) -> pd.DataFrame:
     """Accuracy of every arm and seed along training, on held-out problems.
 
     Columns: ``arm, seed, step, benchmark, prompt_index, accuracy`` (mean over ``samples``); step 0
-    is the end of stage 1, which all arms share.
+    is the end of stage 1, which all arms of a seed share.
     """
     frames = []
     for arm, seed, result, names in trained(run):
@@ -121,14 +121,17 @@ def timing(run: Run) -> pd.DataFrame:
 
 @table(*ARMS, inputs=tokens_hash)
 def matched(run: Run) -> pd.DataFrame:
-    """`windows.match` of the random windows on the rollouts of the statistics, a draw a seed."""
+    """`windows.match` of both kinds of random windows on the rollouts of the statistics.
+
+    ``seed`` is that of the draw; ``arm`` is rock-freeze for the rocks' own windows.
+    """
     made, rollouts, frames = material(run), measured(run).rollouts, []
     losses = np.zeros(rollouts.mask.shape)
     losses[rollouts.mask] = made.tokens.rkl_post
     corpus = (rollouts.completion_ids, rollouts.mask, losses)
     counts = made.detection.types.set_index("token_id")["count"]
     for seed in run.config.seeds:
-        drawn = arms.build("random-windows", made, seed).weights
+        drawn = {name: arms.build(name, made, seed).weights for name in arms.CONTROLS}
         frames.append(windows.match(*corpus, counts, drawn).assign(seed=seed))
     return pd.concat(frames, ignore_index=True)
 
@@ -136,11 +139,12 @@ def matched(run: Run) -> pd.DataFrame:
 def _check_match(match: pd.DataFrame) -> None:
     """Refuse random windows that do not match the rocks' own before they are trained."""
     shares = match.groupby("arm").share.mean()
-    if abs(shares["random"] / shares["rock"] - 1) > arms.MATCH:
+    rock, random = shares["rock-freeze"], shares[list(arms.CONTROLS)].min()
+    if random < (1 - arms.MATCH) * rock:
         raise StudyError(
             "rocks__k: must leave random windows room to match the rocks' own, which take "
-            f"{shares['rock']:.0%} of the positions and the random ones {shares['random']:.0%}; "
-            "raise rocks__tau_post, or leave random-windows out of freeze__arms"
+            f"{rock:.0%} of the positions and the random ones {random:.0%}; raise rocks__tau_post, "
+            f"or leave {' and '.join(arms.CONTROLS)} out of freeze__arms"
         )
 
 

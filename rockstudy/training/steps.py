@@ -147,17 +147,29 @@ def trained(run: Run, arm: Arm, seed: int) -> stages.TrainResult:
 
 
 def _train_and_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> None:
-    result = trained(run, arm, seed)
-    for name in names:
-        evaluation.graded(run, f"{arm.name}-s{seed}-{name}", result.checkpoints[name])
+    for label, folder in _to_grade(run, arm, seed, names).items():
+        evaluation.graded(run, label, folder, seed)
+
+
+def _to_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> dict[str, Path]:
+    """The checkpoints of a job by label; with the baseline's comes the start of its seed."""
+    folders = trained(run, arm, seed).checkpoints
+    start = {_start(seed): stage1(run).checkpoints["late"]}
+    start = start if names and arm.name == BASELINE.name else {}
+    return start | {f"{arm.name}-s{seed}-{name}": folders[name] for name in names}
+
+
+def _start(seed: int) -> str:
+    """Label of the end of stage 1, graded with the random numbers of a training seed."""
+    return f"stage1-late-s{seed}"
 
 
 def _is_graded(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
     how = {"seed": seed, "arm": arm.name, "weights": arm.weights}
     if not stages.is_trained(arm.of(run), "stage2", **how):
         return False
-    folders, label = trained(run, arm, seed).checkpoints, f"{arm.name}-s{seed}"
-    return all(evaluation.is_graded(run, f"{label}-{name}", folders[name]) for name in names)
+    folders = _to_grade(run, arm, seed, names)
+    return all(evaluation.is_graded(run, label, path, seed) for label, path in folders.items())
 
 
 @table(
@@ -170,7 +182,7 @@ def accuracy_along(run: Run) -> pd.DataFrame:
     """Grade the student before stage 2 (step 0) and at every named checkpoint of every seed.
 
     The columns of `rollout.evaluate` without ``text``, and ``seed, step``. Stage 2 starts from one
-    checkpoint, so the rows of step 0 are the same completions for every seed.
+    checkpoint; at step 0 it has answered once with the random numbers of each seed.
     """
     trained_at = baselines(run).items()
     frames = [along_training(run, BASELINE, seed, made.checkpoints) for seed, made in trained_at]
@@ -181,10 +193,10 @@ def accuracy_along(run: Run) -> pd.DataFrame:
 def along_training(run: Run, arm: Arm, seed: int, checkpoints: Mapping[str, Path]) -> pd.DataFrame:
     """Outcomes of an arm at step 0 and at some of its checkpoints: `graded`, ``seed, step``."""
     stage = run.config.stage2
-    before = evaluation.graded(run, "stage1-late", stage1(run).checkpoints["late"])
+    before = evaluation.graded(run, _start(seed), stage1(run).checkpoints["late"], seed)
     frames = [before.assign(seed=seed, step=0)]
     for name, folder in checkpoints.items():
-        outcomes = evaluation.graded(run, f"{arm.name}-s{seed}-{name}", folder)
+        outcomes = evaluation.graded(run, f"{arm.name}-s{seed}-{name}", folder, seed)
         step = max(1, round(stage.keep[name] * stage.steps))
         frames.append(outcomes.assign(seed=seed, step=step))
     return pd.concat(frames, ignore_index=True)

@@ -18,12 +18,13 @@ from rockstudy.selective import arms
 from rockstudy.selective import claims as selective_claims
 from rockstudy.selective import steps as selective_steps
 from rockstudy.selective.material import Material
-from rockstudy.selective.windows import RandomWindows, WindowWeights
-from rockstudy.training.position_weights import Ramp, TokenWeights
+from rockstudy.selective.windows import LossMatchedWindows, RandomWindows, WindowWeights
+from rockstudy.training.position_weights import Ramp, TokenWeights, describe
 
 CONFIG = from_parameters("tiny", rocks__k=3)
 NAMES = [
-    *("baseline", "rock-freeze", "random-windows", "lambda-0.25", "types", "types-normalized"),
+    *("baseline", "rock-freeze", "random-windows", "random-windows-loss"),
+    *("lambda-0.25", "types", "types-normalized"),
     *("next-ranks", "soft", "ramp", "redetected", "keep-rocks"),
     *(f"{how}-{name}" for how in ("freeze", "keep") for name in selectors.SELECTORS),
 ]
@@ -52,8 +53,8 @@ def material():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_legal_name_builds_an_arm_of_that_name(material, name):
-    assert from_parameters("tiny", freeze__extra=[name] if name not in (
-        "baseline", "rock-freeze", "random-windows") else [])  # fmt: skip
+    main = CONFIG.freeze.arms
+    assert from_parameters("tiny", freeze__extra=[name] if name not in main else [])
     arm = arms.build(name, material, seed=5)
     assert arm.name == name
     assert (arm.weights is None) == (name == "baseline")
@@ -75,6 +76,9 @@ def test_arms_are_made_of_rocks_matched_controls_and_the_next_ranks(material):
     assert isinstance(freeze, WindowWeights) and isinstance(random, RandomWindows)
     assert freeze.ids == random.ids == (0, 1, 2)
     assert (freeze.value, freeze.threshold, freeze.width) == (0.0, 0.4, CONFIG.rocks.window)
+    loss = build("random-windows-loss").weights
+    assert isinstance(loss, LossMatchedWindows) and vars(loss) == vars(random)
+    assert describe(loss) != describe(random)  # they are told apart in a manifest
     assert random.seed == 5 and not set(random.controls) & {0, 1, 2, 7, 8}
     assert build("lambda-0.25").weights.value == 0.25
     assert build("ramp").weights.value == Ramp(0.0, 1.0, CONFIG.stage2.steps)
@@ -237,7 +241,14 @@ def accuracies(freeze: float, random: float, seeds: int = 4, spread: float = 0.0
     return pd.concat(rows, ignore_index=True)
 
 
-MATCH = pd.DataFrame({"arm": ["rock", "random"], "share": [0.2, 0.2], "seed": 0})
+MATCH = pd.DataFrame(
+    {
+        "arm": ["rock-freeze", *arms.CONTROLS],
+        "share": 0.2,
+        "loss_share": [0.7, 0.02, 0.3],
+        "seed": 0,
+    }
+)
 KEEPS, LOSES, BEATS = (
     "freeze-keeps-accuracy",
     "random-freeze-costs-accuracy",
@@ -287,4 +298,4 @@ def test_windows_have_their_threshold_in_the_loss_that_is_trained(material):
 def test_a_control_that_cannot_match_is_refused():
     selective_steps._check_match(MATCH)
     with pytest.raises(StudyError, match=r"rocks__k: must leave .* take 66% .* random ones 34%"):
-        selective_steps._check_match(MATCH.assign(share=[0.66, 0.34]))
+        selective_steps._check_match(MATCH.assign(share=[0.66, 0.34, 0.34]))
