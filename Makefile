@@ -39,8 +39,8 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 	exit $$status
 
 # What the reference of the lab has more than `make study`: seeds, problems, completions, arms.
-REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p evaluation__samples 2 \
-	-p knockout__n_prompts 500 -p knockout__samples 4 -p freeze__extra_seeds 3 \
+REFERENCE_lab := -p seeds '[0,1,2,3,4]' \
+	-p knockout__n_prompts 500 -p knockout__samples 2 -p freeze__extra_seeds 3 \
 	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]'
 
 # SmolLM2 at a size that two cores finish in about an hour: the preset's own tasks, from local files
