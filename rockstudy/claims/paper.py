@@ -25,7 +25,7 @@ from scipy import stats
 from rockstudy import paths
 from rockstudy.errors import StudyError
 
-BOUNDS = {"": "", "about": "≈", "above": ">", "below": "<"}
+BOUNDS = {"": "", "about": "≈", "above": ">", "below": "<", "at least": "≥"}
 DISAGREEMENTS = "disagreements"  # the file that holds no numbers
 POINTS = {  # the figures whose points are shipped, and their columns
     "figure2": ("curve", "k", "value"),
@@ -44,11 +44,9 @@ Text = Annotated[str, Field(min_length=1)]
 class Number:
     """A number of the paper.
 
-    ``bound`` says how it is stated (`BOUNDS`), ``error`` is the half width of a reading off a plot;
-    shares and accuracies are fractions of 1, divergences are in nats.
-
-    ``n`` is the size of its sample, ``lo`` and ``hi`` its own 95% interval: the file's, or that of
-    the reading, or Wilson's for an accuracy or a share of ``n``; else both are NaN.
+    ``bound`` says how it is stated (`BOUNDS`); shares and accuracies are fractions of 1,
+    divergences are in nats. ``n`` is the size of its sample, ``lo`` and ``hi`` its own 95%
+    interval: the file's, or Wilson's for an accuracy or a share of ``n``, else NaN.
     """
 
     id: str
@@ -56,8 +54,7 @@ class Number:
     unit: str
     locator: Text
     what: Text
-    bound: Literal["", "about", "above", "below"] = ""
-    error: float | None = None
+    bound: Literal["", "about", "above", "below", "at least"] = ""
     n: Annotated[int, Field(ge=1)] | None = None
     lo: float = nan
     hi: float = nan
@@ -67,8 +64,6 @@ class Number:
     def where(self) -> str:
         """The locator for readers, with how the number is stated where that is not plainly."""
         how = f": {BOUNDS[self.bound]}\N{NO-BREAK SPACE}{self.value:g}" if self.bound else ""
-        if self.error is not None:
-            how = f", read off within {self.error:g}"
         return f"paper, {self.locator}{how}"
 
 
@@ -175,27 +170,25 @@ def _numbers(folder: Path) -> dict[str, Number]:
 
 def _of_row(name: str, row: Mapping[str, Any], file: str) -> Iterator[Number]:
     fields = {field: dict(_leaves(value)) for field, value in row.items()}
-    labels = fields.setdefault("value", {"": None})
+    labels = fields.get("value", {"": None})
     for field, of in fields.items():
         unknown = [label for label in of if label and label not in labels]
         if unknown:
             line = f"must have labels of the value; got {unknown[0].removeprefix('/')!r}"
             raise StudyError(f"data/paper/{file}.toml: {name}: {field}: {line}")
     for label in labels:
-        about = {field: of.get(label, of.get("")) for field, of in fields.items()}
+        about = {field: of[at] for field, of in fields.items() for at in {"", label} & of.keys()}
         about |= {"id": name + label, "file": file}
         yield _with_interval(_made(Number, file, name + label, about))
 
 
 def _with_interval(one: Number) -> Number:
-    """The number with the interval that its error or its sample gives it, unless it has one."""
+    """The number with the interval that its sample gives it, unless it has one."""
     if not isnan(one.lo) or not isnan(one.hi):
         if not one.lo <= one.value <= one.hi:
             line = f"must be ends around {one.value:g}; got {one.lo:g} and {one.hi:g}"
             raise StudyError(f"data/paper/{one.file}.toml: {one.id}: lo, hi: {line}")
         return one
-    if one.error is not None:
-        return replace(one, lo=one.value - one.error, hi=one.value + one.error)
     if one.n is not None and one.unit.startswith(SHARES):
         wilson = stats.binomtest(round(one.value * one.n), one.n).proportion_ci(method="wilson")
         # Rounding may put an end of 0 or 1 past the share itself.
