@@ -30,7 +30,7 @@ from rockstudy.errors import StudyError
 from rockstudy.rocks.controls import assign
 
 GROUPS = ("rock", "high-KL", "random", "control")
-LEAST = 2  # paper 2.6: occurrences of a high-KL type
+LEAST = 2  # the paper's code: occurrences of a high-KL type
 Arrays = Mapping[str, np.ndarray]
 _BOOT = 2_000  # ours: prompts are few hundred; end points to about 2% of the width
 
@@ -90,7 +90,8 @@ def groups(types: pd.DataFrame, column: str, rocks: Sequence[int], rng: Generato
     controls = matched.pairs.token_id_control.to_numpy()
     taken = np.concatenate([*chosen.values(), controls])
     others = types.token_id[~types.token_id.isin(taken)].to_numpy()
-    chosen["random"] = rng.choice(others, min(2 * k, len(others)), replace=False)  # paper: 100, 200
+    # The paper's code has 100 rocks and 200 random types.
+    chosen["random"] = rng.choice(others, min(2 * k, len(others)), replace=False)
     chosen["control"] = controls
     for name, ids in chosen.items():
         if len(ids) == 0:

@@ -41,7 +41,7 @@ from rockstudy.rocks.token_set import TokenSet, jaccard
 from rockstudy.rocks.token_table import type_table
 from rockstudy.sampling.rollout import Rollouts
 
-STABLE = 0.70  # paper 2: the average Jaccard index that its K = 100 still has
+STABLE = 0.70  # paper, appendix E: the average Jaccard index that its K = 100 still has
 Features = Any  # csr matrix or dense array, a row per persistent occurrence
 
 

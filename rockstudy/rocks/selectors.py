@@ -14,7 +14,7 @@ from rockstudy.errors import StudyError
 from rockstudy.rocks.token_set import TokenSet
 
 FORKING = 0.2  # arXiv 2506.01939: the 20% of positions with the highest entropy
-LEAST = 2  # paper 2.6: rare high-KL types have at least 2 occurrences
+LEAST = 2  # the paper's code: rare high-KL types have at least 2 occurrences
 
 
 @SELECTORS.register("forking")

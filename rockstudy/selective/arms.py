@@ -77,7 +77,7 @@ def types_normalized(made: Material) -> Arm:
 
 @ARMS.register("next-ranks")
 def next_ranks(made: Material) -> Arm:
-    """Weight 0 on the next K types by the same score: the random baseline of the paper's code."""
+    """Weight 0 on the next K types by the same score, as in the code of the paper's figures."""
     return made.types(made.next_ranks)
 
 

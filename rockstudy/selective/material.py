@@ -61,7 +61,7 @@ class Material:
 
     @property
     def next_ranks(self) -> tuple[int, ...]:
-        """The types of rank K + 1 to 2 K (the paper's code: 101 to 200)."""
+        """The types of rank K + 1 to 2 K (the paper's figures: 101 to 200)."""
         k, types = self.detection.k, self.detection.types
         return tuple(sorted(types.token_id[types["rank"].between(k + 1, 2 * k)].tolist()))
 
