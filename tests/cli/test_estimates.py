@@ -276,7 +276,7 @@ def test_vllm_takes_the_rows_that_it_has_room_for_and_says_where_there_is_none()
 def test_checkpoints_are_counted_over_arms_and_seeds():
     study, sizes = pair("qwen3")
     found = estimates.disk(study, sizes.student)
-    assert found["checkpoints"] == 4 * 596_049_920 * 2 * (1 + 7)
+    assert found["checkpoints"] == 4 * 596_049_920 * 2 * (1 + 8)
     assert found["token table"] == 40 * 500 * 2048
 
 
