@@ -56,13 +56,12 @@ def claims(
             legal = ", ".join(n for n in PRESETS if runs.reference_dir(n).is_dir()) or "none yet"
             raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
     table = records.read_claims(folder)
-    if headlines:
-        table = table[table.headline]
+    rows = table[table.headline] if headlines else table
     if as_json:
-        for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
             print(json.dumps(row, ensure_ascii=False))
     else:
-        print("\n".join(listing.markdown(table) if as_markdown else listing.lines(table)))
+        print("\n".join(listing.markdown(table) if as_markdown else listing.lines(rows)))
     if table.empty:
         say(f"no claims are recorded in {folder}")
 

@@ -41,6 +41,7 @@ import pandas as pd
 
 from rockstudy import tasks
 from rockstudy.claims import records
+from rockstudy.report import listing
 from rockstudy.runs import open_run
 
 run = open_run(preset, run_id, seed, overrides, from_run)
@@ -74,10 +75,10 @@ words.groupby("family").n_words.agg(["count", "mean"]).round(1)
 %% text
 ## Paper against measured
 
-One row for each statement of the paper that this notebook tests; none yet.
+One row for each finding of the paper that this notebook tests; none yet.
 %% code
 rows = []
-records.claims(run, "<NAME>", rows)[["claim", "paper", "value", "direction", "size"]]
+listing.tables(records.claims(run, "<NAME>", rows))
 %% text
 ## Caveats
 

@@ -13,10 +13,12 @@ from rockstudy.claims.verdicts import CHECK, FAILED, FINDING, KINDS, SHOWN, VERD
 from rockstudy.errors import escaped
 
 TABLES = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""
-{% for notebook, counts, rows in parts %}
-<details><summary>{{ notebook }}: {{ counts }}</summary>
-<table><thead><tr><th>claim</th><th>paper</th><th>measured</th><th>direction</th><th>size</th>
-</tr></thead><tbody>
+{% for notebook, counts, kinds in parts %}
+<details{{ " open" if loop.length == 1 }}><summary>{{ notebook }}: {{ counts }}</summary>
+<table><thead><tr><th></th><th>paper</th><th>measured</th><th>direction</th><th>size</th></tr>
+</thead><tbody>
+{% for title, rows in kinds %}
+<tr><th colspan="5">{{ title }}</th></tr>
 {% for row in rows %}
 <tr><td>{{ row.statement }}<br><small>{{ row.locator }}</small></td>
 <td>{{ published(row) }}</td><td>{{ measured(row) }}
@@ -24,42 +26,45 @@ TABLES = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""
 <td>{{ row.direction }}</td><td>{{ row["size"] }}</td></tr>
 {% if row.reason %}<tr><td colspan="5"><small>{{ row.reason }}</small></td></tr>{% endif %}
 {% endfor %}
+{% endfor %}
 </tbody></table></details>
 {% else %}
-<p>No notebook of this run has recorded a claim.</p>
+<p>No claim is recorded.</p>
 {% endfor %}
 """)
+JUDGED = ("direction", "size")
 WORDS = {"differs": "differ"}  # plural
 TITLES = {FINDING: "findings", SHOWN: "numbers without a verdict", CHECK: "checks of this study"}
 
 
 def summary(table: pd.DataFrame) -> str:
     """Return the number of findings, and of verdicts on their direction and size."""
-    findings = table[table.kind == FINDING]
-    noun = "finding" if len(findings) == 1 else "findings"
-    parts = [f"{len(findings)} {noun}"]
-    for name in ("direction", "size"):
-        if told := _counted(findings[name]):
-            parts.append(f"{name}: {told}")
+    findings = int((table.kind == FINDING).sum())
+    parts = [f"{findings} finding" if findings == 1 else f"{findings} findings"]
+    for name, counts in verdicts(table).items():
+        told = [f"{n} {WORDS.get(verdict, verdict)}" for verdict, n in counts.items()]
+        parts += [f"{name}: {', '.join(told)}"] if told else []
     checks = table[table.kind == CHECK]
     if failed := int((checks.direction == FAILED).sum()):
         parts.append(f"{failed} of {len(checks)} checks failed")
     return "; ".join(parts)
 
 
-def _counted(verdicts: pd.Series) -> str:
-    counts = verdicts.value_counts()
-    parts = [f"{counts[name]} {WORDS.get(name, name)}" for name in VERDICTS if name in counts]
-    return ", ".join(parts)
+def verdicts(table: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Return how many findings have each verdict on their direction, and on their size."""
+    findings = table[table.kind == FINDING]
+    counts = {name: findings[name].value_counts() for name in JUDGED}
+    return {name: {v: int(c[v]) for v in VERDICTS if v in c} for name, c in counts.items()}
 
 
 def verdicts_by_notebook(claims: pd.DataFrame) -> pd.DataFrame:
-    """Number of findings by notebook and verdict on their direction, with a total."""
-    some = claims[claims.kind == FINDING]
-    judged = some.direction.where(some.direction != "", some["size"])
-    counts = pd.crosstab(some.notebook, judged).reindex(columns=VERDICTS, fill_value=0)
-    counts.columns.name = None
-    return pd.concat([counts, counts.sum().to_frame("all").T]).astype(int)
+    """Findings of each notebook by the verdicts on their direction and size, with a total."""
+    names = [*dict.fromkeys(claims.notebook[claims.kind == FINDING])]
+    rows = {name: verdicts(claims[claims.notebook == name]) for name in names}
+    rows["all"] = verdicts(claims)
+    columns = pd.MultiIndex.from_product([JUDGED, VERDICTS])
+    cells = [[row[name].get(verdict, 0) for name, verdict in columns] for row in rows.values()]
+    return pd.DataFrame(cells, index=list(rows), columns=columns)
 
 
 def lines(table: pd.DataFrame) -> list[str]:
@@ -67,11 +72,15 @@ def lines(table: pd.DataFrame) -> list[str]:
     text = []
     for notebook, rows in table.groupby("notebook", sort=False):
         text += ([""] if text else []) + [f"{notebook}  ({summary(rows)})"]
-        for kind in KINDS:
-            some = rows[rows.kind == kind].to_dict("records")
-            text += [f"  {TITLES[kind]}"] if some else []
-            text += [line for row in some for line in _claim(row)]
+        for title, some in _by_kind(rows):
+            text += [f"  {title}", *(line for row in some for line in _claim(row))]
     return [*map(escaped, text), "", summary(table)] if text else []
+
+
+def _by_kind(table: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows of each kind that there is, below its title."""
+    kinds = [(TITLES[kind], table[table.kind == kind].to_dict("records")) for kind in KINDS]
+    return [(title, rows) for title, rows in kinds if rows]
 
 
 def _claim(row: dict[str, Any]) -> list[str]:
@@ -88,7 +97,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     """Return a claim's verdicts, each named where there are two."""
     if row["kind"] != FINDING:
         return row["direction"]
-    both = {name: row[name] for name in ("direction", "size") if row[name]}
+    both = {name: row[name] for name in JUDGED if row[name]}
     return ", ".join(f"{name} {value}" for name, value in both.items())
 
 
@@ -106,9 +115,12 @@ def markdown(table: pd.DataFrame) -> list[str]:
 
 
 def tables(table: pd.DataFrame) -> display.Html:
-    """Return the claims as HTML, a folding table for each notebook; all text is escaped."""
+    """Return the claims as HTML, a table for each notebook; all text is escaped.
+
+    The tables of several notebooks are folded.
+    """
     groups = table.groupby("notebook", sort=False)
-    parts = [(notebook, summary(rows), rows.to_dict("records")) for notebook, rows in groups]
+    parts = [(notebook, summary(rows), _by_kind(rows)) for notebook, rows in groups]
     functions = {"published": published, "measured": measured, "sample": sample}
     return display.Html(TABLES.render(parts=parts, **functions))
 

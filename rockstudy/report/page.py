@@ -96,7 +96,8 @@ def clean(text: str) -> str:
 def _allowed(tag: str, name: str, value: str) -> bool:
     if tag == "img" and name == "src":
         return re.match(r"data:image/(png|jpeg);base64,", value) is not None
-    names = {"a": {"href"}, "img": {"alt"}, "input": {"type", "checked", "disabled"}}
+    names = {"a": {"href"}, "img": {"alt"}, "details": {"open"}}
+    names["input"] = {"type", "checked", "disabled"}
     cells = {"colspan", "rowspan", "scope"} if tag in ("td", "th") else set()
     return name in {"class", "title"} | cells | names.get(tag, set())
 

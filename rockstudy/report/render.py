@@ -67,7 +67,7 @@ def render(folder: Path) -> Path:
         claims=claims.to_dict("records"),
         overview=OVERVIEW,
         summary=listing.summary(claims),
-        verdicts=listing.verdicts_by_notebook(claims).loc["all"].items(),
+        verdicts=listing.verdicts(claims),
         provenance_columns=list(shown.columns),
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
     )

@@ -8,7 +8,7 @@
   const rows = original.filter((row) => !row.classList.contains("group"));
   const heads = [...table.tHead.rows[0].cells];
   const status = document.getElementById("claims-status");
-  const state = { show: "all", column: -1, order: "none" };
+  const state = { chosen: { show: "all" }, column: -1, order: "none" };
 
   const key = (row) => row.cells[state.column].dataset.key;
   const compare = (a, b) => {
@@ -17,9 +17,11 @@
     const sign = state.order === "descending" ? -1 : 1;
     return sign * (state.column === 0 ? x.localeCompare(y, "en") : Number(x) - Number(y));
   };
-  const shown = (row) =>
-    state.show === "all" ||
-    (state.show === "headline" ? "headline" in row.dataset : row.dataset.verdict === state.show);
+  const shown = (row) => {
+    const { of, show } = state.chosen; // a verdict on the direction or the size, or neither
+    if (of) return row.dataset[of] === show;
+    return show === "all" || "headline" in row.dataset;
+  };
 
   const update = () => {
     const sorted = state.order !== "none";
@@ -38,7 +40,7 @@
       head.setAttribute("aria-sort", i === state.column ? state.order : "none"));
     const order = sorted ? `sorted by ${heads[state.column].textContent}, ${state.order}` :
       "in the order of the notebooks";
-    status.textContent = `${rows.filter(shown).length} of ${rows.length} claims, ${order}`;
+    status.textContent = `${rows.filter(shown).length} of ${rows.length} findings, ${order}`;
   };
 
   const button = (parent) => {
@@ -59,7 +61,7 @@
   const choices = [...document.querySelectorAll(".counts li")].map((item) => {
     const made = button(item);
     made.addEventListener("click", () => {
-      state.show = item.dataset.show;
+      state.chosen = item.dataset;
       choices.forEach((one) => one.setAttribute("aria-pressed", one === made));
       update();
     });

@@ -430,29 +430,44 @@ def test_new_refuses_bad_names_in_one_line(home, call, arguments, expected):
 @pytest.fixture
 def claimed(home):
     opened = open_run("tiny", "mine")
-    row = {"claim": "gain", "statement": "OPD raises Pass@1", "locator": "table 2", "paper": None}
+    row = {"kind": "finding", "claim": "gain", "statement": "OPD raises Pass@1", "paper": None}
+    row |= {"locator": "table 2", "direction": "reproduced", "reason": "a rule", "headline": True}
     numbers = {"value": 0.125, "lo": 0.1, "hi": 0.15, "unit": "problems", "n": 500}
-    records.claims(opened, "01", [row | numbers | {"verdict": "inconclusive"}])
+    speed = {"kind": "shown", "claim": "speed", "direction": "", "headline": False}
+    records.claims(opened, "01", [row | numbers, row | numbers | speed])
     return opened
 
 
 def test_claims_are_printed_for_reading_and_as_json_lines(claimed, call):
     _, out, _ = call("claims", "--run", "mine")
-    assert "gain: inconclusive; paper –, measured 0.125 [0.1, 0.15] over 500 problems" in out
-    assert out.splitlines()[0] == "01  (1 claim: 1 inconclusive)"
+    measured = "paper –, measured 0.125 [0.1, 0.15] over 500 problems"
+    assert f"gain: direction reproduced; {measured}" in out and f"speed; {measured}" in out
+    assert out.splitlines()[0] == "01  (1 finding; direction: 1 reproduced)"
     _, out, _ = call("claims", "--run", "mine", "--markdown")
-    assert out.splitlines()[-1] == "0 of 1 claim: 1 inconclusive."
+    assert out.splitlines()[-1] == "1 of 1 finding; direction: 1 reproduced."
     _, out, _ = call("claims", "--run", "mine", "--json")
-    row = json.loads(out)
-    assert tuple(row) == records.CLAIM_COLUMNS
-    assert (row["paper"], row["value"], row["run_id"]) == (None, 0.125, "mine")
+    first, second = map(json.loads, out.splitlines())
+    assert tuple(first) == records.CLAIM_COLUMNS
+    assert (first["paper"], first["value"], first["run_id"]) == (None, 0.125, "mine")
+    assert (second["kind"], second["direction"], second["size"]) == ("shown", "", "")
+
+
+def test_headlines_alone_are_printed_where_they_are_wanted(claimed, call):
+    _, out, _ = call("claims", "--run", "mine", "--headlines")
+    assert "gain: direction reproduced" in out and "speed" not in out
+    _, out, _ = call("claims", "--run", "mine", "--headlines", "--json")
+    assert json.loads(out)["claim"] == "gain"
+    markdown = [
+        call("claims", "--run", "mine", "--markdown", *more) for more in ([], ["--headlines"])
+    ]
+    assert markdown[0] == markdown[1]
 
 
 def test_claims_of_the_reference_are_those_of_the_committed_tables(claimed, call):
     reference = paths.home() / "data" / "reference" / "tiny"
     reference.parent.mkdir(parents=True)
     claimed.path.rename(reference)
-    _, out, _ = call("claims", "--reference", "tiny", "--json")
+    _, out, _ = call("claims", "--reference", "tiny", "--headlines", "--json")
     assert json.loads(out)["claim"] == "gain"
 
 

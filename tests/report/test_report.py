@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -25,8 +24,14 @@ PIXEL = (  # a PNG of one pixel
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & </td>"
 
 
-LATER_COLUMNS = ("notebook", "reason", "headline")  # which the oldest tables do not have
-NOT_RUN = {"verdict": "not run", "measured": None, "reason": "no rocks here"}
+NUMBERS = {"value": 0.12, "lo": 0.1, "hi": 0.15, "unit": "problems", "n": 500}
+NOT_RUN = {"direction": "not run", "value": None, "lo": None, "hi": None, "n": None}
+NOT_RUN |= {"size": "", "reason": "no rocks here"}
+KINDS = {  # changes of a claim for each kind
+    "finding": {},
+    "shown": {"direction": "", "size": ""},
+    "check": {"direction": "passed", "size": ""},
+}
 
 
 @pytest.fixture
@@ -36,9 +41,9 @@ def run(tmp_path, monkeypatch):
 
 
 def claim(**changes) -> dict:
-    row = {"claim": "gain", "statement": "OPD raises Pass@1", "locator": "table 2", "paper": 0.1}
-    measured = SimpleNamespace(value=0.12, lo=0.1, hi=0.15, unit="problems", n=500)
-    return row | {"measured": measured, "verdict": "reproduced"} | changes
+    row = {"kind": "finding", "claim": "gain", "statement": "OPD raises Pass@1", "paper": 0.1}
+    row |= {"direction": "reproduced", "size": "differs", "reason": "a rule"}
+    return row | {"locator": "table 2"} | NUMBERS | changes
 
 
 def executed(run, *cells, name="00_first"):
@@ -137,22 +142,20 @@ def test_only_the_claims_of_earlier_notebooks_are_read_where_one_is_named(run):
     assert records.read_claims(run, before="09_b").claim.tolist() == ["02_a"]
 
 
-def test_a_table_from_before_a_column_is_read_with_its_notebook_and_nothing_left_out(run):
-    columns = [name for name in records.CLAIM_COLUMNS if name not in LATER_COLUMNS]
-    old = records.claims(run, "01_second", [claim()])[columns]
-    cache.save(run.path / "claims" / "01_second", old, config={})
-    row = records.read_claims(run).iloc[0]
-    assert (row.notebook, row.reason, row.headline) == ("01_second", "", True)
+def test_claims_by_other_rules_than_todays_are_left_out(run):
+    old = records.claims(run, "01_second", [claim()]).drop(columns=["kind", "direction", "size"])
+    cache.save(run.path / "claims" / "01_second", old.assign(verdict="reproduced"), config={})
+    records.claims(run, "02_third", [claim()])
+    assert records.read_claims(run).notebook.tolist() == ["02_third"]
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
 def test_a_missing_text_is_empty_wherever_claims_are_shown(run, missing):
-    columns = ["statement", "locator", "reason", "unit"]
-    row = claim(**dict.fromkeys(columns[:3], missing))
-    row["measured"].unit = missing
+    columns = ["statement", "locator", "unit", "reason", "size"]
+    row = claim(**dict.fromkeys(columns, missing), direction=missing, kind="shown")
     given = records.claims(run, "01_first", [row])
     assert (given[columns] == "").all(axis=None)
-    texts = [name for name, kind in records.KINDS.items() if kind == "str"]
+    texts = [name for name, kind in records.TYPES.items() if kind == "str"]
     stored = given.assign(**dict.fromkeys(texts, None), n=float("nan")).drop(columns="headline")
     cache.save(run.path / "claims" / "02_second", stored, config={})
     table = records.read_claims(run)
@@ -164,23 +167,29 @@ def test_a_missing_text_is_empty_wherever_claims_are_shown(run, missing):
 
 
 def test_a_claim_that_was_not_run_needs_no_number(run):
-    row = {k: v for k, v in claim(**NOT_RUN).items() if k != "measured"}
+    row = {k: v for k, v in claim(**NOT_RUN).items() if k not in NUMBERS}
     assert records.claims(run, "00", [row]).value.isna().all()
+    both = claim(**NOT_RUN | {"size": "not testable here"})
+    assert records.claims(run, "01", [both]).value.isna().all()
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([claim(verdict="yes")], "verdict: must be one of reproduced, .*got 'yes'"),
-        ([{"claim": "a"}], "missing or unknown: locator, statement, verdict"),
+        ([claim(direction="yes")], "verdict: must be one of reproduced, .*got 'yes'"),
+        ([claim(size="yes")], "verdict: must be one of reproduced, .*got 'yes'"),
+        ([claim(kind="fact")], "kind: must be one of finding, shown, check; got 'fact'"),
+        ([claim(kind="shown")], "verdict: must be empty; got 'reproduced'"),
+        ([claim(kind="check")], "verdict: must be one of passed, failed; got 'reproduced'"),
+        ([claim(direction="", size="")], "verdict: must be given for a finding; got none"),
+        ([{"claim": "a"}], "missing or unknown: kind, locator, statement"),
         ([claim(interval=1)], "missing or unknown: interval"),
         ([claim(), claim()], "claim: must be unique within a notebook; got 'gain' twice"),
-        (
-            [claim(measured=None)],
-            "value: must be a number, or else .*'not run'; got 'reproduced' without",
-        ),
+        ([claim(value=None)], "value: must be a number, or else the verdicts not run or"),
+        ([claim(**NOT_RUN | {"size": "differs"})], "value: must be a number, or else"),
+        ([claim(lo=0.2, hi=0.1)], "lo: must not be above hi; got 0.2 and 0.1"),
         ([claim(paper="ten")], "must be numbers"),
-        ([claim(**NOT_RUN | {"reason": ""})], "reason: must be given with the verdict 'not run'"),
+        ([claim(**NOT_RUN | {"reason": ""})], "reason: must be given with a verdict"),
     ],
 )
 def test_a_wrong_claim_is_one_line_and_stores_nothing(run, rows, expected):
@@ -345,23 +354,51 @@ def test_contents_link_to_every_notebook_and_section_by_unique_anchors(run):
 
 def test_the_claims_table_and_the_provenance_are_on_the_page(run):
     executed(run, text("# One"))
-    records.claims(run, "00", [claim(), claim(claim="b", **NOT_RUN)])
+    records.claims(run, "00", [claim(paper_lo=0.05, paper_hi=0.2), claim(claim="b", **NOT_RUN)])
     soup = rendered(run)
-    rows = soup.find(id="claims").find_all("tr")
+    rows = soup.find(class_="claims").find_all("tr")
     assert len(rows) == 4
     assert rows[1].get_text().strip() == "00"  # the notebook
-    assert "0.12 [0.1, 0.15]" in rows[2].get_text()
-    assert "500 problems" in rows[2].get_text()
+    cells = [" ".join(cell.get_text().split()) for cell in rows[2].find_all("td")]
+    assert cells[1:] == [
+        "0.1 [0.05, 0.2]",
+        "0.12 [0.1, 0.15] 500 problems",
+        "reproduced",
+        "differs",
+    ]
     assert soup.find(class_="verdict not-run").get_text() == "not run"
     assert "no rocks here" in rows[3].get_text()
-    assert "2 claims: 1 reproduced, 1 not run" in soup.find(id="claims").get_text()
+    told = "2 findings; direction: 1 reproduced, 1 not run; size: 1 differ."
+    assert told in soup.find(id="claims").get_text()
     assert "claims/00" in soup.find(id="provenance").get_text()
+
+
+def test_numbers_without_a_verdict_and_checks_are_folded_below_the_findings(run):
+    executed(run, text("# One"))
+    rows = [claim(claim=kind, kind=kind, **changes) for kind, changes in KINDS.items()]
+    records.claims(run, "00", rows)
+    soup = rendered(run)
+    found = [one.find("code").get_text() for one in soup.select(".claims tbody tr[data-size]")]
+    assert found == ["finding"]
+    below = {one.summary.get_text(): one for one in soup.select("#claims details")}
+    assert list(below) == ["numbers without a verdict (1)", "checks of this study (1)"]
+    assert all("open" not in one.attrs for one in below.values())
+    shown, check = below.values()
+    assert shown.find("code").get_text() == "shown" and not shown.find(class_="verdict")
+    assert check.find(class_="verdict passed").get_text() == "passed"
+
+
+def test_a_notebooks_own_table_of_claims_stays_open_on_the_page(run):
+    table = listing.tables(records.claims(run, "00_first", [claim()]))._repr_html_()
+    executed(run, text("# One"), output({"text/html": table}))
+    soup = rendered(run)
+    (details,) = soup.find(id="00_first").select(".wide details")
+    assert "open" in details.attrs and "OPD raises Pass@1" in details.get_text()
 
 
 def test_an_interval_is_drawn_with_the_papers_number_on_one_scale(run):
     executed(run, text("# One"))
-    numbers = {"value": 0.2, "lo": 0.1, "hi": 0.3, "unit": "problems", "n": 5}
-    records.claims(run, "00", [claim(paper=0.5, measured=None) | numbers])
+    records.claims(run, "00", [claim(paper=0.5, value=0.2, lo=0.1, hi=0.3)])
     strip = rendered(run).select_one(".claims td .strip")
     places = {tag.name: re.findall(r"[\d.]+", tag["style"]) for tag in strip.find_all()}
     assert places == {"i": ["4.0", "46.0"], "b": ["27.0"], "s": ["96.0"]}  # 92% for 0.1 to 0.5

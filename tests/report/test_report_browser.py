@@ -38,12 +38,15 @@ def figure() -> str:
 
 
 def claims() -> list[dict]:
+    """Every verdict on a direction and on a size, one finding without a size, and a check."""
+    sizes = [VERDICTS[1], VERDICTS[0], "", *VERDICTS[3:], VERDICTS[1]]
     rows = []
-    for i, verdict in enumerate([*VERDICTS, "differs"]):
-        number = {"value": [0.3, 0.1, 0.2, None, 1e-9][i], "unit": "problems", "n": 10}
+    for i, verdict in enumerate([*VERDICTS, "differs", "passed"]):
+        number = {"value": [0.3, 0.1, 0.2, None, None, 1e-9, 7][i], "unit": "problems", "n": 10}
         row = {"claim": f"claim-{i}", "statement": f"words {HOSTILE}", "locator": "figure 2"}
-        row |= {"verdict": verdict, "reason": "a rule", "paper": 0.5, "headline": i == 0}
-        rows.append(row | (number if verdict != "not run" else {}))
+        row |= {"kind": "check"} if i == 6 else {"kind": "finding", "size": sizes[i]}
+        row |= {"direction": verdict, "reason": "a rule", "paper": 0.5, "headline": i == 0}
+        rows.append(row | (number if number["value"] is not None else {}))
     return rows
 
 
@@ -134,25 +137,28 @@ def test_the_claims_sort_by_number_up_down_and_back(browser, path):
     browser.open(path)
     before = measured(browser)
     numbers = sorted(float(key) for key in before if key)
-    assert sorting(browser) == ["none"] * 4
+    assert sorting(browser) == ["none"] * 5
     click(browser, ".claims th button", 2)
     assert [float(key) for key in measured(browser) if key] == numbers
-    assert measured(browser)[-2:] == ["", ""]  # what was not run comes last, either way
-    assert sorting(browser) == ["none", "none", "ascending", "none"]
+    assert measured(browser)[-4:] == [""] * 4  # what was not run comes last, either way
+    assert sorting(browser) == ["none", "none", "ascending", "none", "none"]
     click(browser, ".claims th button", 2)
     assert [float(key) for key in measured(browser) if key] == numbers[::-1]
-    assert measured(browser)[-2:] == ["", ""]
-    assert browser["document.getElementById('claims-status').textContent"].startswith("10 of 10")
+    assert measured(browser)[-4:] == [""] * 4
+    told = browser["document.getElementById('claims-status').textContent"]
+    assert told.startswith("12 of 12 findings")
     click(browser, ".claims th button", 2)
     assert measured(browser) == before
-    assert sorting(browser) == ["none"] * 4
+    assert sorting(browser) == ["none"] * 5
 
 
-def test_verdicts_sort_in_their_own_order_and_headings_step_aside(browser, path):
+@pytest.mark.parametrize(("column", "name"), [(3, "direction"), (4, "size")])
+def test_verdicts_sort_in_their_own_order_and_headings_step_aside(browser, path, column, name):
     browser.open(path)
-    click(browser, ".claims th button", 3)
-    order = browser[f"{SHOWN}.map(r => r.dataset.verdict)"]
-    assert order == sorted(order, key=VERDICTS.index)
+    click(browser, ".claims th button", column)
+    order = browser[f"{SHOWN}.map(r => r.dataset.{name})"]
+    assert len(order) == 12
+    assert order == sorted(order, key=[*VERDICTS, ""].index)  # what the paper lacks comes last
     assert browser["[...document.querySelectorAll('.claims .group')].every(r => r.hidden)"]
 
 
@@ -168,16 +174,20 @@ def test_a_header_sorts_from_the_keyboard(browser, path):
 def test_one_verdict_can_be_shown_alone(browser, path):
     browser.open(path)
     choices = browser["[...document.querySelectorAll('.counts button')].map(b => b.innerText)"]
-    assert choices == [
-        *("all 10", "headlines 2", "reproduced 2", "differs 4", "inconclusive 2", "not run 2"),
-    ]
-    click(browser, ".counts button", 3)
-    assert browser[f"{SHOWN}.map(r => r.dataset.verdict)"] == ["differs"] * 4
+    direction = ["reproduced 2", "differs 4", "inconclusive 2"]
+    unmeasured = ["not testable here 2", "not run 2"]
+    size = ["reproduced 2", "differs 4"]
+    assert choices == ["all 12", "headlines 2", *direction, *unmeasured, *size, *unmeasured]
     pressed = "[...document.querySelectorAll('.counts button')].map(b => b.ariaPressed)"
-    assert browser[pressed].index("true") == 3
-    assert "4 of 10" in browser["document.getElementById('claims-status').textContent"]
+    for place, name in ((3, "direction"), (8, "size")):
+        click(browser, ".counts button", place)
+        assert browser[f"{SHOWN}.map(r => r.dataset.{name})"] == ["differs"] * 4
+        assert [i for i, one in enumerate(browser[pressed]) if one == "true"] == [place]
+        assert "4 of 12" in browser["document.getElementById('claims-status').textContent"]
+    click(browser, ".counts button", 1)
+    assert len(browser[f"{SHOWN}.map(r => r.dataset.size)"]) == 2
     click(browser, ".counts button", 0)
-    assert len(browser[f"{SHOWN}.map(r => r.dataset.verdict)"]) == 10
+    assert len(browser[f"{SHOWN}.map(r => r.dataset.size)"]) == 12
 
 
 def test_a_hostile_token_neither_runs_nor_breaks_the_page(browser, path):

@@ -113,18 +113,6 @@ def test_the_sizes_of_both_sets_are_numbers_of_types_once_these_are_known(run, p
     assert sizes(Run(PRESETS["lab"], tmp_path)) == ["20", "40"]
 
 
-def test_verdicts_are_counted_by_notebook_and_in_all():
-    claims = pd.DataFrame(
-        {"notebook": ["a", "a", "b"], "verdict": ["differs", "not run", "differs"]}
-    )
-    counts = listing.verdicts_by_notebook(claims)
-    assert counts.loc["all"].to_dict() == {
-        "reproduced": 0, "differs": 2, "inconclusive": 0, "not run": 1,
-    }  # fmt: skip
-    assert counts.loc["b", "differs"] == 1
-    assert listing.verdicts_by_notebook(claims[:0]).loc["all"].sum() == 0
-
-
 def test_an_arm_takes_the_colour_of_its_role():
     named = {"baseline": "student", "Rock-Freeze": "rock", "matched random": "random"}
     assert {arm: figure_style.role_of_arm(arm) for arm in named} == named
