@@ -9,7 +9,19 @@ import jinja2
 import pandas as pd
 
 from rockstudy import display
-from rockstudy.claims.verdicts import CHECK, FAILED, FINDING, KINDS, SHOWN, VERDICTS
+from rockstudy.claims.verdicts import (
+    CHECK,
+    DIFFERS,
+    FAILED,
+    FINDING,
+    INCONCLUSIVE,
+    KINDS,
+    NOT_RUN,
+    NOT_TESTABLE,
+    REPRODUCED,
+    SHOWN,
+    VERDICTS,
+)
 from rockstudy.errors import escaped
 
 TABLES = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""
@@ -32,6 +44,13 @@ TABLES = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""
 <p>No claim is recorded.</p>
 {% endfor %}
 """)
+ANSWERS = {
+    REPRODUCED: "What holds in this run",
+    DIFFERS: "What does not hold",
+    INCONCLUSIVE: "What this run cannot decide",
+    NOT_TESTABLE: "What cannot be tested in it",
+    NOT_RUN: "What was not run",
+}
 JUDGED = ("direction", "size")
 WORDS = {"differs": "differ"}  # plural
 TITLES = {FINDING: "findings", SHOWN: "numbers without a verdict", CHECK: "checks of this study"}
@@ -101,11 +120,35 @@ def verdict(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in both.items())
 
 
+def in_words(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the headline findings as sentences with numbers, by what this run says of them.
+
+    The verdict on the direction counts, or that on the size where the paper has no direction.
+    """
+    told: dict[str, list[str]] = {answer: [] for answer in ANSWERS.values()}
+    for row in table[table.headline].to_dict("records"):
+        told[ANSWERS[row["direction"] or row["size"]]].append(_sentence(row))
+    return {answer: sentences for answer, sentences in told.items() if sentences}
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    if pd.isna(row["value"]):
+        return f"{row['statement'].rstrip('.')} ({row['reason']})."
+    numbers = measured(row) + (
+        f"; the paper: {published(row)}" if row["paper"] == row["paper"] else ""
+    )
+    other = ", another size" if row["direction"] == REPRODUCED and row["size"] == DIFFERS else ""
+    return f"{row['statement'].rstrip('.')} ({numbers}{other})."
+
+
 def markdown(table: pd.DataFrame) -> list[str]:
-    """Return the headline findings as a Markdown table, with a line that counts all findings."""
+    """Return the headline findings in words and as a Markdown table, and count all findings."""
     if table.empty:
         return []
-    lines = ["| finding | paper | measured | sample | direction | size |", "|---" * 6 + "|"]
+    lines = []
+    for answer, sentences in in_words(table).items():
+        lines += [f"**{answer}**", "", *(f"- {escaped(one)}" for one in sentences), ""]
+    lines += ["| finding | paper | measured | sample | direction | size |", "|---" * 6 + "|"]
     rows = table[table.headline].to_dict("records")
     for row in rows:
         cells = (row["statement"], published(row), measured(row), sample(row))

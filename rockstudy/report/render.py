@@ -67,6 +67,7 @@ def render(folder: Path) -> Path:
         claims=claims.to_dict("records"),
         overview=OVERVIEW,
         summary=listing.summary(claims),
+        words=listing.in_words(claims),
         verdicts=listing.verdicts(claims),
         provenance_columns=list(shown.columns),
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),

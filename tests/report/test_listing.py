@@ -18,6 +18,8 @@ GAP = dict.fromkeys(("paper", "paper_lo", "paper_hi", "value", "lo", "hi"), math
 ALL = "3 findings; direction: 1 reproduced, 1 not run; size: 1 reproduced, 1 differ"
 NUMBERS = "paper 0.6 [0.56, 0.64], measured 0.716 [0.684, 0.745] over 500 prompts"
 
+HOLDS = "Few | carry (0.716 [0.684, 0.745]; the paper: 0.6 [0.56, 0.64], another size)."
+
 
 @pytest.fixture
 def table() -> pd.DataFrame:
@@ -83,6 +85,8 @@ def test_lines_stand_below_their_notebook_and_kind_and_are_counted_at_the_end(ta
 
 def test_markdown_holds_the_headlines_alone_and_counts_the_rest(table):
     assert listing.markdown(table) == [
+        *("**What holds in this run**", "", f"- {HOLDS}", ""),
+        *("**What was not run**", "", "- Some (a rule).", ""),
         "| finding | paper | measured | sample | direction | size |",
         "|---|---|---|---|---|---|",
         r"| Few \| carry. | 0.6 [0.56, 0.64] | 0.716 [0.684, 0.745] | 500 prompts "
@@ -91,6 +95,14 @@ def test_markdown_holds_the_headlines_alone_and_counts_the_rest(table):
         "",
         f"2 of {ALL}.",
     ]
+
+
+def test_headlines_are_told_in_words_by_what_the_run_says_of_them(table):
+    told = {"What holds in this run": [HOLDS], "What was not run": ["Some (a rule)."]}
+    assert listing.in_words(table) == told
+    assert listing.in_words(table[:0]) == {}
+    within = listing.in_words(table.assign(size=""))["What holds in this run"]
+    assert within == [HOLDS.replace(", another size", "")]
 
 
 def test_html_folds_several_notebooks_and_escapes_every_text(table):
