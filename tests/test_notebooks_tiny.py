@@ -66,9 +66,15 @@ def test_a_notebook_runs_and_records_its_claims(study, name):
     claims = cache.load(folder / "claims" / name)
     assert tuple(claims.columns) == records.CLAIM_COLUMNS
     assert set(claims.preset) <= {"tiny"}
-    assert set(claims.verdict) <= set(verdicts.VERDICTS)
-    assert (claims.reason != "").all()
-    measured = claims[claims.verdict != "not run"]
+    findings = claims[claims.kind == verdicts.FINDING]
+    judged = findings[["direction", "size"]]
+    assert judged.isin([*verdicts.VERDICTS, ""]).all(axis=None)
+    assert (judged != "").any(axis=1).all()
+    assert (findings.reason != "").all()
+    assert not claims.headline[claims.kind != verdicts.FINDING].any()
+    assert set(claims.direction[claims.kind == verdicts.CHECK]) <= {"passed", "failed"}
+    assert judged[findings.value.isna()].isin([*verdicts.UNMEASURED, ""]).all(axis=None)
+    measured = claims[claims.value.notna()]
     assert np.isfinite(measured.value).all()
     assert not (measured.lo > measured.value).any()
     assert not (measured.hi < measured.value).any()

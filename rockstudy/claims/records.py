@@ -7,7 +7,16 @@ from typing import Any
 import pandas as pd
 
 from rockstudy import paths
-from rockstudy.claims.verdicts import CHECK, FAILED, FINDING, KINDS, PASSED, UNMEASURED, VERDICTS
+from rockstudy.claims.verdicts import (
+    CHECK,
+    FAILED,
+    FINDING,
+    KINDS,
+    PASSED,
+    SHOWN,
+    UNMEASURED,
+    VERDICTS,
+)
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.runs import Run
@@ -77,7 +86,8 @@ def _claim(row: Mapping[str, Any], number: int) -> dict[str, Any]:
             raise StudyError(f"verdict: {rule}; got {verdict!r} {of}")
     if claim["kind"] == FINDING and not judged:
         raise StudyError(f"verdict: must be given for a finding; got none {of}")
-    if pd.isna(claim["value"]) and not (judged and set(judged) <= set(UNMEASURED)):
+    unmeasured = bool(judged) and set(judged) <= set(UNMEASURED)
+    if pd.isna(claim["value"]) and claim["kind"] != SHOWN and not unmeasured:
         rule = f"must be a number, or else the verdicts {' or '.join(UNMEASURED)}"
         raise StudyError(f"value: {rule}; got none {of}")
     if judged and not claim["reason"]:

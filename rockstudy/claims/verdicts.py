@@ -258,12 +258,13 @@ def _side(ours: ClaimRow, bound: float, side: int, widest: float) -> Verdict:
 
 
 def _near(ours: ClaimRow, theirs: paper.Number, widest: float) -> Verdict:
-    rule = f"ours minus the paper's must be 0 within its interval, of at most ±{widest:g}"
+    rule = "the interval of ours minus the paper's must hold 0, with a half width of at most "
+    rule += f"{widest:g}"
     lo, hi = ours.get("lo"), ours.get("hi")
     if lo is None or hi is None or not _has_width(lo, hi):
-        return Verdict(INCONCLUSIVE, f"{rule}; this run has none")
+        return Verdict(INCONCLUSIVE, f"{rule}; there is none here")
     if not _has_width(theirs.lo, theirs.hi):
-        return Verdict(INCONCLUSIVE, f"{rule}; the paper gives none for its number")
+        return Verdict(INCONCLUSIVE, f"{rule}; the paper's number has none")
     _, low, high = two_samples(ours["value"], lo, hi, theirs.value, theirs.lo, theirs.hi)
     rule = f"{rule}; it is [{low:.3g}, {high:.3g}]"
     if low > 0 or high < 0:

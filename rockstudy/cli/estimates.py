@@ -239,7 +239,10 @@ def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
     how, first = config.evaluation, config.stage1
     graded = sum(min(task.n_eval, how.n_prompts) for task in config.benchmarks) * how.samples
     answers = first.steps * first.prompts_per_step * first.rollouts_per_prompt
-    tokens = graded * how.max_new_tokens * (kept + 1 + len(config.seeds)) + answers * first.max_new_tokens
+    tokens = (
+        graded * how.max_new_tokens * (kept + 1 + len(config.seeds))
+        + answers * first.max_new_tokens
+    )
     measured = config.statistics.n_prompts * config.statistics.samples
     return {
         "checkpoints": 4 * student.parameters * kept,

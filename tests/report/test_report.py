@@ -166,6 +166,11 @@ def test_a_missing_text_is_empty_wherever_claims_are_shown(run, missing):
         assert not re.search(r"\b(nan|None|NaN|NA|NaT)\b", shown)
 
 
+def test_a_shown_number_may_be_undefined(run):
+    row = claim(kind="shown", direction="", size="", value=float("nan"))
+    assert records.claims(run, "00", [row]).value.isna().all()
+
+
 def test_a_claim_that_was_not_run_needs_no_number(run):
     row = {k: v for k, v in claim(**NOT_RUN).items() if k not in NUMBERS}
     assert records.claims(run, "00", [row]).value.isna().all()
