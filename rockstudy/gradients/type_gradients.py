@@ -12,6 +12,22 @@ For a type t with n_t occurrences i, and over all types t that occur:
     G_total     = sum_t n_t g_t        every occurrence counts once     (ours: what training has)
     contrib(t)  = n_t |g_t| cos(g_t, G_balanced)
 
+G_balanced holds g_t itself, which is much of it where g_t is large: ``cos_others`` is the cosine
+with G_balanced - g_t, known from the same products.
+
+|g_t|^2 does not estimate the squared norm of the *expected* gradient mu: its expectation is
+|mu|^2 + tr(Sigma) / n_t, so that rare types have large norms whatever their tokens. Products of
+different occurrences have no such term. Those of one prompt depend on each other; so with the sums
+S_f over the n_f occurrences of every fold of whole prompts,
+
+    square(t)   = (|S|^2 - sum_f |S_f|^2) / (n^2 - sum_f n_f^2)         unbiased for |mu|^2
+
+which may be negative. This is the primary one: it needs the folds' sums alone, hence is known in
+both spaces, and of the pairs from different prompts it lacks only those of one fold. A type that
+one fold has alone is NaN. `square_each` takes every occurrence as independent. It needs the mean of
+|g_i|^2, known in logit space only: g_i W is complete after the last block of the vocabulary, and
+to add it up would take a matrix (N, H).
+
 The same in the space of the head's input: g_t W, (H,), for logits z = scale * (h W' + b). Training
 moves weights through that space; logit space counts directions that the head cannot tell apart.
 
@@ -33,6 +49,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rockstudy import progress
@@ -67,9 +84,10 @@ class Share:
 class TypeGradients:
     """Statistics of every type's mean gradient, and of its replicates on some of the folds.
 
-    ``types`` has a row per type by id: ``token_id, count``, and for both `SPACES` ``norm_<space>,
-    cos_balanced_<space>, cos_total_<space>, contrib_<space>``. ``replicates`` has these statistics
-    by column name, float64 (R, types); NaN where nothing of the type is left.
+    ``types`` has a row per type by id: ``token_id, count``; for both `SPACES` ``norm_<space>,
+    square_<space>, cos_balanced_<space>, cos_others_<space>, cos_total_<space>, contrib_<space>``;
+    and ``mean_square_logit``, the mean of |g_i|^2. ``replicates`` has these statistics by column
+    name, float64 (R, types); NaN where nothing of the type is left.
     """
 
     types: pd.DataFrame
@@ -95,8 +113,8 @@ def type_gradients(
     `StudyError`: no positions, states that are not finite, a soft-capped student, a budget too
     small for one column of the sums (the line has the least that works).
 
-    With one occurrence g_t is a single position's gradient: its norm is not comparable with a mean
-    over thousands, which shrinks as directions cancel. Compare types of equal frequency.
+    The norm of a mean over two occurrences is not comparable with that over thousands, where the
+    noise cancels: compare ``square``, or types of equal frequency.
     """
     _check(positions, student)
     if share is None:
@@ -109,7 +127,7 @@ def type_gradients(
     vocab, n_hidden = student.weight.shape
     sums = _Sums(counts, torch.from_numpy(every), n_hidden)
     width = _width(budget, sums, vocab)
-    tiles = _Tiles(positions, student, teacher, torch.from_numpy(key).to(device))
+    tiles = _Tiles(positions, student, teacher, torch.from_numpy(key).to(device), own.size)
     blocks = range(0, vocab, width)
     with progress.bar(len(blocks) * len(key), "gradients", "position") as bar:
         for left in blocks:
@@ -117,7 +135,7 @@ def type_gradients(
             weight = student.weight[left:right].float() * student.logit_scale
             # no name for the block: it must be gone before the next one is made
             sums.add(share.summed(tiles.block(sums, left, right, bar)), weight)
-    tables = {"logit": sums.table()}
+    tables = {"logit": sums.table() | sums.mean_square(share.summed(tiles.squares))}
     sums.add_hidden()
     tables["hidden"] = sums.table()
     values = {f"{name}_{s}": value for s in SPACES for name, value in tables[s].items()}
@@ -126,6 +144,27 @@ def type_gradients(
         pd.DataFrame(types | {name: value[0] for name, value in values.items()}),
         {name: value[1:] for name, value in values.items()},
     )
+
+
+def between(whole: ArrayLike, parts: ArrayLike, n: ArrayLike, n_parts: ArrayLike) -> np.ndarray:
+    """Unbiased squared norm of a mean, by products of different parts of a sample only.
+
+    `whole` is |S|^2 of the sum of `n` vectors, `parts` the sum of |S_f|^2 over independent parts,
+    and `n_parts` the sum of n_f^2. NaN where a single part has all.
+    """
+    pairs = np.asarray(n, np.float64) ** 2 - np.asarray(n_parts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(pairs > 0, (np.asarray(whole) - np.asarray(parts)) / pairs, np.nan)
+
+
+def square_each(types: pd.DataFrame) -> np.ndarray:
+    """Unbiased squared norms (types,) in logit space if all occurrences were independent.
+
+    `types` is that of `TypeGradients`. Where gradients of one prompt are alike this is too large.
+    """
+    n = types["count"].to_numpy(np.float64)
+    whole = (n * types.norm_logit.to_numpy()) ** 2
+    return between(whole, n * types.mean_square_logit.to_numpy(), n, n)
 
 
 def half_samples(n_folds: int, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -167,10 +206,15 @@ def _width(budget: int, sums: _Sums, vocab: int) -> int:
 class _Tiles:
     """Positions and the heads over them, taken a few rows at a time."""
 
-    def __init__(self, positions: Positions, student: Head, teacher: Head, key: Tensor) -> None:
+    def __init__(
+        self, positions: Positions, student: Head, teacher: Head, key: Tensor, n_keys: int
+    ) -> None:
         self.positions, self.student, self.teacher = positions, student, teacher
         self.key = key  # (N,): fold and type of each position
         self.terms = self._normalisers()
+        self.squares = torch.zeros(
+            n_keys, dtype=torch.float64, device=key.device
+        )  # sums of |g_i|^2
 
     def states(self, rows: slice) -> tuple[States, States]:
         """States of student and teacher, float32 on the device."""
@@ -195,7 +239,10 @@ class _Tiles:
         return torch.cat(parts, dim=1)
 
     def block(self, sums: _Sums, left: int, right: int, bar: progress.Bar) -> Tensor:
-        """Sums of g over the occurrences of every fold and type: (F, types, right - left)."""
+        """Sums of g over the occurrences of every fold and type: (F, types, right - left).
+
+        What the block adds to `squares` is added on the way.
+        """
         total = torch.zeros(sums.n_folds * sums.n_types, right - left, device=self.key.device)
         for start in range(0, len(self.key), _ROWS):
             rows = slice(start, start + _ROWS)
@@ -203,7 +250,9 @@ class _Tiles:
             log_z_p, log_z_q, rkl = self.terms[:, rows, None]
             log_p = logits(p, left, right).sub_(log_z_p)
             gap = log_p - logits(q, left, right).sub_(log_z_q)
-            total.index_add_(0, self.key[rows], log_p.exp_().mul_(gap.sub_(rkl)))
+            g = log_p.exp_().mul_(gap.sub_(rkl))
+            total.index_add_(0, self.key[rows], g)
+            self.squares.index_add_(0, self.key[rows], torch.linalg.vecdot(g, g).double())
             bar.update(len(log_p))
         return total.view(sums.n_folds, sums.n_types, -1)
 
@@ -218,6 +267,7 @@ class _Sums:
         self.n_folds, self.n_types = counts.shape
         self.keep = keep.to(counts)  # (1 + R, F)
         self.counts = self.keep @ counts
+        self.fold_pairs = self.keep @ counts**2
         self.inverse = torch.where(self.counts > 0, 1 / self.counts, 0).float()
         self.hidden = torch.zeros(self.n_folds, self.n_types, hidden, device=counts.device)
         self._restart()
@@ -225,6 +275,7 @@ class _Sums:
     def _restart(self) -> None:
         shape = self.counts.shape
         self.norm, self.balanced, self.total = torch.zeros(3, *shape, dtype=torch.float64)
+        self.folds = torch.zeros(self.n_folds, self.n_types, dtype=torch.float64)  # |S_f|^2
         self.g_balanced, self.g_total = torch.zeros(2, shape[0], dtype=torch.float64)
 
     def add(self, block: Tensor, weight: Tensor) -> None:
@@ -239,6 +290,8 @@ class _Sums:
         self._add_rows(self.hidden)
 
     def _add_rows(self, block: Tensor) -> None:
+        for fold, sums in enumerate(block):
+            self.folds[fold] += torch.linalg.vecdot(sums, sums).double().cpu()
         for row, keep in enumerate(self.keep.float()):
             self._add(row, torch.tensordot(keep, block, 1))
 
@@ -251,12 +304,23 @@ class _Sums:
         self.g_balanced[row] += float(balanced.double() @ balanced.double())
         self.g_total[row] += float(total.double() @ total.double())
 
+    def mean_square(self, squares: Tensor) -> dict[str, np.ndarray]:
+        """Mean of |g_i|^2 over the occurrences, (1 + R, types), from sums by fold and type."""
+        sums = self.keep @ squares.view(self.n_folds, self.n_types).to(self.keep)
+        return {"mean_square": (sums / self.counts).cpu().numpy()}
+
     def table(self) -> dict[str, np.ndarray]:
         """Norms, cosines and contributions, (1 + R, types) each."""
-        counts = self.counts.cpu()
+        counts, keep, pairs = self.counts.cpu(), self.keep.cpu(), self.fold_pairs.cpu()
         norm = torch.where(counts > 0, self.norm.sqrt(), torch.nan)
-        cos_balanced = self.balanced / (norm * self.g_balanced.sqrt()[:, None])
+        g_balanced = self.g_balanced[:, None]
+        cos_balanced = self.balanced / (norm * g_balanced.sqrt())
+        g_others = (g_balanced - 2 * self.balanced + self.norm).clamp(min=0).sqrt()
+        cos_others = (self.balanced - self.norm) / (norm * g_others)
+        several = (counts > 0).sum(1, keepdim=True) > 1  # else no others are left
+        square = between(counts**2 * self.norm, keep @ self.folds, counts, pairs)
         cos_total = self.total / (norm * self.g_total.sqrt()[:, None])
-        every = {"norm": norm, "cos_balanced": cos_balanced, "cos_total": cos_total}
+        every = {"norm": norm, "square": torch.from_numpy(square), "cos_balanced": cos_balanced}
+        every |= {"cos_others": torch.where(several, cos_others, torch.nan), "cos_total": cos_total}
         every["contrib"] = counts * norm * cos_balanced
         return {name: value.numpy() for name, value in every.items()}

@@ -1,11 +1,20 @@
 """Gradients of token types against autograd on full logits and dense matrices."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from rockstudy.errors import StudyError
-from rockstudy.gradients.type_gradients import _ROWS, Positions, half_samples, type_gradients
+from rockstudy.gradients.type_gradients import (
+    _ROWS,
+    Positions,
+    between,
+    half_samples,
+    square_each,
+    type_gradients,
+)
 from rockstudy.models.divergence import Head
 
 N, V, FOLDS = 200, 60, 4
@@ -56,8 +65,19 @@ def dense(positions, gradients, kept):
             for name, one in {"cos_balanced": balanced, "cos_total": total}.items()
         }
         values = {"norm": norm, **cos, "contrib": n * norm * cos["cos_balanced"]}
+        others = balanced - np.nan_to_num(mean)
+        values["cos_others"] = (mean * others).sum(1) / (norm * np.linalg.norm(others, axis=1))
+        values["square"] = [mean_of_pairs(g[m], positions.fold[m]) for m in mine]
         found |= {f"{name}_{space}": value for name, value in values.items()}
-    return found
+    squares = (gradients["logit"] ** 2).sum(1)
+    return found | {"mean_square_logit": [squares[m].mean() if m.any() else np.nan for m in mine]}
+
+
+def mean_of_pairs(g, fold):
+    """Mean product of all pairs of different folds, one by one."""
+    pairs = itertools.permutations(range(len(g)), 2)
+    products = [g[i] @ g[j] for i, j in pairs if fold[i] != fold[j]]
+    return np.mean(products) if products else np.nan
 
 
 def test_norms_cosines_and_contributions_equal_autograd_in_both_spaces(positions, heads):
@@ -82,6 +102,60 @@ def test_a_replicate_is_the_corpus_of_its_folds(positions, heads):
     place = found.types.token_id.searchsorted(5)
     absent = np.isnan(found.replicates["norm_logit"][:, place])
     assert (absent == ~keep[:, 2]).all()
+    assert np.isnan(found.types.square_logit[place])
+
+
+def test_without_the_folds_the_unbiased_square_is_the_mean_of_all_pairs(positions, heads):
+    types, g = type_gradients(positions, *heads).types, autograd(positions, heads)["logit"]
+    mine = [g[positions.token_id == t] for t in types.token_id]
+    expected = [mean_of_pairs(some, range(len(some))) for some in mine]
+    np.testing.assert_allclose(square_each(types), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_over_all_samples_of_a_population_the_unbiased_square_is_that_of_its_mean(n):
+    population = np.random.default_rng(0).normal(size=(5, 3))
+    samples = population[list(itertools.product(range(5), repeat=n))]  # (5^n, n, 3)
+    whole, parts = (samples.sum(1) ** 2).sum(-1), (samples**2).sum((1, 2))
+    mu = (population.mean(0) ** 2).sum()
+    assert between(whole, parts, n, n).mean() == pytest.approx(mu)
+    assert (whole / n**2).mean() == pytest.approx(mu + population.var(0).sum() / n)
+
+
+@pytest.mark.parametrize("n", [2, 5, 50])
+def test_the_unbiased_square_centres_on_the_truth_for_any_count_and_the_plain_one_does_not(n):
+    rng, draws = np.random.default_rng(n), 20_000
+    mu, sd = np.array([0.3, -0.2, 0.0, 0.1]), np.array([1.0, 0.5, 2.0, 0.3])
+    mean = mu + rng.normal(size=(draws, 4)) * sd / np.sqrt(n)  # sufficient for |S|^2
+    spread = (rng.chisquare(n - 1, size=(draws, 4)) * sd**2).sum(1)  # sum_i |g_i - mean|^2
+    plain = (mean**2).sum(1)
+    unbiased = between(n**2 * plain, spread + n * plain, n, n)
+    truth, error = mu @ mu, unbiased.std() / np.sqrt(draws)
+    assert abs(unbiased.mean() - truth) < 4 * error
+    assert plain.mean() - truth == pytest.approx(sd @ sd / n, abs=5 * plain.std() / np.sqrt(draws))
+
+
+def test_products_of_one_prompt_bias_the_square_that_ignores_prompts():
+    rng, draws, prompts, each = np.random.default_rng(0), 4_000, 6, 5
+    shared = rng.normal(size=(draws, prompts, 1, 3))  # what occurrences of a prompt have in common
+    g = 0.4 + shared + rng.normal(size=(draws, prompts, each, 3))
+    whole = (g.sum((1, 2)) ** 2).sum(-1)
+    n, truth = prompts * each, 3 * 0.4**2
+    clustered = between(whole, (g.sum(2) ** 2).sum((1, 2)), n, prompts * each**2)
+    alone = between(whole, (g**2).sum((1, 2, 3)), n, n)
+    assert abs(clustered.mean() - truth) < 4 * clustered.std() / np.sqrt(draws)
+    alike = 3 * (each - 1) / (n - 1)  # their covariance, times the share of pairs of one prompt
+    assert alone.mean() - truth == pytest.approx(alike, abs=4 * alone.std() / np.sqrt(draws))
+
+
+def test_a_type_that_is_alone_has_no_others_and_one_occurrence_no_pairs(heads):
+    one = Positions(
+        _random(4, 1, 7).numpy(), _random(5, 1, 9).numpy(), np.array([3]), np.array([0])
+    )
+    types = type_gradients(one, *heads).types
+    nothing = ["square_logit", "square_hidden", "cos_others_logit", "cos_others_hidden"]
+    assert types[nothing].isna().to_numpy().all() and np.isnan(square_each(types)).all()
+    assert types.mean_square_logit[0] == pytest.approx(types.norm_logit[0] ** 2, rel=1e-5)
 
 
 def test_half_samples_keep_half_of_the_folds_each_as_often():
