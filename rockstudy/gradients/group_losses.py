@@ -161,64 +161,6 @@ def split_sample(
     return table.assign(n=grouped.n.median()).reset_index()
 
 
-def rank_biserial(first: np.ndarray, second: np.ndarray, rng: Generator) -> dict[str, float]:
-    """P(first > second) minus P(first < second) for one value drawn from each.
-
-    The effect size of the Mann-Whitney test, 2 U / (n m) - 1. The interval resamples the values of
-    both samples (token types). Values that are not finite are left out.
-
-    Returns ``rank_biserial, lo, hi, mann_whitney_p`` (two-sided), ``n``. StudyError: a sample of
-    fewer than 2 values.
-    """
-    a, b = (np.asarray(v)[np.isfinite(v)] for v in (first, second))
-    if min(len(a), len(b)) < 2:
-        raise StudyError(f"rank_biserial: must have 2 values on each side; got {len(a)}, {len(b)}")
-    signs = np.sign(a[:, None] - b)  # (n, m)
-    w_a, w_b = (rng.multinomial(len(v), np.full(len(v), 1 / len(v)), _BOOT) for v in (a, b))
-    drawn = np.einsum("bn,bn->b", w_a, w_b @ signs.T) / signs.size
-    lo, hi = np.quantile(drawn, [0.025, 0.975])
-    effect = {"rank_biserial": float(signs.mean()), "lo": float(lo), "hi": float(hi)}
-    p = float(stats.mannwhitneyu(a, b).pvalue)
-    return effect | {"mann_whitney_p": p, "n": len(a) + len(b)}
-
-
-def effects(values: Arrays, rng: Generator) -> pd.DataFrame:
-    """Compare the rocks with each other group: ``group``, and the columns of `rank_biserial`."""
-    return pd.DataFrame(
-        {"group": name} | rank_biserial(values["rock"], other, rng)
-        for name, other in values.items()
-        if name != "rock"
-    )
-
-
-def half_sample_medians(
-    types: pd.DataFrame, replicates: Arrays, chosen: Arrays, columns: Sequence[str]
-) -> pd.DataFrame:
-    """Medians over a group's types of gradient statistics, errors from half-samples of prompts.
-
-    `types` and `replicates` are those of `type_gradients.TypeGradients`, on random halves of the
-    folds, (R, types). `chosen` has token ids by group, `columns` the statistics.
-
-    Returns a row per group and column: ``group, statistic, median, lo, hi, n`` (types). The
-    interval is the median plus and minus 1.96 standard errors; NaN with fewer than two replicates.
-
-    The spread of the replicates is that of halves, which for independent prompts is the standard
-    error of the whole (delete-half jackknife, Shao and Wu 1989). Norms of halves are larger on
-    average, since less noise cancels: so the interval is centred on the whole.
-    """
-    rows = []
-    for name, ids in chosen.items():
-        places = types.token_id.searchsorted(ids)
-        for column in columns:
-            median = float(np.nanmedian(types[column].to_numpy()[places]))
-            values = replicates[column][:, places]
-            halves = np.nanmedian(values[~np.isnan(values).all(1)], axis=1)
-            half = 1.96 * np.std(halves) if len(halves) > 1 else np.nan
-            row = {"group": name, "statistic": column, "median": median}
-            rows.append(row | {"lo": median - half, "hi": median + half, "n": len(ids)})
-    return pd.DataFrame(rows)
-
-
 def along_training(types: pd.DataFrame, chosen: Arrays) -> pd.DataFrame:
     """Mean reverse KL of each group along stage 2, occurrences pooled: ``group, step, rkl, count``.
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rockstudy import progress
 from rockstudy.errors import StudyError
-from rockstudy.gradients import group_losses, type_gradients
+from rockstudy.gradients import comparisons, group_losses, type_gradients
 from rockstudy.gradients.group_losses import PromptSums
 from rockstudy.gradients.type_gradients import Positions
 from rockstudy.models.divergence import Head
@@ -28,23 +28,30 @@ from rockstudy.sampling.rollout import Rollouts, completion_states
 
 FOLDS = 20  # ours: prompts that are resampled together
 HALVES = 40  # ours: half-samples of the folds; standard errors to about 11%
+COMPARED = ("norm", "square", "cos_balanced", "cos_others")
 _ROWS = 64  # ours: rollouts in one forward
 
 
 @table(*TOKENS, inputs=tokens_hash)
 def gradients(run: Run) -> pd.DataFrame:
-    """`type_gradients.type_gradients` of the student after OPD: a row per type."""
+    """`type_gradients.type_gradients` of the student after OPD: a row per type.
+
+    ``cos_others_logit_se`` is the standard error of that cosine over half-samples of the prompts.
+    """
     made = half_samples(run)
-    return made[[c for c in made.columns if "_half_" not in c]]
+    name = "cos_others_logit"
+    halves = made[[f"{name}_half_{r}" for r in range(HALVES)]].std(axis=1, ddof=0)
+    types = made[[c for c in made.columns if "_half_" not in c]]
+    return types.assign(**{f"{name}_se": halves})
 
 
 @table(*TOKENS, inputs=tokens_hash)
 def gradient_medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
-    """`group_losses.half_sample_medians` of the groups."""
+    """`comparisons.half_sample_medians` of the groups."""
     made = half_samples(run)
     names = [c for c in made.columns[2:] if "_half_" not in c]
     halves = {c: made[[f"{c}_half_{r}" for r in range(HALVES)]].to_numpy().T for c in names}
-    return group_losses.half_sample_medians(made, halves, ids_of(chosen), names)
+    return comparisons.half_sample_medians(made, halves, ids_of(chosen), names)
 
 
 @table(*TOKENS, inputs=tokens_hash)
@@ -186,17 +193,14 @@ def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 def in_both_spaces(types: pd.DataFrame, chosen: pd.DataFrame, rng: Generator) -> pd.DataFrame:
     """Effect sizes of rocks against each other group, in logit and in hidden space.
 
-    Returns a row per group and statistic (``norm, cos_balanced``): rank-biserial ``logit, hidden``
-    with ``_lo, _hi``; ``mann_whitney_p`` (logit), ``n``; and ``agree``: both intervals lie on the
-    same side of 0, or neither excludes it.
+    Returns a row per group and statistic (`COMPARED`): rank-biserial ``logit, hidden`` with ``_lo,
+    _hi``; ``mann_whitney_p`` (logit), ``n``; and ``agree``: both intervals lie on the same side of
+    0, or neither excludes it.
     """
-    grouped = by_group(types, chosen).groupby("group", sort=False)
     tables = []
-    for statistic in ("norm", "cos_balanced"):
+    for statistic in COMPARED:
         effects = {
-            space: group_losses.effects(
-                {str(name): rows[f"{statistic}_{space}"].to_numpy() for name, rows in grouped}, rng
-            )
+            space: comparisons.effects(_values(types, chosen, f"{statistic}_{space}"), rng)
             for space in type_gradients.SPACES
         }
         table = pd.DataFrame({"statistic": statistic, "group": effects["logit"].group})
@@ -206,3 +210,17 @@ def in_both_spaces(types: pd.DataFrame, chosen: pd.DataFrame, rng: Generator) ->
         test = effects["logit"][["mann_whitney_p", "n"]]
         tables.append(table.join(test).assign(agree=sides[0] == sides[1]))
     return pd.concat(tables, ignore_index=True)
+
+
+def order_of_cosines(types: pd.DataFrame, chosen: pd.DataFrame, rng: Generator) -> pd.DataFrame:
+    """`comparisons.in_order` of the cosines in logit space: ``statistic``, and a row per step."""
+    tables = [
+        comparisons.in_order(_values(types, chosen, f"{name}_logit"), rng).assign(statistic=name)
+        for name in ("cos_balanced", "cos_others")
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _values(types: pd.DataFrame, chosen: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
+    grouped = by_group(types, chosen).groupby("group", sort=False)[column]
+    return {str(name): values.to_numpy() for name, values in grouped}

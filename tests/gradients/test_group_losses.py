@@ -8,7 +8,6 @@ import scipy.stats
 from rockstudy.errors import StudyError
 from rockstudy.gradients import group_losses
 from rockstudy.gradients.group_losses import PromptSums
-from rockstudy.gradients.type_gradients import half_samples
 
 COLUMNS = {"early": "rkl_early", "late": "rkl_post"}
 ROCKS = [0, 1, 2, 3, 4]
@@ -112,40 +111,6 @@ def test_medians_have_intervals_over_prompts_that_hold_the_truth():
         truth = np.random.default_rng(seed).gamma(2.0, 0.3, 150)[:3]
         inside += row.early_lo <= np.median(truth) <= row.early_hi
     assert inside >= 24
-
-
-def test_the_effect_size_is_that_of_the_mann_whitney_statistic():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(0.5, size=40), rng.normal(size=60)
-    effect = group_losses.rank_biserial(a, b, np.random.default_rng(1))
-    u = scipy.stats.mannwhitneyu(a, b).statistic
-    assert effect["rank_biserial"] == pytest.approx(2 * u / (40 * 60) - 1)
-    exact = scipy.stats.bootstrap(
-        (a, b),
-        lambda x, y, axis: np.sign(x[..., :, None] - y[..., None, :]).mean((-1, -2)),
-        n_resamples=2_000, method="percentile", rng=np.random.default_rng(2), vectorized=True,
-    ).confidence_interval  # fmt: skip
-    assert (effect["lo"], effect["hi"]) == pytest.approx(exact, abs=0.03)
-    values = {"rock": a, "random": b, "control": b + 1}
-    table = group_losses.effects(values, np.random.default_rng(1)).set_index("group")
-    assert table.loc["random", "rank_biserial"] == pytest.approx(effect["rank_biserial"])
-    assert table.loc["random", "mann_whitney_p"] == scipy.stats.mannwhitneyu(a, b).pvalue
-    with pytest.raises(StudyError, match="2 values on each side; got 1, 60"):
-        group_losses.rank_biserial(a[:1], b, rng)
-
-
-def test_the_error_from_half_samples_is_that_of_a_mean():
-    rng = np.random.default_rng(3)
-    folds = rng.normal(size=20)  # one value a fold; the statistic is their mean
-    keep = half_samples(20, 4_000, rng)
-    halves = (keep @ folds) / 10
-    types = pd.DataFrame({"token_id": [7], "x": [folds.mean()]})
-    table = group_losses.half_sample_medians(
-        types, {"x": halves[:, None]}, {"one": np.array([7])}, ["x"]
-    )
-    half = 1.96 * folds.std(ddof=1) / np.sqrt(20)
-    assert table["median"][0] == pytest.approx(folds.mean())
-    assert table.hi[0] - table["median"][0] == pytest.approx(half, rel=0.05)
 
 
 def test_losses_along_training_pool_seeds_and_occurrences():
