@@ -8,12 +8,15 @@ The groups of the paper, and a fourth:
     random    twice as many of the other types, drawn at random
     control   as many other types as there are rocks, matched to them by frequency (ours)
 
-The loss of a group that is chosen for its high early loss falls by selection alone: part of the
-early loss is noise, which does not return late (regression to the mean). `split_sample` removes
-this effect: it chooses the group on one half of the prompts and measures it on the other half.
+Sizes are the paper's, 100 / 100 / 200 for 100 rocks; its figure 3c has 100, 85 and 150 types.
 
-Intervals of medians resample prompts, because the types are fixed and only their means change with
-the prompts.
+The loss of a group that is chosen for its high early loss falls by selection alone: part of the
+early loss is noise, which does not return late (regression to the mean). Rocks are chosen for their
+late loss, so that selection hides a fall of theirs. `split_sample` removes both effects: it chooses
+the groups on one half of the prompts and measures them on the other half.
+
+Relative change is that of the group's median, late / early - 1, as the paper states it. Intervals
+resample prompts, because the types are fixed and only their means change with the prompts.
 """
 
 from __future__ import annotations
@@ -105,8 +108,9 @@ def groups(types: pd.DataFrame, column: str, rocks: Sequence[int], rng: Generato
 def medians(sums: PromptSums, chosen: Arrays, rng: Generator) -> pd.DataFrame:
     """Median over a group's types of the mean loss early, late, and late minus early.
 
-    Returns a row per group: ``group, n`` (types), and for ``early, late, change``: value, ``_lo``
-    and ``_hi`` (95%, prompts resampled); ``wilcoxon_p``, two-sided, of the types' changes.
+    Returns a row per group: ``group, n`` (types), and for ``early, late, change`` and ``relative``
+    (of the median): value, ``_lo`` and ``_hi`` (95%, prompts resampled); ``n_fall``, the types that
+    fall; ``wilcoxon_p``, two-sided, of the types' changes.
     """
     n = len(sums.counts)
     drawn_prompts = rng.multinomial(n, np.full(n, 1 / n), size=_BOOT)
@@ -116,49 +120,77 @@ def medians(sums: PromptSums, chosen: Arrays, rng: Generator) -> pd.DataFrame:
     for name, ids in chosen.items():
         places = sums.ids.searchsorted(ids)
         row: dict[str, object] = {"group": name, "n": len(ids)}
-        for what in ("early", "late", "change"):
-            value, *drawn = np.nanmedian(means[what][:, places], axis=1)
-            lo, hi = np.nanquantile(drawn, [0.025, 0.975])
+        drawn = {what: np.nanmedian(mean[:, places], axis=1) for what, mean in means.items()}
+        drawn["relative"] = drawn["late"] / drawn["early"] - 1
+        for what, (value, *samples) in drawn.items():
+            lo, hi = np.nanquantile(samples, [0.025, 0.975])
             row |= {what: value, f"{what}_lo": lo, f"{what}_hi": hi}
         changes = means["change"][0, places]
         changes = changes[np.isfinite(changes)]
         p = float(stats.wilcoxon(changes).pvalue) if np.any(changes) else float("nan")
-        rows.append(row | {"wilcoxon_p": p})
+        rows.append(row | {"n_fall": int((changes < 0).sum()), "wilcoxon_p": p})
     return pd.DataFrame(rows)
 
 
-def split_sample(
-    sums: PromptSums, rocks: Sequence[int], k: int, draws: int, rng: Generator
-) -> pd.DataFrame:
-    """Change of the high-KL group, chosen and measured on the same prompts or on different ones.
+def split_sample(sums: PromptSums, k: int, draws: int, rng: Generator) -> pd.DataFrame:
+    """Change of rocks and high-KL types, chosen and measured on the same prompts or on others.
 
-    Every draw cuts the prompts in two halves at random. The group is chosen by the early mean on
-    the first half, then its early and late medians are taken on that half (``same``) and on the
-    other one (``other``). The rocks are measured on both halves too.
+    Every draw cuts the prompts in two halves at random. On the first half the `k` types with the
+    largest R are the rocks (late mean x occurrences, whatever the study's selector) and the high-KL
+    group is chosen by the early mean. Both are measured on that half (``same``) and on the other
+    one (``other``).
 
-    Returns means over draws, for group (``high-KL, rock``) and half (``same, other``): ``early,
-    late, change`` (medians over types that occur there), ``n`` (median), and 95% of the draws'
-    changes in ``change_lo, change_hi``.
+    Returns a row per draw, group (``rock, high-KL``) and half: ``draw, group, half, n`` (types that
+    occur there), and ``early, late, change`` (medians over them) and ``relative``.
     """
     n = len(sums.counts)
     if n < 4:
         raise StudyError(f"prompts: must be at least 4 to be cut in two halves; got {n}")
     rows = []
-    for _ in range(draws):
+    for draw in range(draws):
         order = rng.permutation(n)
         halves = {"same": sums.table(order[: n // 2]), "other": sums.table(order[n // 2 :])}
-        picked = high_loss(halves["same"].dropna(subset=["early"]), "early", rocks, k)
+        chosen = {"rock": highest_score(halves["same"], k)}
+        seen = halves["same"].dropna(subset=["early"])
+        chosen["high-KL"] = high_loss(seen, "early", chosen["rock"].tolist(), k)
         for half, table in halves.items():
-            for group, ids in (("high-KL", picked), ("rock", rocks)):
-                seen = table[table.token_id.isin(list(ids)) & (table["count"] > 0)]
-                both = {"early": seen.early.median(), "late": seen.late.median()}
-                row = {"group": group, "half": half, "n": len(seen)} | both
-                rows.append(row | {"change": (seen.late - seen.early).median()})
-    grouped = pd.DataFrame(rows).groupby(["group", "half"], sort=False)
-    table = grouped[["early", "late", "change"]].mean()
-    spread = grouped.change.quantile([0.025, 0.975]).unstack()
-    table["change_lo"], table["change_hi"] = spread[0.025], spread[0.975]
-    return table.assign(n=grouped.n.median()).reset_index()
+            for group, ids in chosen.items():
+                some = table[table.token_id.isin(ids) & (table["count"] > 0)]
+                early, late = some.early.median(), some.late.median()
+                row = {"draw": draw, "group": group, "half": half, "n": len(some)}
+                row |= {"early": early, "late": late, "change": (some.late - some.early).median()}
+                rows.append(row | {"relative": late / early - 1})
+    return pd.DataFrame(rows)
+
+
+def highest_score(types: pd.DataFrame, k: int) -> np.ndarray:
+    """The `k` types with the largest R, late mean x occurrences (paper 2)."""
+    score = (types.late * types["count"]).fillna(0)
+    return types.token_id[score.nlargest(k).index].to_numpy()
+
+
+def split_summary(draws: pd.DataFrame) -> pd.DataFrame:
+    """Means over the draws of `split_sample`, by group and half, with 95% of the draws.
+
+    Returns ``group, half, n`` (median) and for ``early, late, change, relative`` the mean, ``_lo``
+    and ``_hi``; and rows for the group ``rock - high-KL`` with the difference of ``relative``.
+
+    Halves of the prompts spread as much as the whole varies (delete-half jackknife, see
+    `comparisons.half_sample_medians`), so 95% of the draws are an interval for the whole: a wide
+    one, since every draw chooses its own types. On simulated corpora in which nothing changes it is
+    about 1.5 times as wide as the spread of the mean.
+    """
+    names = ["early", "late", "change", "relative"]
+    wide = draws.set_index(["draw", "half", "group"]).unstack("group")
+    apart = (wide.relative["rock"] - wide.relative["high-KL"]).rename("relative").reset_index()
+    apart["n"] = wide.n.sum(axis=1).to_numpy()
+    rows = pd.concat([draws, apart.assign(group="rock - high-KL")])
+    grouped = rows.groupby(["group", "half"], sort=False)
+    table = grouped[names].mean().assign(n=grouped.n.median())
+    ends = grouped[names].quantile([0.025, 0.975]).unstack()
+    for name in names:
+        table[f"{name}_lo"], table[f"{name}_hi"] = ends[name, 0.025], ends[name, 0.975]
+    return table.reset_index()
 
 
 def along_training(types: pd.DataFrame, chosen: Arrays) -> pd.DataFrame:

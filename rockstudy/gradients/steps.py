@@ -166,11 +166,11 @@ def medians(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def split(run: Run, draws: int) -> pd.DataFrame:
-    """`group_losses.split_sample` over random halves of the prompts."""
+    """`group_losses.split_summary` over random halves of the prompts."""
     if not 2 <= draws <= 1_000:
         raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
-    sums, rocks, rng = _sums(run), measured(run).detection.rocks().ids, run.rng("split-sample")
-    return group_losses.split_sample(sums, rocks, len(rocks), draws, rng)
+    k, rng = len(measured(run).detection.rocks().ids), run.rng("split-sample")
+    return group_losses.split_summary(group_losses.split_sample(_sums(run), k, draws, rng))
 
 
 def persistence_table(

@@ -47,34 +47,54 @@ def test_sums_and_means_are_those_of_pandas(still):
     assert half["count"][half.late.isna()].eq(0).all()
 
 
-def change(summary: pd.DataFrame, group: str, half: str) -> pd.Series:
-    return summary[(summary.group == group) & (summary.half == half)].iloc[0]
+def split(sums: PromptSums, k: int, draws: int, seed: int) -> pd.DataFrame:
+    made = group_losses.split_sample(sums, k, draws, np.random.default_rng(seed))
+    return group_losses.split_summary(made).set_index(["group", "half"])
 
 
-def test_where_nothing_changed_the_plain_comparison_drops_and_the_split_sample_does_not():
-    changes = []
-    for seed in range(6):
-        sums = PromptSums.of(corpus(1.0, seed, n_prompts=160), COLUMNS)
-        summary = group_losses.split_sample(sums, ROCKS, 20, 40, np.random.default_rng(seed))
-        same, other = (change(summary, "high-KL", half) for half in ("same", "other"))
-        assert same.change < -0.2 and same.change_hi < 0
-        changes.append((same.change, other.change))
-    plain, split = np.mean(changes, axis=0)
-    assert abs(split) < 0.2 * abs(plain)
+def test_where_nothing_changed_choosing_and_measuring_on_the_same_prompts_finds_changes():
+    relative = []
+    for seed in range(4):
+        table = split(PromptSums.of(corpus(1.0, seed, n_prompts=160), COLUMNS), 20, 16, seed)
+        relative.append(table.relative)
+        fresh = table.xs("other", level="half")
+        assert (fresh.relative_lo < 0).all() and (fresh.relative_hi > 0).all()
+        assert table.change_hi["high-KL", "same"] < 0
+    mean = pd.concat(relative, axis=1).mean(axis=1)
+    assert mean["high-KL", "same"] < -0.2 and mean["rock", "same"] > 0.03
+    assert abs(mean["high-KL", "other"]) < 0.08 and abs(mean["rock", "other"]) < 0.03
 
 
 def test_where_the_loss_halves_both_comparisons_show_it():
-    sums = PromptSums.of(corpus(0.5, n_prompts=160), COLUMNS)
-    summary = group_losses.split_sample(sums, ROCKS, 20, 40, np.random.default_rng(0))
-    for half in ("same", "other"):
-        assert change(summary, "high-KL", half).change_hi < 0
+    table = split(PromptSums.of(corpus(0.5, n_prompts=160), COLUMNS), 20, 40, 0)
+    assert (table.change_hi[["rock", "high-KL"]] < 0).all()
+    assert table.relative["rock", "other"] == pytest.approx(-0.5, abs=0.1)
+    assert table.relative_lo["rock - high-KL", "other"] < 0  # both halve
+    assert table.relative_hi["rock - high-KL", "other"] > 0
+
+
+def test_the_summary_is_that_of_the_draws(still):
+    draws = group_losses.split_sample(still, 5, 12, np.random.default_rng(0))
+    table = group_losses.split_summary(draws).set_index(["group", "half"])
+    by = draws.set_index(["group", "half", "draw"]).relative.sort_index()
+    apart = by["rock", "other"] - by["high-KL", "other"]
+    row = table.loc["rock - high-KL", "other"]
+    assert (row.relative, row.relative_hi) == pytest.approx((apart.mean(), apart.quantile(0.975)))
+    assert table.early["rock", "same"] == pytest.approx(
+        draws.query("group == 'rock' and half == 'same'").early.mean()
+    )
+
+
+def test_rocks_of_a_half_are_its_types_with_the_largest_sum_of_late_losses(still):
+    sums = corpus(1.0).groupby("token_id").rkl_post.sum()
+    assert set(group_losses.highest_score(still.table(), 7)) == set(sums.nlargest(7).index)
 
 
 def test_halves_share_no_prompt(still, monkeypatch):
     seen = []
     real = PromptSums.table
     monkeypatch.setattr(PromptSums, "table", lambda s, p=None: (seen.append(p), real(s, p))[1])
-    group_losses.split_sample(still, ROCKS, 5, 3, np.random.default_rng(0))
+    group_losses.split_sample(still, 5, 3, np.random.default_rng(0))
     assert len(seen) == 6
     for first, second in zip(seen[::2], seen[1::2], strict=True):
         assert not set(first) & set(second) and len(first) + len(second) == 80
@@ -108,6 +128,10 @@ def test_medians_have_intervals_over_prompts_that_hold_the_truth():
         assert row.wilcoxon_p == pytest.approx(
             scipy.stats.wilcoxon(table.late - table.early).pvalue
         )
+        fall = (table.late - table.early) < 0
+        assert row.n_fall == fall.sum()
+        assert row.relative == pytest.approx(table.late.median() / table.early.median() - 1)
+        assert row.relative_lo < row.relative < row.relative_hi
         truth = np.random.default_rng(seed).gamma(2.0, 0.3, 150)[:3]
         inside += row.early_lo <= np.median(truth) <= row.early_hi
     assert inside >= 24
@@ -131,4 +155,4 @@ def test_losses_along_training_pool_seeds_and_occurrences():
 def test_too_few_prompts_cannot_be_halved():
     sums = PromptSums.of(corpus(1.0).query("prompt_index < 3"), COLUMNS)
     with pytest.raises(StudyError, match="at least 4 to be cut in two halves; got 3"):
-        group_losses.split_sample(sums, ROCKS, 5, 2, np.random.default_rng(0))
+        group_losses.split_sample(sums, 5, 2, np.random.default_rng(0))
