@@ -100,17 +100,18 @@ def rejects(p: float, *, same_side: bool = True, level: float = ALPHA) -> Verdic
 def near(number: str, *, widest: float) -> Judge:
     """The two-sample interval of ours minus the paper's `number` must hold 0.
 
-    The interval is that of `two_samples`, and must have a half width of at most `widest` to
-    reproduce anything. A number of the paper without an interval of its own decides nothing: as an
-    exact number it would make the interval of the difference too narrow.
+    The interval is that of `two_samples`. To reproduce anything it must have a half width of at
+    most `widest`, and must not also hold what it would be were ours 0, no effect at all: a share of
+    0 of 40 does not reproduce one of 7 in 200. A number of the paper without an interval of its own
+    decides nothing: as an exact number it would make the interval of the difference too narrow.
 
     `StudyError`: a number that the paper gives as a bound, which `above` and `below` are for.
     """
     _check_width(widest)
     theirs = paper.number(number)
-    if theirs.bound in ("above", "below"):
-        rule = f"must be a number and no bound, which `verdicts.{theirs.bound}` is for"
-        raise StudyError(f"near: {rule}; got {number!r}")
+    if theirs.bound not in ("", "about"):
+        rule = "must be a number and no bound, which verdicts.above and verdicts.below are for"
+        raise StudyError(f"near: {rule}; got {number!r}, {theirs.bound} {theirs.value:g}")
     return lambda ours: _near(ours, theirs, widest)
 
 
@@ -258,8 +259,10 @@ def _side(ours: ClaimRow, bound: float, side: int, widest: float) -> Verdict:
 
 
 def _near(ours: ClaimRow, theirs: paper.Number, widest: float) -> Verdict:
-    rule = "the interval of ours minus the paper's must hold 0, with a half width of at most "
-    rule += f"{widest:g}"
+    rule = (
+        f"the interval of ours minus the paper's must hold 0 and exclude {-theirs.value:g} (no "
+        f"effect at all), with a half width of at most {widest:g}"
+    )
     lo, hi = ours.get("lo"), ours.get("hi")
     if lo is None or hi is None or not _has_width(lo, hi):
         return Verdict(INCONCLUSIVE, f"{rule}; there is none here")
@@ -269,4 +272,5 @@ def _near(ours: ClaimRow, theirs: paper.Number, widest: float) -> Verdict:
     rule = f"{rule}; it is [{low:.3g}, {high:.3g}]"
     if low > 0 or high < 0:
         return Verdict(DIFFERS, rule)
-    return Verdict(REPRODUCED if (high - low) / 2 <= widest else INCONCLUSIVE, rule)
+    told = (high - low) / 2 <= widest and not low <= -theirs.value <= high
+    return Verdict(REPRODUCED if told else INCONCLUSIVE, rule)

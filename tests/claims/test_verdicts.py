@@ -15,15 +15,18 @@ from rockstudy.intervals import Estimate
 NAN = math.nan
 PAPERS = {  # value, lo, hi and bound of some numbers of a paper
     "share": (0.6, 0.55, 0.65, ""),
+    "small": (0.035, 0.017, 0.07, ""),
+    "fall": (-0.58, -0.76, -0.47, ""),
+    "none": (0.0, 0.0, 0.02, ""),
     "no interval": (0.6, NAN, NAN, ""),
     "exact": (0.6, 0.6, 0.6, ""),
-    "at least": (0.7, NAN, NAN, "above"),
+    "bound": (0.7, NAN, NAN, "at least"),
 }
 
 
 @pytest.fixture(autouse=True)
 def numbers(monkeypatch):
-    """Four numbers instead of the paper's."""
+    """A few numbers instead of the paper's."""
 
     def number(name):
         value, lo, hi, bound = PAPERS[name]
@@ -169,6 +172,23 @@ def test_a_size_is_near_where_the_difference_of_two_samples_may_be_none(lo, hi, 
     assert size("share", measured(lo, hi, value), widest=0.1) == verdict
 
 
+@pytest.mark.parametrize(
+    ("number", "ours", "verdict"),
+    [
+        ("small", (0.0, 0.088, 0.0), "inconclusive"),  # 0 of 40 holds no effect, and 0.035 too
+        ("small", (0.02, 0.06, 0.04), "inconclusive"),
+        ("small", (0.03, 0.045, 0.0375), "reproduced"),  # 0.0025 [-0.0333, 0.0220]
+        ("small", (0.15, 0.3, 0.2), "differs"),
+        ("fall", (-0.7, 0.1, -0.3), "inconclusive"),
+        ("fall", (-0.6, -0.4, -0.5), "reproduced"),
+        ("fall", (-0.2, 0.0, -0.1), "differs"),
+        ("none", (0.0, 0.01, 0.005), "inconclusive"),  # that there is no effect is for `within`
+    ],
+)
+def test_a_size_that_may_be_no_effect_at_all_reproduces_none(number, ours, verdict):
+    assert size(number, measured(*ours), widest=0.5) == verdict
+
+
 @pytest.mark.parametrize("number", ["no interval", "exact"])
 @pytest.mark.parametrize("ours", [(0.59, 0.61), (0.2, 0.3), (0.0, 1.0)])
 def test_a_number_of_the_paper_without_an_interval_decides_no_size(number, ours):
@@ -176,8 +196,8 @@ def test_a_number_of_the_paper_without_an_interval_decides_no_size(number, ours)
 
 
 def test_a_bound_of_the_paper_is_refused_as_a_size():
-    with pytest.raises(StudyError, match=r"near: must be a number .* got 'at least'"):
-        verdicts.near("at least", widest=0.1)
+    with pytest.raises(StudyError, match=r"near: must be a number .* got 'bound', at least 0.7"):
+        verdicts.near("bound", widest=0.1)
 
 
 @pytest.mark.parametrize("widest", [0, -1, math.inf, NAN])
