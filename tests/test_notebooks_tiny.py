@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import recompute
 
 from rockstudy import paths
 from rockstudy.claims import records, verdicts
@@ -78,6 +79,13 @@ def test_a_notebook_runs_and_records_its_claims(study, name):
     assert np.isfinite(measured.value).all()
     assert not (measured.lo > measured.value).any()
     assert not (measured.hi < measured.value).any()
+
+
+def test_every_finding_is_computed_again_from_the_tables(study):
+    folder, _, _ = study
+    table = recompute.compare(folder)
+    assert len(table)
+    assert recompute.differing(table).empty, recompute.differing(table).to_string()
 
 
 @pytest.mark.parametrize("name", NAMES)
