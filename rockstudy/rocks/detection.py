@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,18 @@ class Detection:
                 f"rocks__k: must be at most {self.able}, the number of types with a positive "
                 f"{self.settings.selector}; got {share}{self.k}"
             )
-        return TokenSet.of("rocks", self.types.nsmallest(self.k, "rank").token_id)
+        return TokenSet("rocks", self.top(self.k).ids)
+
+    def top(self, k: int) -> TokenSet:
+        """The first k types, named after the score; fewer where fewer have a positive score."""
+        selector = self.settings.selector
+        return TokenSet.of(selector, _top(self.types, selector, k))
+
+    def by(self, selector: str) -> Detection:
+        """The same types and occurrences, ranked by another of the scores in ``types``."""
+        types = self.types.assign(rank=_rank(self.types, selector))
+        settings = self.settings.model_copy(update={"selector": selector})
+        return replace(self, types=types, settings=settings)
 
     @property
     def k(self) -> int:
@@ -154,8 +165,12 @@ def _score(tokens: pd.DataFrame, occurrences: pd.DataFrame, settings: RockConfig
         if name in types:
             raise StudyError(f"rocks__selector: must not be a column of types; got {name!r}")
         types[name] = SCORES[name](types)
-    order = np.lexsort((types.token_id, -types["count"], -types[settings.selector]))
-    return types.drop(columns="loss").assign(rank=1 + np.argsort(order))
+    return types.drop(columns="loss").assign(rank=_rank(types, settings.selector))
+
+
+def _rank(types: pd.DataFrame, selector: str) -> np.ndarray:
+    """Rank from 1 by a score; of equals the more frequent type comes first, then the smaller id."""
+    return 1 + np.argsort(np.lexsort((types.token_id, -types["count"], -types[selector])))
 
 
 def coverage_curve(types: pd.DataFrame) -> pd.DataFrame:
@@ -164,52 +179,13 @@ def coverage_curve(types: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"k": ranked["rank"], "coverage": ranked.coverage.cumsum()})
 
 
-def stability(
-    tokens: pd.DataFrame,
-    detection: Detection,
-    features: Features,
-    sizes: Sequence[int],
-    ks: Sequence[int],
-    draws: int,
-    rng: np.random.Generator,
-) -> pd.DataFrame:
-    """Jaccard index of the top K of sub-corpora of n prompts with that of the whole corpus.
-
-    Every draw takes n prompts without replacement and scores their occurrences anew, context
-    consistency included. The thresholds stay those of the whole corpus, in nats.
-
-    `features` is `encode` of ``detection.occurrences``, `sizes` are numbers of prompts, `ks` are
-    cut-offs, and `draws` is the number of sub-corpora of each size.
-
-    Returns a row per size and cut-off: ``n, k, jaccard, lo, hi``, mean over draws and their 2.5% to
-    97.5% range. `StudyError`: a size that is not below the number of prompts, or a cut-off above
-    the number of types.
-
-    Sub-corpora of more than half of the prompts share most of them: their index says less about
-    another corpus than that of small ones.
-    """
-    prompts, settings = tokens.prompt_index.unique(), detection.settings
-    most = {"sizes": len(prompts) - 1, "ks": len(detection.types)}
-    for field, values in (("sizes", sizes), ("ks", ks)):
-        wrong = [v for v in values if not 1 <= v <= most[field]]
-        if wrong or not values:
-            raise StudyError(f"{field}: must be from 1 to {most[field]}; got {wrong or 'none'}")
-    whole = [_top(detection.types, settings.selector, k) for k in ks]
-    rows = []
-    with progress.bar(len(sizes) * draws, "stability", "draw") as bar:
-        for n in np.repeat(sizes, draws).tolist():
-            types = _sub_corpus(tokens, detection, features, rng.choice(prompts, n, replace=False))
-            for k, expected in zip(ks, whole, strict=True):
-                rows.append((n, k, jaccard(expected, _top(types, settings.selector, k))))
-            bar.update(1)
-    grouped = pd.DataFrame(rows, columns=["n", "k", "jaccard"]).groupby(["n", "k"]).jaccard
-    spread = grouped.quantile([0.025, 0.975]).unstack().set_axis(["lo", "hi"], axis=1)
-    return pd.concat([grouped.mean(), spread], axis=1).reset_index()
-
-
-def _sub_corpus(
+def of_prompts(
     tokens: pd.DataFrame, detection: Detection, features: Features, prompts: np.ndarray
 ) -> pd.DataFrame:
+    """The scored types of some prompts alone, with the thresholds of the whole corpus in nats.
+
+    `features` is `encode` of ``detection.occurrences``; their contexts are compared anew.
+    """
     settings, persistent = detection.settings, detection.occurrences
     kept = np.flatnonzero(persistent.prompt_index.isin(prompts).to_numpy())
     ids = persistent.token_id.to_numpy()[kept]
@@ -227,13 +203,14 @@ def _top(types: pd.DataFrame, selector: str, k: int) -> np.ndarray:
 def propose_k(stable: pd.DataFrame, coverage: pd.DataFrame) -> tuple[int | None, str]:
     """Propose a cut-off from stability and coverage together.
 
-    Among the K whose Jaccard index, averaged over the sizes, is at least 0.70 (paper 2), take the
-    knee of the coverage curve: the K where coverage lies highest above the straight line from 0 to
-    all types. Beyond the knee a further type adds less than an average one.
+    `stable` is the table of `subcorpora.stability`. Among the K whose nested Jaccard index,
+    averaged over the sizes, is at least 0.70 (paper 2), take the knee of the coverage curve: the K
+    where coverage lies highest above the straight line from 0 to all types. Beyond the knee a
+    further type adds less than an average one.
 
     Returns K, or None where no K is stable, and a sentence with the reason.
     """
-    mean = stable.groupby("k", as_index=False).jaccard.mean()
+    mean = stable[stable.kind == "average"]
     able = mean[mean.jaccard >= STABLE].merge(coverage, on="k")
     if able.empty:
         best = mean.loc[mean.jaccard.idxmax()]

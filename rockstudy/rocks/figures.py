@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from rockstudy.figure_style import ROLES, Figure, cause_colours, figure, style
@@ -54,30 +55,58 @@ def rock_density(outputs: pd.DataFrame) -> Figure:
     return made
 
 
-def rock_cutoff(coverage: pd.DataFrame, stable: pd.DataFrame, k: int) -> Figure:
-    """Coverage and average Jaccard index against K (figure 2c), and by sub-corpus (figure 2d).
+def rock_cutoff(
+    coverage: pd.DataFrame, stable: pd.DataFrame, halves: pd.DataFrame, paper: pd.DataFrame
+) -> Figure:
+    """Coverage and Jaccard index against K, by nested and by disjoint sub-corpora (2c, 2d).
 
-    `coverage` has ``k, coverage``; `stable` has ``n, k, jaccard, lo, hi``, mean and 95% range over
-    sub-corpora of n prompts; `k` is the cut-off in use.
+    `coverage` has ``k, coverage`` of every observed type; `stable` is `subcorpora.stability`,
+    `halves` is `subcorpora.halves` of the study's score, and `paper` has ``curve, share, value``.
+    The axis is K as a share of the observed types, ours or the paper's, whose points are marks.
     """
-    made, (left, right) = figure(10.0, 3.8, 2)
-    mean = stable.groupby("k").jaccard.mean()
-    rock = {"color": ROLES["rock"], "lw": 2, "label": "coverage of the loss"}
-    left.plot(coverage.k, coverage.coverage, **rock)
-    left.plot(mean.index, mean, color=ROLES["teacher"], marker="o", ms=3, label="mean Jaccard")
-    colours = sns.color_palette("viridis", stable.n.nunique())
-    for (n, rows), colour in zip(stable.groupby("n"), colours, strict=True):
-        right.plot(rows.k, rows.jaccard, color=colour, lw=1.3, label=f"n = {n}")
-        right.fill_between(rows.k, rows.lo, rows.hi, color=colour, alpha=0.15, lw=0)
-    right.plot(mean.index, mean, color="black", lw=2, label="average")
-    for axis, label in ((left, "share, or index"), (right, "Jaccard index with all prompts")):
-        axis.axvline(k, color="black", lw=1, ls=":")
-        axis.set(xscale="log", ylim=(0, 1.02), xlabel="K, types by rank", ylabel=label)
-    right.xaxis.set_minor_formatter(NullFormatter())  # its labels overlap
-    left.legend(frameon=False, fontsize=8, loc="lower right")
-    right.legend(frameon=False, fontsize=8, ncols=2, title="prompts (band: 95% of draws)")
-    made.alt = "Coverage of the loss and Jaccard index of the top K against K."
+    made, axes = figure(13.0, 4.2, 3)
+    left, nested, disjoint = axes
+    share = 1 / len(coverage)
+    rock, index = {"color": ROLES["rock"]}, {"color": ROLES["teacher"]}
+    left.plot(coverage.k * share, coverage.coverage, lw=2, label="coverage of the loss", **rock)
+    fresh = halves[halves.measure == "fresh"]
+    bars = {"fmt": "D", "ms": 5, "mfc": "white", "label": "on prompts that did not choose", **rock}
+    left.errorbar(fresh.k * share, fresh.value, [fresh.value - fresh.lo, fresh.hi - fresh.value],
+                  **bars)  # fmt: skip
+    for axis, colour in ((left, index["color"]), (nested, "black")):
+        mean = stable[stable.kind == "average"]
+        axis.plot(mean.k * share, mean.jaccard, color=colour, lw=2, label="mean Jaccard, nested")
+    for axis, kind in ((nested, "nested"), (disjoint, "disjoint")):
+        some = stable[stable.kind == kind]
+        colours = sns.color_palette("viridis", some.n.nunique())
+        for (n, rows), colour in zip(some.groupby("n"), colours, strict=True):
+            axis.plot(rows.k * share, rows.jaccard, color=colour, lw=1.3, label=f"n = {n}")
+            axis.fill_between(rows.k * share, rows.lo, rows.hi, color=colour, alpha=0.15, lw=0)
+    _papers(left, paper, ["coverage"], [ROLES["rock"]])
+    _papers(left, paper, ["jaccard_mean"], [index["color"]])
+    curves = [name for name in paper.curve.unique() if name.startswith("jaccard_n")]
+    _papers(nested, paper, curves, sns.color_palette("viridis", len(curves)))
+    _papers(nested, paper, ["jaccard_mean"], ["black"])
+    labels = ("share, or index", "Jaccard index with all prompts", "index of two sub-corpora")
+    k = halves.k.max()
+    for axis, label in zip(axes, labels, strict=True):
+        axis.axvline(k * share, color="black", lw=1, ls=":")
+        axis.set(xscale="log", ylim=(0, 1.02), ylabel=label)
+        axis.set_xlabel(f"K / observed types (here {len(coverage)}; dotted: K = {k})")
+        axis.xaxis.set_minor_formatter(NullFormatter())  # its labels overlap
+        axis.legend(frameon=False, fontsize=7, ncols=1 if axis is left else 2)
+    nested.set_title("nested, as in the paper (band: 95% of draws)", fontsize=9)
+    disjoint.set_title("disjoint (band: 95% of draws)", fontsize=9)
+    made.alt = "Coverage of the loss and Jaccard index of the top K against K, with the paper's."
     return made
+
+
+def _papers(axis: Axes, paper: pd.DataFrame, curves: Sequence[str], colours: Sequence) -> None:
+    """Draw the points of some of the paper's curves, one entry of the legend for each."""
+    for name, colour in zip(curves, colours, strict=True):
+        rows = paper[paper.curve == name]
+        label = f"paper: {name.replace('jaccard_n', 'n = ').replace('jaccard_', 'Jaccard, ')}"
+        axis.plot(rows.share, rows.value, ls="none", marker="x", ms=4, color=colour, label=label)
 
 
 def rock_sensitivity(sweep: pd.DataFrame) -> Figure:

@@ -17,13 +17,14 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from rockstudy import tasks
+from rockstudy.claims import paper
 from rockstudy.config.fields import EvalConfig, RockConfig
 from rockstudy.display import Html
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.models.token_texts import excerpt, token_texts, visible
 from rockstudy.parallel.out_of_memory import advised
-from rockstudy.rocks import categories, controls, detection, selectors, token_table
+from rockstudy.rocks import categories, controls, detection, selectors, subcorpora, token_table
 from rockstudy.rocks.causes import token_causes
 from rockstudy.rocks.encoders import needs_student
 from rockstudy.rocks.token_set import TokenSet
@@ -35,6 +36,7 @@ from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.training import steps as training_steps
 from rockstudy.training.steps import TRAINED
 
+BOTH = ("score", "score_ctx")  # the paper's two scores: R and R_ctx
 SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
     "tau": (0.5, 0.7, 0.8, 0.9, 0.95, 0.98),
     "window": (1, 2, 4, 8, 16),
@@ -42,10 +44,11 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
     "eta": (0.0, 0.05, 0.1, 0.2, 0.4),
     "encoder": ("bag", "embedding", "hidden"),
     "loss": ("rkl", "log_ratio"),
-    "selector": ("score_ctx", "score"),
+    "selector": BOTH,
 }
 CUTOFFS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # paper figure 2d
 OBSERVED = 4_570  # paper figure 2a: its 100 rocks and the 4,470 other types
+FEW = 20  # ours: draws for a score whose sub-corpora are found one at a time
 ANSWER_SHARE = 0.01  # ours: of the gold answers; from it on a type is answer-bearing
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
 ROCKS = tuple(f"rocks.{name}" for name in RockConfig.model_fields if name not in ("k", "selector"))
@@ -279,29 +282,60 @@ def outputs(run: Run) -> pd.DataFrame:
     return table.assign(loss_rocks=of_rocks.groupby(keys).sum().to_numpy())
 
 
-@table(*TOKENS, *ROCKS, "rocks.selector", inputs=tokens_hash)
+@table(*TOKENS, "rocks", inputs=tokens_hash)
 def stability(run: Run, draws: int) -> pd.DataFrame:
-    """`detection.stability` over sub-corpora of 10% to 80% of the prompts."""
-    if not 2 <= draws <= 1_000:
-        raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
-    corpus, settings, rng = measured(run), run.config.rocks, run.rng("stability")
+    """`subcorpora.stability` over sub-corpora of 10% to 80% of the prompts."""
+    corpus, features = _with_features(run, draws)
     tokens, scored = corpus.tokens, corpus.detection
-    features = detection.encode(corpus.rollouts, scored.occurrences, settings, corpus.encoder())
     n = tokens.prompt_index.nunique()
     sizes = sorted({max(1, min(n - 1, round(share * n))) for share in SHARES})
-    ks = cutoffs(scored.types, settings.selector)
-    return detection.stability(tokens, scored, features, sizes, ks, draws, rng)
+    ks = cutoffs(scored.types, run.config.rocks.selector, scored.k)
+    rng = run.rng("stability")
+    return subcorpora.stability(tokens, scored, features, sizes, ks, draws, rng)
 
 
-def cutoffs(types: pd.DataFrame, selector: str) -> list[int]:
+@table(*TOKENS, "rocks", inputs=tokens_hash)
+def halves(run: Run, draws: int) -> pd.DataFrame:
+    """`subcorpora.halves` of the first K / 2 and K types by the study's score, by R and by R_ctx.
+
+    Adds ``selector``, and the measures ``size`` (types with a positive score among the first K) and
+    ``overlap``, the Jaccard index with the set of the study's own score.
+    """
+    corpus, features = _with_features(run, draws)
+    scored, rng, frames = corpus.detection, run.rng("halves"), []
+    ks = sorted({max(1, scored.k // 2), scored.k})
+    for name in dict.fromkeys((run.config.rocks.selector, *BOTH)):
+        found = scored.by(name)
+        rows = [(k, "size", min(k, found.able), "types") for k in ks]
+        rows += [(k, "overlap", scored.top(k).jaccard(found.top(k)), "types") for k in ks]
+        counted = pd.DataFrame(rows, columns=["k", "measure", "value", "unit"])
+        some = draws if name == "score" else min(draws, FEW)
+        measured_on = subcorpora.halves(corpus.tokens, found, features, ks, some, rng)
+        both = pd.concat([counted.assign(n=len(found.types)), measured_on], ignore_index=True)
+        frames.append(both.assign(selector=name))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _with_features(run: Run, draws: int) -> tuple[Measured, detection.Features]:
+    """The measurement and the encoded contexts of its persistent occurrences."""
+    if not 2 <= draws <= 1_000:
+        raise StudyError(f"draws: must be from 2 to 1000; got {draws}")
+    corpus = measured(run)
+    occurrences, settings = corpus.detection.occurrences, run.config.rocks
+    return corpus, detection.encode(corpus.rollouts, occurrences, settings, corpus.encoder())
+
+
+def cutoffs(types: pd.DataFrame, selector: str, own: int) -> list[int]:
     """Cut-offs K to look at, up to all types with a positive score.
 
-    The paper's, as numbers and as shares of the observed types, and a log grid.
+    The study's `own` and its half, the paper's, as numbers and as shares of the observed types, and
+    a log grid.
     """
     able = int((types[selector] > 0).sum())
     grid = np.geomspace(3, max(able, 3), 20).round().astype(int).tolist()
     shares = [round(step / OBSERVED * len(types)) for step in CUTOFFS]
-    return sorted({step for step in (*grid, *CUTOFFS, *shares, able) if 0 < step <= able})
+    wanted = (own, own // 2, *grid, *CUTOFFS, *shares, able)
+    return sorted({step for step in wanted if 0 < step <= able})
 
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
@@ -314,6 +348,49 @@ def sensitivity(run: Run) -> pd.DataFrame:
         sweep["encoder"] = tuple(name for name in SWEEP["encoder"] if not needs_student(name))
         notice("sensitivity: encoders that need a model are left out of what a reference gives")
     return detection.sensitivity(corpus.tokens, corpus.rollouts, run.config.rocks, sweep, student)
+
+
+def papers_curves() -> pd.DataFrame:
+    """The points of the paper's figures 2c and 2d: ``curve, k, value, share`` of its types."""
+    points = paper.points("figure2")
+    return points.assign(share=points.k / OBSERVED)
+
+
+def reading_of_paper(points: pd.DataFrame) -> str:
+    """A sentence on the paper's own mean curve: where its two statements about it hold."""
+    bound, cutoff, floor, start = (
+        paper.number(name).value
+        for name in ("jaccard-to-cutoff", "cutoff", "jaccard-floor", "jaccard-floor-cutoff")
+    )
+    mean = points[points.curve == "jaccard_mean"].set_index("k").value
+    fails = mean[(mean.index <= cutoff) & (mean <= bound)]
+    where = ", ".join(f"K = {k} ({value:.3f})" for k, value in fails.items())
+    near = mean[(mean.index >= start) & (mean - floor < 0.01)]  # ours: equal to two digits
+    return (
+        f"The paper's own points: the mean index is above {bound:.2f} for every K up to "
+        f"{cutoff:.0f}{f' but {where}' if where else ''}. At K = {start:.0f} it is "
+        f"{mean[start]:.3f}; it comes within 0.01 of {floor:.2f} at K = {near.index[0]} and ends "
+        f"between {near.min():.3f} and {near.max():.3f}."
+    )
+
+
+def reading_of_halves(table: pd.DataFrame) -> str:
+    """Sentences on `halves`: what each set carries on fresh prompts, and how far halves agree."""
+    told = []
+    for name, rows in table[table.k == table.k.max()].groupby("selector", sort=False):
+        one = rows.set_index("measure")
+        fresh, value = one.loc["fresh"], one.value
+        told.append(
+            f"The first {value['size']:.0f} types by {name} carry {value['own']:.1%} of the loss "
+            f"of the half that chose them and {fresh.value:.1%} [{fresh.lo:.1%}, {fresh.hi:.1%}] "
+            f"of the other half's. A half's set agrees with that of all prompts at a Jaccard index "
+            f"of {value['nested']:.2f}, and with the other half's at {value['disjoint']:.2f}."
+        )
+    other = table[(table.k == table.k.max()) & (table.measure == "overlap")]
+    apart = "; ".join(f"{row.selector} {row.value:.2f}" for row in other[1:].itertuples())
+    return " ".join(told) + (
+        f" Jaccard index of the sets with the first one: {apart}." * bool(apart)
+    )
 
 
 def rock_count(run: Run) -> int:
@@ -329,10 +406,13 @@ def rock_set(run: Run, types: pd.DataFrame) -> TokenSet:
 
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def token_sets(run: Run) -> pd.DataFrame:
-    """The rocks and as many types by every other selector: ``name, token_id``."""
+    """The rocks, those of the other score, and as many types by every selector: ``name, token_id``.
+
+    The controls are matched to the rocks by frequency.
+    """
     corpus, k = measured(run), measured(run).detection.k
     types, rocks = corpus.detection.types, corpus.detection.rocks()
-    sets = [rocks, TokenSet.of("score", types.nlargest(k, "score").token_id)]
+    sets = [rocks, *(corpus.detection.by(n).top(k) for n in BOTH if n != run.config.rocks.selector)]
     sets += [selectors.select(corpus.tokens, name, k) for name in selectors.SELECTORS]
     sets.append(TokenSet.of("control", controls.assign(types, rocks.ids).pairs.token_id_control))
     rows = [(one.name, token) for one in sets for token in one.ids]

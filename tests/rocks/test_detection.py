@@ -7,6 +7,7 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 import pytest
+from corpora import N_PROMPTS, SAMPLES, SETTINGS, scored
 
 from rockstudy.config.fields import RockConfig
 from rockstudy.config.overrides import from_parameters
@@ -16,36 +17,10 @@ from rockstudy.rocks import detection
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.sampling.rollout import Rollouts
 
-ROCKS = {"k": 3, "tau_pre": 0.4, "tau_post": 0.5, "window": 2, "gamma": 0.5, "eta": 0.2}
-SETTINGS = RockConfig(selector="score_ctx", **ROCKS)  # the score that needs all of it
-N_PROMPTS, SAMPLES = 30, 2
-
 
 @pytest.fixture(scope="module")
 def corpus():
-    """Rollouts over 12 token types, some of them twice as hard, and their token table."""
-    rng = np.random.default_rng(0)
-    n = N_PROMPTS * SAMPLES
-    lengths = rng.integers(1, 40, n)
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.where(mask, rng.zipf(1.6, mask.shape) % 12, 0).astype(np.int32)
-    prompt = np.repeat(np.arange(N_PROMPTS), SAMPLES).astype(np.int32)
-    sample = np.tile(np.arange(SAMPLES), N_PROMPTS).astype(np.int16)
-    prompts = [np.array([1, 2], np.int64)] * N_PROMPTS
-    rollouts = Rollouts(prompts, ids, mask, prompt, sample, np.ones(n, bool))
-    hard = 1 + (ids[mask] % 3)
-    table = pd.DataFrame(
-        {
-            "prompt_index": np.repeat(prompt, lengths),
-            "sample_index": np.repeat(sample, lengths),
-            "position": np.nonzero(mask)[1].astype(np.int32),
-            "token_id": ids[mask],
-        }
-    )
-    for stage in ("pre", "post"):
-        table[f"rkl_{stage}"] = rng.exponential(hard).astype(np.float32)
-        table[f"log_ratio_{stage}"] = rng.normal(hard).astype(np.float32)
-    return table, rollouts
+    return scored()
 
 
 @pytest.fixture(scope="module")
@@ -198,56 +173,10 @@ def test_settings_out_of_bounds_are_refused_in_one_line(field, value, legal):
 # The cut-off.
 
 
-@pytest.fixture(scope="module")
-def features(corpus, found):
-    return detection.encode(corpus[1], found.occurrences, SETTINGS)
-
-
-def stable(corpus, found, features, sizes=(5, 15, 29), draws=6, seed=1):
-    rng = np.random.default_rng(seed)
-    return detection.stability(corpus[0], found, features, sizes, [1, 3, 6], draws, rng)
-
-
-def test_a_sub_corpus_is_scored_anew_with_the_thresholds_of_the_whole(corpus, found, features):
-    table, _ = corpus
-    draws = stable(corpus, found, features, sizes=[10], draws=1)
-    kept = np.random.default_rng(1).choice(table.prompt_index.unique(), 10, replace=False)
-    some = table[table.prompt_index.isin(kept)].reset_index(drop=True)
-    high = (some.rkl_pre >= found.tau_pre) & (some.rkl_post >= found.tau_post)
-    chosen = some[high]
-    inside = detection.encode(corpus[1], chosen, SETTINGS)
-    rho = detection.contexts.consistency(inside, chosen.token_id.to_numpy(), SETTINGS.gamma)
-    n_rock = chosen[rho >= SETTINGS.eta].groupby("token_id").size()
-    size, loss = some.groupby("token_id").size(), some.groupby("token_id").rkl_post.sum()
-    score = (loss * n_rock / size).dropna().sort_values(ascending=False)
-    for row in draws.itertuples():
-        expected = found.types.nsmallest(row.k, "rank").token_id
-        top = score.index[: row.k]
-        assert row.jaccard == pytest.approx(TokenSet.of("", expected).jaccard(TokenSet.of("", top)))
-
-
-def test_draws_repeat_with_the_seed_and_larger_sub_corpora_agree_more(corpus, found, features):
-    first, again = stable(corpus, found, features), stable(corpus, found, features)
-    pd.testing.assert_frame_equal(first, again)
-    assert len(first) == 3 * 3
-    table = stable(corpus, found, features, draws=30)
-    mean = table.groupby("n").jaccard.mean()
-    assert mean[5] < mean[15] < mean[29] <= 1
-    assert (table.lo <= table.jaccard).all() and (table.jaccard <= table.hi).all()
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [({"sizes": [30]}, "sizes: must be from 1 to 29"), ({"sizes": []}, "sizes: .* got none")],
-)
-def test_sub_corpora_must_be_smaller_than_the_corpus(corpus, found, features, given, message):
-    with pytest.raises(StudyError, match=message):
-        stable(corpus, found, features, **given)
-
-
 def test_a_cut_off_is_proposed_at_the_knee_among_the_stable_ones():
     coverage = pd.DataFrame({"k": range(1, 11), "coverage": 1 - 0.5 ** np.arange(1, 11)})
-    steady = pd.DataFrame({"n": 1, "k": [1, 2, 3, 4, 8], "jaccard": [1.0, 0.9, 0.8, 0.6, 0.95]})
+    steady = pd.DataFrame({"k": [1, 2, 3, 4, 8], "jaccard": [1.0, 0.9, 0.8, 0.6, 0.95]})
+    steady["kind"] = "average"
     k, reason = detection.propose_k(steady, coverage)
     assert k == 3  # 0.875 - 0.3 lies above 0.75 - 0.2 and 0.996 - 0.8; 4 is not stable
     assert "K = 3: average Jaccard index 0.80 and coverage 88%" in reason

@@ -41,13 +41,36 @@ def test_a_cluster_is_reproduced_by_the_sign_of_its_enrichment_alone():
 
 def test_cut_offs_grow_to_the_number_of_types_with_a_score_and_hold_the_papers():
     types = pd.DataFrame({"score": [1.0] * 250 + [0.0] * 50})
-    found = rocks_steps.cutoffs(types, "score")
+    found = rocks_steps.cutoffs(types, "score", 34)
     assert found[0] >= 1 and found[-1] == 250
     assert found == sorted(set(found))
-    assert {k for k in rocks_steps.CUTOFFS if k <= 250} < set(found)
-    assert rocks_steps.cutoffs(types.head(2), "score") == [2]
+    assert {17, 34, *(k for k in rocks_steps.CUTOFFS if k <= 250)} < set(found)
+    assert rocks_steps.cutoffs(types.head(2), "score", 34) == [2]
     many = pd.DataFrame({"score": [1.0] * 914})  # a fifth of the paper's 4,570
-    assert {k // 5 for k in rocks_steps.CUTOFFS} < set(rocks_steps.cutoffs(many, "score"))
+    assert {k // 5 for k in rocks_steps.CUTOFFS} < set(rocks_steps.cutoffs(many, "score", 34))
+
+
+def test_the_papers_own_curve_is_read_against_its_own_statements():
+    points = pd.DataFrame(
+        [("jaccard_mean", k, v) for k, v in ((5, 0.65), (100, 0.71), (150, 0.66), (300, 0.575))],
+        columns=["curve", "k", "value"],
+    )
+    told = rocks_steps.reading_of_paper(points)
+    assert "above 0.70 for every K up to 100 but K = 5 (0.650)" in told
+    assert "At K = 150 it is 0.660; it comes within 0.01 of 0.57 at K = 300" in told
+    shares = rocks_steps.papers_curves()
+    assert shares.share.max() <= 1 and {"coverage", "jaccard_mean"} < set(shares.curve)
+
+
+def test_both_sets_are_read_from_their_halves():
+    rows = {"size": 4, "own": 0.5, "fresh": 0.4, "nested": 0.8, "disjoint": 0.6, "overlap": 1}
+    table = pd.DataFrame({"measure": list(rows), "value": list(rows.values()), "k": 4})
+    table = table.assign(lo=table.value - 0.1, hi=table.value + 0.1)
+    both = [table.assign(selector="score"), table.assign(selector="score_ctx", value=0.5)]
+    told = rocks_steps.reading_of_halves(pd.concat(both))
+    assert "4 types by score carry 50.0% of the loss of the half that chose them" in told
+    assert "40.0% [30.0%, 50.0%] of the other half's" in told
+    assert told.endswith("Jaccard index of the sets with the first one: score_ctx 0.50.")
 
 
 def test_token_text_is_escaped_and_its_blanks_are_shown():
