@@ -276,6 +276,9 @@ class RockConfig(_Frozen):
     """minimum similarity of similar contexts; for bag: shared part of a window"""
     eta: Quantile = 0.1
     """minimum share of the type's other persistent occurrences in a similar context"""
+    repeats: Literal["bound", "share"] = "bound"
+    """what must exceed eta: bound, the one-sided 95% lower bound of that share, which a few
+    occurrences rarely reach by chance; share, the share itself (paper 2)"""
     encoder: Annotated[str, _registered(ENCODERS)] = "bag"
     """encoder of a context: its bag of token ids, their input embeddings, or a hidden state"""
 

@@ -7,23 +7,25 @@ first line that holds decides:
 
 1. other: nothing at all, bytes that are no character (U+FFFD or ``\xe2\x80``), a control character,
    a special token ``<...>``
-2. latex: contains one of ``$ \ { } ^ _ &``, or is the bare name of a command (see below)
+2. latex: contains one of ``$ \ { } ^ _ &``, is brackets and equals signs only (``(``, ``)``,
+   ``=``: the paper's first cluster has them), or is the bare name of a command (see below)
 3. structure: contains a newline or is blank, contains ``**`` or three backticks, is a heading
    mark, a rule or a backtick, or is ``-``, ``*`` or a bullet that mostly starts a line
 4. digit: digits only, of any script, raised, circled or Roman (``٣``, ``²``, ``Ⅳ``; not ``½``)
 5. marker: a word of `MARKERS` that mostly starts a sentence
-6. letter: a single letter of a script with case; ``a`` and ``I`` too, which may be English words
-7. word: letters only; a single letter of a script without case is a word
+6. letter: a single letter of a script with case
+7. word: letters only, or a contraction such as ``'s``; `` a`` and `` I`` after a space; a single
+   letter of a script without case
 8. punctuation: punctuation, operators and symbols only
-9. other: what is left, such as ``(x`` or ``'s``
+9. other: what is left, such as ``(x``
 
 Combining marks and invisible joiners belong to the character before them: ``e`` with an accent is a
 letter, a Thai syllable a word and joined emoji are symbols. Marks alone are a piece of a word.
 
-Blanks of every kind around the spelling are ignored. Tokenizers split ``\frac`` into ``\`` and
-``frac``, so a name of `COMMANDS` without a leading space is latex: in running text its first letter
-would follow a space. Names that are also words or pieces of words (``text``, ``left``, ``times``)
-stay words.
+Blanks of every kind around the spelling are ignored. Tokenizers split ``\times`` into ``\`` and
+``times``, so letters are the name of a command where most of a type's occurrences follow a token
+that ends in a backslash. Where that is unknown, a name of `COMMANDS` without a leading space is
+one: in running text its first letter would follow a space.
 
 How this can mislead: a type is not an occurrence. ``$`` before a price is latex, a letter may be
 the last piece of a word, and a type that starts half of its sentences is a marker in the rest too.
@@ -70,6 +72,8 @@ MOSTLY = 0.5  # ours: share of a type's occurrences
 
 _SPECIAL = re.compile(r"<[^<>\s]*[A-Za-z][^<>\s]*>")
 _LATEX = re.compile(r"[$\\{}^_&]")
+_MATHS = re.compile(r"[()=]+")  # paper, appendix B: cluster 1
+_CONTRACTION = re.compile(r"['\u2019][a-zA-Z]{1,2}")
 _MARKDOWN = re.compile(r"\*\*|```|^(?:#+|-{3,}|`)$")
 _BYTES = re.compile(r"\\x[0-9a-f]{2}")  # as `token_texts` names them
 # invisible on their own: joiners, marks of direction, variation selectors, tags
@@ -87,10 +91,14 @@ _CLOSERS = (
     "\uff09\uff3d\uff5d\u300d\u300f\u3011\u300b\u3009\u3015"  # CJK
 )
 _BLANK = rf"\s{_INVISIBLE}"
-_START = re.compile(rf"\A\Z|[{_NEWLINE}][{_BLANK}]*\Z|[{_ENDS}][{_BLANK}{_CLOSERS}]*\Z")
+_OPENERS = "*#>\u2022\\-"  # markup before a word of a line
+_START = re.compile(rf"\A\Z|[{_NEWLINE}][{_BLANK}{_OPENERS}]*\Z|[{_ENDS}][{_BLANK}{_CLOSERS}]*\Z")
+_MARKUP = re.compile(rf"[^\S{_NEWLINE}]*[{_OPENERS}]+[^\S{_NEWLINE}]*")
 
 
-def categorize(texts: Sequence[str], initial_share: ArrayLike) -> list[str]:
+def categorize(
+    texts: Sequence[str], initial_share: ArrayLike, escaped_share: ArrayLike | None = None
+) -> list[str]:
     """Category of each token type, a key of `CATEGORIES`, by the rules of this module.
 
     Parameters
@@ -101,48 +109,63 @@ def categorize(texts: Sequence[str], initial_share: ArrayLike) -> list[str]:
         Share (U,) of a type's occurrences that start a sentence (`starts_sentence`), or NaN where
         it is unknown. From `MOSTLY` on a type is a marker or a bullet, not a word or a sign. With
         NaN the capital letter (``So``) and the space after a bullet (``- ``) decide.
+    escaped_share
+        Share (U,) of a type's occurrences right after a backslash, or NaN; None where all are
+        unknown. From `MOSTLY` on letters are the name of a command.
 
     Raises
     ------
     StudyError
         Unequal numbers of shares and texts, or a share outside [0, 1].
     """
-    shares = np.asarray(initial_share, dtype=np.float64)
-    if shares.shape != (len(texts),):
-        raise StudyError(
-            f"initial_share: must have one share for each of {len(texts)} texts; got {shares.shape}"
-        )
-    if ((shares < 0) | (shares > 1)).any():
-        bad = shares[(shares < 0) | (shares > 1)][0]
-        raise StudyError(f"initial_share: must lie between 0 and 1 or be NaN; got {bad:g}")
-    return [_category(text, share) for text, share in zip(texts, shares, strict=True)]
+    if escaped_share is None:
+        escaped_share = np.full(len(texts), np.nan)
+    given = {"initial_share": initial_share, "escaped_share": escaped_share}
+    shares = [_checked(name, values, len(texts)) for name, values in given.items()]
+    return [_category(*one) for one in zip(texts, *shares, strict=True)]
+
+
+def _checked(name: str, values: ArrayLike, n: int) -> np.ndarray:
+    shares = np.asarray(values, dtype=np.float64)
+    if shares.shape != (n,):
+        raise StudyError(f"{name}: must have one share for each of {n} texts; got {shares.shape}")
+    if (bad := shares[(shares < 0) | (shares > 1)]).size:
+        raise StudyError(f"{name}: must lie between 0 and 1 or be NaN; got {bad[0]:g}")
+    return shares
 
 
 def starts_sentence(previous_texts: Iterable[str]) -> np.ndarray:
     r"""Whether an occurrence starts a line or a sentence, from the text of the token before it.
 
-    It does at the start (an empty text), after a newline that only blanks follow, and after one of
+    It does at the start (an empty text), after a newline that only blanks and opening markup such
+    as ``- **`` follow, and after one of
     ``. ! ? :``, or an end of other scripts such as ``。 ؟ ।``, that only blanks, closing quotes and
     brackets, ``*`` or ``$`` follow, as in ``:**``, ``.\n\n`` or ``.$``.
 
-    `previous_texts` is the text before each occurrence (N,), "" for none. One token is enough; with
-    more text the rule also sees the full stop before a separate ``**``. Returns booleans (N,).
+    `previous_texts` is the text before each occurrence (N,), "" for none: of the last token that is
+    not markup alone (`is_markup`), or more text. Returns booleans (N,).
 
     Notes
     -----
     A point inside a number or an abbreviation counts as an end, so a digit after ``.`` looks
-    initial. Opening markup hides a start: after ``**`` alone nothing is.
+    initial. After ``**`` alone nothing is: what is before it tells.
     """
     # few distinct texts among many occurrences: the rule runs once for each of them
     codes, distinct = pd.factorize(np.array(list(previous_texts), dtype=object))
     return np.array([_START.search(text) is not None for text in distinct], dtype=bool)[codes]
 
 
-def _category(text: str, share: float) -> str:
+def is_markup(text: str) -> bool:
+    """Whether a token is markup within a line alone, such as ``**`` or a bullet."""
+    return _MARKUP.fullmatch(text) is not None
+
+
+def _category(text: str, share: float, escaped: float) -> str:
     word = text.strip()
     if not text or _SPECIAL.fullmatch(word) or _BYTES.search(text) or any(map(_is_broken, text)):
         return "other"
-    if _LATEX.search(word) or text in COMMANDS:
+    command = text in COMMANDS or (text.isalpha() and _mostly(escaped, unknown=False))
+    if _LATEX.search(word) or _MATHS.fullmatch(word) or command:
         return "latex"
     broken_line = any(char in _NEWLINE for char in text)
     if not word or broken_line or _MARKDOWN.search(word) or _is_bullet(text, share):
@@ -153,7 +176,9 @@ def _category(text: str, share: float) -> str:
     if all(map(_is_digit, base)):
         return "digit"
     if base.isalpha():
-        return _alphabetic(base, share)
+        return "word" if text in (" a", " A", " I") else _alphabetic(base, share)
+    if _CONTRACTION.fullmatch(word):
+        return "word"
     return "punctuation" if all(unicodedata.category(char)[0] in "PS" for char in base) else "other"
 
 

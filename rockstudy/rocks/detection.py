@@ -5,7 +5,7 @@ For a token type v with occurrences i, losses l_i after on-policy distillation (
     score      R(v) = mean l_i * Freq(v) = sum_i l_i          its share of sum R is its coverage
     O_PH(v)    occurrences with l_pre >= tau_pre and l_post >= tau_post      persistent, high loss
     rho(o)     share of the other members of O_PH(v) whose context is similar to that of o, >= gamma
-    CCR(v)     |{o in O_PH(v): rho(o) >= eta}| / Freq(v)
+    CCR(v)     |{o in O_PH(v): rho(o) >= eta}| / Freq(v)                     (`contexts.repeats`)
     score_ctx  R_ctx(v) = R(v) * CCR(v)
 
 The paper states neither the thresholds nor the window w nor the similarity. Ours, and why
@@ -16,8 +16,9 @@ The paper states neither the thresholds nor the window w nor the similarity. Our
   is so uneven that positions in the upper fifth can still be at a hundredth of its mean;
 - contexts are compared by the bag of token ids around the position. No model is involved, and gamma
   is the share of tokens that two windows have in common;
-- eta allows several kinds of context: an occurrence counts when a tenth of the type's other
-  persistent occurrences have a similar context.
+- eta allows several kinds of context: an occurrence counts when more than a tenth of the type's
+  other persistent occurrences have a similar context. By default a lower bound of that share must
+  exceed eta, so that few occurrences do not pass by chance (`contexts`).
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def detect(
     chosen = tokens.loc[persistent, ["prompt_index", "sample_index", "position", "token_id"]]
     features = encode(rollouts, chosen, settings, model)
     rho = contexts.consistency(features, chosen.token_id.to_numpy(), settings.gamma)
-    occurrences = chosen.reset_index(drop=True).assign(rho=rho, rock=rho >= settings.eta)
+    occurrences = chosen.reset_index(drop=True)
+    occurrences = occurrences.assign(rho=rho, rock=_repeat(rho, occurrences.token_id, settings))
     types = _score(tokens, occurrences, settings)
     return Detection(types, occurrences, tau_pre, tau_post, settings)
 
@@ -191,7 +193,12 @@ def of_prompts(
     ids = persistent.token_id.to_numpy()[kept]
     rho = contexts.consistency(features[kept], ids, settings.gamma)
     some = tokens[tokens.prompt_index.isin(prompts)]
-    return _score(some, pd.DataFrame({"token_id": ids, "rock": rho >= settings.eta}), settings)
+    rock = _repeat(rho, ids, settings)
+    return _score(some, pd.DataFrame({"token_id": ids, "rock": rock}), settings)
+
+
+def _repeat(rho: np.ndarray, ids: Any, settings: RockConfig) -> np.ndarray:
+    return contexts.repeats(rho, np.asarray(ids), settings.eta, settings.repeats)
 
 
 def _top(types: pd.DataFrame, selector: str, k: int) -> np.ndarray:

@@ -42,6 +42,7 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
     "window": (1, 2, 4, 8, 16),
     "gamma": (0.25, 0.4, 0.5, 0.6, 0.75),
     "eta": (0.0, 0.05, 0.1, 0.2, 0.4),
+    "repeats": ("bound", "share"),
     "encoder": ("bag", "embedding", "hidden"),
     "loss": ("rkl", "log_ratio"),
     "selector": BOTH,
@@ -233,17 +234,41 @@ def types(run: Run) -> pd.DataFrame:
     """
     corpus = measured(run)
     tokens, table = corpus.tokens, corpus.detection.types
-    before = tokens.token_id.shift(fill_value=-1).where(tokens.position > 0, -1)
-    ids, place = np.unique(before, return_inverse=True)  # -1 first: before it there is nothing
-    starts = categories.starts_sentence(np.array(["", *corpus.texts(ids[1:])], object))[place]
-    share = pd.Series(starts).groupby(tokens.token_id).mean().reindex(table.token_id).to_numpy()
+    starts, escaped = (
+        flags.groupby(tokens.token_id).mean().reindex(table.token_id).to_numpy()
+        for flags in _places(corpus, tokens)
+    )
     text = corpus.texts(table.token_id.to_numpy())
-    category = categories.categorize(text, share)
+    category = categories.categorize(text, starts, escaped)
     spelling = [visible(one) for one in text]
     held = answer_types(run)
     bearing = table.token_id.isin(held.token_id[held.share >= ANSWER_SHARE])
-    named = table.assign(text=text, spelling=spelling, initial_share=share, category=category)
+    named = table.assign(text=text, spelling=spelling, initial_share=starts, category=category)
     return named.assign(answer_bearing=bearing)
+
+
+def _places(corpus: Measured, tokens: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Whether each position starts a line or a sentence, and whether it follows a backslash.
+
+    Markup such as ``- **`` is looked through: the last other token before a position decides.
+    """
+    before = tokens.token_id.shift(fill_value=-1).where(tokens.position > 0, -1)
+    ids, place = np.unique(before, return_inverse=True)  # -1 first: before it there is nothing
+    texts = np.array(["", *corpus.texts(ids[1:])], object)
+    marks = np.array([categories.is_markup(text) for text in texts])[place]
+    behind = pd.Series(place).where(~marks).ffill().astype(int)  # never past a completion's start
+    escaped = np.array([text.endswith("\\") for text in texts])[place]
+    return pd.Series(categories.starts_sentence(texts)[behind]), pd.Series(escaped)
+
+
+@table(*TOKENS, *ROCKS, inputs=tokens_hash)
+def persistent(run: Run) -> pd.DataFrame:
+    """The persistent occurrences: keys of the position, ``token_id, rho, rock``.
+
+    ``rho`` is NaN without a second one of the type; ``rock`` tells whether the context repeats.
+    """
+    found = measured(run).detection.occurrences
+    return found.astype({"rho": np.float32}).reset_index(drop=True)
 
 
 @table(*TOKENS, *ROCKS, inputs=tokens_hash)

@@ -7,7 +7,15 @@ from rockstudy.config.fields import RockConfig
 from rockstudy.sampling.rollout import Rollouts
 
 PAD = 3  # also a token of the corpora, so that padding in a window would be found
-ROCKS = {"k": 3, "tau_pre": 0.4, "tau_post": 0.5, "window": 2, "gamma": 0.5, "eta": 0.2}
+ROCKS = {
+    "k": 3,
+    "tau_pre": 0.4,
+    "tau_post": 0.5,
+    "window": 2,
+    "gamma": 0.5,
+    "eta": 0.2,
+    "repeats": "share",
+}
 SETTINGS = RockConfig(selector="score_ctx", **ROCKS)  # the score that needs all of it
 N_PROMPTS, SAMPLES = 30, 2
 

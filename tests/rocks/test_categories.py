@@ -6,30 +6,38 @@ import pytest
 from rockstudy.errors import StudyError
 from rockstudy.models.token_texts import token_texts, visible
 from rockstudy.paths import REPO
-from rockstudy.rocks.categories import CATEGORIES, COMMANDS, MARKERS, categorize, starts_sentence
+from rockstudy.rocks.categories import (
+    CATEGORIES,
+    COMMANDS,
+    MARKERS,
+    categorize,
+    is_markup,
+    starts_sentence,
+)
 
 NAN = float("nan")
 
 SPELLINGS = {
     "latex": ["$", " $", " $\\", "$$", "$$\n", "$$\n\n", "$.", "}$", "}$.**", "}}", "}{", "{", "^",
               "_", "&", "\\", " \\", "\\\\", "\\[", "\\(", " \\]\n\n", "\\frac", "\\boxed", "\\%",
-              "\\cdot", "{\\", "_n", "frac", "boxed", "cdot"],
+              "\\cdot", "{\\", "_n", "frac", "boxed", "cdot", " (", ")", " =", "=("],
     "structure": ["\n", "\n\n", " ", "    ", "\t", "**", " **", "**:", ":**", "**\n", "##", "###",
                   "#", ".\n\n", ".\n", ":\n\n", "]\n\n", "- ", "* ", "---", "```", "`",
                   "\xa0", "\u3000", "\u2003\u202f", "\u2028", "x\r", "-\xa0"],
     "marker": ["So", " So", "We", " We", "Wait", "This", " Since", " Finally", "Hmm"],
     "digit": ["7", " 12", "2024", "\uff12\uff13", "१२", "٣", "²", "①", "⑩", "\u2163", "\u3007",
               "1\ufe0f\u20e3"],
-    "punctuation": [".", ",", " (", ")", ":", "?", '."', " =", " +", "-", " -", "*", "<", "|", "×",
+    "punctuation": [".", ",", "),", ":", "?", '."', "==>", " +", "-", " -", "*", "<", "|", "×",
                     "。", "।", "،", "؛", "\uff0b", "\uff1d", "🙂", "👩\u200d💻", "❤\ufe0f", "👍🏽"],
-    "letter": ["x", " x", "X", "a", " a", "π", "é", "e\u0301", "x\u0302",
+    "letter": ["x", " x", "X", "a", " b", "π", "é", "e\u0301", "x\u0302",
                "\U0001d465", "\u211d", "\u2003x"],
-    "word": [" frac", " boxed", "text", " the", "the", " number", " so", "so", "SO", "ut", "Step",
+    "word": [" a", " A", " I", "'s", "'t", "\u2019re",
+             " frac", " boxed", "text", " the", "the", " number", " so", "so", "SO", "ut", "Step",
              " Solution", "é" * 2, "数", "ﬁne", "数学", "कि", "ที่",
              "\u093f", "\u0301", "\u0645\u06cc\u200c\u062e\u0648\u0627",
              "한국", "e\u0301te\u0301", "\u3000数"],
     "other": ["", "<|endoftext|>", "<|im_start|>", "<think>", "</think>", "<repo_name>", "\ufffd",
-              " \ufffd", "\ufffd\n", "\x00", "\x0b", "\x1f", "'s", "(x", "x2", "½", "\u200b",
+              " \ufffd", "\ufffd\n", "\x00", "\x0b", "\x1f", "'s-", "(x", "x2", "½", "\u200b",
               "\u200d", "\ufe0f", "\\xe2\\x80", " \\xf0", "२x"],
 }  # fmt: skip
 
@@ -64,6 +72,31 @@ def test_position_separates_markers_from_words_and_bullets_from_signs(text, mid_
     assert categorize([text] * 4, [0.0, 0.49, 0.5, 1.0]) == [mid_clause] * 2 + [initial] * 2
 
 
+# Types as they occur in worked solutions, with the share of their occurrences that start a sentence
+# and that follow a backslash: an own list of what a reader would call them.
+PUBLISHED = [
+    ("times", 0.0, 0.9, "latex"), ("right", 0.0, 0.7, "latex"), ("quad", 0.0, 1.0, "latex"),
+    ("text", 0.0, 0.98, "latex"), ("left", 0.0, 1.0, "latex"), ("pi", 0.0, 0.8, "latex"),
+    ("times", 0.0, 0.1, "word"), (" right", 0.0, 0.0, "word"), ("text", 0.0, 0.0, "word"),
+    (" (", 0.1, 0.0, "latex"), (")", 0.0, 0.1, "latex"), (" =", 0.0, 0.0, "latex"),
+    ("n", 0.0, 0.0, "letter"), (" a", 0.0, 0.0, "word"), ("'s", 0.0, 0.0, "word"),
+    ("So", 0.9, 0.0, "marker"), (" first", 0.05, 0.0, "word"), (" equation", 0.0, 0.0, "word"),
+    ("**", 0.4, 0.0, "structure"), ("-", 0.8, 0.0, "structure"), ("1", 0.1, 0.0, "digit"),
+    (" must", 0.0, 0.0, "word"), ("\\\\", 0.0, 0.0, "latex"), (",", 0.0, 0.3, "punctuation"),
+]  # fmt: skip
+
+
+def test_the_categories_agree_with_a_list_of_readers():
+    texts, initial, escaped, expected = zip(*PUBLISHED, strict=True)
+    assert categorize(texts, initial, escaped) == list(expected)
+
+
+@pytest.mark.parametrize("text", ["**", " **", "- ", "-", "###", "* ", "\u2022", "> "])
+def test_markup_within_a_line_is_looked_through(text):
+    assert is_markup(text)
+    assert not any(map(is_markup, ("", " ", "\n", "\n- ", "**:", "x", "$", text + "x")))
+
+
 def test_every_category_is_described_and_tested():
     assert list(CATEGORIES) == list(SPELLINGS)
     assert all(CATEGORIES.values())
@@ -95,7 +128,7 @@ def test_shares_that_are_none_are_refused(shares, message):
 @pytest.mark.parametrize(
     "previous",
     ["", "\n", "\n\n", ".\n\n", "$$\n", "  \n  ", ".", "!", "?", ":", ". ", '."', ".”", ":**",
-     ".$", "}$.", ".)", ".}$", "So we are done. **", "word\n",
+     ".$", "}$.", ".)", ".}$", "So we are done. **", "word\n", "\n\n**", "\n- **", "\n# ",
      "。", "\uff01", "\uff1f", "؟", "।", "॥", "\u06d4", "…", "。」", "\uff1a", "!»",
      ".\xa0", ".\u200b", "\u2028", "\n\u3000", "\r"],
     ids=ascii,
@@ -106,7 +139,7 @@ def test_a_sentence_or_a_line_starts_after(previous):
 
 @pytest.mark.parametrize(
     "previous",
-    [" ", " the", ",", "**", " $", "}$", "\n\n**", "\nx", ".5", "- ", ";", ")",
+    [" ", " the", ",", "**", " $", "}$", "x **", "\nx", "\nx **", ".5", "- ", ";", ")",
      "،", "؛", "、", "\uff0c", "\uff1b", "。x", "»", "¿", "\u3000"],
     ids=ascii,
 )  # fmt: skip

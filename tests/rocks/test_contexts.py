@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from corpora import every_token, rollouts, window
-from scipy import sparse
+from scipy import sparse, stats
 
 from rockstudy.errors import StudyError
 from rockstudy.rocks import contexts, encoders, neighbours
@@ -161,3 +161,35 @@ def test_consistency_refuses_what_it_cannot_count(change, line):
     given = {"features": np.ones((4, 2)), "groups": np.zeros(4, int), "gamma": 0.5} | change
     with pytest.raises(StudyError, match=line):
         contexts.consistency(**given)
+
+
+def test_few_occurrences_pass_the_bound_no_more_often_than_its_level_and_the_share_they_do():
+    """Contexts of 20 equal kinds: two are similar with probability 0.05, half of eta."""
+    rng, eta, passed = np.random.default_rng(4), 0.1, {}
+    for size in (3, 6, 11, 51, 201):
+        groups = np.repeat(np.arange(12_000 // size), size)
+        features = sparse.csr_matrix(np.eye(20)[rng.integers(20, size=len(groups))])
+        rho = contexts.consistency(features, groups, 0.5)
+        for test in ("share", "bound"):
+            passed[test, size] = contexts.repeats(rho, groups, eta, test).mean()
+    assert passed["share", 11] == pytest.approx(0.4, abs=0.05)  # 1 - 0.95 ** 10
+    assert passed["share", 51] < 0.15
+    # occurrences of a group depend on each other: at least 59 groups, so a wide tolerance
+    assert max(passed["bound", size] for size in (3, 6, 11, 51, 201)) < contexts.LEVEL
+
+
+@pytest.mark.parametrize("others", [1, 2, 5, 10, 50, 1000])
+@pytest.mark.parametrize("eta", [0.0, 0.1, 0.4, 1.0])
+def test_the_bound_is_that_of_clopper_and_pearson(others, eta):
+    for similar in {0, 1, 2, others // 10, others // 4, others // 2, others} & {*range(others + 1)}:
+        found = contexts.repeats(np.full(others + 1, similar / others), np.zeros(others + 1), eta,
+                                 "bound")  # fmt: skip
+        test = stats.binomtest(similar, others, alternative="greater")
+        assert (found == (test.proportion_ci(1 - contexts.LEVEL).low > eta)).all()
+        exact = stats.binom.sf(stats.binom.isf(contexts.LEVEL, others, eta), others, eta)
+        assert exact <= contexts.LEVEL  # the rate at which a similarity of eta passes
+
+
+def test_an_occurrence_without_others_does_not_repeat():
+    for test in ("share", "bound"):
+        assert not contexts.repeats(np.array([math.nan]), np.array([7]), 0.1, test).any()

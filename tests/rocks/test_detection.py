@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from corpora import N_PROMPTS, SAMPLES, SETTINGS, scored
+from scipy import stats
 
 from rockstudy.config.fields import RockConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
-from rockstudy.rocks import detection
+from rockstudy.rocks import contexts, detection
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.sampling.rollout import Rollouts
 
@@ -52,7 +53,11 @@ def brute_force(table, rollouts, settings):
                 sizes = windows[i].total() * windows[j].total()
                 shared = (windows[i] & windows[j]).total()
                 similar += i != j and sizes > 0 and shared / sqrt(sizes) >= settings.gamma - 1e-6
-            n_rock += len(mine) > 1 and similar / (len(mine) - 1) >= settings.eta
+            if len(mine) > 1 and settings.repeats == "share":
+                n_rock += similar / (len(mine) - 1) >= settings.eta
+            elif len(mine) > 1:
+                test = stats.binomtest(similar, len(mine) - 1, alternative="greater")
+                n_rock += test.proportion_ci(1 - contexts.LEVEL).low > settings.eta
         count = int((table.token_id == token).sum())
         score = float(post[table.token_id == token].astype(float).sum())
         result[token] = (count, score, len(mine), n_rock / count)
@@ -60,9 +65,11 @@ def brute_force(table, rollouts, settings):
 
 
 @pytest.mark.parametrize("loss", ["rkl", "log_ratio"])
-@pytest.mark.parametrize("window", [1, 2, 5])
-def test_scores_and_ccr_equal_a_double_loop_over_occurrences(corpus, loss, window):
-    settings = SETTINGS.model_copy(update={"loss": loss, "window": window})
+@pytest.mark.parametrize(
+    ("window", "test"), [(1, "share"), (2, "share"), (5, "share"), (2, "bound")]
+)
+def test_scores_and_ccr_equal_a_double_loop_over_occurrences(corpus, loss, window, test):
+    settings = SETTINGS.model_copy(update={"loss": loss, "window": window, "repeats": test})
     types = detection.detect(*corpus, settings).types
     expected = brute_force(*corpus, settings)
     assert types.token_id.tolist() == list(expected)
