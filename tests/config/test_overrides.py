@@ -170,7 +170,7 @@ def test_checkpoints_are_in_the_order_of_training_and_early_is_half_of_it():
         assert preset.stage2.keep["early"] == 0.5  # paper 2.6: 5k of 10k prompts
     written = json.loads(canonical_json(PRESETS["lab"]))
     shares = list(StudyConfig.model_validate(written).stage2.keep.values())
-    assert shares == sorted(shares) and len(shares) == 4
+    assert shares == sorted(shares) and len(shares) == 3
 
 
 def test_an_unknown_task_is_refused_by_name():
