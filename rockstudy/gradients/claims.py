@@ -2,118 +2,178 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from rockstudy.claims import paper, verdicts
+from rockstudy.gradients import comparisons
+
+WIDEST_EFFECT = 0.5  # ours: half width of a rank-biserial correlation that can tell its sign
+WIDEST_CHANGE = 0.25  # ours: half width of a relative change; half the paper's fall of high-KL
+WIDEST_COSINE = 0.15  # ours: half of the cosine that some rocks exceed in the paper
 
 
-def geometry_claims(
+def gradient_claims(
     norms: pd.DataFrame,
     compared: pd.DataFrame,
-    moved: pd.DataFrame,
-    halves: pd.DataFrame,
+    fewer: pd.DataFrame,
+    order: pd.DataFrame,
     grouped: pd.DataFrame,
 ) -> list[dict]:
-    """Claims rows for the numbers of the paper's section on gradients and persistence.
+    """Claims rows on norms and cosines of mean gradients, in logit space.
 
-    The frames are `gradient_medians`, `in_both_spaces`, `medians`, `split` and `by_group` of
-    `rockstudy.gradients.steps`.
+    The frames are `gradient_medians`, `in_both_spaces`, `norms_at_counts`, `order_of_cosines` and
+    `by_group` of `rockstudy.gradients.steps`.
     """
-    return [*_gradient_claims(norms, compared, grouped), *_persistence_claims(moved, halves)]
+    effects = compared.set_index(["group", "statistic"]).loc["high-KL"]
+    steps = order[order.statistic == "cos_others"].sort_values("rank_biserial", na_position="first")
+    rocks = grouped[grouped.group == "rock"]
+    some = paper.number("cos-balanced-some").value
+    return [
+        verdicts.finding(
+            "gradient-norm-rock-below-high-kl",
+            "The expected gradient of a rock is smaller than that of a rare high-KL type (unbiased "
+            "squared norms, rank-biserial).",
+            _measured(effects.loc["square"], "logit", "logit_", "token types"),
+            direction=verdicts.below(0, widest=WIDEST_EFFECT),
+            locator=paper.number("norm-p").where,
+            headline=True,
+        ),
+        verdicts.finding(
+            "gradient-cos-order",
+            "Rocks follow the sum of the other types' gradients more closely than high-KL types, "
+            "and these more closely than random types (rank-biserial of the weaker step).",
+            _measured(steps.iloc[0], "rank_biserial", "", "token types"),
+            direction=verdicts.above(0, widest=WIDEST_EFFECT),
+            locator=paper.number("cos-balanced/rock").where,
+        ),
+        verdicts.finding(
+            "gradient-cos-rock-some",
+            "Some rock follows the sum of the other types' gradients closely: the largest cosine.",
+            comparisons.largest(rocks, "cos_others_logit") | {"unit": "rocks (simultaneous)"},
+            direction=verdicts.above(some, widest=WIDEST_COSINE),
+            number="cos-balanced-some",
+        ),
+        *_shown_gradients(norms, effects, fewer),
+    ]
 
 
-def _gradient_claims(
-    norms: pd.DataFrame, compared: pd.DataFrame, grouped: pd.DataFrame
-) -> list[dict]:
+def _shown_gradients(norms: pd.DataFrame, effects: pd.DataFrame, fewer: pd.DataFrame) -> list[dict]:
     by = norms.set_index(["statistic", "group"])
     unit = "types (interval over half-samples of prompts)"
-    medians = [
-        verdicts.holds(
+    levels = [
+        verdicts.shown(
             f"gradient-{statistic.split('-')[0]}-{group.lower()}",
             f"Median {words} of the group {group}.",
+            _measured(by.loc[f"{statistic.replace('-', '_')}_logit", group], "median", "", unit),
             f"{statistic}/{group}",
-            _number(by.loc[f"{statistic.replace('-', '_')}_logit", group], "median", "", unit),
+            why="a level of another world",
         )
         for statistic, words in (
             ("norm", "norm of the mean gradient"),
-            ("cos-balanced", "cosine with the balanced sum"),
+            ("cos-balanced", "cosine with the balanced sum, which holds the type itself"),
         )
         for group in paper.labelled(statistic)
     ]
-    other = compared.set_index(["group", "statistic"]).loc["high-KL", "norm"]
-    rocks = grouped[grouped.group == "rock"]
-    above = int((rocks.cos_balanced_logit > paper.number("cos-balanced-some").value).sum())
+    same = fewer.set_index("counts").loc["high-KL"]
+    n = int(effects.n["norm"])
     return [
-        *medians,
-        verdicts.sign(
-            "gradient-norm-rock-below-high-kl",
-            "Rocks have smaller mean gradients than rare high-KL types (rank-biserial).",
-            None,
-            _number(other, "logit", "logit_", "token types"),
-            positive=False,
-            headline=True,
+        *levels,
+        verdicts.shown(
+            "gradient-norm-plain",
+            "Norms of mean gradients of rocks against rare high-KL types (rank-biserial).",
+            _measured(effects.loc["norm"], "logit", "logit_", "token types"),
             locator=paper.number("norm-p").where,
+            why="a mean of fewer occurrences has a larger norm, whatever the tokens",
         ),
-        verdicts.concludes(
-            "gradient-norm-p",
-            "Norms of mean gradients of rocks against rare high-KL types: Mann-Whitney p-value.",
-            "norm-p",
-            {"value": other.mann_whitney_p, "unit": "token types", "n": int(other.n)},
-            same_side=other.logit < 0,
-        ),
-        verdicts.judged(
-            "gradient-cos-rock-some",
-            "Some rocks follow the balanced sum closely: rocks with a cosine above 0.3.",
-            "cos-balanced-some",
-            {"value": above, "unit": "rocks", "n": len(rocks)},
-            verdict="reproduced" if above else "differs",
-            reason="must be at least one rock; the paper's column holds the cosine",
+        verdicts.shown(
+            "gradient-norm-same-count",
+            "The same with each rock at the number of occurrences of the high-KL type.",
+            _measured(same, "rank_biserial", "", "token types") | {"n": n},
+            locator="ours",
+            why="at equal counts noise weighs alike on both, and it grows with the loss",
         ),
     ]
 
 
-def _persistence_claims(moved: pd.DataFrame, halves: pd.DataFrame) -> list[dict]:
-    by = moved.set_index("group")
-    high, size = by.loc["high-KL"], {"n": int(by.n["high-KL"]), "unit": "types"}
-    fresh = halves.set_index(["group", "half"]).loc["high-KL", "other"]
+def persistence_claims(changed: pd.DataFrame, halves: pd.DataFrame) -> list[dict]:
+    """Claims rows on early and late losses.
+
+    The frames are `changes` and `split` of `rockstudy.gradients.steps`.
+    """
+    here = changed[changed.source == "here"].set_index("group")
+    fresh = halves[halves.half == "other"].set_index("group")
+    rock, high = (paper.number(f"persistence/{group}") for group in ("rock", "high-KL"))
+    unit = "types (95% of random halves of the prompts)"
     return [
+        verdicts.finding(
+            "persistence-rock",
+            "The loss of rocks persists: from an early to a late checkpoint it falls by less than "
+            "half of what the paper's high-KL types fall by (relative change of the median).",
+            _relative(here.loc["rock"], "types"),
+            direction=verdicts.above(high.value / 2, widest=WIDEST_CHANGE),
+            size=verdicts.near(rock.id, widest=WIDEST_CHANGE),
+            number=rock.id,
+            headline=True,
+        ),
+        verdicts.finding(
+            "persistence-high-kl-falls",
+            "The loss of rare high-KL types falls, on prompts that they were not chosen on "
+            "(relative change of the median).",
+            _relative(fresh.loc["high-KL"], unit),
+            direction=verdicts.below(0, widest=WIDEST_CHANGE),
+            size=verdicts.not_testable(
+                "the paper's types were chosen on the prompts that measure them"
+            ),
+            number=high.id,
+            headline=True,
+        ),
+        verdicts.finding(
+            "persistence-rock-above-high-kl",
+            "Rocks keep more of their loss than rare high-KL types, on prompts that chose neither "
+            "(difference of the relative changes).",
+            _relative(fresh.loc["rock - high-KL"], unit),
+            direction=verdicts.above(0, widest=WIDEST_CHANGE),
+            locator=f"{high.where}, without this control",
+        ),
         *(
-            verdicts.holds(
+            verdicts.shown(
                 f"persistence-{group.lower()}-{what}",
                 f"Median {what} mean KL of the group {group}, in nats.",
+                _level(here.loc[group], what),
                 f"kl-{what}/{group}",
-                _number(by.loc[group], what, f"{what}_", "types (interval over prompts)"),
+                why="a level of another world",
             )
-            for group in ("high-KL", "rock")
+            for group in ("rock", "high-KL")
             for what in ("early", "late")
         ),
-        verdicts.holds(
-            "persistence-high-kl-change",
-            "Relative change of the median mean KL of the group high-KL from early to late.",
-            "kl-change",
-            {"value": high.late / high.early - 1} | size,
+        verdicts.shown(
+            "persistence-high-kl-plain",
+            "Relative change of the median of rare high-KL types, on the prompts that chose them.",
+            _relative(here.loc["high-KL"], "types"),
+            high.id,
+            why="a group chosen for its early loss falls by the choice alone",
         ),
-        verdicts.concludes(
-            "persistence-high-kl-p",
-            "The fall of the group high-KL as a Wilcoxon test over types, its p-value.",
-            "kl-change-p",
-            {"value": high.wilcoxon_p} | size,
-            same_side=high.change < 0,
-        ),
-        verdicts.sign(
-            "persistence-high-kl-falls-split-sample",
-            "The loss of rare high-KL types falls from early to late also on prompts that they "
-            "were not chosen on (median change in nats).",
-            None,
-            _number(fresh, "change", "change_", "types (range over random halves)"),
-            positive=False,
-            headline=True,
-            locator=f"{paper.number('kl-change').where}, without this control",
+        verdicts.shown(
+            "persistence-rock-falls",
+            "Share of rocks whose mean KL is lower late than early.",
+            verdicts.share(int(here.n_fall["rock"]), int(here.n["rock"]), "rocks"),
+            "persistence-falls/rock",
         ),
     ]
 
 
-def _number(row: pd.Series, value: str, ends: str, unit: str) -> dict:
+def _measured(row: pd.Series, value: str, ends: str, unit: str) -> dict[str, Any]:
     """A row's number, its interval in the columns ``<ends>lo`` and ``<ends>hi``, and its n."""
     measured = {"value": row[value], "lo": row[f"{ends}lo"], "hi": row[f"{ends}hi"]}
-    return measured | {"unit": unit, "n": int(row.n)}
+    return measured | {"unit": unit, "n": int(row.get("n", 0))}
+
+
+def _relative(row: pd.Series, unit: str) -> Mapping[str, Any]:
+    return _measured(row, "relative", "relative_", unit)
+
+
+def _level(row: pd.Series, what: str) -> Mapping[str, Any]:
+    return {"value": row[what], "unit": "types", "n": int(row.n)}

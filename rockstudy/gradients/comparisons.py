@@ -33,7 +33,9 @@ def rank_biserial(first: np.ndarray, second: np.ndarray, rng: Generator) -> dict
     """P(first > second) minus P(first < second) for one value drawn from each.
 
     The effect size of the Mann-Whitney test, 2 U / (n m) - 1. The interval resamples the values of
-    both samples (token types). Values that are not finite are left out.
+    both samples (token types). Where the samples do not overlap that would have no width: then it
+    is the exact one (Clopper and Pearson) of as many pairs as the smaller sample has values. Values
+    that are not finite are left out.
 
     Returns ``rank_biserial, lo, hi, mann_whitney_p`` (two-sided), ``n``; NaN where a sample has
     fewer than 2 values.
@@ -50,8 +52,12 @@ def _dominance(signs: np.ndarray, rng: Generator) -> dict[str, float]:
         return dict.fromkeys(("rank_biserial", "lo", "hi"), float("nan"))
     rows, columns = (rng.multinomial(n, np.full(n, 1 / n), _BOOT) for n in signs.shape)
     drawn = np.einsum("bn,bn->b", rows, columns @ signs.T) / signs.size
-    lo, hi = np.quantile(drawn, [0.025, 0.975])
-    return {"rank_biserial": float(signs.mean()), "lo": float(lo), "hi": float(hi)}
+    value, (lo, hi) = float(signs.mean()), np.quantile(drawn, [0.025, 0.975])
+    if abs(value) == 1:
+        n = min(signs.shape)
+        end = 2 * stats.binomtest(n, n).proportion_ci().low - 1
+        lo, hi = (end, 1.0) if value > 0 else (-1.0, -end)
+    return {"rank_biserial": value, "lo": float(lo), "hi": float(hi)}
 
 
 def effects(values: Arrays, rng: Generator) -> pd.DataFrame:

@@ -11,6 +11,9 @@ ones, so there the line is extrapolated.
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
@@ -49,44 +52,79 @@ def changes(types: pd.DataFrame, rng: Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_early(types: pd.DataFrame) -> pd.DataFrame:
-    """The random types by their early mean: ``early_from, n, early, late, relative`` of medians.
+def regression_to_the_mean(types: pd.DataFrame, rng: Generator) -> pd.DataFrame:
+    """What the random types tell of the high-KL types' fall; `types` has ``group, early, late``.
 
-    Types that are alike rise where they start low and fall where they start high: regression to
-    the mean, without any choice of ours.
+    Returns ``types, n, early, late, relative`` (of medians) for the random types by their early
+    mean (at `EDGES`), which rise where they start low and fall where they start high, and for the
+    high-KL types; then ``high-KL by the line``, with the late loss that the line gives at their
+    median. The last two have ``relative_lo, relative_hi``, and the row ``beyond the line`` is their
+    difference. The n of the line counts random types.
     """
-    random = types[types.group == "random"]
+    known = types.dropna(subset=["early", "late"])
+    random, high = (known[known.group == name] for name in ("random", "high-KL"))
     bins = np.searchsorted(EDGES, random.early, side="right")
-    table = random.assign(early_from=np.array((0.0, *EDGES))[bins]).groupby("early_from")
-    medians = table[["early", "late"]].median().assign(n=table.size())
-    return medians.assign(relative=medians.late / medians.early - 1).reset_index()
+    names = np.array([f"random, early {name}" for name in _ranges()])
+    tables = [_row(names[b], random[bins == b]) for b in np.unique(bins)]
+    line, observed = _line(random, high, rng), _row("high-KL", high)
+    tables.append(observed | _interval(line["observed"]))
+    expected = {"types": "high-KL by the line", "n": len(random), "early": observed["early"]}
+    expected["late"] = observed["early"] * (1 + line["expected"][0])
+    tables.append(expected | _interval(line["expected"]))
+    beyond = {"types": "beyond the line", "n": len(high)}
+    tables.append(beyond | _interval(line["observed"] - line["expected"]))
+    return pd.DataFrame(tables)
 
 
-def by_selection(types: pd.DataFrame, rng: Generator) -> dict[str, float]:
-    """Relative change of the high-KL types' median that the random types' line predicts.
-
-    Returns ``observed, expected`` and ``beyond`` (observed minus expected), each with ``_lo, _hi``;
-    ``n_random``, and ``n_overlap``, the random types in the high-KL types' range of early means.
-    """
-    random, high = (
-        types.loc[types.group == name, ["early", "late"]].dropna().to_numpy()
-        for name in ("random", "high-KL")
+def in_words(table: pd.DataFrame) -> str:
+    """A sentence on `regression_to_the_mean`: how much of the fall selection explains."""
+    rows = table.set_index("types")
+    fall, line, beyond = (
+        rows.loc[name] for name in ("high-KL", "high-KL by the line", "beyond the line")
     )
-    some, chosen = (np.concatenate([one[None], _resampled(one, rng)]) for one in (random, high))
+    text = (
+        f"high-KL types change by {fall.relative:+.0%}; random types of the same early loss would "
+        f"by {line.relative:+.0%} [{line.relative_lo:+.0%}, {line.relative_hi:+.0%}]: "
+    )
+    if pd.isna(beyond.relative_lo):
+        return text + "too few types for an interval"
+    if beyond.relative_hi < 0:
+        return text + "they fall by more than selection explains"
+    if beyond.relative_lo > 0:
+        return text + "they fall by less than selection explains"
+    return text + "selection may explain all of it"
+
+
+def _ranges() -> list[str]:
+    """The ranges between `EDGES` in words."""
+    middle = [f"{a:g} to {b:g}" for a, b in pairwise(EDGES)]
+    return [f"below {EDGES[0]:g}", *middle, f"from {EDGES[-1]:g}"]
+
+
+def _row(name: str, types: pd.DataFrame) -> dict[str, Any]:
+    early, late = types.early.median(), types.late.median()
+    row = {"types": str(name), "n": len(types), "early": early, "late": late}
+    return row | {"relative": late / early - 1}
+
+
+def _interval(drawn: np.ndarray) -> dict[str, float]:
+    lo, hi = intervals.ends(drawn[1:])
+    return {"relative": float(drawn[0]), "relative_lo": float(lo), "relative_hi": float(hi)}
+
+
+def _line(random: pd.DataFrame, high: pd.DataFrame, rng: Generator) -> dict[str, np.ndarray]:
+    """Relative change of the high-KL types, observed and by the random types' line, with draws."""
+    some, chosen = (
+        np.concatenate([pairs[None], _resampled(pairs, rng)])
+        for pairs in (one[["early", "late"]].to_numpy() for one in (random, high))
+    )
     x, y = some[..., 0], some[..., 1]
     dx = x - x.mean(1, keepdims=True)
+    early = np.median(chosen[..., 0], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         slope = (dx * y).sum(1) / (dx**2).sum(1)
-    line = y.mean(1) + slope * (np.median(chosen[..., 0], axis=1) - x.mean(1))
-    expected = line / np.median(chosen[..., 0], axis=1) - 1
-    found = {"observed": _relative(chosen), "expected": expected}
-    found["beyond"] = found["observed"] - expected
-    row: dict[str, float] = {}
-    for name, (value, *drawn) in found.items():
-        lo, hi = intervals.ends(np.array(drawn))
-        row |= {name: value, f"{name}_lo": lo, f"{name}_hi": hi}
-    overlap = int((random[:, 0] >= high[:, 0].min()).sum())
-    return row | {"n_random": len(random), "n_overlap": overlap}
+    late = y.mean(1) + slope * (early - x.mean(1))
+    return {"observed": _relative(chosen), "expected": late / early - 1}
 
 
 def _resampled(pairs: np.ndarray, rng: Generator) -> np.ndarray:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rockstudy import progress
 from rockstudy.errors import StudyError
-from rockstudy.gradients import comparisons, group_losses, type_gradients
+from rockstudy.gradients import comparisons, group_losses, published, type_gradients
 from rockstudy.gradients.group_losses import PromptSums
 from rockstudy.gradients.type_gradients import Positions
 from rockstudy.models.divergence import Head
@@ -183,6 +183,13 @@ def persistence_table(
     rows = by_group(losses, chosen).dropna(subset=["early_own"])
     own = rows.groupby("group", sort=False).early_own.agg(early_own="median", n_own="size")
     return moved.merge(own, on="group", how="left")
+
+
+def changes(losses: pd.DataFrame, chosen: pd.DataFrame, rng: Generator) -> pd.DataFrame:
+    """`published.changes` of this run's groups and of the paper's, ``source`` here or paper."""
+    both = {"here": by_group(losses, chosen), "paper": published.figure_types()}
+    tables = [published.changes(rows, rng).assign(source=name) for name, rows in both.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:

@@ -32,6 +32,16 @@ def test_the_effect_size_is_that_of_the_mann_whitney_statistic():
     assert alone["n"] == 61
 
 
+def test_samples_that_do_not_overlap_have_the_interval_of_the_smaller_one():
+    high, low = np.arange(10.0) + 100, np.arange(20.0)
+    effect = comparisons.rank_biserial(high, low, np.random.default_rng(0))
+    least = scipy.stats.beta.ppf(0.025, 10, 1)  # 10 of 10 pairs
+    ends = (effect["rank_biserial"], effect["lo"], effect["hi"])
+    assert ends == pytest.approx((1, 2 * least - 1, 1))
+    other = comparisons.rank_biserial(low, high, np.random.default_rng(0))
+    assert (other["lo"], other["hi"]) == (-1, -effect["lo"])
+
+
 def test_the_error_from_half_samples_is_that_of_a_mean():
     rng = np.random.default_rng(3)
     folds = rng.normal(size=20)  # one value a fold; the statistic is their mean
