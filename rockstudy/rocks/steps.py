@@ -48,7 +48,6 @@ SWEEP: dict[str, tuple[Any, ...]] = {  # ours: around the defaults, each way
     "selector": BOTH,
 }
 CUTOFFS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # paper figure 2d
-OBSERVED = 4_570  # paper figure 2a: its 100 rocks and the 4,470 other types
 FEW = 20  # ours: draws for a score whose sub-corpora are found one at a time
 ANSWER_SHARE = 0.01  # ours: of the gold answers; from it on a type is answer-bearing
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # paper 2: 50, 100, 200, 300, 400 of 500 prompts
@@ -358,7 +357,8 @@ def cutoffs(types: pd.DataFrame, selector: str, own: int) -> list[int]:
     """
     able = int((types[selector] > 0).sum())
     grid = np.geomspace(3, max(able, 3), 20).round().astype(int).tolist()
-    shares = [round(step / OBSERVED * len(types)) for step in CUTOFFS]
+    observed = paper.number("observed-types").value
+    shares = [round(step / observed * len(types)) for step in CUTOFFS]
     wanted = (own, own // 2, *grid, *CUTOFFS, *shares, able)
     return sorted({step for step in wanted if 0 < step <= able})
 
@@ -378,7 +378,7 @@ def sensitivity(run: Run) -> pd.DataFrame:
 def papers_curves() -> pd.DataFrame:
     """The points of the paper's figures 2c and 2d: ``curve, k, value, share`` of its types."""
     points = paper.points("figure2")
-    return points.assign(share=points.k / OBSERVED)
+    return points.assign(share=points.k / paper.number("observed-types").value)
 
 
 def reading_of_paper(points: pd.DataFrame) -> str:

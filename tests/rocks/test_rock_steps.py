@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -28,15 +29,50 @@ def test_a_cluster_is_reproduced_by_the_sign_of_its_enrichment_alone():
         ],
         columns=columns,
     )
-    verdicts = {row["claim"]: row["verdict"] for row in rocks_claims.category_claims(table)}
-    assert verdicts == {
+    found = {row["claim"]: row["direction"] for row in rocks_claims.category_claims(table)}
+    assert found == {
         "rocks-latex": "reproduced",
         "rocks-structure": "not run",
         "rocks-marker": "inconclusive",
         "rocks-digit": "differs",
         "rocks-word": "reproduced",  # fewer words among the rocks is what the paper says
     }
-    assert {row["verdict"] for row in rocks_claims.category_claims(None)} == {"not run"}
+    assert {row["direction"] for row in rocks_claims.category_claims(None)} == {"not run"}
+
+
+@pytest.mark.parametrize(("k", "size"), [(22, "inconclusive"), (100, "not testable here")])
+def test_findings_of_figure_2_compare_sets_of_one_share(k, size):
+    """The paper's numbers have no interval of their own, so that no size is reproduced."""
+    run = Run(from_parameters("tiny", rocks__k=k), None)
+    outputs = pd.DataFrame({"prompt_index": range(9), "types": 0.5, "occurrences": 0.1})
+    halves = pd.DataFrame(
+        [(name, cut, what, v, v - 0.02, v + 0.02, "prompts", 500)
+         for name in ("score", "score_ctx") for cut in (k // 2, k)
+         for what, v in (("whole", 0.62), ("fresh", 0.6))],
+        columns=["selector", "k", "measure", "value", "lo", "hi", "unit", "n"],
+    )  # fmt: skip
+    stable = pd.DataFrame(
+        [(kind, n, cut, v, v - 0.03, v + 0.03)
+         for kind, n in (("average", 0), ("fall", 0), ("nested", 50), ("disjoint", 50))
+         for cut, v in ((k // 2, 0.8), (k, 0.8), (5 * k, 0.2))],
+        columns=["kind", "n", "k", "jaccard", "lo", "hi"],
+    )  # fmt: skip
+    types, rng = pd.DataFrame({"token_id": range(1000)}), np.random.default_rng(0)
+    rows = rocks_claims.rock_claims(run, types, outputs, stable, halves, 5000, rng)
+    found = {row["claim"]: row for row in rows if row["kind"] == "finding"}
+    directions = {claim: row.get("direction", "") for claim, row in found.items()}
+    assert directions == {
+        "rock-coverage": "reproduced",
+        "rock-coverage-half": "",
+        "rock-jaccard": "reproduced",
+        "rock-jaccard-falls": "reproduced",
+        "rock-density-types": "",
+        "rock-density-occurrences": "",
+    }
+    assert {row["size"] for row in found.values() if "size" in row} == {size}
+    near = rocks_claims.rock_claims(run, types, outputs, stable[stable.k <= k], halves, 5000, rng)
+    falls = next(row for row in near if row["claim"] == "rock-jaccard-falls")
+    assert falls["direction"] == "not run"
 
 
 def test_cut_offs_grow_to_the_number_of_types_with_a_score_and_hold_the_papers():
