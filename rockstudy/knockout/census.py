@@ -10,9 +10,11 @@ over problems of the paired difference. A candidate is a
 
 How this can mislead. With 200 candidates and alpha = 0.05 about 10 false rejections are expected
 where nothing has an effect: `multiplicity` counts those that survive a correction. Taking the
-better of two levels raises the rate further. A null result needs its size: `detectable` is the
-Delta that this many problems and rollouts would find, and `reliability` is the share of the spread
-of Delta over candidates that is not noise, which bounds every correlation with Delta.
+better of two levels raises the rate further. All candidates share one baseline, so that tests of
+several of them are not independent: `calibrated` takes it out. A null result needs its size:
+`reach` has the most that a candidate could change and what this many problems and rollouts would
+find, and `reliability` is the share of the spread over candidates that is not noise, which bounds
+every correlation.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from rockstudy.intervals import LEVEL, N_BOOT, resample
 LEAST = 0.01  # paper 3: a Strong effect is at least a percentage point
 ALPHA = 0.05  # paper 3
 SPEARMAN_DRAWS = 2_000  # ours: each draw ranks anew, so fewer than the N_BOOT of a mean
+CORRECTIONS = (("bonferroni", ALPHA), ("holm", ALPHA), ("fdr_bh", ALPHA), ("fdr_bh", 0.20))
 POWER = 0.8  # ours: the usual convention
+FEWEST = 6  # problems that all change the same way: 2 / 2^6 < 0.05 <= 2 / 2^5
 KEYS = ["benchmark", "mode", "level", "target"]  # of a knockout
 CLASSES = ("Strong Pillar", "Neutral", "Strong Stumbling Block")
 
@@ -77,6 +81,54 @@ def bootstrap(delta: np.ndarray, rng: np.random.Generator, n_boot: int = N_BOOT)
     return pd.DataFrame({"delta": delta.mean(1), "se": se, "lo": lo, "hi": hi, "p": p})
 
 
+def exact_p(change: np.ndarray) -> np.ndarray:
+    """Exact two-sided p-value of no effect for each knockout, from the problems that it changes.
+
+    `change` is int (knockouts, problems): right completions with the knockout minus without. Given
+    the sizes, the signs of a problem's change are a coin's: p = P(|sum| >= |observed sum|), by
+    convolution of binomials. With one completion a problem this is the exact McNemar test.
+    """
+    return np.array([_sign_flip(row[row != 0]) for row in change])
+
+
+def _sign_flip(changes: np.ndarray) -> float:
+    probability = np.ones(1)  # of the sums from -most to most
+    for size, n in zip(*np.unique(np.abs(changes), return_counts=True), strict=True):
+        one = np.zeros(2 * size * n + 1)
+        one[:: 2 * size] = stats.binom.pmf(np.arange(n + 1), n, 0.5)
+        probability = np.convolve(probability, one)
+    most = len(probability) // 2
+    far = np.abs(np.arange(-most, most + 1)) >= abs(int(changes.sum()))
+    return float(min(1.0, probability[far].sum()))
+
+
+def reach(screen: pd.DataFrame) -> pd.DataFrame:
+    """What a knockout could change, and what this screen would find.
+
+    `screen` has ``holding, holding_correct`` (completions of the baseline with a banned id, and the
+    right ones among them), ``n_problems, samples, se``. Columns, in its order: ``reach_down,
+    reach_up``, the most that accuracy can fall (right completions that hold the token) and rise;
+    ``detectable``, `detectable` at 80% power, and at least the share of the fewest completions that
+    the exact test can reject with; ``able``, whether it could be Strong at all (the bootstrap
+    rejects where a draw without any of the changed problems is rare); ``testable``, whether it
+    reaches what is detectable.
+    """
+    n = screen.n_problems * screen.samples
+    down, up = screen.holding_correct / n, (screen.holding - screen.holding_correct) / n
+    least = np.maximum(detectable(screen.se.to_numpy()), FEWEST / n)
+    most = np.maximum(down, up)
+    missed = 1 - np.minimum(most * screen.samples, 1)  # problems that cannot change
+    return pd.DataFrame(
+        {
+            "reach_down": down,
+            "reach_up": up,
+            "detectable": least,
+            "able": (most >= LEAST) & (2 * missed**screen.n_problems < ALPHA),
+            "testable": most >= np.maximum(least, LEAST),
+        }
+    )
+
+
 def census(screen: pd.DataFrame) -> pd.DataFrame:
     """Classify every candidate on every benchmark by its knockouts at token and window level.
 
@@ -100,13 +152,13 @@ def census(screen: pd.DataFrame) -> pd.DataFrame:
 def multiplicity(p: Sequence[float] | np.ndarray) -> pd.DataFrame:
     """Rejections that are left after correction: ``method, level, rejected, smallest``.
 
-    Bonferroni and Benjamini-Hochberg through statsmodels, at `ALPHA` and at q = 0.20 (paper
-    appendix D); ``expected_false`` is `ALPHA` times the number of tests, were nothing to have an
+    Bonferroni, Holm and Benjamini-Hochberg through statsmodels, at `ALPHA` and at q = 0.20 (paper
+    appendix D.2); ``expected_false`` is `ALPHA` times the number of tests, were nothing to have an
     effect; ``smallest`` the smallest adjusted p-value.
     """
     p = np.asarray(p, np.float64)
     rows = [("none", ALPHA, (p < ALPHA).sum(), p.min())]
-    for method, level in (("bonferroni", ALPHA), ("fdr_bh", ALPHA), ("fdr_bh", 0.20)):
+    for method, level in CORRECTIONS:
         rejected, adjusted, *_ = multipletests(p, level, method)
         rows.append((method, level, rejected.sum(), adjusted.min()))
     table = pd.DataFrame(rows, columns=["method", "level", "rejected", "smallest"])
@@ -114,7 +166,10 @@ def multiplicity(p: Sequence[float] | np.ndarray) -> pd.DataFrame:
 
 
 def sign_test(classes: Sequence[str]) -> float:
-    """P-value of pillars against stumbling blocks, exact and two-sided; 1 without either."""
+    """P-value of pillars against stumbling blocks as the paper has it; 1 without either.
+
+    Exact, two-sided, and **not valid**: candidates share their baseline (`calibrated.swap_test`).
+    """
     pillars, n = (sum(c in kinds for c in classes) for kinds in (CLASSES[:1], CLASSES[::2]))
     return float(stats.binomtest(pillars, n).pvalue) if n else 1.0
 
@@ -161,9 +216,9 @@ def _spearman_draws(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> n
         return (a * b).sum(1) / norm
 
 
-def detectable(se: np.ndarray) -> np.ndarray:
+def detectable(se: np.ndarray, alpha: float = ALPHA) -> np.ndarray:
     """Smallest |Delta| that a two-sided test finds with `POWER`: (z_alpha/2 + z_power) SE."""
-    return (stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER)) * se
+    return (stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(POWER)) * se
 
 
 def reliability(delta: np.ndarray, se: np.ndarray) -> float:

@@ -1,271 +1,308 @@
-"""Claims rows of notebooks 05 and 06: the census, its corrections, pillars, predictors.
+"""Claims of notebooks 05 and 06: the census against chance and controls, predictors, agreement.
 
-The first benchmark of a run corresponds to the paper's MATH-500, the second to its IFEval. The
-paper counts classes among 200 candidates; the rows compare shares, with Wilson's interval.
+The first benchmark of a run corresponds to the paper's MATH-500, the second to its IFEval. What is
+said of candidates in general is judged by the swaps of bans and nulls (`calibrated`), because
+candidates share a baseline; what is said of rocks, by the knockouts of their matched controls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from rockstudy import display
-from rockstudy.claims import paper, verdicts
+from rockstudy.claims import verdicts
 from rockstudy.claims.verdicts import ClaimRow
-from rockstudy.knockout import census, steps
-from rockstudy.models.token_texts import visible
+from rockstudy.knockout import calibrated, census, tables
 
 BENCHMARKS = ("MATH-500", "IFEval")  # paper 3, in the order of a run's benchmarks
 PILLAR, NEUTRAL, STUMBLING = census.CLASSES
+WIDE_SHARE = 0.1  # ours: half width of a share of candidates, or of its difference from another
+WIDE_DELTA = 0.05  # ours: half width of a difference of accuracies
+DETECTED = 0.02  # ours: twice a Strong effect; a screen that misses it cannot say that nothing is
+R_MARGIN = 0.3  # ours: a property that explains less than a tenth of the spread predicts nothing
+CENSUS = "section 3, appendix D.4"
+NO_NULL = "there are no null knockouts with top-p below 1, where prefix reuse is not exact"
+NEVER = "the student is never right there, so that a knockout cannot lower its accuracy"
 
 
 def of_screen(
-    k: int,
     screen: pd.DataFrame,
-    chosen: pd.DataFrame,
+    *,
+    swaps: pd.DataFrame,
+    tested: pd.DataFrame,
+    matched: pd.DataFrame,
     modes: pd.DataFrame,
-    answers: Collection[int] | None,
+    digits: pd.DataFrame,
 ) -> list[ClaimRow]:
-    """Claims rows of notebook 05, one for each number of the paper's census.
+    """Claims of notebook 05.
 
-    `k` is the number of rocks; `screen`, `chosen` and `modes` are the tables `screen`,
-    `candidates` and `modes` of `rockstudy.knockout.steps`, and `answers` the ids of
-    answer-bearing types, None where a reference does not have them.
+    `screen` is that of `rockstudy.knockout.steps`, the others are the tables `swaps`, `tests`,
+    `against_controls`, `modes` and `digit_bans` of `rockstudy.knockout.tables`.
     """
-    classes, tested = census.census(screen), steps.tests(screen)
-    counted = steps.census_table(classes, k, chosen, answers)
+    classes = census.census(screen)
     base = screen.drop_duplicates("benchmark").set_index("benchmark")
     benchmarks = dict(zip(BENCHMARKS, base.index, strict=False))
-    right = base.base > 0
+    able = {name: bool(base.base[name] > 0) for name in base.index}
     rows = []
     for theirs, ours in benchmarks.items():
-        rows.append(_base(theirs, ours, base.loc[ours]))
-        rows += _seen(_census(theirs, ours, counted), right[ours])
-        rows += _seen([_without_answers(theirs, ours, counted)], right[ours])
-    rows += _seen(_cross_task(classes), right[list(benchmarks.values())].all())
+        some = classes[classes.benchmark == ours]
+        rows.append(_pillars(theirs, ours, some, swaps, able[ours]))
+        rows.append(_neutral(theirs, ours, some, able[ours]))
+        single = screen[(screen.benchmark == ours) & (screen.level == "token")]
+        rows.append(_corrected(theirs, ours, single, tested))
+        rows.append(_redundant(ours, matched, able[ours]))
+    rows.append(_more_pillars(classes, swaps))
+    rows.append(_disjoint(classes))
     for theirs, ours in benchmarks.items():
-        rows += _seen(_corrected(theirs, ours, tested), right[ours])
-    rows += _signs(benchmarks, counted, k)
-    for theirs, ours in benchmarks.items():
-        rows += _ranks(theirs, ours, classes, chosen)
-    return [*rows, _core(counted, k), *_seen([_null(modes)], right.iloc[0])]
+        one = {"value": base.base[ours], "unit": "problems", "n": int(base.n_problems[ours])}
+        words = f"Accuracy of the student after OPD on {ours} without any knockout."
+        rows.append(verdicts.shown(f"census-base-{ours}", words, one, f"base-accuracy/{theirs}"))
+    return [*rows, *_checks(modes, digits)]
 
 
-def _seen(rows: Iterable[ClaimRow], right: bool) -> Iterator[ClaimRow]:
-    """The rows; without numbers where the student is never right.
-
-    An answer that is never right cannot become wrong, so no candidate could be a pillar.
-    """
-    why = "the student is never right there, so a knockout cannot lower its accuracy"
-    for row in rows:
-        bare = {k: v for k, v in row.items() if k not in ("value", "lo", "hi", "unit", "n")}
-        yield row if right else bare | {"verdict": "not run", "reason": why}
+def _share(some: pd.DataFrame, kind: str) -> ClaimRow:
+    return verdicts.share(int((some["class"] == kind).sum()), len(some), "candidates")
 
 
-def _base(theirs: str, ours: str, one: pd.Series) -> ClaimRow:
-    return verdicts.shown(
-        f"census-base-{ours}",
-        f"Accuracy of the student after OPD on {ours} without any knockout.",
-        f"base-accuracy/{theirs}",
-        {"value": one.base, "unit": "problems", "n": int(one.n_problems)},
-        f"the paper's benchmark is a different one, {theirs}",
+def _swapped(swaps: pd.DataFrame, benchmark: str, statistic: str) -> pd.Series | None:
+    """A row of `tables.swaps`; of one benchmark alone where there is no second."""
+    name = benchmark if (swaps.benchmark == benchmark).any() else None
+    if benchmark == tables.BOTH and name is None and len(swaps):
+        name = swaps.benchmark.iloc[0]
+    found = swaps[(swaps.benchmark == name) & (swaps.statistic == statistic)]
+    return None if found.empty else found.iloc[0]
+
+
+def _tested(one: pd.Series | None, side: int, able: bool = True) -> verdicts.Verdict:
+    """The verdict of a row of swaps: the statistic lies beyond what swaps give, on a side."""
+    if not able:
+        return verdicts.not_run(NEVER)
+    if one is None:
+        return verdicts.not_run(NO_NULL)
+    return verdicts.rejects(one.p, same_side=side * (one.observed - one.expected) > 0)
+
+
+def _pillars(
+    theirs: str, ours: str, some: pd.DataFrame, swaps: pd.DataFrame, able: bool
+) -> ClaimRow:
+    one = _swapped(swaps, ours, "pillars")
+    beside = ""
+    if one is not None:
+        beside = (
+            f" (at token level, without the baseline: {one.observed:.0f}, and {one.expected:.1f} "
+            "where bans and nulls are swapped)"
+        )
+    return verdicts.finding(
+        f"pillars-{ours}",
+        f"There are more Strong Pillars on {ours} than chance gives{beside}: their share of the "
+        "candidates.",
+        _share(some, PILLAR),
+        direction=_tested(one, 1, able),
+        size=verdicts.near(f"pillar-share/{theirs}", widest=WIDE_SHARE),
+        number=f"pillar-share/{theirs}",
+        headline=theirs == BENCHMARKS[0],
     )
 
 
-def _census(theirs: str, ours: str, counted: pd.DataFrame) -> Iterator[ClaimRow]:
-    """The share of each class among the candidates on one benchmark."""
-    one = counted[(counted.benchmark == ours) & (counted.candidates == "all")].iloc[0]
-    for kind, number in zip(census.CLASSES, ("pillar", "neutral", "stumbling"), strict=True):
-        count, n = int(one[kind]), int(one.n)
-        of_paper = paper.number(f"{'pillars' if kind == PILLAR else number}/{theirs}").value
-        yield verdicts.holds(
-            f"census-{number}-{ours}",
-            f"Share of candidates that are {_a(kind)} on {ours}: {count} of {n} "
-            f"(the paper: {of_paper:.0f} of 200 on {theirs}).",
-            f"{number}-share/{theirs}",
-            verdicts.share(count, n, "candidates"),
-            headline=kind == PILLAR,
-        )
+def _neutral(theirs: str, ours: str, some: pd.DataFrame, able: bool) -> ClaimRow:
+    number, rule = f"neutral-share/{theirs}", verdicts.not_run(NEVER)
+    return verdicts.finding(
+        f"neutral-{ours}",
+        f"Most candidates are neutral on {ours}: their share.",
+        _share(some, NEUTRAL),
+        direction=verdicts.above(0.5, widest=WIDE_SHARE * 2) if able else rule,
+        size=verdicts.near(number, widest=WIDE_SHARE) if able else rule,
+        number=number,
+    )
 
 
-def _without_answers(theirs: str, ours: str, counted: pd.DataFrame) -> ClaimRow:
-    """The share of pillars among the candidates that are not answer-bearing."""
+def _corrected(theirs: str, ours: str, single: pd.DataFrame, tested: pd.DataFrame) -> ClaimRow:
+    """No test of a candidate survives; without power that decides nothing."""
+    about = tested[(tested.benchmark == ours) & (tested.test == "exact")]
+    left = about.set_index(["method", "level"]).rejected
+    bonferroni, fdr = (int(left[one]) for one in (("bonferroni", census.ALPHA), ("fdr_bh", 0.20)))
+    least = np.median(census.detectable(single.se.to_numpy(), census.ALPHA / len(single)))
+    fewest = np.ceil(1 - np.log2(census.ALPHA / len(single)))  # 2 / 2^m is what m problems can give
+    least = max(least, fewest / (single.n_problems * single.samples).iloc[0])
+    rule = (
+        f"none may be left; the median candidate must be found at {DETECTED:g} with 80% power after"
+        f" Bonferroni, which takes {least:.3f}"
+    )
+    verdict = verdicts.DIFFERS
+    if not bonferroni + fdr:
+        verdict = verdicts.REPRODUCED if least <= DETECTED else verdicts.INCONCLUSIVE
+    return verdicts.finding(
+        f"corrected-{ours}",
+        f"No candidate is left after a correction for many tests on {ours}: left after "
+        f"Benjamini-Hochberg at q = 0.20 (after Bonferroni {bonferroni}).",
+        {"value": fdr, "unit": "tests", "n": len(single)},
+        direction=verdicts.Verdict(verdict, rule),
+        number=f"fdr-survivors/{theirs}",
+    )
+
+
+def _redundant(ours: str, matched: pd.DataFrame, able: bool) -> ClaimRow:
     about = (
-        f"census-pillar-without-answers-{ours}",
-        f"Share of candidates that are {_a(PILLAR)} on {ours} once answer-bearing types, whose ban "
-        "is mechanical, are left out",
-        f"pillar-share/{theirs}",
+        f"redundant-{ours}",
+        f"On {ours} accuracy falls less without a rock than without a type as frequent that is no "
+        "rock: difference of their Delta",
     )
-    one = counted[(counted.benchmark == ours) & (counted.candidates == steps.WITHOUT_ANSWERS)]
-    if one.empty or not one.n.iloc[0]:
-        why = "not in this reference" if one.empty else "every candidate is answer-bearing"
-        return verdicts.not_run(about[0], f"{about[1]}.", about[2], why)
-    count, n = int(one[PILLAR].iloc[0]), int(one.n.iloc[0])
-    share = verdicts.share(count, n, "candidates")
-    why = "the paper does not tell such candidates apart"
-    return verdicts.shown(about[0], f"{about[1]}: {count} of {n}.", about[2], share, why)
+    found = matched[matched.benchmark == ours] if len(matched) else matched
+    more = {"locator": "section 3; the control is ours", "headline": True}
+    if found.empty or not able:
+        why = NEVER if not able else "fewer than two rocks have a control"
+        return verdicts.finding(*about, None, direction=verdicts.not_run(why), **more)
+    parts = found.set_index("pairs")
+    one = parts.loc["all"]
+    told = f" ({one.rock_pillars} of {one.n_pairs} rocks and {one.control_pillars} controls are "
+    told += f"pillars, Fisher's exact p = {one.fisher:.2g})"
+    if tables.WITHOUT_ANSWERS in parts.index:
+        rest = parts.loc[tables.WITHOUT_ANSWERS]
+        told += f"; {rest.difference:+.3f} [{rest.lo:+.3f}, {rest.hi:+.3f}] without answer-bearing"
+    measured = {"value": one.difference} | {name: one[name] for name in ("lo", "hi", "unit", "n")}
+    rule = verdicts.above(0, widest=WIDE_DELTA)
+    return verdicts.finding(about[0], f"{about[1]}{told}.", measured, direction=rule, **more)
 
 
-def _a(kind: str) -> str:
-    return kind.lower() if kind == NEUTRAL else f"a {kind}"
+def _more_pillars(classes: pd.DataFrame, swaps: pd.DataFrame) -> ClaimRow:
+    """Pillars against stumbling blocks without the baseline, the paper's test beside it."""
+    one = _swapped(swaps, tables.BOTH, "strong")
+    counts = classes["class"].value_counts()
+    p = census.sign_test(classes["class"].tolist())
+    measured = None
+    if one is not None:
+        ends = {"lo": one.observed - one.hi, "hi": one.observed - one.lo}
+        measured = {"value": one.observed} | ends
+        measured = {name: value / one.candidates for name, value in measured.items()}
+        measured |= {"unit": "candidates x benchmarks (swaps)", "n": int(one.candidates)}
+    return verdicts.finding(
+        "more-pillars",
+        "More candidates are pillars than stumbling blocks: the difference of their shares at token"
+        f" level, without the baseline (by the paper's rule {counts.get(PILLAR, 0)} to "
+        f"{counts.get(STUMBLING, 0)}, and p = {p:.2g} by its sign test, which takes candidates with"
+        " one baseline for independent).",
+        measured,
+        direction=_tested(one, 1),
+        locator="section 3, appendix D.2",
+        headline=True,
+    )
 
 
-def _cross_task(classes: pd.DataFrame) -> Iterator[ClaimRow]:
-    """Candidates by their classes on both benchmarks."""
-    for label in paper.labelled("cross-task-share"):
-        first, second = ({"N": NEUTRAL, "P": PILLAR}[letter] for letter in label.split("|"))
-        about = (
-            f"census-cross-{label.replace('|', '').lower()}",
-            f"Share of candidates that are {_a(first)} on the first benchmark and {_a(second)} on "
-            "the second.",
-            f"cross-task-share/{label}",
+def _disjoint(classes: pd.DataFrame) -> ClaimRow:
+    about = ("disjoint", "The pillars of the two benchmarks are different types")
+    more = {"number": "cross-task-share/P|P"}
+    if classes.benchmark.nunique() < 2:
+        return verdicts.finding(
+            *about, None, direction=verdicts.not_run("the run has one benchmark"), **more
         )
-        if classes.benchmark.nunique() < 2:
-            yield verdicts.not_run(*about, "the run has one benchmark")
-            continue
-        counts = census.agreement(classes).set_index(["first", "second"])["count"]
-        share = verdicts.share(int(counts[first, second]), int(counts.sum()), "candidates")
-        yield verdicts.holds(*about, share)
+    found = calibrated.agreement_test(classes)
+    told = (
+        f": {found['both']} of {found['first']} and {found['second']} pillars are the same, and "
+        f"{found['expected']:.1f} would be if the benchmarks were independent; their share of the "
+        "candidates."
+    )
+    if not found["first"] * found["second"]:
+        rule = verdicts.not_testable("one of the benchmarks has no pillar")
+    else:
+        fewer = found["both"] < found["expected"]
+        rule = verdicts.rejects(found["p"], same_side=fewer)
+    share = verdicts.share(found["both"], found["candidates"], "candidates")
+    return verdicts.finding(about[0], about[1] + told, share, direction=rule, **more)
 
 
-def _corrected(theirs: str, ours: str, tested: pd.DataFrame) -> Iterator[ClaimRow]:
-    """Rejections of the token-level tests on one benchmark before and after correction."""
-    corrected = tested[tested.benchmark == ours].set_index(["method", "level"])
-    raw = corrected.loc["none", census.ALPHA]
-    size = {"unit": "tests", "n": int(raw.tests)}
-    yield verdicts.shown(
-        f"census-rejected-{ours}",
-        f"Rejections at 0.05 on {ours} before correction; {raw.expected_false:.1f} would be "
-        "expected without any effect (the paper gives that expectation alone).",
-        "expected-false",
-        {"value": int(raw.rejected)} | size,
-        "the paper does not count its rejections",
-    )
-    yield verdicts.shown(
-        f"census-smallest-p-{ours}",
-        f"Smallest p-value of the screen on {ours}.",
-        f"smallest-p/{theirs}",
-        {"value": raw.smallest} | size,
-        "it falls with the number of tests; the corrected counts are judged instead",
-    )
-    for method, level, number, words in (
-        ("bonferroni", census.ALPHA, "bonferroni", "Bonferroni"),
-        ("fdr_bh", paper.number("fdr").value, "fdr", "Benjamini-Hochberg at q = 0.20"),
+def _checks(modes: pd.DataFrame, digits: pd.DataFrame) -> Iterator[ClaimRow]:
+    """Controls of the method, and what holds by construction."""
+    for one in modes[modes["mode"] == "null"].itertuples():
+        interval = {"value": one.delta, "lo": one.lo, "hi": one.hi, "unit": "problems", "n": one.n}
+        yield verdicts.check(
+            f"null-knockout-{one.benchmark}",
+            f"Resampling the same suffixes on {one.benchmark} without a ban changes nothing (mean "
+            f"Delta of {one.candidates} candidates).",
+            interval,
+            passed=one.lo <= 0 <= one.hi,
+            rule="the interval must hold 0",
+        )
+    few = modes.drop_duplicates("mode").set_index("mode")
+    if {"naive", "reuse"} <= set(few.index):
+        naive, reuse = few.loc["naive"], few.loc["reuse"]
+        _, lo, hi = verdicts.two_samples(
+            *reuse[["delta", "lo", "hi"]], *naive[["delta", "lo", "hi"]]
+        )
+        yield verdicts.check(
+            "reuse-naive",
+            f"Prefix reuse and writing everything anew give the same Delta (mean of "
+            f"{reuse.candidates} candidates, reuse minus naive).",
+            {"value": reuse.delta - naive.delta, "lo": lo, "hi": hi}
+            | {"unit": "problems", "n": int(reuse.n)},
+            passed=lo <= 0 <= hi,
+            rule="the interval must hold 0",
+        )
+    for one in digits.itertuples():
+        interval = {"value": one.value, "lo": one.lo, "hi": one.hi, "unit": "problems", "n": one.n}
+        yield verdicts.check(
+            f"digits-{one.benchmark}",
+            f"A student that may not write a digit loses the answers that hold it: mean Delta of "
+            f"{one.digits} digits on {one.benchmark}. No bar of the paper's figure 4 is that low.",
+            interval,
+            passed=one.hi < 0,
+            rule="the interval must lie below 0, by construction; otherwise bans do not act",
+        )
+
+
+def of_predictors(
+    correlations: pd.DataFrame, power: pd.DataFrame, together: pd.DataFrame
+) -> list[ClaimRow]:
+    """Claims of notebook 06 from the tables of `rockstudy.knockout.tables` of these names."""
+    rows, reliable = [], power.set_index("benchmark").reliability
+    of_d = correlations[correlations["of"] == "D"]
+    for theirs, (ours, some) in zip(
+        BENCHMARKS, of_d.groupby("benchmark", sort=False), strict=False
     ):
-        yield verdicts.equals(
-            f"census-{number}-{ours}",
-            f"Rejections on {ours} that remain after {words}.",
-            f"{number}-survivors/{theirs}",
-            {"value": int(corrected.rejected[method, level])} | size,
-            headline=number == "fdr",
-        )
-
-
-def _signs(benchmarks: dict[str, str], counted: pd.DataFrame, k: int) -> Iterator[ClaimRow]:
-    """Pillars against stumbling blocks: both benchmarks, each, and inside the top K."""
-    tests = {
-        "both": ("both", "all", "both benchmarks together"),
-        "core": ("both", f"top {k}", f"both, inside the top {k} of the ranking"),
-    } | {theirs: (ours, "all", f"on {ours}") for theirs, ours in benchmarks.items()}
-    for label in [label for label in paper.labelled("sign-p") if label in tests]:
-        name, part, where = tests[label]
-        one = counted[(counted.benchmark == name) & (counted.candidates == part)].iloc[0]
-        ours = (int(one[PILLAR]), int(one[STUMBLING]))
-        theirs = [paper.number(f"sign-{side}/{label}").value for side in ("pillars", "stumbling")]
-        yield verdicts.concludes(
-            f"census-sign-test-{benchmarks.get(label, label)}",
-            f"More pillars than stumbling blocks, {where}: {ours[0]} to {ours[1]} (the paper: "
-            f"{theirs[0]:.0f} to {theirs[1]:.0f}), p-value of the sign test.",
-            f"sign-p/{label}",
-            {"value": one.sign_test_p, "unit": "strong candidates", "n": sum(ours)},
-            same_side=ours[0] > ours[1],
-            headline=label == "both",
-        )
-
-
-def _ranks(
-    theirs: str, ours: str, classes: pd.DataFrame, chosen: pd.DataFrame
-) -> Iterator[ClaimRow]:
-    """Where the paper's pillars rank here, and whether they are pillars."""
-    ranks = chosen.drop_duplicates("target").drop_duplicates("spelling").set_index("spelling")
-    kinds = classes[classes.benchmark == ours].set_index("target")["class"]
-    for text in paper.labelled(f"pillar-rank/{theirs}"):
-        about = (
-            f"pillar-rank-{text.strip(' -').lower()}",
-            f"{text!r}, a pillar in the paper on {theirs}, is a pillar on {ours} too: its rank.",
-            f"pillar-rank/{theirs}/{text}",
-        )
-        if visible(text) not in ranks.index:
-            why = f"no candidate of this vocabulary is spelled {text!r}"
-            yield verdicts.not_run(*about, why)
-            continue
-        one = ranks.loc[visible(text)]
-        measured = {"value": int(one["rank"]), "unit": "candidates", "n": len(ranks)}
-        verdict = "reproduced" if kinds[one.target] == PILLAR else "differs"
-        reason = "must be a pillar here too, whatever its rank"
-        yield verdicts.judged(*about, measured, verdict=verdict, reason=reason)
-
-
-def _core(counted: pd.DataFrame, k: int) -> ClaimRow:
-    top, every = (
-        counted[(counted.benchmark == "both") & (counted.candidates == name)].iloc[0]
-        for name in (f"top {k}", "all")
-    )
-    about = ("census-core", f"Share of the pillars that rank in the top {k}.", "core-share")
-    if not every[PILLAR]:
-        return verdicts.not_run(*about, "no candidate is a pillar here")
-    part = top.n / every.n
-    why = f"the top {k} is {part:.0%} of the candidates here and half of them in the paper"
-    share = verdicts.share(int(top[PILLAR]), int(every[PILLAR]), "pillars")
-    return verdicts.shown(*about, share, why)
-
-
-def _null(modes: pd.DataFrame) -> ClaimRow:
-    modes = modes.drop_duplicates("mode").set_index("mode")
-    claim, words = "null-knockout", "Resampling the same suffixes without a ban changes nothing"
-    more = {"headline": True, "locator": "ours: a control that the paper does not have"}
-    if "null" not in modes.index:
-        why = "the control needs prefix reuse, which is not exact with top-p below 1"
-        return verdicts.not_run(claim, words, None, why, **more)
-    null = modes.loc["null"]
-    return verdicts.judged(
-        claim,
-        f"{words} (mean Delta of {null.candidates:.0f} candidates).",
-        None,
-        {"value": null.delta, "lo": null.lo, "hi": null.hi, "unit": "problems", "n": int(null.n)},
-        verdict="reproduced" if null.lo <= 0 <= null.hi else "differs",
-        reason="the interval must contain 0",
-        **more,
-    )
-
-
-def of_predictors(table: pd.DataFrame) -> list[ClaimRow]:
-    """Claims rows of notebook 06: table 1, r of each predictor, and the smallest p of each half.
-
-    `table` is that of `rockstudy.knockout.steps.correlations`.
-    """
-    rows = []
-    halves = table.groupby("benchmark", sort=False)
-    for theirs, (ours, half) in zip(BENCHMARKS, halves, strict=False):
-        for one in half.itertuples():
-            of_paper = paper.number(f"predictor-p/{theirs}/{one.predictor}").value
-            row = verdicts.holds(
-                f"predictor-{one.predictor.replace('_', '-')}-{ours}",
-                f"Pearson r of Delta on {ours} with {steps.PREDICTORS[one.predictor]} "
-                f"(p = {display.rounded(one.p)}; the paper: {of_paper:.3f}).",
-                f"predictor-r/{theirs}/{one.predictor}",
-                {"value": one.r, "lo": one.lo, "hi": one.hi, "unit": "candidates", "n": one.n},
-            )
-            rows.append(row)
-        number = min(paper.labelled(f"predictor-p/{theirs}").values(), key=lambda one: one.value)
-        row = verdicts.concludes(
-            f"predictor-smallest-p-{ours}",
-            f"No property predicts Delta on {ours}: the smallest p-value of the nine (Bonferroni).",
-            number.id,
-            {"value": half.p.min(), "unit": "candidates", "n": int(half.n.max())},
-            level=census.ALPHA / len(half),
-            headline=True,
-        )
-        rows.append(row)
+        rows.append(_predicted(theirs, ours, some, reliable[ours]))
+    for one in together[together["of"] == "D"].itertuples() if len(together) else ():
+        words = "Spearman's rho of a candidate's D on one benchmark with that on the other."
+        interval = {"value": one.rho, "lo": one.lo, "hi": one.hi, "unit": "candidates", "n": one.n}
+        rows.append(verdicts.shown("benchmarks-rho", words, interval, locator="section 3"))
     return rows
+
+
+def _predicted(theirs: str, ours: str, some: pd.DataFrame, reliable: float) -> ClaimRow:
+    """The largest correlation, as it would be without the noise of D."""
+    about = (f"predictors-{ours}", f"No property of a type predicts what its ban does on {ours}")
+    more = {"locator": "section 3, appendix D.1", "headline": theirs == BENCHMARKS[0]}
+    known = some.dropna(subset=["r"])
+    if known.empty or np.isnan(reliable):
+        why = NO_NULL if np.isnan(reliable) else "no property and D both vary"
+        return verdicts.finding(*about, None, direction=verdicts.not_run(why), **more)
+    one = known.loc[known.r.abs().idxmax()]
+    size = np.sqrt(reliable)
+    told = (
+        f": the largest |r| with D, of {tables.PREDICTORS[one.predictor]} (reliability of D "
+        f"{reliable:.2f}, so that a perfect predictor would have {size:.2f})."
+    )
+    measured = {"value": one.r, "lo": one.lo, "hi": one.hi, "unit": "candidates", "n": int(one.n)}
+    rule = _equivalent(one.r, int(one.n), size, len(known))
+    return verdicts.finding(about[0], about[1] + told, measured, direction=rule, **more)
+
+
+def _equivalent(r: float, n: int, size: float, tests: int) -> verdicts.Verdict:
+    """Whether the largest of some correlations, over the r of a perfect predictor, is small.
+
+    All lie inside the margin if the largest does; that one of them lies outside is a choice among
+    `tests`, whose interval is widened by Bonferroni.
+    """
+    if not size:
+        rule = f"|r| over that of a perfect predictor must lie inside ±{R_MARGIN:g}; D has no "
+        return verdicts.Verdict(verdicts.INCONCLUSIVE, f"{rule}reliability that shows")
+
+    def ends(tail: float) -> np.ndarray:
+        half = stats.norm.isf(tail) / np.sqrt(n - 3)
+        return np.tanh(np.arctanh(r) + half * np.array([-1, 1])) / size
+
+    lo, hi = ends(0.05)
+    if lo > R_MARGIN or hi < -R_MARGIN:
+        lo, hi = ends(0.05 / tests)
+    return verdicts.within(R_MARGIN, float(lo), float(hi))

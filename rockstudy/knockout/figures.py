@@ -8,37 +8,75 @@ import pandas as pd
 import seaborn as sns
 
 from rockstudy.figure_style import ROLES, Figure, figure, style
-from rockstudy.knockout.census import CLASSES
+from rockstudy.knockout.census import ALPHA, CLASSES
 
 
 def census_bars(
-    classes: pd.DataFrame, least: float, answers: Collection[int] | None = None
+    classes: pd.DataFrame,
+    least: float,
+    points: pd.DataFrame,
+    answers: Collection[int] | None = None,
 ) -> Figure:
     """Delta of every candidate, sorted, one panel per benchmark (figure 4).
 
     `classes` has ``benchmark, target, class, delta`` of each candidate. No effect within `least` of
-    0, the shaded band, counts as strong. Candidates among `answers`, whose ban is mechanical, are
-    marked.
+    0, the shaded band, counts as strong. `points` are the paper's (``benchmark, delta_correct,
+    problems``), whose benchmarks are drawn as lines beside ours in their order. Candidates among
+    `answers`, whose ban is mechanical, are marked.
     """
     benchmarks = list(dict.fromkeys(classes.benchmark))
     made, axes = figure(4.6 * len(benchmarks) + 0.6, 3.4, len(benchmarks))
     colours = dict(zip(CLASSES, map(ROLES.get, ("rock", "random", "teacher")), strict=True))
-    for axis, benchmark in zip(axes, benchmarks, strict=True):
+    theirs = points.groupby("benchmark", sort=False)
+    for axis, benchmark, (name, paper) in zip(axes, benchmarks, theirs, strict=False):
         rows = classes[classes.benchmark == benchmark].sort_values("delta").reset_index(drop=True)
         axis.axhspan(-least, least, color="black", alpha=0.08, lw=0)
+        place = (rows.index + 0.5) / len(rows)
         for kind, some in rows.groupby("class", sort=False):
             look = {"color": colours[kind], "label": f"{kind} ({len(some)})", "lw": 0}
-            axis.bar(some.index, some.delta, width=1.0, **look)
+            axis.bar(place[some.index], some.delta, width=1 / len(rows), **look)
         if answers is not None:
-            bearing = rows[rows.target.isin(list(answers))]
+            bearing = rows.target.isin(list(answers))
             look = {"color": "black", "marker": "|", "s": 30, "lw": 0.8}
-            label = f"answer-bearing ({len(bearing)})"
-            axis.scatter(bearing.index, bearing.delta * 0, label=label, **look)
+            label = f"answer-bearing ({bearing.sum()})"
+            axis.scatter(place[bearing], [0] * bearing.sum(), label=label, **look)
+        bars = (paper.delta_correct / paper.problems).sort_values()
+        look = {"color": "black", "lw": 1.2, "ls": "--", "label": f"the paper's, {name}"}
+        axis.plot([(i + 0.5) / len(bars) for i in range(len(bars))], bars, **look)
         axis.axhline(0, color="black", lw=0.8)
-        axis.set(title=benchmark, xlabel=f"candidates, sorted (n = {len(rows)})")
+        axis.set(title=benchmark, xlabel=f"candidates, sorted, as a share (n = {len(rows)})")
         axis.legend(fontsize=8, loc="lower right")
     axes[0].set_ylabel("Delta: accuracy without it\nminus accuracy with it")
-    made.alt = "Change of accuracy when a candidate is knocked out, sorted, for each benchmark."
+    made.alt = (
+        "Change of accuracy when a candidate is knocked out, sorted, for each benchmark; the "
+        "paper's as a dashed line."
+    )
+    return made
+
+
+def control_bars(screen: pd.DataFrame, chosen: pd.DataFrame, least: float) -> Figure:
+    """Delta of the rocks and of their controls, each sorted, one panel per benchmark.
+
+    As `census_bars` at token level, for the pairs alone: `screen` has ``benchmark, level, target,
+    delta, p``, and `chosen` ``level, target, paired_with``.
+    """
+    pairs = chosen[chosen.level == "control"]
+    sides = {"rock": ("token", pairs.paired_with), "control": ("control", pairs.target)}
+    benchmarks = list(dict.fromkeys(screen.benchmark))
+    made, axes = figure(4.6 * len(benchmarks) + 0.6, 3.4, len(benchmarks))
+    for axis, benchmark in zip(axes, benchmarks, strict=True):
+        axis.axhspan(-least, least, color="black", alpha=0.08, lw=0)
+        for role, (level, ids) in sides.items():
+            some = screen[(screen.benchmark == benchmark) & (screen.level == level)]
+            some = some[some.target.isin(ids)].sort_values("delta").reset_index(drop=True)
+            pillars = ((some.delta <= -least) & (some.p < ALPHA)).sum()
+            look = style(role) | {"ms": 4, "lw": 1, "label": f"{role}s: {pillars} pillars"}
+            axis.plot(some.index + 1, some.delta, **look)
+        axis.axhline(0, color="black", lw=0.8)
+        axis.set(title=benchmark, xlabel=f"types, sorted (n = {len(pairs)} pairs)")
+        axis.legend(fontsize=8, loc="lower right")
+    axes[0].set_ylabel("Delta: accuracy without it\nminus accuracy with it")
+    made.alt = "Change of accuracy without rocks and without types as frequent that are no rocks."
     return made
 
 
@@ -67,8 +105,8 @@ def predictor_panels(
     """Delta against properties of token types, r and p in each panel (figure 6).
 
     All three frames are of one benchmark: `table` has ``target, delta`` and the properties,
-    `correlations` has ``predictor, r, p``, and `classes` has ``target, class``, whose pillars are
-    marked. `names` maps each property to its label, in the order of the panels.
+    `correlations` has ``predictor, r, p`` of Delta, and `classes` has ``target, class``, whose
+    pillars are marked. `names` maps each property to its label, in the order of the panels.
     """
     rows = -(-len(names) // 3)
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.8):

@@ -1,11 +1,11 @@
-"""The cached steps of notebooks 05 and 06: the screen, the census, predictors of a difference.
+"""The cached steps of notebooks 05 and 06: the candidates, their knockouts, the screen.
 
 They use the scored types of `rockstudy.rocks.steps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from rockstudy import tasks
 from rockstudy.config.fields import TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.knockout import census, prefix_reuse
+from rockstudy.knockout import census, prefix_reuse, tables
 from rockstudy.knockout.prefix_reuse import Candidate
 from rockstudy.models import loading
 from rockstudy.models.token_texts import visible
@@ -31,20 +31,6 @@ from rockstudy.store.fingerprints import content, fingerprint
 
 FEW = 6  # ours: candidates of the comparison with naive, which is the most expensive part
 UNPAIRED = -1  # `paired_with` of a knockout without a partner
-PREDICTORS = {  # paper appendix D, in the order of its table 1
-    "frequency": "log10 of occurrences",
-    "n_rock": "rock count",
-    "ccr": "rock rate",
-    "rkl_pre_mean": "pre-OPD KL",
-    "rkl_post_mean": "post-OPD KL",
-    "rkl_improvement": "KL improvement",
-    "entropy_teacher_mean": "teacher entropy",
-    "entropy_pre_mean": "pre-OPD student entropy",
-    "entropy_post_mean": "post-OPD student entropy",
-}
-WITHOUT_ANSWERS = "not answer-bearing"
-ENTROPIES = ("entropy_post_mean", "entropy_pre_mean", "entropy_teacher_mean")
-PANELS = {name: PREDICTORS[name] for name in (*ENTROPIES, "frequency", "ccr", "rkl_post_mean")}
 
 
 def _screened_on(run: Run) -> dict[str, str]:
@@ -195,11 +181,11 @@ def _tables(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
     asked = [(task, every, "screen", mode) for task in run.config.screens]
     if mode == "reuse":
         asked += [(task, single, "null", "null") for task in run.config.screens]
-    tables = [
+    made = [
         _of_outcomes(run, *one, how)
         for one, (*_, how) in zip(_sampled(run, asked), asked, strict=True)
     ]
-    changes, knockouts = zip(*tables, strict=True)
+    changes, knockouts = zip(*made, strict=True)
     return pd.concat(changes, ignore_index=True), pd.concat(knockouts, ignore_index=True)
 
 
@@ -295,147 +281,4 @@ def naive(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     some = _candidates(single.iloc[places])
     ((*one, changed, base),) = _sampled(run, [(task, some, "naive", "naive")])
     change, of_naive = _of_outcomes(run, *one, changed, base, "naive")
-    return of_naive.join(_with_mean(change, of_naive, run.rng("bootstrap-naive")))
-
-
-def _with_mean(change: pd.DataFrame, some: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """`census.bootstrap` of each knockout, and the interval of the mean of all."""
-    delta = census.deltas(change, some)
-    mean = census.bootstrap(delta.mean(0, keepdims=True), rng).iloc[0]
-    return census.bootstrap(delta, rng).assign(mean_lo=mean.lo, mean_hi=mean.hi)
-
-
-def modes(
-    change: pd.DataFrame, knockouts: pd.DataFrame, naive: pd.DataFrame, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Mean Delta of the null knockouts, and of a few candidates by reuse and by naive.
-
-    From the tables `changes`, `knockouts` and `naive`. The interval of the mean resamples problems.
-    Columns: ``benchmark, mode, delta, lo, hi, mean_se, tokens_vs_naive, candidates, n``.
-    """
-    few = knockouts.merge(naive[["benchmark", "level", "target"]])
-    parts = [few[few["mode"] == "reuse"], knockouts[knockouts["mode"] == "null"]]
-    tables = [naive] + [
-        some.reset_index(drop=True).join(_with_mean(change, some, rng))
-        for part in parts
-        for _, some in part.groupby("benchmark", sort=False)
-    ]
-    rows = [
-        {
-            "benchmark": some.benchmark.iloc[0],
-            "mode": some["mode"].iloc[0],
-            "delta": some.delta.mean(),
-            "lo": some.mean_lo.iloc[0],
-            "hi": some.mean_hi.iloc[0],
-            "mean_se": some.se.mean(),
-            "tokens_vs_naive": some.tokens_generated.sum() / some.tokens_naive.sum(),
-            "candidates": len(some),
-            "n": some.n_problems.iloc[0],
-        }
-        for some in tables
-    ]
-    return pd.DataFrame(rows)
-
-
-def census_table(
-    classes: pd.DataFrame, k: int, chosen: pd.DataFrame, answers: Collection[int] | None = None
-) -> pd.DataFrame:
-    """Table 2: candidates by class on each benchmark, all and inside the top K, with sign tests.
-
-    With the ids of the answer-bearing types in `answers`, also without those: a student that must
-    not write a digit of the answer fails mechanically, which says nothing about rocks.
-    """
-    ranks = chosen.drop_duplicates("target").set_index("target")["rank"]
-    rows = []
-    for benchmark, some in [*classes.groupby("benchmark", sort=False), ("both", classes)]:
-        parts = {"all": some, f"top {k}": some[some.target.map(ranks) <= k]}
-        if answers is not None:
-            parts[WITHOUT_ANSWERS] = some[~some.target.isin(list(answers))]
-        for name, part in parts.items():
-            row = {"benchmark": benchmark, "candidates": name, "n": len(part)} | _counts(part)
-            rows.append(row | {"sign_test_p": census.sign_test(list(part["class"]))})
-    return pd.DataFrame(rows)
-
-
-def census_reading(counted: pd.DataFrame) -> str:
-    """Sentences on `census_table`: the pillars of each benchmark with and without answers."""
-    pillar, _, stumbling = census.CLASSES
-    rows = counted[counted.benchmark != "both"].set_index(["candidates", "benchmark"])
-    if WITHOUT_ANSWERS not in rows.index:
-        return "Which candidates are answer-bearing is not in this reference."
-    sizes, told = rows[["n", pillar, stumbling]], []
-    for name, every in sizes.loc["all"].iterrows():
-        rest = sizes.loc[(WITHOUT_ANSWERS, name)]
-        told.append(
-            f"{name}: {every[pillar]} of {every.n} candidates are {pillar}s and {every[stumbling]} "
-            f"{stumbling}s; without the {every.n - rest.n} answer-bearing ones, whose ban is "
-            f"mechanical, {rest[pillar]} and {rest[stumbling]} of {rest.n}."
-        )
-    return "\n".join(told)
-
-
-def _counts(classes: pd.DataFrame) -> dict[str, int]:
-    return classes["class"].value_counts().reindex(census.CLASSES, fill_value=0).to_dict()
-
-
-def level_table(screen: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Classes by level, and ``banned``, the median number of ids banned together.
-
-    In a small vocabulary a window bans many types, so its effect is hardly that of the candidate.
-    """
-    banned = chosen.groupby("level").banned.agg(lambda ids: int(ids.map(len).median()))
-    rows = []
-    for (benchmark, level), some in screen.groupby(["benchmark", "level"], sort=False):
-        row = {"benchmark": benchmark, "level": level, "banned": banned[level]}
-        classes = census.census(some.assign(level="token"))  # each level alone
-        rows.append(row | _counts(classes) | {"mean_delta": some.delta.mean()})
-    return pd.DataFrame(rows)
-
-
-def _of_benchmarks(
-    table: pd.DataFrame, compute: Callable[[pd.DataFrame], pd.DataFrame]
-) -> pd.DataFrame:
-    """What is computed from the rows of each benchmark, with its name as the last column."""
-    groups = table.groupby("benchmark", sort=False)
-    made = [compute(some).assign(benchmark=name) for name, some in groups]
-    return pd.concat(made, ignore_index=True)
-
-
-def tests(screen: pd.DataFrame) -> pd.DataFrame:
-    """`census.multiplicity` of each benchmark, the token level alone."""
-    single = screen[screen.level == "token"]
-    return _of_benchmarks(single, lambda some: census.multiplicity(some.p.to_numpy()))
-
-
-# --- notebook 06 ----------------------------------------------------------------------------------
-
-
-def with_predictors(screen: pd.DataFrame, types: pd.DataFrame) -> pd.DataFrame:
-    """The token-level screen with the nine predictors of each candidate, a row per benchmark."""
-    known = types.assign(
-        frequency=np.log10(types["count"]), rkl_improvement=types.rkl_pre_mean - types.rkl_post_mean
-    )
-    columns = ["token_id", "spelling", "rank", *PREDICTORS]
-    single = screen[screen.level == "token"]
-    return single.merge(known[columns], left_on="target", right_on="token_id")
-
-
-def correlations(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Table 1: `census.predictors` on each benchmark."""
-    return _of_benchmarks(table, lambda some: census.predictors(some, list(PREDICTORS), rng))
-
-
-def power(screen: pd.DataFrame) -> pd.DataFrame:
-    """Power of the screen on each benchmark.
-
-    Columns: ``detectable_median, detectable_max`` (Delta at 80% power), ``reliability`` of Delta
-    over candidates, ``largest_r`` (its square root, the r of a perfect predictor).
-    """
-    rows = []
-    for name, some in screen[screen.level == "token"].groupby("benchmark", sort=False):
-        least = census.detectable(some.se.to_numpy())
-        share = census.reliability(some.delta.to_numpy(), some.se.to_numpy())
-        row = {"benchmark": name, "candidates": len(some), "detectable_median": np.median(least)}
-        row |= {"detectable_max": least.max(), "reliability": share, "largest_r": np.sqrt(share)}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return of_naive.join(tables.with_mean(change, of_naive, run.rng("bootstrap-naive")))

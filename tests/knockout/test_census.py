@@ -149,49 +149,49 @@ def test_too_few_problems_or_values_that_are_not_finite_are_refused(delta):
         census.bootstrap(delta, np.random.default_rng(0))
 
 
-def test_each_kind_of_knockout_is_counted_by_itself():
-    from rockstudy.knockout.steps import level_table
+@pytest.mark.parametrize("seed", range(5))
+def test_with_one_completion_the_exact_test_is_mcnemars(seed):
+    change = np.random.default_rng(seed).integers(-1, 2, (4, 30))
+    for row, p in zip(change, census.exact_p(change), strict=True):
+        below, above = (row < 0).sum(), (row > 0).sum()
+        assert p == pytest.approx(scipy.stats.binomtest(int(below), int(below + above)).pvalue)
 
+
+def test_with_several_completions_the_exact_test_is_scipys_permutation_test():
+    change = np.random.default_rng(1).integers(-3, 4, (3, 9))
+    change[0] = np.abs(change[0])
+    for row, p in zip(change, census.exact_p(change), strict=True):
+        exact = scipy.stats.permutation_test(
+            (row, 0 * row), lambda a, b: np.sum(a - b), permutation_type="samples",
+            n_resamples=np.inf,
+        )  # fmt: skip
+        assert p == pytest.approx(min(exact.pvalue, 1))
+    assert census.exact_p(np.zeros((1, 5), int)).tolist() == [1]
+
+
+def test_reach_bounds_what_a_candidate_can_be():
     screen = pd.DataFrame(
-        [("b", "token", 1, 0.0, 1.0), ("b", "token", 2, -0.1, 0.01), ("b", "window", 1, -0.2, 0.01),
-         ("b", "window", 2, 0.2, 0.01)],
-        columns=["benchmark", "level", "target", "delta", "p"],
-    )  # fmt: skip
-    chosen = pd.DataFrame(
         {
-            "level": ["token", "token", "window", "window"],
-            "banned": [[1], [2], [1, 2, 3], [2, 3, 4]],
+            "holding": [0, 3, 40, 200],
+            "holding_correct": [0, 3, 10, 100],
+            "n_problems": 300,
+            "samples": 1,
+            "se": [0.0, 0.002, 0.01, 0.02],
         }
     )
-    table = level_table(screen, chosen).set_index("level")
-    assert table["banned"].to_dict() == {"token": 1, "window": 3}
-    assert table["Strong Pillar"].to_dict() == {"token": 1, "window": 1}
-    assert table["Strong Stumbling Block"].to_dict() == {"token": 0, "window": 1}
-    assert table.mean_delta.to_dict() == pytest.approx({"token": -0.05, "window": 0.0})
+    found = census.reach(screen)
+    assert found.reach_down.tolist() == pytest.approx([0, 0.01, 1 / 30, 1 / 3])
+    assert found.reach_up.tolist() == pytest.approx([0, 0, 0.1, 1 / 3])
+    # three problems cannot make the bootstrap reject: a draw has none of them with 2 * 5%
+    assert found.able.tolist() == [False, False, True, True]
+    assert found.testable.tolist() == [False, False, True, True]
+    assert found.detectable.tolist() == pytest.approx([0.02, 0.02, 0.028016, 0.056032], rel=1e-4)
 
 
-def test_the_census_is_counted_with_and_without_answer_bearing_candidates():
-    from rockstudy.knockout import figures
-    from rockstudy.knockout.steps import WITHOUT_ANSWERS, census_reading, census_table
-
-    pillar, neutral, stumbling = census.CLASSES
-    classes = pd.DataFrame(
-        {"benchmark": "b", "target": [1, 2, 3, 4], "delta": [-0.1, -0.2, 0.0, 0.1],
-         "class": [pillar, pillar, neutral, stumbling]}
-    )  # fmt: skip
-    chosen = pd.DataFrame({"target": [1, 2, 3, 4], "rank": [1, 2, 3, 4]})
-    table = census_table(classes, 2, chosen, [2, 9]).set_index(["benchmark", "candidates"])
-    rest = table.loc[("b", WITHOUT_ANSWERS)]
-    assert (rest.n, rest[pillar], rest[neutral], rest[stumbling]) == (3, 1, 1, 1)
-    assert table.loc[("b", "all"), pillar] == 2
-    assert rest.sign_test_p == scipy.stats.binomtest(1, 2).pvalue
-    told = census_reading(table.reset_index())
-    assert told == (
-        "b: 2 of 4 candidates are Strong Pillars and 1 Strong Stumbling Blocks; without the 1 "
-        "answer-bearing ones, whose ban is mechanical, 1 and 1 of 3."
-    )
-    older = census_table(classes, 2, chosen)
-    assert WITHOUT_ANSWERS not in set(older.candidates)
-    assert census_reading(older).endswith("not in this reference.")
-    (axis,) = figures.census_bars(classes, census.LEAST, [2, 9]).axes
-    assert "answer-bearing (1)" in axis.get_legend_handles_labels()[1]
+def test_a_candidate_that_is_not_able_is_never_strong():
+    change = np.zeros((1, 300))
+    change[0, :3] = -1  # the most that three right completions can lose
+    table = census.bootstrap(change, np.random.default_rng(0))
+    assert table.delta[0] == -0.01 and table.p[0] > census.ALPHA
+    change[0, :4] = -1
+    assert census.bootstrap(change, np.random.default_rng(0)).p[0] < census.ALPHA
