@@ -54,9 +54,9 @@ def _line(axis: Axes, place: int, height: float, ls: str = "--") -> None:
 
 
 def _small(values: pd.Series) -> float:
-    """Where a logarithmic scale becomes linear: a value that few are nearer to 0 than."""
+    """Where a logarithmic scale becomes linear: the first quartile of sizes."""
     sizes = values.abs()[values.abs() > 0]
-    return float(sizes.quantile(0.1)) if len(sizes) else 1.0
+    return float(sizes.quantile(0.25)) if len(sizes) else 1.0
 
 
 def persistence(rows: pd.DataFrame, theirs: pd.DataFrame, changed: pd.DataFrame) -> Figure:
@@ -84,7 +84,7 @@ def persistence(rows: pd.DataFrame, theirs: pd.DataFrame, changed: pd.DataFrame)
     labels = [f"{row.group}, {row.source} (n = {row.n})" for row in changed.itertuples()]
     _changes(right, changed, labels, hollow=changed.source == "paper")
     right.invert_yaxis()
-    right.set_xlabel("relative change of the median (95% over types)")
+    right.set_xlabel("change of the median (95% over types)")
     made.alt = "Mean reverse KL of token types late against early, here and in the paper."
     return made
 
