@@ -169,8 +169,9 @@ def test_a_screen_without_a_size_depends_on_the_number_of_rocks_and_another_does
         twice = Run(mine.config.model_copy(update=size | {"screen": None}), mine.path)
         rocks = rock_steps.rock_count(twice)
         assert rocks == (k if k >= 1 else round(k * observed)) == len(measured(twice).rocks())
-        assert knockout_steps.candidates(given).target.nunique() == 6
-        assert knockout_steps.candidates(twice).target.nunique() == 2 * rocks
+        levels = [knockout_steps.candidates(one).level.value_counts() for one in (given, twice)]
+        assert [of["token"] for of in levels] == [6, 2 * rocks]
+        assert [of["control"] for of in levels] == [rocks, rocks]
 
 
 def measured(run):

@@ -77,7 +77,7 @@ def test_rocks_are_redundant_where_their_controls_cost_more_and_not_where_they_c
 
 def test_that_nothing_survives_needs_power():
     row = rows()["corrected-maths"]
-    assert row["value"] == 0 and row["direction"] == "inconclusive"
+    assert row["direction"] == "inconclusive"
     assert "which takes 0." in row["reason"]
     left = rows(rock=-0.2)["corrected-maths"]
     assert left["value"] > 0 and left["direction"] == "differs"
