@@ -103,7 +103,7 @@ def near(number: str, *, widest: float) -> Judge:
     The interval is that of `two_samples`. To reproduce anything it must have a half width of at
     most `widest`, and must not also hold what it would be were ours 0, no effect at all: a share of
     0 of 40 does not reproduce one of 7 in 200. A number of the paper without an interval of its own
-    decides nothing: as an exact number it would make the interval of the difference too narrow.
+    is not testable: as an exact number it would make the interval of the difference too narrow.
 
     `StudyError`: a number that the paper gives as a bound, which `above` and `below` are for.
     """
@@ -263,11 +263,11 @@ def _near(ours: ClaimRow, theirs: paper.Number, widest: float) -> Verdict:
         f"the interval of ours minus the paper's must hold 0 and exclude {-theirs.value:g} (no "
         f"effect at all), with a half width of at most {widest:g}"
     )
+    if not _has_width(theirs.lo, theirs.hi):
+        return not_testable("the paper's number has no interval, and two samples are compared")
     lo, hi = ours.get("lo"), ours.get("hi")
     if lo is None or hi is None or not _has_width(lo, hi):
         return Verdict(INCONCLUSIVE, f"{rule}; there is none here")
-    if not _has_width(theirs.lo, theirs.hi):
-        return Verdict(INCONCLUSIVE, f"{rule}; the paper's number has none")
     _, low, high = two_samples(ours["value"], lo, hi, theirs.value, theirs.lo, theirs.hi)
     rule = f"{rule}; it is [{low:.3g}, {high:.3g}]"
     if low > 0 or high < 0:
