@@ -108,7 +108,7 @@ def test_every_figure_has_a_size_and_an_alternative_text(browser, path):
     assert all(width > 100 and height > 100 and len(alt) > 3 for width, height, alt in images)
 
 
-@pytest.mark.parametrize("width", [390, 768, 1200])
+@pytest.mark.parametrize("width", [390, 768, 970, 1200])
 def test_the_page_never_scrolls_sideways(browser, path, width):
     browser.open(path, width)
     assert browser["document.documentElement.scrollWidth"] <= width
