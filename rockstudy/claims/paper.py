@@ -46,7 +46,8 @@ class Number:
 
     ``bound`` says how it is stated (`BOUNDS`); shares and accuracies are fractions of 1,
     divergences are in nats. ``n`` is the size of its sample, ``lo`` and ``hi`` its own 95%
-    interval: the file's, or Wilson's for an accuracy or a share of ``n``, else NaN.
+    interval: the file's, or Wilson's for an accuracy or a share of ``n``, else NaN. ``over`` is how
+    many units, such as prompts, a number without an interval averages over.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Number:
     what: Text
     bound: Literal["", "about", "above", "below", "at least"] = ""
     n: Annotated[int, Field(ge=1)] | None = None
+    over: Annotated[int, Field(ge=1)] | None = None
     lo: float = nan
     hi: float = nan
     file: str = ""

@@ -263,12 +263,18 @@ def _near(ours: ClaimRow, theirs: paper.Number, widest: float) -> Verdict:
         f"the interval of ours minus the paper's must hold 0 and exclude {-theirs.value:g} (no "
         f"effect at all), with a half width of at most {widest:g}"
     )
-    if not _has_width(theirs.lo, theirs.hi):
+    alone = theirs.over is None and not _has_width(theirs.lo, theirs.hi)
+    if alone:
         return not_testable("the paper's number has no interval, and two samples are compared")
     lo, hi = ours.get("lo"), ours.get("hi")
     if lo is None or hi is None or not _has_width(lo, hi):
         return Verdict(INCONCLUSIVE, f"{rule}; there is none here")
-    _, low, high = two_samples(ours["value"], lo, hi, theirs.value, theirs.lo, theirs.hi)
+    value, ends = ours["value"], (theirs.lo, theirs.hi)
+    if theirs.over is not None:
+        scale = np.sqrt(ours["n"] / theirs.over)
+        ends = (theirs.value + scale * (lo - value), theirs.value + scale * (hi - value))
+        rule = f"{rule}, the paper's spread over its {theirs.over} units taken to be ours"
+    _, low, high = two_samples(value, lo, hi, theirs.value, *ends)
     rule = f"{rule}; it is [{low:.3g}, {high:.3g}]"
     if low > 0 or high < 0:
         return Verdict(DIFFERS, rule)

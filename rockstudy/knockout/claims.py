@@ -128,9 +128,9 @@ def _corrected(theirs: str, ours: str, single: pd.DataFrame, tested: pd.DataFram
     fewest = np.ceil(1 - np.log2(census.ALPHA / len(single)))  # 2 / 2^m is what m problems can give
     least = max(least, fewest / (single.n_problems * single.samples).iloc[0])
     rule = (
-        f"none may be left after either; one after Bonferroni contradicts (without any effect one is "
-        f"left after the other in a fifth of screens); the median candidate must be found at {DETECTED:g} with 80% power after"
-        f" Bonferroni, which takes {least:.3f}"
+        "none may be left after either; one after Bonferroni contradicts (without any effect one is "
+        "left after the other in a fifth of screens); the median candidate must be found at "
+        f"{DETECTED:g} with 80% power after Bonferroni, which takes {least:.3f}"
     )
     verdict = verdicts.DIFFERS if bonferroni else verdicts.INCONCLUSIVE
     if not bonferroni + fdr and least <= DETECTED:

@@ -15,6 +15,7 @@ from rockstudy.runs import Run
 
 WIDEST = 0.1  # ours: half width of a share or an index that still tells where it lies
 CLUSTER_WIDEST = 0.25  # ours: of a difference of shares over a few tens of pairs of types
+CLUSTERS = ("latex", "structure", "marker", "digit")  # paper appendix B
 SAME_SHARE = 0.25  # ours: relative difference of two set sizes that still compare
 
 
@@ -196,30 +197,41 @@ def _density_claims(outputs: pd.DataFrame, near: Any, rng: np.random.Generator) 
             direction=None,
             size=near(number),
             number=number,
-            headline=name == "occurrences",
+            headline=name == "types",
         )
         for name, (meaning, number) in kinds.items()
     ]
 
 
 def category_claims(enriched: pd.DataFrame | None, why: str = "not matched") -> list[dict]:
-    """Claims rows of the clusters; ``not run``, and why, where no control set can be matched."""
+    """Claims rows of the clusters; ``not run``, and why, where no control set can be matched.
+
+    Shares of one table add up to 1, so there is one finding: that rocks are words less often. The
+    clusters are shown beside it.
+    """
     by = {} if enriched is None else enriched.set_index("category").to_dict("index")
     if enriched is not None:
-        why = "neither the rocks nor their controls include one"
-    rows = []
-    for name in ("latex", "structure", "marker", "digit", "word"):
-        fewer = name == "word"
-        side = verdicts.below if fewer else verdicts.above
-        rows.append(
-            verdicts.finding(
-                f"rocks-{name}",
-                f"The category {name} is {'rarer' if fewer else 'more common'} among rocks than "
-                "among controls of the same frequency (share of rocks minus share of controls).",
-                by[name] | {"value": by[name]["difference"]} if name in by else None,
-                direction=side(0, widest=CLUSTER_WIDEST) if name in by else verdicts.not_run(why),
-                locator=f"{paper.number('clusters').where}; no number is given",
-                headline=name in ("latex", "marker"),
-            )
+        why = "neither the rocks nor their controls include a word"
+    measured = {name: row | {"value": row["difference"]} for name, row in by.items()}
+    locator = f"{paper.number('clusters').where}; no number is given"
+    words = measured.pop("word", None)
+    finding = verdicts.finding(
+        "rocks-word",
+        "Rocks are markup, markers and digits rather than words: words are rarer among them than "
+        "among controls of the same frequency (share of rocks minus share of controls).",
+        words,
+        direction=verdicts.below(0, widest=CLUSTER_WIDEST) if words else verdicts.not_run(why),
+        locator=locator,
+        headline=True,
+    )
+    clusters = [
+        verdicts.shown(
+            f"rocks-{name}",
+            f"The category {name}: share of rocks minus share of controls.",
+            measured[name],
+            locator=locator,
         )
-    return rows
+        for name in CLUSTERS
+        if name in measured
+    ]
+    return [finding, *clusters]

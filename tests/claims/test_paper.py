@@ -64,10 +64,8 @@ STATED = {
     "code-training/max-new-tokens": 1_024,
     "horse-race/rocks-at-0.5": 0.359,
 }
-CALLS = {  # which argument of these functions is the id of a number, or the start of ids
-    "number": 0, "labelled": 0, "holds": 2, "equals": 2, "exceeds": 2, "sign": 2, "concludes": 2,
-    "shown": 2, "judged": 2, "not_run": 2,
-}  # fmt: skip
+# which argument of these functions is the id of a number, or the start of ids, if it has no name
+CALLS = {"number": 0, "labelled": 0, "near": 0, "shown": 3, "finding": 99}
 
 
 @pytest.mark.parametrize("name", STATED)
@@ -192,9 +190,11 @@ def used_ids() -> list[tuple[str, str]]:
                 continue
             owner = ast.unparse(node.func.value)
             place = CALLS.get(node.func.attr)
-            if owner not in ("paper", "verdicts") or place is None or len(node.args) <= place:
+            if owner not in ("paper", "verdicts") or place is None:
                 continue
-            pattern = as_pattern(node.args[place])
+            given = [one.value for one in node.keywords if one.arg == "number"]
+            given += node.args[place : place + 1]
+            pattern = as_pattern(given[0]) if given else None
             if pattern:
                 ending = "/.+" if node.func.attr == "labelled" else ""
                 found.append((file.name, pattern + ending))

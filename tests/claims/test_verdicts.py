@@ -20,6 +20,7 @@ PAPERS = {  # value, lo, hi and bound of some numbers of a paper
     "none": (0.0, 0.0, 0.02, ""),
     "no interval": (0.6, NAN, NAN, ""),
     "exact": (0.6, 0.6, 0.6, ""),
+    "over 40": (0.6, NAN, NAN, ""),
     "bound": (0.7, NAN, NAN, "at least"),
 }
 
@@ -30,7 +31,8 @@ def numbers(monkeypatch):
 
     def number(name):
         value, lo, hi, bound = PAPERS[name]
-        return SimpleNamespace(value=value, lo=lo, hi=hi, bound=bound, where=f"paper, {name}")
+        about = {"over": 40 if name == "over 40" else None, "where": f"paper, {name}"}
+        return SimpleNamespace(value=value, lo=lo, hi=hi, bound=bound, **about)
 
     monkeypatch.setattr(paper, "number", number)
 
@@ -193,6 +195,20 @@ def test_a_size_that_may_be_no_effect_at_all_reproduces_none(number, ours, verdi
 @pytest.mark.parametrize("ours", [(0.59, 0.61), (0.2, 0.3), (0.0, 1.0), (NAN, NAN, 0.6)])
 def test_a_size_is_not_testable_where_the_papers_number_has_no_interval(number, ours):
     assert size(number, measured(*ours), widest=0.1) == "not testable here"
+
+
+@pytest.mark.parametrize(
+    ("n", "value", "verdict"),
+    [  # ours within 0.1: over 10 units theirs is within 0.05, together within 0.112
+        (10, 0.7, "reproduced"),
+        (10, 0.72, "differs"),
+        (40, 0.72, "reproduced"),  # theirs within 0.1, together within 0.141
+        (40, 0.75, "differs"),
+    ],
+)
+def test_a_number_over_known_units_has_the_spread_of_ours(n, value, verdict):
+    ours = measured(value - 0.1, value + 0.1, value) | {"n": n}
+    assert size("over 40", ours, widest=0.2) == verdict
 
 
 def test_a_bound_of_the_paper_is_refused_as_a_size():
