@@ -197,7 +197,6 @@ def _density_claims(outputs: pd.DataFrame, near: Any, rng: np.random.Generator) 
             direction=None,
             size=near(number),
             number=number,
-            headline=name == "types",
         )
         for name, (meaning, number) in kinds.items()
     ]
