@@ -1,4 +1,4 @@
-r"""Estimates with intervals that resample the unit that was sampled.
+r"""Estimates with intervals over the unit that was sampled.
 
 Prompts (or training seeds) were drawn at random. Rollouts of one prompt, and tokens of one rollout,
 depend on each other. So rollouts are averaged within their prompt first, and the percentile
@@ -7,12 +7,32 @@ bootstrap resamples whole prompts,
     value* = sum_c w_c s_c / sum_c w_c n_c,   w ~ Multinomial(U, 1/U),
 
 with s_c and n_c the sum and the count of unit c. Differences are paired: both sides of a unit move
-together. Two crossed factors (training seeds x problems) are resampled independently of each other.
-Weights are drawn in chunks, so memory does not grow with the number of bootstrap samples.
+together. Weights are drawn in chunks, so memory does not grow with the number of bootstrap samples.
 
-How these can mislead: with fewer than about ten units a percentile interval is too narrow; with
-three training seeds the seed part of an interval is hardly estimated at all. Every estimate
-therefore carries its n.
+Training seeds and problems are two crossed random effects. A cell is the mean of the rows of one
+seed and problem,
+
+    y_sp = m + a_s + b_p + e_sp,   s = 1 .. S,   p = 1 .. P
+
+with independent effects of mean 0: of the training, of the problem, and the noise of the cell. The
+mean of all cells has the variance s_a^2 / S + s_b^2 / P + s_e^2 / (S P). It is estimated by the
+mean squares of the two-way table (Searle, Casella and McCulloch 1992, chapter 4), whose
+expectations are
+
+    MS_a = P var(seed means)     s_e^2 + P s_a^2        S - 1 degrees of freedom
+    MS_b = S var(problem means)  s_e^2 + S s_b^2        P - 1
+    MS_e of the residuals        s_e^2                  (S - 1) (P - 1)
+
+as V = (MS_e + max(MS_a - MS_e, 0) + max(MS_b - MS_e, 0)) / (S P), since a component is not
+negative. The interval is m +- t sqrt(V), with the degrees of freedom of Satterthwaite (1946) for
+the mean squares M_i that are left in the sum, (sum of M_i with their signs)^2 / sum(M_i^2 / f_i).
+A bootstrap that resamples both factors counts the noise of the cells three times, and takes a
+normal quantile for the part of a few trainings.
+
+How these can mislead: with fewer than about ten units a percentile interval is too narrow. The seed
+part of an interval over three trainings is hardly estimated at all: on answers that are right or
+wrong, with three to five seeds, 95% intervals of the two-way model hold the truth in 93% (trainings
+differ much) to 97% (not at all) of simulations. Every estimate therefore carries its n.
 """
 
 from __future__ import annotations
@@ -30,6 +50,7 @@ from scipy import stats
 from rockstudy.errors import StudyError
 
 LEVEL = 0.95  # ours: the level of every interval
+EQUIVALENCE = 0.9  # of the second interval: two one-sided tests at 5% (Schuirmann 1987)
 FACTORS = ["seed", "prompt_index"]
 N_BOOT = 10_000  # ours: Monte Carlo error of an end point about 1% of the interval's width
 _CHUNK_CELLS = 4_000_000  # ours: weights in memory at once, about 32 MB
@@ -37,9 +58,11 @@ _CHUNK_CELLS = 4_000_000  # ours: weights in memory at once, about 32 MB
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval, the unit of resampling and the number of units.
+    """A value with its interval, the unit that was sampled and the number of units.
 
     ``n`` is one count, or one per factor where ``unit`` names several ("seeds x problems").
+    ``n_boot`` is 0 where nothing was resampled. ``lo90`` and ``hi90`` are the ends of the 90%
+    interval, which tests of equivalence at 5% look at.
     """
 
     value: float
@@ -48,12 +71,15 @@ class Estimate:
     unit: str
     n: int | tuple[int, ...]
     n_boot: int
+    lo90: float = float("nan")
+    hi90: float = float("nan")
 
     def __str__(self) -> str:
         counts = (self.n,) if isinstance(self.n, int) else self.n
         units = " x ".join(f"{n} {u}" for n, u in zip(counts, self.unit.split(" x "), strict=True))
         interval = f"[{self.lo:.3g}, {self.hi:.3g}]"
-        return f"{self.value:.3g} {interval} ({LEVEL:.0%} bootstrap over {units})"
+        how = "bootstrap " if self.n_boot else ""
+        return f"{self.value:.3g} {interval} ({LEVEL:.0%} {how}over {units})"
 
 
 def cluster_mean(
@@ -143,28 +169,22 @@ def paired_difference(
     return _ratio(difference, np.ones(len(difference)), rng, unit)
 
 
-def crossed_mean(frame: pd.DataFrame, value: str, rng: Generator) -> Estimate:
-    """Mean over a complete grid of seeds x problems, both factors resampled independently.
+def two_way_mean(frame: pd.DataFrame, value: str) -> Estimate:
+    """Mean over a complete grid of seeds x problems, both random (the model of this module).
 
     The factors are the columns ``seed`` and ``prompt_index``. Rows of one cell are averaged first,
     so every cell counts the same. `StudyError` as `cluster_mean`, and where a seed lacks a problem
     that a different one has.
     """
-    return _crossed(_grouped(frame, value, FACTORS).mean(), rng)
+    return _two_way(_grouped(frame, value, FACTORS).mean())
 
 
-def crossed_difference(
-    before: pd.DataFrame, after: pd.DataFrame, value: str, rng: Generator
-) -> Estimate:
+def two_way_difference(before: pd.DataFrame, after: pd.DataFrame, value: str) -> Estimate:
     """Mean of after minus before over seeds x problems, paired in every cell.
 
-    ``before`` may lack the seed column: it is then one evaluation of a model that all seeds start
-    from, and is paired with each of them. `StudyError` as `crossed_mean`, and where the two frames
-    have different cells.
+    `StudyError` as `two_way_mean`, and where the two frames have different cells.
     """
-    if "seed" not in before.columns:
-        before = before.merge(after[["seed"]].drop_duplicates(), how="cross")
-    return _crossed(_difference(before, after, value, FACTORS), rng)
+    return _two_way(_difference(before, after, value, FACTORS))
 
 
 def seed_mean(values: np.ndarray, unit: str = "seeds") -> Estimate:
@@ -173,10 +193,9 @@ def seed_mean(values: np.ndarray, unit: str = "seeds") -> Estimate:
     For training seeds: with three to five of them a bootstrap interval is far too narrow. A single
     value has no interval (NaN). ``n_boot`` is 0.
     """
-    n, mean, half = len(values), float(values.mean()), float("nan")
-    if n > 1:
-        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return Estimate(mean, float(mean - half), float(mean + half), unit, n, 0)
+    n = len(values)
+    error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return _students(values.mean(), error, n - 1, unit, n)
 
 
 def resample(
@@ -207,18 +226,44 @@ def _ratio(above: Any, below: Any, rng: Generator, unit: str) -> Estimate:
     return _estimate(above.sum() / below.sum(), samples, unit, len(below))
 
 
-def _crossed(cells: pd.Series, rng: Generator) -> Estimate:
-    grid, unit = cells.unstack().to_numpy(), "seeds x problems"  # (seeds, problems)
+def _two_way(cells: pd.Series) -> Estimate:
+    grid, unit = cells.unstack().to_numpy(), "seeds x problems"  # (S, P)
     if np.isnan(grid).any():
         raise StudyError(f"{unit}: must form a complete grid; {np.isnan(grid).sum()} cells missing")
     _check_units(min(grid.shape), unit)
+    return _students(*two_way_error(grid), unit, grid.shape)
 
-    def mean(w: np.ndarray) -> np.ndarray:
-        seeds = _weights(len(grid), rng, len(w))
-        return np.einsum("bs,bs->b", seeds, w @ grid.T) / grid.size
 
-    samples = resample(mean, grid.shape[1], rng, N_BOOT)
-    return _estimate(grid.mean(), samples, unit, grid.shape)
+def two_way_error(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of each table (..., S, P), its standard error and its degrees of freedom, (...) each.
+
+    The model is that of this module: two crossed random effects and the noise of the cells.
+    """
+    seeds, problems = cells.shape[-2:]
+    of_seed, of_problem = cells.mean(-1, keepdims=True), cells.mean(-2, keepdims=True)
+    mean = of_seed.mean(-2, keepdims=True)
+    free = np.array([seeds - 1, problems - 1, (seeds - 1) * (problems - 1)])
+    parts = (of_seed - mean, of_problem - mean, cells - of_seed - of_problem + mean)
+    repeats = (problems, seeds, 1)  # how often each part is in the table
+    sums = [n * (part**2).sum((-2, -1)) for n, part in zip(repeats, parts, strict=True)]
+    squares = np.stack(sums, -1) / free
+    a, b, e = np.moveaxis(squares, -1, 0)
+    # the mean squares that are left in the sum, with their signs
+    left = np.stack([a > e, b > e, 1.0 - (a > e) - (b > e)], -1)
+    variance, spread = (left * squares).sum(-1), (left**2 * squares**2 / free).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        degrees = np.where(spread > 0, variance**2 / spread, np.inf)
+    return mean[..., 0, 0], np.sqrt(variance / (seeds * problems)), degrees
+
+
+def _students(
+    value: Any, error: Any, degrees: Any, unit: str, n: int | tuple[int, ...]
+) -> Estimate:
+    """A value with intervals by Student's t, from its standard error."""
+    half, half90 = (stats.t.ppf((1 + x) / 2, degrees) * error for x in (LEVEL, EQUIVALENCE))
+    ends = (float(value + sign * one) for one in (half, half90) for sign in (-1, 1))
+    lo, hi, lo90, hi90 = ends
+    return Estimate(float(value), lo, hi, unit, n, 0, lo90, hi90)
 
 
 def _weights(n: int, rng: Generator, size: int) -> np.ndarray:
@@ -229,8 +274,9 @@ def _weights(n: int, rng: Generator, size: int) -> np.ndarray:
 
 
 def _estimate(value: Any, samples: np.ndarray, unit: str, n: int | tuple[int, ...]) -> Estimate:
-    lo, hi = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(value), float(lo), float(hi), unit, n, len(samples))
+    levels = [(1 + sign * level) / 2 for level in (LEVEL, EQUIVALENCE) for sign in (-1, 1)]
+    lo, hi, lo90, hi90 = map(float, np.quantile(samples, levels))
+    return Estimate(float(value), lo, hi, unit, n, len(samples), lo90, hi90)
 
 
 def _difference(

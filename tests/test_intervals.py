@@ -1,18 +1,24 @@
 """Intervals against closed forms, scipy's bootstrap and simulation."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 import scipy.stats
+import statsmodels.formula.api as smf
+from statsmodels.regression.mixed_linear_model import MixedLM
+from statsmodels.stats.anova import anova_lm
 
 from rockstudy import intervals
 from rockstudy.errors import StudyError
 from rockstudy.intervals import (
     Estimate,
     cluster_mean,
-    crossed_difference,
-    crossed_mean,
     paired_difference,
+    two_way_difference,
+    two_way_mean,
 )
 
 Z = 1.959964
@@ -80,6 +86,7 @@ def test_paired_difference_agrees_with_scipys_bootstrap():
     ).confidence_interval
     assert ours.value == pytest.approx((after["x"] - x).mean())
     assert [ours.lo, ours.hi] == pytest.approx([theirs.low, theirs.high], abs=0.006)
+    assert ours.lo < ours.lo90 < ours.value < ours.hi90 < ours.hi
 
 
 def test_pairing_removes_what_both_sides_share():
@@ -105,27 +112,83 @@ def grid(n_seeds=8, n_problems=40, seed=0):
     return cells, pd.DataFrame({"seed": index[0], "prompt_index": index[1], "x": cells.ravel()})
 
 
-def test_crossed_interval_has_the_closed_form_bootstrap_variance():
-    cells, frame = grid()
-    n, m = cells.shape
-    rows, columns, total = cells.mean(1), cells.mean(0), cells.mean()
-    rest = cells - rows[:, None] - columns[None] + total
-    # variance of the mean under independent resampling of rows and columns, term by term
-    variance = rows.var() / n + columns.var() / m + (rest**2).mean() / (n * m)
-    estimate = crossed_mean(frame, "x", np.random.default_rng(1))
-    assert estimate.value == pytest.approx(total)
-    assert half_width(estimate) == pytest.approx(Z * np.sqrt(variance), rel=0.05)
-    assert estimate.n == (8, 40)
+def test_the_two_way_interval_is_that_of_the_mean_squares_of_statsmodels():
+    cells, frame = grid(4, 12)
+    table = anova_lm(smf.ols("x ~ C(seed) + C(prompt_index)", frame).fit())
+    a, b, e = table.mean_sq
+    free = table.df.to_numpy()
+    assert min(a, b) > e
+    degrees = (a + b - e) ** 2 / ((table.mean_sq**2) / free).sum()
+    for level, ends in ((0.95, ("lo", "hi")), (0.9, ("lo90", "hi90"))):
+        half = scipy.stats.t.ppf((1 + level) / 2, degrees) * np.sqrt((a + b - e) / cells.size)
+        estimate = two_way_mean(frame, "x")
+        assert [getattr(estimate, end) for end in ends] == pytest.approx(
+            [cells.mean() - half, cells.mean() + half]
+        )
+    assert (estimate.n, estimate.unit, estimate.n_boot) == ((4, 12), "seeds x problems", 0)
 
 
-def test_one_evaluation_before_is_paired_with_every_seed_after():
+def test_its_standard_error_is_that_of_a_mixed_model_by_restricted_likelihood():
+    """On a balanced table with components above 0 the two are the same."""
+    _, frame = grid(6, 15, seed=3)
+    effects = {"seed": "0 + C(seed)", "problem": "0 + C(prompt_index)"}
+    model = MixedLM.from_formula("x ~ 1", frame, groups=np.ones(len(frame)), vc_formula=effects)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = model.fit(reml=True)
+    estimate = two_way_mean(frame, "x")
+    # the width is a quantile of t times the error: two levels give both
+    ratio = half_width(estimate) / ((estimate.hi90 - estimate.lo90) / 2)
+    degrees = scipy.optimize.brentq(
+        lambda f: scipy.stats.t.ppf(0.975, f) / scipy.stats.t.ppf(0.95, f) - ratio, 1, 1e4
+    )
+    error = half_width(estimate) / scipy.stats.t.ppf(0.975, degrees)
+    assert error == pytest.approx(fit.bse_fe["Intercept"], rel=2e-3)
+
+
+def test_a_component_that_would_be_negative_is_none():
+    """The same values at every seed: what is left is the interval over problems."""
+    x = np.random.default_rng(4).normal(size=30)
+    frame = pd.DataFrame({"seed": np.repeat([0, 1, 2], 30), "prompt_index": np.tile(range(30), 3)})
+    estimate = two_way_mean(frame.assign(x=np.tile(x, 3)), "x")
+    alone = scipy.stats.ttest_1samp(x, 0).confidence_interval()
+    assert [estimate.lo, estimate.hi] == pytest.approx([alone.low, alone.high])
+    same = two_way_mean(frame.assign(x=1.0), "x")
+    assert (same.lo, same.value, same.hi) == (1.0, 1.0, 1.0)
+
+
+def test_a_two_way_difference_is_paired_in_every_cell():
     _, after = grid()
-    before = after[after["seed"] == 0].drop(columns="seed")
-    repeated = pd.concat([before.assign(seed=s) for s in range(8)])
-    a = crossed_difference(before, after, "x", np.random.default_rng(2))
-    b = crossed_difference(repeated, after, "x", np.random.default_rng(2))
-    assert a == b
-    assert a.value == pytest.approx(after["x"].mean() - before["x"].mean())
+    before = after.assign(x=after.x - 0.25)
+    estimate = two_way_difference(before, after, "x")
+    assert (estimate.lo, estimate.value, estimate.hi) == pytest.approx((0.25, 0.25, 0.25))
+    assert two_way_difference(after.assign(x=0.0), after, "x") == two_way_mean(after, "x")
+
+
+@pytest.mark.parametrize("n_seeds", [3, 5])
+@pytest.mark.parametrize("of_seed", [0.0, 0.1])
+def test_two_way_intervals_cover_the_truth_on_right_and_wrong_answers(n_seeds, of_seed):
+    """Two regimes that answer 100 problems; what differs between trainings has an SD of 0 or 0.1.
+
+    Measured on 12,000 tables: 0.967 and 0.934 with 3 seeds, 0.967 and 0.945 with 5.
+    """
+    rng, n_problems, n = np.random.default_rng(n_seeds), 100, 3000
+
+    def chances(n, n_seeds, n_problems):
+        before = rng.beta(1, 1, (n, 1, n_problems))
+        effect = 0.25 * rng.standard_normal((n, 1, n_problems))
+        training = of_seed * rng.standard_normal((n, n_seeds, 1))
+        return before, np.clip(before + effect + training, 0, 1)
+
+    before, after = chances(1, 2000, 2000)
+    truth = (after - before).mean()
+    before, after = chances(n, n_seeds, n_problems)
+    answers = (rng.random(after.shape) < after) * 1.0 - (rng.random(after.shape) < before)
+    mean, error, degrees = intervals.two_way_error(answers)
+    for level in (0.95, 0.9):
+        inside = abs(mean - truth) <= scipy.stats.t.ppf((1 + level) / 2, degrees) * error
+        of_simulation = 3 * np.sqrt(level * (1 - level) / n)
+        assert abs(inside.mean() - level) <= 0.015 * (1 - level) / 0.05 + of_simulation
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch):
@@ -163,8 +226,8 @@ def test_chunks_do_not_change_the_draws(monkeypatch):
 def test_an_estimate_reads_with_its_unit_and_count():
     one = Estimate(0.5312, 0.4911, 0.5702, "problems", 500, 10_000)
     assert str(one) == "0.531 [0.491, 0.57] (95% bootstrap over 500 problems)"
-    two = Estimate(0.1, 0.05, 0.15, "seeds x problems", (3, 500), 10_000)
-    assert str(two).endswith("(95% bootstrap over 3 seeds x 500 problems)")
+    two = Estimate(0.1, 0.05, 0.15, "seeds x problems", (3, 500), 0)
+    assert str(two).endswith("(95% over 3 seeds x 500 problems)")
 
 
 RNG = np.random.default_rng(0)
@@ -181,8 +244,8 @@ BAD = {
         "same units; 2 are on one side only",
     ),
     "a hole in the grid": (
-        lambda: crossed_mean(
-            pd.DataFrame({"seed": [0, 0, 1], "prompt_index": [0, 1, 0], "x": 1.0}), "x", RNG
+        lambda: two_way_mean(
+            pd.DataFrame({"seed": [0, 0, 1], "prompt_index": [0, 1, 0], "x": 1.0}), "x"
         ),
         "complete grid; 1 cells missing",
     ),
@@ -229,5 +292,7 @@ def test_a_mean_over_seeds_has_the_t_interval_of_scipy_and_one_seed_none():
     interval = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (estimate.value, estimate.n, estimate.unit) == (values.mean(), 4, "seeds")
     assert (estimate.lo, estimate.hi) == pytest.approx((interval.low, interval.high))
+    narrow = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert (estimate.lo90, estimate.hi90) == pytest.approx((narrow.low, narrow.high))
     alone = intervals.seed_mean(values[:1])
     assert alone.value == 0.41 and np.isnan([alone.lo, alone.hi]).all()

@@ -81,13 +81,13 @@ def knockout(run: Run) -> pd.DataFrame | None:
 def utility(run: Run) -> pd.DataFrame | None:
     """Final accuracy of the training arms of notebook 07: ``arm, benchmark, value, lo, hi, seeds``.
 
-    The interval resamples training seeds and problems; NaN with a single seed.
+    The interval is over training seeds and problems; NaN with a single seed.
     """
     accuracy = stored(run, selective_steps.accuracy)
     if accuracy is None:
         return None
     ends = selective_steps.at_end(accuracy)
-    return selective_steps.means(ends, run.rng("utility")).drop(columns="step")
+    return selective_steps.means(ends).drop(columns="step")
 
 
 def settings(run: Run) -> pd.DataFrame:

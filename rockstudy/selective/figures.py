@@ -10,14 +10,14 @@ from rockstudy.figure_style import ROLES, Figure, figure, style, whiskers
 from rockstudy.training import figures as training_figures
 
 
-def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> Figure:
-    """Accuracy of each regime along training, a panel for each benchmark (figure 5).
+def arm_curves(table: pd.DataFrame, names: dict[str, str], theirs: pd.DataFrame) -> Figure:
+    """Accuracy of each regime along training, a panel a benchmark, and the paper's figure 5.
 
     `table` is that of `rockstudy.selective.steps.means`; `names` maps the arms to show, in order,
-    to their roles.
+    to their roles. `theirs` is that of `rockstudy.selective.figure5.curves`.
     """
     benchmarks = list(dict.fromkeys(table.benchmark))
-    made, axes = figure(4.4 * len(benchmarks) + 0.6, 3.6, len(benchmarks))
+    made, (*axes, paper) = figure(4.0 * (len(benchmarks) + 1) + 0.6, 3.6, len(benchmarks) + 1)
     for axis, benchmark in zip(axes, benchmarks, strict=True):
         for arm, role in names.items():
             rows = table[(table["arm"] == arm) & (table.benchmark == benchmark)].sort_values("step")
@@ -26,9 +26,14 @@ def arm_curves(table: pd.DataFrame, names: dict[str, str]) -> Figure:
         axis.set(title=benchmark, xlabel="optimiser step")
     axes[0].set_ylabel("Pass@1 (mean over seeds)")
     axes[0].legend(frameon=False, fontsize=8)
-    seeds = int(table.seeds.max())
-    made.supxlabel(f"bands: 95% bootstrap over problems and {seeds} training seeds", fontsize=8)
-    made.alt = "Accuracy along training of the baseline and of both frozen regimes."
+    for arm, rows in theirs.groupby("arm", sort=False):
+        error = [rows.value - rows.lo, rows.hi - rows.value]
+        paper.errorbar(rows.step, rows.value, error, lw=0.8, **style(names[str(arm)]))
+    paper.set(title="the paper's figure 5", xlabel="optimiser step (theirs)", ylim=(0.2, 0.75))
+    seeds, n = int(table.seeds.max()), int(theirs.n.max())
+    bands = f"bands: 95% over problems and {seeds} training seeds; the paper's points: one run of"
+    made.supxlabel(f"{bands} {n} problems, with Wilson's 95% interval", fontsize=8)
+    made.alt = "Accuracy along training of the baseline and of the frozen regimes; the paper's."
     return made
 
 
@@ -51,7 +56,7 @@ def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> Figure:
         axis.set_yticks(range(len(arms)), labels if axis is axes[0] else [""] * len(arms))
         axis.axvline(0, color="black", lw=0.8)
         axis.set(title=benchmark, xlabel="Pass@1 minus baseline", ylim=(len(arms) - 0.5, -0.5))
-    made.supxlabel("95% bootstrap over problems and training seeds (in brackets)", fontsize=8)
+    made.supxlabel("95% over problems and training seeds (in brackets)", fontsize=8)
     made.alt = "Final accuracy of every arm minus the baseline, with intervals."
     return made
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rockstudy import intervals
 from rockstudy.errors import StudyError
@@ -25,6 +26,7 @@ from rockstudy.store.code import kept_apart
 from rockstudy.training import stages
 from rockstudy.training import steps as training_steps
 from rockstudy.training.arm import Arm
+from rockstudy.training.position_weights import Batch, Redetected, evaluate
 from rockstudy.training.stages import TrainResult
 
 TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, types do
@@ -121,9 +123,10 @@ def timing(run: Run) -> pd.DataFrame:
 
 @table(*ARMS, inputs=tokens_hash)
 def matched(run: Run) -> pd.DataFrame:
-    """`windows.match` of both kinds of random windows on the rollouts of the statistics.
+    """What each arm leaves out on the rollouts of the statistics, and the match of random windows.
 
-    ``seed`` is that of the draw; ``arm`` is rock-freeze for the rocks' own windows.
+    The columns are those of `windows.match`, and ``seed``, that of the draw. Other arms have only
+    ``arm, seed, share, loss_share`` (by weight), except those that find their types in training.
     """
     made, rollouts, frames = material(run), measured(run).rollouts, []
     losses = np.zeros(rollouts.mask.shape)
@@ -133,7 +136,22 @@ def matched(run: Run) -> pd.DataFrame:
     for seed in run.config.seeds:
         drawn = {name: arms.build(name, made, seed).weights for name in arms.CONTROLS}
         frames.append(windows.match(*corpus, counts, drawn).assign(seed=seed))
+    first, *_ = run.config.seeds
+    known = {*frames[0]["arm"]}
+    names = (*run.config.freeze.arms, *run.config.freeze.extra)
+    others = [arms.build(name, made, first) for name in names if name not in known]
+    frames.append(pd.DataFrame([_left_out(arm, *corpus) | {"seed": first} for arm in others]))
     return pd.concat(frames, ignore_index=True)
+
+
+def _left_out(arm: Arm, ids: np.ndarray, mask: np.ndarray, losses: np.ndarray) -> dict[str, Any]:
+    """Shares of the positions and of the loss that the weights of an arm take away."""
+    if isinstance(arm.weights, Redetected):
+        return {"arm": arm.name}
+    tensors = (torch.from_numpy(array) for array in (ids.astype(np.int64), mask))
+    weights = evaluate(arm.weights, Batch(*tensors), torch.from_numpy(losses).float()).numpy()
+    kept, loss = ((weights * of)[mask].sum() / of[mask].sum() for of in (mask, losses))
+    return {"arm": arm.name, "share": 1 - kept, "loss_share": 1 - loss}
 
 
 def _check_match(match: pd.DataFrame) -> None:
@@ -156,22 +174,20 @@ def at_end(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.step == table.step.max()]
 
 
-def means(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Mean accuracy over seeds and problems, both resampled.
+def means(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy over seeds and problems, both random (`intervals.two_way_mean`).
 
-    The columns are ``arm, benchmark, step, value, lo, hi`` (NaN for one seed), ``unit, n, seeds``.
+    The columns are ``arm, benchmark, step`` and those of `changed`.
     """
     keys, rows = ["arm", "benchmark", "step"], []
     for names, some in table.groupby(keys, sort=False):
         single = some.seed.nunique() == 1
-        mean = some.accuracy.mean() if single else intervals.crossed_mean(some, "accuracy", rng)
+        mean = some.accuracy.mean() if single else intervals.two_way_mean(some, "accuracy")
         rows.append(dict(zip(keys, names, strict=True)) | _columns(mean))
     return pd.DataFrame(rows)
 
 
-def differences(
-    table: pd.DataFrame, rng: np.random.Generator, against: str = "baseline"
-) -> pd.DataFrame:
+def differences(table: pd.DataFrame, against: str = "baseline") -> pd.DataFrame:
     """Final accuracy of each arm minus that of `against`, paired by seed and problem.
 
     The columns are ``arm, benchmark`` and the columns of `changed`.
@@ -181,50 +197,61 @@ def differences(
     groups = ends[ends["arm"] != against].groupby(["arm", "benchmark"], sort=False)
     for (arm, benchmark), some in groups:
         same = base[(base.benchmark == benchmark) & base.seed.isin(some.seed)]
-        rows.append({"arm": arm, "benchmark": benchmark} | changed(same, some, rng))
+        rows.append({"arm": arm, "benchmark": benchmark} | changed(same, some))
     return pd.DataFrame(rows)
 
 
-def changed(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
+def changed(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
     """Mean of after minus before over the same seeds and problems, rows of `accuracy`.
 
-    The keys are ``value, lo, hi, unit, n`` and ``seeds``. A single seed has no interval (NaN),
-    because its problems tell nothing about other trainings.
+    The keys are ``value, lo, hi, lo90, hi90, unit, n`` and ``seeds``. A single seed has no interval
+    (NaN), because its problems tell nothing about other trainings.
     """
     if after.seed.nunique() == 1:
         return _columns(after.accuracy.mean() - before.accuracy.mean())
-    return _columns(intervals.crossed_difference(before, after, "accuracy", rng))
+    return _columns(intervals.two_way_difference(before, after, "accuracy"))
 
 
 def _columns(mean: float | intervals.Estimate) -> dict[str, Any]:
     """A mean over seeds and problems as columns; a number is that of a single seed."""
     if isinstance(mean, intervals.Estimate):
         assert isinstance(mean.n, tuple)
-        return intervals.as_columns(mean) | {"seeds": mean.n[0]}
-    none = float("nan")
-    return {"value": mean, "lo": none, "hi": none, "unit": "training seeds", "n": 1, "seeds": 1}
+        narrow = {"lo90": mean.lo90, "hi90": mean.hi90}
+        return intervals.as_columns(mean) | narrow | {"seeds": mean.n[0]}
+    none = dict.fromkeys(("lo", "hi", "lo90", "hi90"), float("nan"))
+    return {"value": mean} | none | {"unit": "training seeds", "n": 1, "seeds": 1}
 
 
-def cost(timing: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """Share of the loss that each arm leaves out, and its effect on the time of a step.
+def cost(timing: pd.DataFrame, metrics: pd.DataFrame, match: pd.DataFrame) -> pd.DataFrame:
+    """Shares of positions and of loss that each arm leaves out, and the time that this saves.
 
-    `timing` and `metrics` are the tables of these names.
+    `timing`, `metrics` and `match` are the tables `timing`, `metrics` and `matched`.
 
-    Columns: ``arm, frozen`` (1 - mean weight over all tokens), ``projected`` (share of positions
-    that reach the heads); of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
+    Columns: ``arm, frozen`` (1 - mean weight over all tokens), ``loss_frozen`` (share of the
+    reverse KL, the only loss of the stage, that the weights take away; NaN where positions skip the
+    heads, so that their loss is not known), ``loss_after`` (the same on the rollouts of the
+    statistics, after the baseline's OPD), ``projected`` (share of positions that reach the heads),
+    ``seeds``; of the arms that were timed ``seconds_step`` (median) and ``speedup, lo,
     hi, n`` (seconds of a baseline step over those of the same step of the arm, mean over ``n``
     pairs with a t interval); ``bound`` (Amdahl: the baseline's step without the share ``frozen`` of
     its heads and their backward pass) and ``bound_all`` (without any heads at all).
     """
     weighted = metrics.assign(weight=metrics.mean_weight * metrics.n_tokens)
-    sums = weighted.groupby("arm", sort=False)[["weight", "n_kept", "n_tokens"]].sum()
+    weighted["kept"], weighted["all"] = (metrics[x] * metrics.n_tokens for x in ("loss", "rkl"))
+    sums = weighted.groupby("arm", sort=False)[
+        ["weight", "n_kept", "n_tokens", "kept", "all"]
+    ].sum()
+    after = match.groupby("arm").loss_share.mean()
+    seeds = metrics.groupby("arm").seed.nunique()
     step = timing.pivot(index=["round", "step"], columns="arm", values="seconds_step")
     base = timing[timing["arm"] == "baseline"]
     head = base.seconds_head.sum() / base.seconds_step.sum()
     rows = []
     for arm, one in sums.iterrows():
         frozen = 1 - one.weight / one.n_tokens
-        row = {"arm": arm, "frozen": frozen, "projected": one.n_kept / one.n_tokens}
+        loss = 1 - one.kept / one["all"] if one.n_kept == one.n_tokens else float("nan")
+        row = {"arm": arm, "frozen": frozen, "loss_frozen": loss, "loss_after": after.get(arm)}
+        row |= {"projected": one.n_kept / one.n_tokens, "seeds": seeds[arm]}
         if arm in step.columns:
             ratio = intervals.seed_mean((step["baseline"] / step[arm]).to_numpy(), "steps")
             row |= {"seconds_step": step[arm].median(), "speedup": ratio.value}

@@ -8,7 +8,11 @@ it, the window is the rock alone. The paper gives neither threshold nor width: o
 as long, around tokens as frequent, that are not rocks. In every batch the rocks' own windows are
 found first. Runs of their lengths are then laid around occurrences of the control types (matched to
 the rocks by frequency, `rocks.controls`) in random order, never on a position of a rock's window,
-until as many positions are covered. Other tokens follow where the controls do not suffice.
+until as many positions are covered. Other tokens follow where the controls do not suffice. The
+paper's public code freezes no windows but two lists of types, rocks and controls. It too assigns
+each rock a type of similar frequency, yet its controls are several times rarer in all, and the two
+lists hold very different shares of the positions (``code-random-match`` and ``frozen-share`` in
+``data/paper/``). The next ranks of the same score are called random only in the figures' script.
 
 **Random windows matched on loss** leave out as much loss as well. Each run of the rocks' windows,
 the one with most loss first, gets a free run of its length whose summed loss is nearest to its own

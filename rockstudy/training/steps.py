@@ -207,11 +207,15 @@ def accuracy_table(
 ) -> pd.DataFrame:
     """Pass@1 with its interval for each group of `by`: columns ``*by, value, lo, hi, unit, n``.
 
-    Several seeds in one group are averaged within a problem, so the interval resamples problems.
+    The interval resamples problems, and with several training seeds (``seed``) in a group it is
+    that of `intervals.two_way_mean`.
     """
     rows = []
     for key, group in outcomes.groupby(list(by), sort=False):
-        estimate = intervals.cluster_mean(group, "correct", "prompt_index", rng)
+        if "seed" in group and group.seed.nunique() > 1:
+            estimate = intervals.two_way_mean(group, "correct")
+        else:
+            estimate = intervals.cluster_mean(group, "correct", "prompt_index", rng)
         rows.append(dict(zip(by, key, strict=True)) | intervals.as_columns(estimate))
     return pd.DataFrame(rows)
 
@@ -219,15 +223,15 @@ def accuracy_table(
 def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Pass@1 at the last checkpoint minus before stage 2, per benchmark.
 
-    The interval resamples problems, paired, and training seeds (`intervals.crossed_difference`).
-    With a single training seed it resamples problems alone and does not cover other seeds.
+    Paired by seed and problem, both random (`intervals.two_way_difference`). With a single training
+    seed the interval resamples problems alone and does not cover other seeds.
     """
     last, rows = along.step.max(), []
     alone = {"unit": "problems, one training seed"}
     for benchmark, group in along.groupby("benchmark", sort=False):
         pair = [group[group.step == step] for step in (0, last)]
         if group.seed.nunique() > 1:
-            estimate = intervals.crossed_difference(*pair, "correct", rng)
+            estimate = intervals.two_way_difference(*pair, "correct")
         else:
             estimate = intervals.paired_difference(*pair, "correct", "prompt_index", rng, **alone)
         rows.append({"benchmark": benchmark} | intervals.as_columns(estimate))

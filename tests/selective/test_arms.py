@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from rockstudy import intervals
 from rockstudy.config.fields import RockConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.registry import ARMS
@@ -128,10 +129,6 @@ def test_arms_that_make_no_sense_are_refused_before_anything_runs(given, message
     assert "\n" not in str(error.value)
 
 
-def rng() -> np.random.Generator:
-    return np.random.default_rng(9)
-
-
 def answers(accuracy, arm: str, seed: int, step: int) -> pd.DataFrame:
     """Rows of `arm_steps.accuracy` for one checkpoint: its accuracy on each problem."""
     return pd.DataFrame({"accuracy": accuracy}).assign(
@@ -151,16 +148,16 @@ def table():
 
 
 def test_differences_are_paired_by_seed_and_problem(table):
-    found = selective_steps.differences(table, rng()).set_index("arm")
+    found = selective_steps.differences(table).set_index("arm")
     ends = table[table.step == 40]
     wide = ends.pivot(index=["seed", "prompt_index"], columns="arm", values="accuracy")
     for arm in ("a", "b"):
         apart = (wide[arm] - wide["baseline"]).unstack()  # (seeds, problems)
         assert found.loc[arm, "value"] == pytest.approx(apart.to_numpy().mean())
-        # the variance of a mean over two factors that are resampled apart from each other
-        parts = [apart.mean(axis=axis) for axis in (0, 1)]
-        least = max(part.std(ddof=0) / len(part) ** 0.5 for part in parts)
-        assert found.loc[arm, "hi"] - found.loc[arm, "lo"] > 2 * 1.9 * least
+        long = apart.stack().rename("x").reset_index()
+        both = intervals.two_way_mean(long, "x")
+        ends = ["lo", "hi", "lo90", "hi90"]
+        assert found.loc[arm, ends].tolist() == pytest.approx([getattr(both, e) for e in ends])
         assert found.loc[arm, ["n", "seeds"]].tolist() == [40, 4]
     assert found.loc["c", "value"] == pytest.approx(0.5 - wide["baseline"][2].mean())
     assert np.isnan(found.loc["c", "lo"]) and found.loc["c", "seeds"] == 1
@@ -174,15 +171,15 @@ def test_luck_that_all_seeds_share_is_no_difference():
         shared = draw.choice([-1.0, 1.0], 60)
         frames = [answers(np.zeros(60), "baseline", seed, 40) for seed in range(4)]
         frames += [answers(shared + 0.2 * draw.standard_normal(60), "a", s, 40) for s in range(4)]
-        found = selective_steps.differences(pd.concat(frames), draw).iloc[0]
+        found = selective_steps.differences(pd.concat(frames)).iloc[0]
         excluded["both"] += not found.lo <= 0 <= found.hi
         means = pd.concat(frames[4:]).groupby("seed").accuracy.mean()
         excluded["seeds"] += scipy.stats.ttest_1samp(means, 0).pvalue < 0.05
     assert excluded["seeds"] > 20 and excluded["both"] <= 5
 
 
-def test_means_resample_seeds_and_problems(table):
-    found = selective_steps.means(table, rng()).set_index(["arm", "step"])
+def test_means_are_over_seeds_and_problems(table):
+    found = selective_steps.means(table).set_index(["arm", "step"])
     assert found.loc[("a", 40), "value"] == pytest.approx(
         table.accuracy[(table["arm"] == "a") & (table.step == 40)].mean()
     )
@@ -191,7 +188,7 @@ def test_means_resample_seeds_and_problems(table):
 
 
 def test_the_reading_says_what_can_be_concluded_and_what_not(table):
-    said = selective_steps.reading(selective_steps.differences(table, rng()), "maths").splitlines()
+    said = selective_steps.reading(selective_steps.differences(table), "maths").splitlines()
     assert [line.split(":")[0] for line in said] == ["a", "b", "c"]
     assert "no difference shown" in said[0] and "cannot be excluded" in said[0]
     assert "over 4 seeds: worse than the baseline" in said[1]
@@ -211,12 +208,16 @@ def costs():
     metrics = pd.DataFrame(
         {
             "arm": ["baseline", "a", "b", "c"],
+            "seed": 0,
             "n_tokens": 100,
             "n_kept": [100, 50, 100, 100],
             "mean_weight": [1.0, 0.5, 0.75, 1.0],
+            "rkl": [0.4, 0.8, 0.5, 0.5],
+            "loss": [0.4, 0.4, 0.1, 0.5],
         }
     )
-    return selective_steps.cost(timing, metrics).set_index("arm")
+    match = pd.DataFrame({"arm": ["b", "b", "c"], "loss_share": [0.5, 0.7, 0.4]})
+    return selective_steps.cost(timing, metrics, match).set_index("arm")
 
 
 def test_costs_are_ratios_of_paired_steps_and_amdahls_bound(costs):
@@ -224,21 +225,25 @@ def test_costs_are_ratios_of_paired_steps_and_amdahls_bound(costs):
     assert costs.n[:3].tolist() == [4, 4, 4] and np.isnan(costs.speedup["c"])  # was not timed
     assert costs.lo["a"] == pytest.approx(8 / 6) == costs.hi["a"]
     assert costs.frozen.tolist() == pytest.approx([0, 0.5, 0.25, 0])
+    assert costs.loss_frozen[["baseline", "b", "c"]].tolist() == pytest.approx([0, 0.8, 0])
+    assert np.isnan(costs.loss_frozen["a"])  # half of its positions have no known loss
+    assert costs.loss_after[["b", "c"]].tolist() == pytest.approx([0.6, 0.4])
     assert costs.projected.tolist() == [1, 0.5, 1, 1]
     assert costs.bound.tolist() == pytest.approx([1, 8 / 6, 8 / 7, 1])  # heads are half of it
     assert costs.bound_all.tolist() == pytest.approx([2, 2, 2, 2])
 
 
-def accuracies(freeze: float, random: float, seeds: int = 4, spread: float = 0.01):
-    """Three regimes whose final accuracies differ from the baseline's, about the same each seed."""
+def accuracies(freeze: float, random: float, loss=0.0, seeds=4, spread=0.01, benchmark="maths"):
+    """Four regimes whose final accuracies differ from the baseline's, about the same each seed."""
     draw = np.random.default_rng(2)
+    shifts = {"baseline": 0.0, "rock-freeze": freeze, "random-windows": random}
     rows = []
-    for arm, shift in (("baseline", 0.0), ("rock-freeze", freeze), ("random-windows", random)):
+    for arm, shift in (shifts | {"random-windows-loss": loss}).items():
         for seed in range(seeds):
             rows.append(answers(np.full(20, 0.3), arm, seed, 0))
             noise = spread * draw.standard_normal(20)
-            rows.append(answers(0.5 + shift + noise, arm, seed, 40))
-    return pd.concat(rows, ignore_index=True)
+            rows.append(answers(0.45 + shift + noise, arm, seed, 40))
+    return pd.concat(rows, ignore_index=True).assign(benchmark=benchmark)
 
 
 MATCH = pd.DataFrame(
@@ -249,41 +254,70 @@ MATCH = pd.DataFrame(
         "seed": 0,
     }
 )
-KEEPS, LOSES, BEATS = (
-    "freeze-keeps-accuracy",
-    "random-freeze-costs-accuracy",
-    "freeze-beats-random-freeze",
-)
+COMPARED = [one.claim for one in selective_claims.COMPARISONS]
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"freeze": 0.0, "random": -0.2, "spread": 0.001}, ("reproduced",) * 3),
-        ({"freeze": 0.0, "random": 0.0, "spread": 0.3}, ("inconclusive",) * 3),
+        ({"freeze": 0.0, "random": -0.2, "loss": -0.1}, "reproduced reproduced reproduced"),
         (
-            {"freeze": -0.2, "random": 0.2, "spread": 0.001},
-            ("differs", "differs", "differs"),
+            {"freeze": -0.015, "random": 0.0, "spread": 0.5},
+            "inconclusive inconclusive inconclusive",
         ),
-        ({"freeze": 0.0, "random": -0.2, "seeds": 1}, ("inconclusive",) * 3),
+        ({"freeze": -0.2, "random": 0.2, "loss": 0.1}, "differs differs differs"),
+        ({"freeze": 0.0, "random": -0.2, "seeds": 1}, "inconclusive inconclusive inconclusive"),
     ],
 )
 def test_verdicts_on_accuracy_follow_their_rules(costs, given, expected):
-    rows = selective_claims.rows(accuracies(**given), costs.reset_index(), MATCH, "maths", rng())
-    verdict = {row["claim"]: row["verdict"] for row in rows}
-    assert (verdict[KEEPS], verdict[LOSES], verdict[BEATS]) == expected
+    rows = selective_claims.rows(accuracies(**given), costs.reset_index(), MATCH, "maths")
+    verdict = {row["claim"]: row.get("direction") for row in rows}
+    keeps, loses, beats, beats_matched, untrained = (verdict[claim] for claim in COMPARED)
+    assert [keeps, loses, beats] == expected.split()
+    assert beats_matched == ("reproduced" if beats == "reproduced" else beats)
+    assert untrained == "not run"
+
+
+def test_sizes_are_compared_with_the_papers_and_equivalence_has_none(costs):
+    table = accuracies(0.0, -0.14, spread=0.001)
+    rows = {
+        r["claim"]: r for r in selective_claims.rows(table, costs.reset_index(), MATCH, "maths")
+    }
+    assert rows["random-windows-cost-accuracy"]["size"] == "inconclusive"  # the paper's is too wide
+    assert "size" not in rows["rock-freeze-keeps-accuracy"]
+    assert "size" not in rows["rock-freeze-beats-loss-matched-windows"]
+    assert rows["rock-freeze-beats-loss-matched-windows"]["locator"] == "not in the paper"
+    far = accuracies(0.0, -0.4, spread=0.001)
+    rows = {r["claim"]: r for r in selective_claims.rows(far, costs.reset_index(), MATCH, "maths")}
+    assert rows["random-windows-cost-accuracy"]["size"] == "differs"
+
+
+def test_the_untrained_benchmark_has_a_finding_of_its_own(costs):
+    table = pd.concat([accuracies(0.0, 0.0), accuracies(0.1, 0.0, benchmark="other")])
+    given = (table, costs.reset_index(), MATCH, "maths")
+    rows = {row["claim"]: row for row in selective_claims.rows(*given, "other")}
+    assert rows["rock-freeze-raises-untrained"]["direction"] == "reproduced"
+    assert rows["rock-freeze-raises-untrained"]["value"] == pytest.approx(0.1, abs=0.01)
+    assert selective_claims.untrained(["maths", "other"], "maths", "maths") == "other"
+    assert selective_claims.untrained(["maths"], "maths", "maths") is None
 
 
 def test_what_was_not_trained_is_not_run_and_says_why(costs):
     table = accuracies(0.0, -0.2)
     table = table[table["arm"] != "random-windows"]
-    given = (costs.reset_index(), MATCH)
-    rows = {r["claim"]: r for r in selective_claims.rows(table, *given, "maths", rng())}
-    for claim in (LOSES, BEATS, "gain-random-windows", "speed-up-types"):
-        assert rows[claim]["verdict"] == "not run" and "not trained" in rows[claim]["reason"]
-    assert rows["gain-rock-freeze"]["verdict"] == "reproduced"
-    assert rows["random-windows-match"]["verdict"] == "reproduced"
-    assert selective_claims.rows(table, *given, "another", rng()) == []
+    given = (table, costs.reset_index(), MATCH, "maths")
+    rows = {r["claim"]: r for r in selective_claims.rows(*given)}
+    for claim in COMPARED[1:3]:
+        assert rows[claim]["direction"] == "not run" and "not trained" in rows[claim]["reason"]
+    assert rows[COMPARED[0]]["direction"] == "reproduced"
+    assert "gain-random-windows" not in rows and "speed-up-types" not in rows
+    assert rows["gain-rock-freeze"]["kind"] == "shown"
+    assert rows["random-windows-match"]["direction"] == "passed"
+    apart = MATCH.assign(share=[0.2, 0.2, 0.1])
+    (check,) = [
+        r for r in selective_claims.rows(table, *given[1:2], apart, "maths") if r["kind"] == "check"
+    ]
+    assert (check["direction"], check["value"]) == ("failed", pytest.approx(0.5))
 
 
 def test_windows_have_their_threshold_in_the_loss_that_is_trained(material):
