@@ -128,7 +128,6 @@ def persistence_claims(changed: pd.DataFrame, halves: pd.DataFrame) -> list[dict
                 "the paper's types were chosen on the prompts that measure them"
             ),
             number=high.id,
-            headline=True,
         ),
         verdicts.finding(
             "persistence-rock-above-high-kl",

@@ -259,10 +259,8 @@ def of_predictors(
     """Claims of notebook 06 from the tables of `rockstudy.knockout.tables` of these names."""
     rows, reliable = [], power.set_index("benchmark").reliability
     of_d = correlations[correlations["of"] == "D"]
-    for theirs, (ours, some) in zip(
-        BENCHMARKS, of_d.groupby("benchmark", sort=False), strict=False
-    ):
-        rows.append(_predicted(theirs, ours, some, reliable[ours]))
+    for ours, some in of_d.groupby("benchmark", sort=False):
+        rows.append(_predicted(ours, some, reliable[ours]))
     for one in together[together["of"] == "D"].itertuples() if len(together) else ():
         words = "Spearman's rho of a candidate's D on one benchmark with that on the other."
         interval = {"value": one.rho, "lo": one.lo, "hi": one.hi, "unit": "candidates", "n": one.n}
@@ -270,10 +268,10 @@ def of_predictors(
     return rows
 
 
-def _predicted(theirs: str, ours: str, some: pd.DataFrame, reliable: float) -> ClaimRow:
+def _predicted(ours: str, some: pd.DataFrame, reliable: float) -> ClaimRow:
     """The largest correlation, as it would be without the noise of D."""
     about = (f"predictors-{ours}", f"No property of a type predicts what its ban does on {ours}")
-    more = {"locator": "section 3, appendix D.1", "headline": theirs == BENCHMARKS[0]}
+    more = {"locator": "section 3, appendix D.1"}
     known = some.dropna(subset=["r"])
     if known.empty or np.isnan(reliable):
         why = NO_NULL if np.isnan(reliable) else "no property and D both vary"

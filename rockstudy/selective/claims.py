@@ -85,7 +85,8 @@ def untrained(benchmarks: list[str], main: str, trained: str) -> str | None:
 
 
 def _compared(table: pd.DataFrame, benchmark: str | None, one: Comparison) -> ClaimRow:
-    about = {"number": one.number, "locator": "" if one.number else OURS, "headline": True}
+    about = {"number": one.number, "locator": "" if one.number else OURS}
+    about |= {"headline": one.side != "below"}
     some = table[table.benchmark == benchmark]
     graded = set(steps.at_end(some)["arm"]) if len(some) else set()
     if not {one.arm, one.against} <= graded:
