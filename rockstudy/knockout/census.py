@@ -20,6 +20,7 @@ every correlation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,6 @@ ALPHA = 0.05  # paper 3
 SPEARMAN_DRAWS = 2_000  # ours: each draw ranks anew, so fewer than the N_BOOT of a mean
 CORRECTIONS = (("bonferroni", ALPHA), ("holm", ALPHA), ("fdr_bh", ALPHA), ("fdr_bh", 0.20))
 POWER = 0.8  # ours: the usual convention
-FEWEST = 6  # problems that all change the same way: 2 / 2^6 < 0.05 <= 2 / 2^5
 KEYS = ["benchmark", "mode", "level", "target"]  # of a knockout
 CLASSES = ("Strong Pillar", "Neutral", "Strong Stumbling Block")
 
@@ -115,7 +115,7 @@ def reach(screen: pd.DataFrame) -> pd.DataFrame:
     """
     n = screen.n_problems * screen.samples
     down, up = screen.holding_correct / n, (screen.holding - screen.holding_correct) / n
-    least = np.maximum(detectable(screen.se.to_numpy()), FEWEST / n)
+    least = least_detectable(screen)
     most = np.maximum(down, up)
     missed = 1 - np.minimum(most * screen.samples, 1)  # problems that cannot change
     return pd.DataFrame(
@@ -127,6 +127,15 @@ def reach(screen: pd.DataFrame) -> pd.DataFrame:
             "testable": most >= np.maximum(least, LEAST),
         }
     )
+
+
+def least_detectable(screen: pd.DataFrame, alpha: float = ALPHA) -> pd.Series:
+    """`detectable`, and at least what the exact test needs.
+
+    It rejects from m problems on that all change the same way, with 2 / 2^m < alpha: 6 at 0.05.
+    """
+    fewest = np.floor(np.log2(2 / alpha)) + 1
+    return np.maximum(detectable(screen.se, alpha), fewest / (screen.n_problems * screen.samples))
 
 
 def census(screen: pd.DataFrame) -> pd.DataFrame:
@@ -216,7 +225,7 @@ def _spearman_draws(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> n
         return (a * b).sum(1) / norm
 
 
-def detectable(se: np.ndarray, alpha: float = ALPHA) -> np.ndarray:
+def detectable(se: Any, alpha: float = ALPHA) -> Any:
     """Smallest |Delta| that a two-sided test finds with `POWER`: (z_alpha/2 + z_power) SE."""
     return (stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(POWER)) * se
 

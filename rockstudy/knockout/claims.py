@@ -50,8 +50,8 @@ def of_screen(
     for theirs, ours in benchmarks.items():
         some = classes[classes.benchmark == ours]
         rows.append(_pillars(theirs, ours, some, swaps, able[ours]))
-        rows.append(_neutral(theirs, ours, some, able[ours]))
         single = screen[(screen.benchmark == ours) & (screen.level == "token")]
+        rows.append(_neutral(theirs, ours, some, single, able[ours]))
         rows.append(_corrected(theirs, ours, single, tested))
         rows.append(_redundant(theirs, ours, matched, able[ours]))
     rows.append(_more_pillars(classes, swaps))
@@ -101,32 +101,41 @@ def _pillars(
         "candidates.",
         _share(some, PILLAR),
         direction=_tested(one, 1, able),
-        size=verdicts.near(f"pillar-share/{theirs}", widest=WIDE_SHARE),
+        size=verdicts.near(f"pillar-share/{theirs}", widest=WIDE_SHARE)
+        if able
+        else verdicts.not_run(NEVER),
         number=f"pillar-share/{theirs}",
         headline=theirs == BENCHMARKS[0],
     )
 
 
-def _neutral(theirs: str, ours: str, some: pd.DataFrame, able: bool) -> ClaimRow:
-    number, rule = f"neutral-share/{theirs}", verdicts.not_run(NEVER)
+def _neutral(
+    theirs: str, ours: str, some: pd.DataFrame, single: pd.DataFrame, able: bool
+) -> ClaimRow:
+    """The direction is that of testable candidates: the others could hardly be anything else."""
+    number, never = f"neutral-share/{theirs}", verdicts.not_run(NEVER)
+    testable = single.target[census.reach(single).testable]
+    share = _share(some[some.target.isin(testable)], NEUTRAL)
+    direction = verdicts.not_testable("no candidate reaches what this screen detects")
+    if len(testable):
+        judged = verdicts.above(0.5, widest=WIDE_SHARE * 2)(share)
+        direction = judged._replace(rule=f"of the {len(testable)} testable ones, {judged.rule}")
     return verdicts.finding(
         f"neutral-{ours}",
-        f"Most candidates are neutral on {ours}: their share.",
+        f"Most candidates are neutral on {ours}: their share ({share['value']:.2f} of the "
+        f"{len(testable)} that reach what the screen detects).",
         _share(some, NEUTRAL),
-        direction=verdicts.above(0.5, widest=WIDE_SHARE * 2) if able else rule,
-        size=verdicts.near(number, widest=WIDE_SHARE) if able else rule,
+        direction=direction if able else never,
+        size=verdicts.near(number, widest=WIDE_SHARE) if able else never,
         number=number,
     )
 
 
 def _corrected(theirs: str, ours: str, single: pd.DataFrame, tested: pd.DataFrame) -> ClaimRow:
     """No test of a candidate survives; without power that decides nothing."""
-    about = tested[(tested.benchmark == ours) & (tested.test == "exact")]
-    left = about.set_index(["method", "level"]).rejected
+    left = tested[tested.benchmark == ours].set_index(["method", "level"]).exact
     bonferroni, fdr = (int(left[one]) for one in (("bonferroni", census.ALPHA), ("fdr_bh", 0.20)))
-    least = np.median(census.detectable(single.se.to_numpy(), census.ALPHA / len(single)))
-    fewest = np.ceil(1 - np.log2(census.ALPHA / len(single)))  # 2 / 2^m is what m problems can give
-    least = max(least, fewest / (single.n_problems * single.samples).iloc[0])
+    least = census.least_detectable(single, census.ALPHA / len(single)).median()
     rule = (
         "none may be left after either; one after Bonferroni contradicts (without any effect one "
         "is left after the other in a fifth of screens); the median candidate must be found at "

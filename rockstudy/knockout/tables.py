@@ -155,14 +155,16 @@ def exact(changes: pd.DataFrame, screen: pd.DataFrame) -> pd.DataFrame:
 
 
 def tests(changes: pd.DataFrame, screen: pd.DataFrame) -> pd.DataFrame:
-    """`census.multiplicity` of each benchmark at token level, by both tests of a candidate."""
+    """`census.multiplicity` of each benchmark at token level, by both tests of a candidate.
+
+    ``bootstrap, exact`` are the rejections of each; ``smallest`` is the exact test's.
+    """
 
     def both(some: pd.DataFrame) -> pd.DataFrame:
-        columns = {"bootstrap": "p", "exact": "p_exact"}
-        made = [
-            census.multiplicity(some[p].to_numpy()).assign(test=test) for test, p in columns.items()
-        ]
-        return pd.concat(made)
+        boot, exact = (census.multiplicity(some[p].to_numpy()) for p in ("p", "p_exact"))
+        exact = exact.rename(columns={"rejected": "exact"})
+        exact.insert(2, "bootstrap", boot.rejected)
+        return exact
 
     return _of_benchmarks(exact(changes, screen[screen.level == "token"]), both)
 
@@ -175,11 +177,11 @@ def reach_table(screen: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for name, some in screen[screen.level == "token"].groupby("benchmark", sort=False):
-        found, se = census.reach(some), some.se.to_numpy()
+        found = census.reach(some)
         row = {"benchmark": name, "candidates": len(some), "able": found.able.sum()}
         row |= {"testable": found.testable.sum(), "detectable_median": found.detectable.median()}
-        corrected = np.median(census.detectable(se, census.ALPHA / len(some)))
-        rows.append(row | {"detectable_corrected": corrected})
+        corrected = census.least_detectable(some, census.ALPHA / len(some))
+        rows.append(row | {"detectable_corrected": corrected.median()})
     return pd.DataFrame(rows)
 
 

@@ -60,7 +60,7 @@ def test_without_an_effect_nothing_is_said_to_be_found():
     assert (
         named["pillars-maths"]["direction"] == named["more-pillars"]["direction"] == "inconclusive"
     )
-    assert named["neutral-maths"]["direction"] in ("reproduced", "inconclusive")  # by the width
+    assert "of the 12 testable ones" in named["neutral-maths"]["reason"]
 
 
 def test_more_stumbling_blocks_than_pillars_contradict_the_paper():
@@ -76,7 +76,7 @@ def test_rocks_are_redundant_where_their_controls_cost_more_and_not_where_they_c
 
 
 def test_that_nothing_survives_needs_power():
-    row = rows()["corrected-maths"]
+    row = rows(seed=1)["corrected-maths"]
     assert row["direction"] == "inconclusive"
     assert "which takes 0." in row["reason"]
     left = rows(rock=-0.2)["corrected-maths"]
