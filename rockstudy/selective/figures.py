@@ -21,6 +21,8 @@ def arm_curves(table: pd.DataFrame, names: dict[str, str], theirs: pd.DataFrame)
     for axis, benchmark in zip(axes, benchmarks, strict=True):
         for arm, role in names.items():
             rows = table[(table["arm"] == arm) & (table.benchmark == benchmark)].sort_values("step")
+            if rows.empty:  # not trained
+                continue
             axis.fill_between(rows.step, rows.lo, rows.hi, color=ROLES[role], alpha=0.15, lw=0)
             axis.plot(rows.step, rows.value, label=arm, **style(role))
         axis.set(title=benchmark, xlabel="optimiser step")
