@@ -60,7 +60,8 @@ def of_screen(
         one = {"value": base.base[ours], "unit": "problems", "n": int(base.n_problems[ours])}
         words = f"Accuracy of the student after OPD on {ours} without any knockout."
         rows.append(verdicts.shown(f"census-base-{ours}", words, one, f"base-accuracy/{theirs}"))
-    return [*rows, *_checks(modes, digits)]
+    first = digits[digits.benchmark == base.index[0]]  # whose answers are numbers
+    return [*rows, *_checks(modes, first)]
 
 
 def _share(some: pd.DataFrame, kind: str) -> ClaimRow:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import pandas as pd
 import seaborn as sns
 
@@ -11,18 +9,13 @@ from rockstudy.figure_style import ROLES, Figure, figure, style
 from rockstudy.knockout.census import ALPHA, CLASSES
 
 
-def census_bars(
-    classes: pd.DataFrame,
-    least: float,
-    points: pd.DataFrame,
-    answers: Collection[int] | None = None,
-) -> Figure:
+def census_bars(classes: pd.DataFrame, least: float, points: pd.DataFrame) -> Figure:
     """Delta of every candidate, sorted, one panel per benchmark (figure 4).
 
-    `classes` has ``benchmark, target, class, delta`` of each candidate. No effect within `least` of
-    0, the shaded band, counts as strong. `points` are the paper's (``benchmark, delta_correct,
-    problems``), whose benchmarks are drawn as lines beside ours in their order. Candidates among
-    `answers`, whose ban is mechanical, are marked.
+    `classes` has ``benchmark, target, class, delta`` of each candidate; those that are
+    ``mechanical`` (`tables.with_answers`), where that is known, are marked. No effect within
+    `least` of 0, the shaded band, counts as strong. `points` are the paper's (``benchmark,
+    delta_correct, problems``), whose benchmarks are drawn as lines beside ours in their order.
     """
     benchmarks = list(dict.fromkeys(classes.benchmark))
     made, axes = figure(4.6 * len(benchmarks) + 0.6, 3.4, len(benchmarks))
@@ -35,10 +28,10 @@ def census_bars(
         for kind, some in rows.groupby("class", sort=False):
             look = {"color": colours[kind], "label": f"{kind} ({len(some)})", "lw": 0}
             axis.bar(place[some.index], some.delta, width=1 / len(rows), **look)
-        if answers is not None:
-            bearing = rows.target.isin(list(answers))
+        if "mechanical" in rows:
+            bearing = rows.mechanical
             look = {"color": "black", "marker": "|", "s": 30, "lw": 0.8}
-            label = f"answer-bearing ({bearing.sum()})"
+            label = f"bans part of answers ({bearing.sum()})"
             axis.scatter(place[bearing], [0] * bearing.sum(), label=label, **look)
         bars = (paper.delta_correct / paper.problems).sort_values()
         look = {"color": "black", "lw": 1.2, "ls": "--", "label": f"the paper's, {name}"}

@@ -68,19 +68,30 @@ def modes(
     return pd.DataFrame(rows)
 
 
+def with_answers(
+    classes: pd.DataFrame, chosen: pd.DataFrame, answers: Collection[int] | None
+) -> pd.DataFrame:
+    """`census.census` with ``mechanical``: the ban that decided holds an answer-bearing type.
+
+    A student that must not write a digit of the answer fails mechanically, which says nothing about
+    rocks. `answers` are the ids of the answer-bearing types; without them the column is absent.
+    """
+    if answers is None:
+        return classes
+    banned = chosen.set_index(["level", "target"]).banned
+    holds = banned.map(lambda ids: not set(answers).isdisjoint(ids))
+    decided = pd.MultiIndex.from_frame(classes[["level", "target"]])
+    return classes.assign(mechanical=holds.loc[decided].to_numpy())
+
+
 def census_table(
-    classes: pd.DataFrame,
-    screen: pd.DataFrame,
-    chosen: pd.DataFrame,
-    k: int,
-    answers: Collection[int] | None = None,
+    classes: pd.DataFrame, screen: pd.DataFrame, chosen: pd.DataFrame, k: int
 ) -> pd.DataFrame:
     """Table 2: candidates by class on each benchmark, all of them and three parts.
 
-    The parts are the top K, the `TESTABLE` ones at token level (`census.reach`) and, with the ids
-    of the answer-bearing types in `answers`, those without: a student that must not write a digit
-    of the answer fails mechanically, which says nothing about rocks. ``paper_sign_p`` is the sign
-    test as the paper has it (`census.sign_test`), which is not valid.
+    `classes` is that of `with_answers`. The parts are the top K, the `TESTABLE` ones at token level
+    (`census.reach`) and, where answer-bearing types are known, those whose ban holds none.
+    ``paper_sign_p`` is the sign test as the paper has it (`census.sign_test`), which is not valid.
     """
     ranks = chosen[chosen.level == "token"].set_index("target")["rank"]
     single = screen[screen.level == "token"]
@@ -92,8 +103,8 @@ def census_table(
     for benchmark, some in [*named.groupby("benchmark", sort=False), (BOTH, named)]:
         parts = {"all": some, f"top {k}": some[some.target.map(ranks) <= k]}
         parts[TESTABLE] = some[some.testable]
-        if answers is not None:
-            parts[WITHOUT_ANSWERS] = some[~some.target.isin(list(answers))]
+        if "mechanical" in some:
+            parts[WITHOUT_ANSWERS] = some[~some.mechanical]
         for name, part in parts.items():
             row = {"benchmark": benchmark, "candidates": name, "n": len(part)} | _counts(part)
             rows.append(row | {"paper_sign_p": census.sign_test(list(part["class"]))})
@@ -111,8 +122,8 @@ def census_reading(counted: pd.DataFrame) -> str:
         rest = sizes.loc[(WITHOUT_ANSWERS, name)]
         told.append(
             f"{name}: {every[pillar]} of {every.n} candidates are {pillar}s and {every[stumbling]} "
-            f"{stumbling}s; without the {every.n - rest.n} answer-bearing ones, whose ban is "
-            f"mechanical, {rest[pillar]} and {rest[stumbling]} of {rest.n}."
+            f"{stumbling}s; without the {every.n - rest.n} whose ban holds an answer-bearing type, "
+            f"{rest[pillar]} and {rest[stumbling]} of {rest.n}."
         )
     return "\n".join(told)
 

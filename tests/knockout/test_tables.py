@@ -85,12 +85,24 @@ def test_each_kind_of_knockout_is_counted_by_itself():
 def test_the_census_is_counted_for_all_for_rocks_for_testable_and_without_answer_bearing_ones():
     classes = pd.DataFrame(
         {"benchmark": "b", "target": [1, 2, 3, 4], "delta": [-0.1, -0.2, 0.0, 0.1],
-         "class": [PILLAR, PILLAR, NEUTRAL, STUMBLING]}
+         "class": [PILLAR, PILLAR, NEUTRAL, STUMBLING], "level": ["window", *["token"] * 3]}
     )  # fmt: skip
-    chosen = pd.DataFrame({"level": "token", "target": [1, 2, 3, 4], "rank": [1, 2, 3, 4]})
+    ids = [1, 2, 3, 4]
+    chosen = pd.DataFrame(
+        {"level": "token", "target": ids, "rank": ids, "banned": [[i] for i in ids]}
+    )
+    window = chosen.assign(level="window", banned=[[1, 9], [2], [3, 9], [4]])
+    chosen = pd.concat([chosen, window], ignore_index=True)
     reach = {"holding": [50, 50, 0, 50], "holding_correct": [50, 50, 0, 0], "se": 0.01}
     screen = classes.assign(**reach, level="token", n_problems=100, samples=1)
-    table = tables.census_table(classes, screen, chosen, 2, [2, 9])
+    assert "mechanical" not in tables.with_answers(classes, chosen, None)
+    marked = tables.with_answers(
+        classes, chosen, [9]
+    )  # one by its window, one was not decided by it
+    assert marked.mechanical.tolist() == [True, False, False, False]
+    marked = tables.with_answers(classes, chosen, [2])
+    assert marked.mechanical.tolist() == [False, True, False, False]
+    table = tables.census_table(marked, screen, chosen, 2)
     table = table.set_index(["benchmark", "candidates"])
     rest = table.loc[("b", tables.WITHOUT_ANSWERS)]
     assert (rest.n, rest[PILLAR], rest[NEUTRAL], rest[STUMBLING]) == (3, 1, 1, 1)
@@ -100,14 +112,14 @@ def test_the_census_is_counted_for_all_for_rocks_for_testable_and_without_answer
     told = tables.census_reading(table.reset_index())
     assert told == (
         "b: 2 of 4 candidates are Strong Pillars and 1 Strong Stumbling Blocks; without the 1 "
-        "answer-bearing ones, whose ban is mechanical, 1 and 1 of 3."
+        "whose ban holds an answer-bearing type, 1 and 1 of 3."
     )
     older = tables.census_table(classes, screen, chosen, 2)
     assert tables.WITHOUT_ANSWERS not in set(older.candidates)
     assert tables.census_reading(older).endswith("not in this reference.")
-    (axis,) = figures.census_bars(classes, census.LEAST, paper.points("figure4"), [2, 9]).axes
+    (axis,) = figures.census_bars(marked, census.LEAST, paper.points("figure4")).axes
     labels = axis.get_legend_handles_labels()[1]
-    assert "answer-bearing (1)" in labels and "the paper's, MATH-500" in labels
+    assert "bans part of answers (1)" in labels and "the paper's, MATH-500" in labels
 
 
 def test_the_papers_points_are_drawn_beside_each_benchmark():
