@@ -9,7 +9,7 @@ from scipy import stats
 
 from rockstudy.config.fields import RockConfig
 from rockstudy.config.overrides import from_parameters
-from rockstudy.knockout import census
+from rockstudy.knockout import census, tables
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.runs import Run
 
@@ -87,7 +87,7 @@ def test_the_interval_of_a_null_is_that_of_problems_whose_noise_candidates_share
     monkeypatch.setattr(knockout_steps, "_screened_on", lambda run: {})
     change, knockouts = knockout_steps._knocked_out(run, chosen(12))
     naive = knockout_steps.naive.__wrapped__(run, chosen(12))
-    found = knockout_steps.modes(change, knockouts, naive, np.random.default_rng(1))
+    found = tables.modes(change, knockouts, naive, np.random.default_rng(1))
     null, half = found[found["mode"] == "null"].iloc[0], 1.96 * stats.sem(right.astype(float))
     assert null.delta == pytest.approx(right.mean())
     assert null.hi - null.lo == pytest.approx(2 * half, rel=0.05)
