@@ -274,6 +274,8 @@ def reading(differences: pd.DataFrame, benchmark: str) -> str:
         if row.lo <= 0 <= row.hi:
             reading = "no difference shown; differences inside the interval, up to "
             reading += f"{max(-row.lo, row.hi):.3f}, cannot be excluded"
+        if row.lo == row.hi:  # the same in every cell
+            reading = "no variation, and no conclusion"
         known = f" [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds: {reading}"
         known = known if row.seeds > 1 else ", one seed: no conclusion about other seeds"
         lines.append(f"{row.arm}: {row.value:+.3f}{known}.")

@@ -193,6 +193,11 @@ def test_the_reading_says_what_can_be_concluded_and_what_not(table):
     assert "no difference shown" in said[0] and "cannot be excluded" in said[0]
     assert "over 4 seeds: worse than the baseline" in said[1]
     assert "one seed" in said[2]
+    same = table[table["arm"] == "baseline"]
+    same = pd.concat([same, same.assign(arm="same")])
+    assert selective_steps.reading(selective_steps.differences(same), "maths").endswith(
+        "over 4 seeds: no variation, and no conclusion."
+    )
 
 
 @pytest.fixture
