@@ -87,7 +87,7 @@ def test_fields_takes_a_part_of_a_name_or_of_a_meaning_or_a_near_name(call):
         "rocks__tau_post",
     ]
     _, out, _ = call("fields", "learning rate")
-    assert "stage2__lr = 0.0005" in out
+    assert "stage2__lr = 0.0004" in out
     for given in ("20", "0.05"):
         _, out, _ = call("config", "-p", "rocks__k", given)
         assert f"\nk = {given}\n" in out

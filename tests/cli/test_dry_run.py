@@ -304,7 +304,7 @@ def test_too_little_memory_and_disk_name_the_stage_and_both_sizes(monkeypatch, t
     small = dry_run.estimates.Device("card", 20e9, 1e12, 1e12)
     lines = wrong(dry_run._needs(study, pair, tmp_path / "runs" / "x", 1, small))
     assert "stage1: must fit one card; needs 23.9 GB, has 20.0 GB" in lines
-    assert lines[-1] == f"disk: must have 60.4 GB free; {tmp_path} has 1.0 GB"
+    assert lines[-1] == f"disk: must have 65.3 GB free; {tmp_path} has 1.0 GB"
 
 
 # The launch folder.
