@@ -268,18 +268,13 @@ def test_an_edited_score_is_seen_by_every_step_and_trains_nothing(tmp_path, home
         return done.stdout
 
     as_it_is = tables()
-    file = tmp_path / "rockstudy" / "rocks" / "detection.py"
-    text = file.read_text()
-    assert 'types["ccr"] = types.n_rock / types["count"]' in text
-    file.write_text(
-        text.replace(
-            'types["ccr"] = types.n_rock / types["count"]',
-            'types["ccr"] = 1.0 / types["count"] ** 3',
-        )
-    )
+    file = tmp_path / "rockstudy" / "rocks" / "scores.py"
+    text, score = file.read_text(), 'return types.loss * types["count"]'
+    assert score in text
+    file.write_text(text.replace(score, 'return types.loss / types["count"] ** 3'))
     edited = tables()
     assert edited != as_it_is
-    file.write_text(text.replace("import numpy as np", "import numpy as np  # a comment"))
+    file.write_text(text.replace("import pandas as pd", "import pandas as pd  # a comment"))
     assert tables() == as_it_is
 
 

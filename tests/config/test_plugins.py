@@ -14,7 +14,7 @@ from rockstudy.config.fields import RockConfig, StudyConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.registry import ARMS, REGISTRIES, SCORES
 from rockstudy.errors import StudyError
-from rockstudy.rocks import detection, selectors
+from rockstudy.rocks import detection, selectors, subcorpora
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.selective import arms
 from rockstudy.selective.material import Material
@@ -110,7 +110,8 @@ def test_a_score_of_ones_own_ranks_the_types_and_their_sub_corpora(mine, corpus)
     assert set(found.rocks().ids) <= set(expected[:3])
     features = detection.encode(corpus[1], found.occurrences, settings)
     rng = np.random.default_rng(0)
-    assert len(detection.stability(corpus[0], found, features, [3], [1], 2, rng)) == 1
+    stable = subcorpora.stability(corpus[0], found, features, [3], [1], 2, rng)
+    assert len(stable[stable.kind == "nested"]) == 1
 
 
 def test_a_score_must_not_replace_a_column_of_the_type_table(mine, corpus):
