@@ -7,7 +7,6 @@ import pytest
 from rockstudy import paths
 from rockstudy.cli import execute
 from rockstudy.config.presets import PRESETS
-from rockstudy.errors import StudyError
 from rockstudy.notebooks import read
 from rockstudy.runs import REFERENCE, open_run
 from rockstudy.store import cache
@@ -60,5 +59,5 @@ def test_a_notebook_replays_the_reference_of_real_weights(notebook, tmp_path, mo
         assert read(output).metadata.papermill.exception is None
     else:
         needs = "needs models, which the reference of smollm2 does not hold"
-        with pytest.raises(StudyError, match=needs):
+        with pytest.raises(execute.NotebookError, match=needs):
             execute.execute(notebook, output, given)
