@@ -90,7 +90,7 @@ def test_a_grading_of_the_pair_depends_on_its_problems_and_its_weights(
     run = Run(from_parameters("tiny", **given), tmp_path)
 
     def key() -> dict:
-        found = evaluation._grading(run, label, None)
+        found = evaluation._grading(run, label, None, None)
         return found | {"inputs": found["inputs"]()}
 
     before = key()
