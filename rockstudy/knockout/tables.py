@@ -307,7 +307,8 @@ def digit_bans(
             rows.append(
                 {"benchmark": name, "digits": len(digits)} | mean | {"n": these.n_problems.iloc[0]}
             )
-    return pd.DataFrame(rows)
+    columns = ["benchmark", "digits", "value", "lo", "hi", "n"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def with_predictors(

@@ -186,8 +186,9 @@ def test_digits_are_found_by_their_spelling():
     of = screen[(screen.level == "token") & (screen.target == 2)]
     assert found.value.tolist() == pytest.approx(of.delta.tolist()) and (found.hi < 0).all()
     assert found.digits.tolist() == [1, 1]
-    none = chosen.assign(spelling="x")
-    assert tables.digit_bans(changes, screen, none, np.random.default_rng(0)).empty
+    words = chosen.assign(spelling="x")
+    none = tables.digit_bans(changes, screen, words, np.random.default_rng(0))
+    assert none.empty and none.columns.equals(found.columns)
 
 
 def test_corrections_are_counted_by_both_tests_of_a_candidate():
