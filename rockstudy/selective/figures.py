@@ -9,17 +9,24 @@ import seaborn as sns
 from rockstudy.figure_style import ROLES, Figure, figure, style, whiskers
 from rockstudy.training import figures as training_figures
 
+REGIMES = {  # how the arms of figure 5 and the control matched on loss are drawn
+    "baseline": "student",
+    "rock-freeze": "rock",
+    "random-windows": "random",
+    "random-windows-loss": "control",
+}
 
-def arm_curves(table: pd.DataFrame, names: dict[str, str], theirs: pd.DataFrame) -> Figure:
-    """Accuracy of each regime along training, a panel a benchmark, and the paper's figure 5.
 
-    `table` is that of `rockstudy.selective.steps.means`; `names` maps the arms to show, in order,
-    to their roles. `theirs` is that of `rockstudy.selective.figure5.curves`.
+def arm_curves(table: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
+    """Accuracy of each of `REGIMES` along training, a panel a benchmark, and the paper's figure 5.
+
+    `table` is that of `rockstudy.selective.steps.means`, `theirs` that of
+    `rockstudy.selective.figure5.curves`.
     """
     benchmarks = list(dict.fromkeys(table.benchmark))
     made, (*axes, paper) = figure(4.0 * (len(benchmarks) + 1) + 0.6, 3.6, len(benchmarks) + 1)
     for axis, benchmark in zip(axes, benchmarks, strict=True):
-        for arm, role in names.items():
+        for arm, role in REGIMES.items():
             rows = table[(table["arm"] == arm) & (table.benchmark == benchmark)].sort_values("step")
             if rows.empty:  # not trained
                 continue
@@ -30,7 +37,7 @@ def arm_curves(table: pd.DataFrame, names: dict[str, str], theirs: pd.DataFrame)
     axes[0].legend(frameon=False, fontsize=8)
     for arm, rows in theirs.groupby("arm", sort=False):
         error = [rows.value - rows.lo, rows.hi - rows.value]
-        paper.errorbar(rows.step, rows.value, error, lw=0.8, **style(names[str(arm)]))
+        paper.errorbar(rows.step, rows.value, error, lw=0.8, **style(REGIMES[str(arm)]))
     paper.set(title="the paper's figure 5", xlabel="optimiser step (theirs)", ylim=(0.2, 0.75))
     seeds, n = int(table.seeds.max()), int(theirs.n.max())
     bands = f"bands: 95% over problems and {seeds} training seeds; the paper's points: one run of"
@@ -39,11 +46,11 @@ def arm_curves(table: pd.DataFrame, names: dict[str, str], theirs: pd.DataFrame)
     return made
 
 
-def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> Figure:
+def arm_differences(table: pd.DataFrame) -> Figure:
     """Final accuracy of each arm minus the baseline of its seed, with intervals.
 
     `table` is that of `rockstudy.selective.steps.differences`, which gives no interval for a single
-    seed; `names` maps some arms to their roles, and the others look like controls.
+    seed. Arms beyond `REGIMES` look like controls.
     """
     benchmarks = list(dict.fromkeys(table.benchmark))
     arms = list(dict.fromkeys(table["arm"]))
@@ -51,7 +58,7 @@ def arm_differences(table: pd.DataFrame, names: dict[str, str]) -> Figure:
     for axis, benchmark in zip(axes, benchmarks, strict=True):
         rows = table[table.benchmark == benchmark].set_index("arm").reindex(arms)
         for place, (arm, row) in enumerate(rows.iterrows()):
-            role = names.get(str(arm), "control")
+            role = REGIMES.get(str(arm), "control")
             error = whiskers(row) if row.seeds > 1 else None
             axis.errorbar(row.value, place, xerr=error, ls="none", capsize=3, **style(role))
         labels = [f"{arm} ({int(n)})" for arm, n in zip(arms, rows.seeds, strict=True)]
