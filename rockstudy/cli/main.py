@@ -103,8 +103,9 @@ def run_command(
     running.refuse_reference(run_id)
     values, given = parameters.assign(files, run_id, [pair(text) for text in parameter or []])
     asked = (base, run_id, seed, given, from_run)
+    study = runs.resolved(*asked)
+    files = running.applicable(files, bool(notebooks), study)
     if dry_run:
-        study = runs.resolved(*asked)
         raise typer.Exit(running.check(files, study, paths.run_dir(run_id), processes))
     run = runs.open_run(*asked, check=running.readable)
     print(running.run_study(files, values, run.path, timeout))

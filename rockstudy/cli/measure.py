@@ -36,7 +36,8 @@ GRACE_S = 30  # ours: time for the launcher to see which process failed first
 
 def data(run: Run) -> None:
     """Read prompts and benchmarks from the Hub into its cache: later parts need no network."""
-    train_prompts(run)
+    if run.config.models is None:
+        train_prompts(run)
     for task in run.config.benchmarks:
         tasks.load(task, "eval")
 
@@ -51,10 +52,12 @@ def training(run: Run) -> None:
 def statistics(run: Run) -> None:
     """Grade the models, and measure them for notebooks 02 to 06."""
     training_steps.pair_accuracy(run)
-    training_steps.accuracy_along(run)
+    if run.config.models is None:
+        training_steps.accuracy_along(run)
     measurement = measured(run)
-    if "early" in run.config.stage2.keep:
-        measurement.token_table("early", ["early"])
+    measurement.token_table("post", measurement.names)
+    if run.config.models is not None or "early" in measurement.names:
+        measurement.token_table(measurement.early, [measurement.early])
         gradients_steps.half_samples(run)
     if tasks.causes(run.config.benchmarks[0]):
         causes(run)
@@ -91,8 +94,9 @@ def measure(run: Run, parts: Sequence[str] = ()) -> None:
     """
     together()  # each process selects its device before it loads models
     try:
+        of_all = PARTS if run.config.models is None else ("data", "statistics")
         for name in PARTS:
-            if not parts or name in parts:
+            if name in (parts or of_all):
                 PARTS[name](run)
     except StudyError as error:
         if "RANK" in os.environ:

@@ -81,7 +81,8 @@ def info(
     for name, preset in PRESETS.items():
         models = f"{preset.pair.teacher} -> {preset.pair.student}"
         tasks = ", ".join(task.label for task in preset.benchmarks)
-        print(f"  {name:<8} {models}; {tasks}; {preset.stage2.steps} steps of stage 2")
+        steps = f"{preset.stage2.steps} steps of stage 2" if preset.stage2 else "nothing is trained"
+        print(f"  {name:<8} {models}; {tasks}; {steps}")
     print(f"runs in {paths.runs_dir()}")
     for run in runs.all_runs():
         print("\n".join(map(escaped, _about(run))))

@@ -13,6 +13,8 @@ from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
 from rockstudy.paths import notebook_order
 
+TRAINING = ("01_distillation", "07_selective_distillation")  # notebooks that train
+
 
 def find(names: Sequence[str], folder: Path) -> list[Path]:
     """Return the notebooks that are asked for, in their numeric order; all numbered ones for none.
@@ -31,6 +33,21 @@ def find(names: Sequence[str], folder: Path) -> list[Path]:
         legal = "must have different names in one run"
         raise StudyError(f"notebook: {legal}; got {twice.pop()!r} twice")
     return sorted(chosen, key=lambda path: notebook_order(path.stem))
+
+
+def applicable(notebooks: Sequence[Path], named: bool, config: StudyConfig) -> list[Path]:
+    """Return the notebooks that apply to a study: where models are given, those that do not train.
+
+    `StudyError` for one that was `named` and does not apply.
+    """
+    if config.models is None:
+        return list(notebooks)
+    apply = [path for path in notebooks if path.stem not in TRAINING]
+    if named and len(apply) < len(notebooks):
+        stem = next(path.stem for path in notebooks if path.stem in TRAINING)
+        legal = "must be one that trains nothing, since this run's models are given"
+        raise StudyError(f"notebook: {legal}; got {stem!r}")
+    return apply
 
 
 def _find_one(name: str, known: dict[str, Path]) -> Path:

@@ -6,6 +6,7 @@ If the paper (arXiv 2605.09253) states a value, the description ends with its lo
 summary's numbering ("paper 1" is section 1).
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -57,6 +58,8 @@ ArmName = Annotated[str, _registered(ARMS)]
 
 COST_ONLY: dict[str, Any] = {"cost_only": True}
 COST = Field(json_schema_extra=COST_ONLY)  # marks a field that cannot change a result
+ADDED: dict[str, Any] = {"added": True}
+NEW = Field(json_schema_extra=ADDED)  # marks a field that keys made before it lack, at its default
 
 
 class _Frozen(BaseModel):
@@ -97,6 +100,8 @@ class PairConfig(_Frozen):
     """revision of the student's Hub id"""
     gguf_file: Text | None = None
     """GGUF file to read inside a Hub id or a folder"""
+    student_gguf_file: Annotated[Text | None, NEW] = None
+    """GGUF file of a student whose name is not the teacher's"""
     drop_every: Annotated[int, Field(ge=2, le=10_000)] | None = None
     """n: the student loses every n-th decoder layer; none: keeps all"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -104,6 +109,53 @@ class PairConfig(_Frozen):
     teacher_device: Annotated[Literal["same", "next"], COST] = "same"
     """device of the teacher; same: the student's; next: a CUDA device of its own, after
     those that train on its node"""
+
+
+class CheckpointConfig(_Frozen):
+    """A model that somebody else trained; a text alone is its name."""
+
+    name: Name
+    """Hub id, local folder, path of a GGUF file, or built-in name"""
+    revision: Text | None = None
+    """revision of the Hub id"""
+    gguf_file: Text | None = None
+    """GGUF file to read inside a Hub id or a folder"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, given: Any) -> Any:
+        """Read a text as a name, and the path of a GGUF file as its folder and name."""
+        table = {"name": given} if isinstance(given, str) else given
+        name = table.get("name") if isinstance(table, Mapping) else None
+        if isinstance(name, str) and name.endswith(".gguf") and not table.get("gguf_file"):
+            path = PurePath(name)
+            return {**table, "name": str(path.parent), "gguf_file": path.name}
+        return table
+
+
+class ModelsConfig(_Frozen):
+    """A teacher, and a student before and after a distillation that somebody else did."""
+
+    teacher: CheckpointConfig
+    """the teacher"""
+    before: CheckpointConfig
+    """the student before distillation"""
+    after: CheckpointConfig
+    """the student after distillation"""
+    between: dict[Label, CheckpointConfig] = Field(default={}, max_length=MOST)
+    """checkpoints in between, by name; the one that is named early is compared with after, and
+    without it before is"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU"""
+    teacher_device: Annotated[Literal["same", "next"], COST] = "same"
+    """device of the teacher; same: the student's; next: a CUDA device of its own"""
+
+    @field_validator("between")
+    @classmethod
+    def _other_names(cls, between: dict[str, Any]) -> dict[str, Any]:
+        for name in between.keys() & {"pre", "post", "teacher"}:
+            raise ValueError(f"names must differ from pre, post and teacher; got {name!r}")
+        return between
 
 
 class TaskConfig(_Frozen):
@@ -119,7 +171,7 @@ class TaskConfig(_Frozen):
     """subset of the Hub id, if it has several"""
     split: Text | None = None
     """split to read; none: train and test, or the only one"""
-    n_train: Count
+    n_train: Count = 1
     """number of problems to train on; unused in a benchmark"""
     n_eval: Count
     """number of problems to grade"""
@@ -313,6 +365,25 @@ class FreezeConfig(_Frozen):
         return self
 
 
+STAGES = ("stage1", "stage2")
+TRAINING = ("train_task", *STAGES)  # fields that only a study which trains has
+
+
+def _pair(models: ModelsConfig) -> PairConfig:
+    """The teacher and the student before distillation of given models."""
+    teacher, student = models.teacher, models.before
+    return PairConfig(
+        teacher=teacher.name,
+        student=student.name,
+        teacher_revision=teacher.revision,
+        student_revision=student.revision,
+        gguf_file=teacher.gguf_file,
+        student_gguf_file=student.gguf_file,
+        dtype=models.dtype,
+        teacher_device=models.teacher_device,
+    )
+
+
 class StudyConfig(_Frozen):
     """All parameters of a run."""
 
@@ -322,17 +393,21 @@ class StudyConfig(_Frozen):
     """seed of everything but the trainings of stage 2"""
     seeds: tuple[Seed, ...] = Field(min_length=1, max_length=1000)
     """seeds of the trainings of stage 2, one training each"""
+    models: Annotated[ModelsConfig | None, NEW] = None
+    """models that somebody else trained, in place of pair: nothing is trained"""
+    prompts: Annotated[TaskConfig | None, NEW] = None
+    """the prompts for them, in place of benchmarks"""
     pair: PairConfig
     """the teacher and the student"""
-    train_task: TaskConfig
-    """the problems that both stages train on"""
+    train_task: TaskConfig | None = None
+    """the problems that both stages train on; none where models are given"""
     benchmarks: tuple[TaskConfig, ...] = Field(min_length=1, max_length=MOST)
     """tasks to grade the student on; benchmarks__n_eval changes all of them,
     benchmarks__0__n_eval the first one"""
-    stage1: StageConfig
-    """off-policy distillation: the student before OPD"""
-    stage2: StageConfig
-    """on-policy distillation (OPD)"""
+    stage1: StageConfig | None = None
+    """off-policy distillation: the student before OPD; none where models are given"""
+    stage2: StageConfig | None = None
+    """on-policy distillation (OPD); none where models are given"""
     evaluation: EvalConfig
     """completions to grade"""
     statistics: EvalConfig
@@ -367,10 +442,35 @@ class StudyConfig(_Frozen):
         plugins.load(places)
         return {**data, "plugins": places}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _given_models_are_the_pair(cls, data: Any) -> Any:
+        """Let given models take the place of the pair, and given prompts that of the benchmarks."""
+        if not isinstance(data, Mapping):
+            return data
+        models, prompts = data.get("models"), data.get("prompts")
+        with contextlib.suppress(ValueError):  # `models` and `prompts` report it themselves
+            if models is not None:
+                data = {**data, "pair": _pair(ModelsConfig.model_validate(models))}
+            if prompts is not None:
+                data = {**data, "benchmarks": [TaskConfig.model_validate(prompts)]}
+        return data
+
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Import plugins in a process that receives the configuration from a different one."""
         super().__setstate__(state)
         plugins.load(self.plugins)
+
+    @model_validator(mode="after")
+    def _trains_or_is_given(self) -> Self:
+        for name in TRAINING:
+            if (getattr(self, name) is None) is (self.models is None):
+                must = "be given where no models are" if self.models is None else "be None"
+                got = "nothing" if self.models is None else "both"
+                raise ValueError(f"{name} must {must}, since models are not trained; got {got}")
+        if self.prompts is not None and self.models is None:
+            raise ValueError("prompts must come with models; benchmarks are a study's own")
+        return self
 
     @model_validator(mode="after")
     def _all_distinct(self) -> Self:
@@ -399,18 +499,32 @@ class StudyConfig(_Frozen):
 
         The paper trains on one set of problems and grades on others; it gives MATH-500 first.
         """
-        labels, trained = [task.label for task in self.benchmarks], self.train_task.label
+        labels = [task.label for task in self.benchmarks]
+        trained = self.train_task and self.train_task.label
         return trained if trained in labels else labels[0]
 
     def stage(self, name: str) -> StageConfig:
-        """Return the configuration of ``stage1`` or ``stage2``."""
-        if name not in ("stage1", "stage2"):
-            raise StudyError(f"stage: must be one of stage1, stage2; got {name!r}")
-        return self.stage1 if name == "stage1" else self.stage2
+        """Return the configuration of ``stage1`` or ``stage2``.
+
+        `StudyError`: another name, or models that are given and not trained.
+        """
+        if name not in STAGES:
+            raise StudyError(f"stage: must be one of {', '.join(STAGES)}; got {name!r}")
+        stage: StageConfig | None = getattr(self, name)
+        if stage is None:
+            raise StudyError(f"{name}: must be trained by the run; this one's models are given")
+        return stage
+
+    @property
+    def trained_on(self) -> TaskConfig:
+        """The problems of both stages; `StudyError` where models are given and not trained."""
+        if self.train_task is None:
+            raise StudyError("train_task: must be trained on; this run's models are given")
+        return self.train_task
 
     def pools(self, prompts: int) -> tuple[int, int]:
         """Divide at least two training prompts between the stages, proportional to their needs."""
-        needs = [s.steps * s.prompts_per_step for s in (self.stage1, self.stage2)]
+        needs = [s.steps * s.prompts_per_step for s in map(self.stage, STAGES)]
         first = min(max(round(prompts * needs[0] / sum(needs)), 1), prompts - 1)
         return first, prompts - first
 

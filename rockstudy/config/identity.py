@@ -5,28 +5,31 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rockstudy.config.fields import COST_ONLY, StudyConfig
+from rockstudy.config.fields import ADDED, COST_ONLY, StudyConfig
 from rockstudy.config.names import FIELDS, general, values
 
 
 def identity(model: BaseModel, *, exclude: Collection[str] = ()) -> dict[str, Any]:
     """Return ``model_dump(mode="json")`` without `exclude` and fields that cannot change a result.
 
-    `exclude` names fields of the model itself, not of its sections.
+    Fields that were added later are left out at their defaults, so that what was made before they
+    existed stays valid. `exclude` names fields of the model itself, not of its sections.
     """
-    return model.model_dump(mode="json", exclude=_cost_only(model) | dict.fromkeys(exclude, True))
+    return model.model_dump(mode="json", exclude=_left_out(model) | dict.fromkeys(exclude, True))
 
 
-def _cost_only(model: BaseModel) -> dict[str, Any]:
-    """The fields that cannot change a result, nested as pydantic's ``exclude`` expects."""
+def _left_out(model: BaseModel) -> dict[str, Any]:
+    """The fields that no key holds, nested as pydantic's ``exclude`` expects."""
     left_out: dict[str, Any] = {}
     for name, value in model:
-        if type(model).model_fields[name].json_schema_extra == COST_ONLY:
+        field = type(model).model_fields[name]
+        new = field.json_schema_extra == ADDED and value == field.get_default()
+        if new or field.json_schema_extra == COST_ONLY:
             left_out[name] = True
         elif isinstance(value, BaseModel):
-            left_out[name] = _cost_only(value)
+            left_out[name] = _left_out(value)
         elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-            left_out[name] = {place: _cost_only(item) for place, item in enumerate(value)}
+            left_out[name] = {place: _left_out(item) for place, item in enumerate(value)}
     return left_out
 
 

@@ -41,7 +41,10 @@ _BOUNDS = {
 
 
 def _resolved(schema: Schema) -> Schema:
-    return _SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    """Follow a reference to a section, also that of a section which may be None."""
+    members = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    one = members[0] if len(members) == 1 and "$ref" in members[0] else schema
+    return _SCHEMA["$defs"][one["$ref"].rpartition("/")[2]] if "$ref" in one else one
 
 
 def _below(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Schema]]:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from rockstudy.config import plugins, study_file
-from rockstudy.config.fields import StudyConfig
+from rockstudy.config.fields import TRAINING, StudyConfig
 from rockstudy.config.names import field_at, legal_at, near, schema_at
 from rockstudy.config.presets import PRESETS
 from rockstudy.config.registry import TASKS
@@ -58,7 +58,8 @@ def _from_file(path: str) -> StudyConfig:
 def _without_preset(name: str, table: dict[str, Any]) -> StudyConfig:
     """Return the configuration of a file with every field; its name stands for the preset's."""
     for field, known in StudyConfig.model_fields.items():
-        if known.is_required() and field != "preset" and field not in table:
+        required = known.is_required() or (field in TRAINING and "models" not in table)
+        if required and field != "preset" and field not in table:
             legal = f"one of {', '.join(PRESETS)}, or every field be given"
             raise StudyError(f"preset: must be {legal}; got no {field!r}")
     return _checked({"preset": name} | table)
@@ -67,7 +68,12 @@ def _without_preset(name: str, table: dict[str, Any]) -> StudyConfig:
 def changed(base: StudyConfig, values: dict[str, Any]) -> StudyConfig:
     """Return a configuration with new values for these nested names."""
     tree = base.model_dump()
+    derived = {"pair": base.models, "benchmarks": base.prompts}
     for name, value in values.items():
+        section = name.split("__")[0]
+        if derived.get(section) is not None:
+            given = {"pair": "models", "benchmarks": "prompts"}[section]
+            raise StudyError(f"{name}: must be left out where {given} are given in its place")
         _add_benchmark(tree, name)
         _replace(tree, name.split("__"), name, value)
     return _checked(tree)
@@ -100,6 +106,9 @@ def _replace(node: Any, parts: list[str], name: str, value: Any) -> None:
             raise StudyError(f"{name}: must be {legal}; got index {part}")
         for item in [node[int(part)]] if part.isdecimal() else node:
             _replace(item, rest if part.isdecimal() else parts, name, value)
+    elif node is None:
+        above = name.removesuffix(f"__{'__'.join(parts)}")
+        raise StudyError(f"{name}: must be left out where there is no {above}; got {value!r:.60}")
     elif not isinstance(node, dict):
         raise StudyError(f"{name}: must name a field; got {part!r} below a plain value")
     elif part not in node:
@@ -111,8 +120,9 @@ def _replace(node: Any, parts: list[str], name: str, value: Any) -> None:
 
 
 def _check_paths(config: StudyConfig) -> None:
-    tasks = {"train_task": config.train_task}
-    tasks |= {f"benchmarks__{i}": task for i, task in enumerate(config.benchmarks)}
+    trained = config.train_task
+    tasks = {} if trained is None else {"train_task": trained}
+    tasks |= dict(zip(task_fields(config), config.benchmarks, strict=True))
     for field, task in tasks.items():
         known = TASKS[task.name]
         if known.columns and task.path is None:
@@ -122,10 +132,16 @@ def _check_paths(config: StudyConfig) -> None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")
         if known.grade is None and field != "train_task":
             raise StudyError(f"{field}__name: must be a task with answers; got {task.name!r}")
-        most, same = config.train_task.n_eval, task.path == config.train_task.path
-        if same and task.path is not None and task.n_eval > most:
+        same = trained is not None and task.path is not None and task.path == trained.path
+        if same and task.n_eval > (most := trained.n_eval):
             legal = f"at most {most} (train_task__n_eval): training takes the problems after those"
             raise StudyError(f"{field}__n_eval: must be {legal}; got {task.n_eval}")
+
+
+def task_fields(config: StudyConfig) -> list[str]:
+    """The nested names of the benchmarks: where prompts are given in their place, theirs."""
+    names = [f"benchmarks__{place}" for place in range(len(config.benchmarks))]
+    return names if config.prompts is None else ["prompts"]
 
 
 def _one_line(error: ValidationError) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rockstudy.config.fields import StudyConfig
+from rockstudy.config.fields import CheckpointConfig, StudyConfig
 from rockstudy.config.names import FIELDS, SECTIONS, general, meaning
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
@@ -70,8 +70,11 @@ def text(config: StudyConfig) -> str:
         ),
         *_lines({name: value for name, value in config if name not in SECTIONS}, ""),
     ]
+    derived = {"pair": config.models, "benchmarks": config.prompts}
+    left_out = {section for section, source in derived.items() if source is not None}
+    left_out |= {"freeze"} if config.models is not None else set()
     for section, value in config:
-        if section in SECTIONS:
+        if section in SECTIONS and section not in left_out and value is not None:
             lines += ["", *_comment(SECTIONS[section]["description"])]
             listed = isinstance(value, tuple)
             head = f"[[{section}]]" if listed else f"[{section}]"
@@ -84,7 +87,7 @@ def text(config: StudyConfig) -> str:
 def _lines(fields: dict[str, Any], prefix: str, explained: bool = True) -> Iterator[str]:
     for part, value in fields.items():
         if explained:
-            yield from _comment(meaning(FIELDS[prefix + part]))
+            yield from _comment(meaning(FIELDS.get(prefix + part) or SECTIONS[prefix + part]))
         known = prefix + part != "preset" or value in PRESETS
         yield f"{'' if known else '# '}{part} = {_toml(value)}"
 
@@ -97,6 +100,9 @@ def _toml(value: Any) -> str:
     """Return a value in TOML, whose numbers, texts and lists are those of JSON."""
     if value is None:
         return f'"{NONE}"'
+    if isinstance(value, CheckpointConfig):
+        value = value.model_dump(exclude_none=True)
+        value = value["name"] if len(value) == 1 else value
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items())} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

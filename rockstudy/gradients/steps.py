@@ -135,12 +135,8 @@ def ids_of(chosen: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _sums(run: Run) -> PromptSums:
-    if "early" not in run.config.stage2.keep:
-        raise StudyError(
-            "stage2__keep: must name a checkpoint early, such as {'early': 0.5, 'late': 1.0}; got "
-            f"{run.config.stage2.keep}"
-        )
-    return PromptSums.of(measured(run).tokens, {"early": "rkl_early", "late": "rkl_post"})
+    names = {"early": f"rkl_{measured(run).early}", "late": "rkl_post"}
+    return PromptSums.of(measured(run).tokens, names)
 
 
 @table(*TOKENS, inputs=tokens_hash)
@@ -152,7 +148,9 @@ def losses(run: Run) -> pd.DataFrame:
     the late checkpoint's own rollouts are the former.
     """
     sums = _sums(run)
-    own = measured(run).token_table("early", ["early"]).read().groupby("token_id").rkl_early
+    early = measured(run).early
+    of_early = measured(run).token_table(early, [early]).read()
+    own = of_early.groupby("token_id")[f"rkl_{early}"]
     both = pd.DataFrame({"early_own": own.mean().astype(float), "count_own": own.size()})
     merged = sums.table().merge(both.reset_index(), on="token_id", how="left")
     return merged.assign(count_own=merged.count_own.fillna(0).astype(np.int64))

@@ -120,9 +120,14 @@ def _candidates(table: pd.DataFrame) -> list[Candidate]:
 
 def baseline(run: Run, task: TaskConfig, student: Engine) -> tuple[Rollouts, str]:
     """Graded completions of the student after OPD on a benchmark, and their hash."""
-    completions = (run, "knockout", f"knockout-{task.label}", task)
+    after = measured(run).checkpoints["post"]
     return evaluation.answered(
-        *completions, lambda: nullcontext(student), lambda: {"post": measured(run).hashes["post"]}
+        run,
+        "knockout",
+        f"knockout-{task.label}",
+        task,
+        lambda: nullcontext(student),
+        lambda: {"post": after.hash},
     )
 
 
@@ -161,7 +166,7 @@ def _outcomes(
     of_run, how = measured(run), run.config.knockout
     with nullcontext(student) if student is not None else of_run.sampler("post", how) as sampler:
         base, of_base = baseline(run, task, sampler)
-        inputs = {"student": of_run.hashes["post"], "rollouts": of_base}
+        inputs = {"student": of_run.checkpoints["post"].hash, "rollouts": of_base}
         with advised(f"{name} on {task.label}", evaluation.sampling_knobs("knockout", how)):
             tokenizer, seed = loading.tokenizer_of(run), run.config.seed
             screening = prefix_reuse.Screen(sampler, tokenizer, base, chosen, how, seed, mode)

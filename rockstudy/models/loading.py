@@ -25,7 +25,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rockstudy.config.fields import PairConfig
+from rockstudy.config.fields import CheckpointConfig, PairConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import chats, configuration, sources, weights
 from rockstudy.models.pruning import depth_pruned
@@ -111,15 +111,21 @@ def tokenizer_of(run: Run) -> PreTrainedTokenizerBase:
 def of_role(pair: PairConfig, role: str) -> dict[str, Any]:
     """Arguments of `load_model`, `load_tokenizer` and `sources.resolve` for one of the pair.
 
-    The GGUF file belongs to the teacher's name; a student of a different name has none.
+    The GGUF file belongs to the teacher's name; a student of a different name has its own.
     """
     shares_file = role == "teacher" or pair.student == pair.teacher
+    own_file = None if role == "teacher" else pair.student_gguf_file
     return {
         "name": getattr(pair, role),
         "revision": getattr(pair, f"{role}_revision"),
-        "gguf_file": pair.gguf_file if shares_file else None,
+        "gguf_file": own_file or (pair.gguf_file if shares_file else None),
         "field": role,
     }
+
+
+def of_checkpoint(checkpoint: CheckpointConfig, name: str) -> dict[str, Any]:
+    """The same arguments for a given checkpoint of ``models``, by its name there."""
+    return dict(checkpoint) | {"field": f"models__{name}"}
 
 
 def identity_of(pair: PairConfig, role: Literal["teacher", "student"]) -> str:

@@ -6,6 +6,7 @@ notebook that was not run is None.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,21 +24,29 @@ from rockstudy.runs import NotStored, Run
 from rockstudy.selective import steps as selective_steps
 from rockstudy.training import steps as training_steps
 
-SETTINGS: dict[str, Callable[[StudyConfig], Any]] = {  # id of the paper's number, and ours
-    "stage1-answers": lambda c: c.stage1.steps * c.stage1.prompts_per_step,
-    "stage1-temperature": lambda c: c.stage1.temperature,
-    "stage1-top-p": lambda c: c.stage1.top_p,
-    "stage1-max-new-tokens": lambda c: c.stage1.max_new_tokens,
-    "stage1-lr": lambda c: c.stage1.lr,
-    "stage1-batch": lambda c: c.stage1.prompts_per_step * c.stage1.rollouts_per_prompt,
-    "stage2-prompts": lambda c: c.stage2.steps * c.stage2.prompts_per_step,
-    "stage2-rollouts": lambda c: c.stage2.rollouts_per_prompt,
-    "stage2-temperature": lambda c: c.stage2.temperature,
-    "stage2-top-p": lambda c: c.stage2.top_p,
-    "stage2-max-new-tokens": lambda c: c.stage2.max_new_tokens,
-    "stage2-lr": lambda c: c.stage2.lr,
-    "stage2-clip": lambda c: c.stage2.max_grad_norm,
-    "stage2-batch": lambda c: c.stage2.prompts_per_step,
+
+def _of_stage(stage: str, *names: str) -> Callable[[StudyConfig], Any]:
+    """The product of some fields of a stage."""
+    return lambda config: math.prod(getattr(config.stage(stage), name) for name in names)
+
+
+TRAINING: dict[str, Callable[[StudyConfig], Any]] = {  # id of the paper's number, and ours
+    "stage1-answers": _of_stage("stage1", "steps", "prompts_per_step"),
+    "stage1-temperature": _of_stage("stage1", "temperature"),
+    "stage1-top-p": _of_stage("stage1", "top_p"),
+    "stage1-max-new-tokens": _of_stage("stage1", "max_new_tokens"),
+    "stage1-lr": _of_stage("stage1", "lr"),
+    "stage1-batch": _of_stage("stage1", "prompts_per_step", "rollouts_per_prompt"),
+    "stage2-prompts": _of_stage("stage2", "steps", "prompts_per_step"),
+    "stage2-rollouts": _of_stage("stage2", "rollouts_per_prompt"),
+    "stage2-temperature": _of_stage("stage2", "temperature"),
+    "stage2-top-p": _of_stage("stage2", "top_p"),
+    "stage2-max-new-tokens": _of_stage("stage2", "max_new_tokens"),
+    "stage2-lr": _of_stage("stage2", "lr"),
+    "stage2-clip": _of_stage("stage2", "max_grad_norm"),
+    "stage2-batch": _of_stage("stage2", "prompts_per_step"),
+}
+SETTINGS: dict[str, Callable[[StudyConfig], Any]] = {
     "evaluation-runs": lambda c: c.evaluation.samples,
     "prompts": lambda c: c.statistics.n_prompts,
     "math-problems": lambda c: c.knockout.n_prompts,
@@ -96,7 +105,8 @@ def settings(run: Run) -> pd.DataFrame:
     The numbers of rocks and candidates need the types of notebook 02.
     """
     types = stored(run, rocks_steps.types)
-    here = {name: f"{ours(run.config):,g}" for name, ours in SETTINGS.items()}
+    known = TRAINING | SETTINGS if run.config.models is None else SETTINGS
+    here = {name: f"{ours(run.config):,g}" for name, ours in known.items()}
     for name, size in SIZES.items():
         here[name] = "not run" if types is None else f"{size(run.config, len(types)):,g}"
     rows = []

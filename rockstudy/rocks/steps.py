@@ -9,7 +9,6 @@ import html
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from rockstudy.claims import paper
 from rockstudy.config.fields import EvalConfig, RockConfig
 from rockstudy.display import Html
 from rockstudy.errors import StudyError
-from rockstudy.models import loading
+from rockstudy.models import checkpoints, loading
+from rockstudy.models.checkpoints import Checkpoint
 from rockstudy.models.token_texts import excerpt, token_texts, visible
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import categories, controls, detection, selectors, subcorpora, token_table
@@ -30,7 +30,6 @@ from rockstudy.rocks.encoders import needs_student
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.runs import NotStored, Run, notice, table
 from rockstudy.sampling import engines, evaluation, rollout
-from rockstudy.store import cache
 from rockstudy.store.code import kept_apart
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.training import steps as training_steps
@@ -62,17 +61,40 @@ class Measured:
         self.run = run
 
     @cached_property
-    def folders(self) -> dict[str, Path]:
-        """Checkpoints: ``pre`` (end of stage 1), ``post`` and, if named, ``early`` (stage 2)."""
-        last = training_steps.first_baseline(self.run).checkpoints
-        before = training_steps.stage1(self.run).checkpoints["late"]
-        early = {"early": last["early"]} if "early" in last else {}
-        return {"pre": before, "post": last["late"]} | early
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """The student by name: ``pre`` (before OPD), ``post`` and those in between.
 
-    @cached_property
-    def hashes(self) -> dict[str, str]:
-        """Hashes of the checkpoints by name."""
-        return {name: cache.hash_folder(folder) for name, folder in self.folders.items()}
+        Between are those that were given, or ``early`` where stage 2 names it.
+        """
+        if self.run.config.models is not None:
+            return checkpoints.given(self.run.config.models)
+        last = training_steps.first_baseline(self.run).checkpoints
+        folders = {"pre": training_steps.stage1(self.run).checkpoints["late"], "post": last["late"]}
+        folders |= {"early": last["early"]} if "early" in last else {}
+        return {name: checkpoints.in_folder(folder) for name, folder in folders.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of `checkpoints`, which need not be trained to be known."""
+        config = self.run.config
+        if config.models is not None:
+            return ["pre", "post", *config.models.between]
+        return ["pre", "post", *(["early"] if "early" in config.stage("stage2").keep else [])]
+
+    @property
+    def early(self) -> str:
+        """The checkpoint that notebook 04 compares with ``post``: ``early``, of given ones or pre.
+
+        `StudyError` where stage 2 names none.
+        """
+        if "early" in self.names:
+            return "early"
+        if self.run.config.models is not None:
+            return "pre"
+        raise StudyError(
+            "stage2__keep: must name a checkpoint early, such as {'early': 0.5, 'late': 1.0}; got "
+            f"{self.run.config.stage('stage2').keep}"
+        )
 
     @cached_property
     def rollouts(self) -> rollout.Rollouts:
@@ -82,8 +104,7 @@ class Measured:
     @cached_property
     def table(self) -> token_table.TokenTable:
         """The token table of the rollouts, for every checkpoint."""
-        early = ["early"] if "early" in self.run.config.stage2.keep else []
-        return self.token_table("post", ["pre", "post", *early])
+        return self.token_table("post", self.names)
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
@@ -103,7 +124,9 @@ class Measured:
         if name == "teacher":
             return loading.pair_of(self.run).teacher
         self.run.needs_models(f"checkpoint {name}")
-        return loading.load_model(str(self.folders[name]))
+        if name == "pre" and self.run.config.models is not None:  # loaded with the teacher
+            return loading.pair_of(self.run).student
+        return self.checkpoints[name].load()
 
     def encoder(self) -> PreTrainedModel | None:
         """The student that encodes contexts, where the study's encoder needs one."""
@@ -111,7 +134,7 @@ class Measured:
 
     def sampler(self, name: str, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
         """Open an engine that samples from a checkpoint; `how` names the kind."""
-        return evaluation.checkpoint(self.run, self.folders[name], how)
+        return evaluation.checkpoint(self.run, self.checkpoints[name], how)
 
     def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:
         """Graded completions of a checkpoint, and their hash."""
@@ -121,7 +144,7 @@ class Measured:
             name,
             self.run.config.benchmarks[0],
             lambda: self.sampler(name, self.run.config.statistics),
-            lambda: {name: self.hashes[name]},
+            lambda: {name: self.checkpoints[name].hash},
         )
 
     def token_table(self, name: str, checkpoints: Sequence[str]) -> token_table.TokenTable:
@@ -131,7 +154,7 @@ class Measured:
 
         def inputs() -> dict[str, str]:
             teacher = loading.identity_of(self.run.config.pair, "teacher")
-            students = {one: self.hashes[one] for one in checkpoints}
+            students = {one: self.checkpoints[one].hash for one in checkpoints}
             return {"rollouts": hash_of_rows, "teacher": teacher} | students
 
         with advised("token table", knobs):

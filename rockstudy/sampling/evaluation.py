@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,10 +11,10 @@ from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
+from rockstudy.models.checkpoints import Checkpoint
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
-from rockstudy.store import cache
 from rockstudy.store.code import kept_apart
 from rockstudy.store.fingerprints import fingerprint
 from rockstudy.store.seeds import torch_seed
@@ -25,12 +24,12 @@ Opened = Callable[[], AbstractContextManager[engines.Engine]]
 
 @kept_apart
 def graded(
-    run: Run, label: str, folder: Path | None = None, trained_with: int | None = None
+    run: Run, label: str, one: Checkpoint | None = None, trained_with: int | None = None
 ) -> pd.DataFrame:
     """Outcomes of one model on every benchmark, stored as ``evaluation/<label>``.
 
-    The model is in `folder`; without one it is the pair's ``teacher`` or ``student``, named by the
-    label. The columns are those of `rollout.evaluate`, and ``model``, the label.
+    Without a checkpoint the model is the pair's ``teacher`` or ``student``, named by the label. The
+    columns are those of `rollout.evaluate`, and ``model``, the label.
 
     `trained_with` is the training seed that the checkpoint belongs to. All checkpoints of a seed,
     of every arm, answer with the same random numbers, which differ from those of other seeds: arms
@@ -49,27 +48,29 @@ def graded(
     return run.sampled(
         "evaluation",
         label,
-        **_grading(run, label, folder, trained_with),
+        **_grading(run, label, one, trained_with),
         by=rollout.evaluate,
         pieces=lambda: [(task, p) for task in config.benchmarks for p in rollout.parts(task, how)],
-        opened=lambda: checkpoint(run, folder, how) if folder else _member(run, label),
+        opened=lambda: checkpoint(run, one, how) if one else _member(run, label),
         compute=compute,
     ).data
 
 
-def is_graded(run: Run, label: str, folder: Path, trained_with: int) -> bool:
+def is_graded(run: Run, label: str, one: Checkpoint, trained_with: int) -> bool:
     """Whether `graded` finds its outcomes in the run."""
-    return run.is_stored("evaluation", label, **_grading(run, label, folder, trained_with))
+    return run.is_stored("evaluation", label, **_grading(run, label, one, trained_with))
 
 
-def _grading(run: Run, label: str, folder: Path | None, trained_with: int | None) -> dict[str, Any]:
+def _grading(
+    run: Run, label: str, one: Checkpoint | None, trained_with: int | None
+) -> dict[str, Any]:
     """Configuration and inputs of an evaluation."""
     pair: Any = run.config.pair
     stream = {} if trained_with is None else {"trained_with": trained_with}
     config = {"label": label, "seed": run.config.seed, **stream, **graded_on(run)}
 
     def inputs() -> dict[str, str]:
-        model = cache.hash_folder(folder) if folder else loading.identity_of(pair, label)  # pyright: ignore
+        model = one.hash if one else loading.identity_of(pair, label)  # pyright: ignore
         return {"model": model, "tokenizer": loading.identity_of(pair, "teacher")}
 
     return {"config": config | {"evaluation": identity(run.config.evaluation)}, "inputs": inputs}
@@ -121,10 +122,11 @@ def answered(
 
 
 @kept_apart
-def checkpoint(run: Run, folder: Path, how: EvalConfig) -> AbstractContextManager[engines.Engine]:
+def checkpoint(
+    run: Run, one: Checkpoint, how: EvalConfig
+) -> AbstractContextManager[engines.Engine]:
     """The engine of a checkpoint (`engines.opened`)."""
-    name = str(folder)
-    return engines.opened(how, name, lambda: loading.load_model(name), **_common(run))
+    return engines.opened(how, load=one.load, dtype=one.dtype, **one.source, **_common(run))
 
 
 def _member(run: Run, role: str) -> AbstractContextManager[engines.Engine]:

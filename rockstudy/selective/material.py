@@ -68,7 +68,7 @@ class Material:
     @property
     def ramp(self) -> Ramp:
         """A weight from 0 to 1 over the stage."""
-        return Ramp(0.0, 1.0, self.config.stage2.steps)
+        return Ramp(0.0, 1.0, self.config.stage("stage2").steps)
 
     def selected(self, selector: str) -> tuple[int, ...]:
         """The first K types of a selector; StudyError where it ranks fewer."""
@@ -103,6 +103,6 @@ class Material:
     def redetected(self) -> Arm:
         """Leave out the K types with most loss lately, found anew `REDETECTIONS` times."""
         # the ledger closes a window every logging_steps, and a period has whole windows
-        stage = self.config.stage2
+        stage = self.config.stage("stage2")
         periods = max(1, round(stage.steps / REDETECTIONS / stage.logging_steps))
         return self.arm(Redetected(self.detection.k, periods * stage.logging_steps, 0.0))

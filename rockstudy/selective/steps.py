@@ -44,7 +44,7 @@ def planned(run: Run) -> pd.DataFrame:
     """Every arm with its number of training seeds and of graded checkpoints."""
     rows = pd.DataFrame(arms.plan(run.config), columns=["arm", "seed", "along"])
     counted = rows.groupby(["arm", "along"], sort=False).size().reset_index(name="seeds")
-    graded = np.where(counted.along, len(run.config.stage2.keep), 1)
+    graded = np.where(counted.along, len(run.config.stage("stage2").keep), 1)
     return counted.drop(columns="along").assign(graded=graded)
 
 
@@ -57,7 +57,7 @@ def trained(run: Run, *, grade: bool = True) -> Trained:
 
     def train() -> Trained:
         run.needs_models("arms of stage 2")
-        made, every = material(run), tuple(run.config.stage2.keep)
+        made, every = material(run), tuple(run.config.stage("stage2").keep)
         jobs = [
             (arms.build(name, made, seed), seed, every if along else ("late",))
             for name, seed, along in arms.plan(run.config)

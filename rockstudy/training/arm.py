@@ -17,7 +17,7 @@ class Arm:
 
     def of(self, run: Run) -> Run:
         """Return the run with this arm's normaliser in stage 2."""
-        stage = run.config.stage2.model_copy(update={"normalize": self.normalize})
+        stage = run.config.stage("stage2").model_copy(update={"normalize": self.normalize})
         return replace(run, config=run.config.model_copy(update={"stage2": stage}))
 
 

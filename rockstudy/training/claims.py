@@ -12,7 +12,7 @@ def distillation_claims(run: Run, gain: pd.DataFrame) -> list[dict]:
     """Claims rows of the baseline regime: the rise of its accuracy (figure 5)."""
     config, name = run.config, run.config.main_benchmark
     where = (
-        "the trained benchmark" if name == config.train_task.label else f"{name}, not trained on"
+        "the trained benchmark" if name == config.trained_on.label else f"{name}, not trained on"
     )
     words = f"On-policy distillation raises the student's Pass@1 on {where}."
     one = gain[gain.benchmark == name].iloc[0].to_dict()

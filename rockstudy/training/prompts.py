@@ -45,7 +45,7 @@ def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
     """
     tokenizer = loading.tokenizer_of(run)
     prompts, order = _prompts(run, stage, seed, tokenizer)
-    ids = rollout.prompt_ids(tokenizer, prompts, run.config.train_task.max_prompt_tokens)
+    ids = rollout.prompt_ids(tokenizer, prompts, run.config.trained_on.max_prompt_tokens)
     taught: list[Lesson] = [{"prompt_ids": prompt} for prompt in ids]
     if run.config.stage(stage).source == "teacher":
         given = _completions(run, stage, seed, ids)
@@ -60,7 +60,7 @@ def train_prompts(run: Run) -> list[Prompt]:
     nodes may have no network. `rockstudy measure data` reads them on a node that has one.
     `StudyError`: what `rockstudy.tasks.load` raises.
     """
-    task = run.config.train_task
+    task = run.config.trained_on
 
     def read() -> list[str]:  # an artefact holds no chats
         return list(dict.fromkeys(_text(problem.prompt) for problem in tasks.load(task, "train")))
@@ -116,7 +116,7 @@ def _prompts(
     Those that are too long are left out (paper 1: prompts up to 800 tokens).
     """
     config = run.config
-    known = short_enough(config.train_task, train_prompts(run), tokenizer)
+    known = short_enough(config.trained_on, train_prompts(run), tokenizer)
     cut, _ = config.pools(len(known))
     shuffled = generator(config.seed, "split").permutation(len(known))
     pool = shuffled[:cut] if stage == "stage1" else shuffled[cut:]
@@ -190,7 +190,7 @@ def _teaching(run: Run, stage: str) -> Iterator[Engine]:
         with engines.opened(
             how,
             load=lambda: placement.moved(teacher, placement.default_device()),
-            max_prompt_tokens=config.train_task.max_prompt_tokens,
+            max_prompt_tokens=config.trained_on.max_prompt_tokens,
             dtype=config.pair.dtype,
             resting=(teacher,),
             **loading.of_role(config.pair, "teacher"),

@@ -35,7 +35,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import DistillationConfig
 
 from rockstudy import progress, tasks
-from rockstudy.config.fields import StageConfig
+from rockstudy.config.fields import STAGES, StageConfig
 from rockstudy.config.identity import identity
 from rockstudy.models import adapters, loading
 from rockstudy.parallel.distributed import agreed, once, together
@@ -180,8 +180,8 @@ class _Job:
         settings = {k: v for k, v in identity(config.stage(self.stage)).items() if v is not None}
         return {
             "stage": settings,
-            "task": tasks.identity(config.train_task),
-            "prompts": [s.steps * s.prompts_per_step for s in (config.stage1, config.stage2)],
+            "task": tasks.identity(config.trained_on),
+            "prompts": [s.steps * s.prompts_per_step for s in map(config.stage, STAGES)],
             "split_seed": config.seed,
             "seed": self.seed,
             "weights": describe(self.weights),
@@ -213,7 +213,7 @@ class _Job:
         self, settings: StageConfig, folder: Path, bar: progress.Bar | None = None
     ) -> DistillTrainer:
         """Return a trainer of this job, as long as `settings` say."""
-        pair, task = loading.pair_of(self.run), self.run.config.train_task
+        pair, task = loading.pair_of(self.run), self.run.config.trained_on
         if self.first is None:
             student = copy.deepcopy(pair.student)
         else:

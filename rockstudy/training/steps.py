@@ -13,7 +13,8 @@ import pandas as pd
 
 from rockstudy import intervals, tasks
 from rockstudy.errors import StudyError
-from rockstudy.models import loading
+from rockstudy.models import checkpoints, loading
+from rockstudy.models.checkpoints import Checkpoint, in_folder
 from rockstudy.models.token_texts import token_texts
 from rockstudy.parallel import cpu_pool
 from rockstudy.runs import Run, table
@@ -27,10 +28,20 @@ TRAINED = ("pair", "seed", "seeds", "train_task", "stage1", "stage2")
 
 
 def members(run: Run) -> dict[str, str]:
-    """The pair and the benchmarks as inputs."""
+    """The pair, or all given models, and the benchmarks as inputs."""
     pair = run.config.pair
     members = {role: loading.identity_of(pair, role) for role in ("teacher", "student")}
+    members |= {name: one.hash for name, one in _after(run).items()}
     return evaluation.graded_on(run) | members
+
+
+def _after(run: Run) -> dict[str, Checkpoint]:
+    """The given checkpoints after the start of distillation, in the order of their names."""
+    if run.config.models is None:
+        return {}
+    return {
+        name: one for name, one in checkpoints.given(run.config.models).items() if name != "pre"
+    }
 
 
 @table("benchmarks", inputs=evaluation.graded_on)
@@ -43,9 +54,13 @@ def problems(run: Run) -> pd.DataFrame:
 
 @table(*PAIR, inputs=members)
 def pair_accuracy(run: Run) -> pd.DataFrame:
-    """Grade the pair before any training: `rollout.evaluate`'s columns, and ``model``, the role."""
-    both = [evaluation.graded(run, role) for role in ("teacher", "student")]
-    return pd.concat(both, ignore_index=True)
+    """Grade the pair before any training: `rollout.evaluate`'s columns, and ``model``, the role.
+
+    Of given models the students after the start of distillation as well, by `Measured`'s names.
+    """
+    graded = [evaluation.graded(run, role) for role in ("teacher", "student")]
+    graded += [evaluation.graded(run, name, one) for name, one in _after(run).items()]
+    return pd.concat(graded, ignore_index=True)
 
 
 @table("pair", inputs=members)
@@ -78,7 +93,7 @@ def baselines(run: Run) -> dict[int, stages.TrainResult]:
     """The baseline of stage 2 at every training seed, trained and graded in parallel."""
 
     def train() -> dict[int, stages.TrainResult]:
-        names = tuple(run.config.stage2.keep)
+        names = tuple(run.config.stage("stage2").keep)
         train_arms(run, [(BASELINE, seed, names) for seed in run.config.seeds])
         return {seed: stages.train(run, "stage2", seed=seed) for seed in run.config.seeds}
 
@@ -148,7 +163,7 @@ def trained(run: Run, arm: Arm, seed: int) -> stages.TrainResult:
 
 def _train_and_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> None:
     for label, folder in _to_grade(run, arm, seed, names).items():
-        evaluation.graded(run, label, folder, seed)
+        evaluation.graded(run, label, in_folder(folder), seed)
 
 
 def _to_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> dict[str, Path]:
@@ -169,7 +184,9 @@ def _is_graded(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
     if not stages.is_trained(arm.of(run), "stage2", **how):
         return False
     folders = _to_grade(run, arm, seed, names)
-    return all(evaluation.is_graded(run, label, path, seed) for label, path in folders.items())
+    return all(
+        evaluation.is_graded(run, label, in_folder(path), seed) for label, path in folders.items()
+    )
 
 
 @table(
@@ -192,11 +209,13 @@ def accuracy_along(run: Run) -> pd.DataFrame:
 
 def along_training(run: Run, arm: Arm, seed: int, checkpoints: Mapping[str, Path]) -> pd.DataFrame:
     """Outcomes of an arm at step 0 and at some of its checkpoints: `graded`, ``seed, step``."""
-    stage = run.config.stage2
-    before = evaluation.graded(run, _start(seed), stage1(run).checkpoints["late"], seed)
+    stage = run.config.stage("stage2")
+    start = in_folder(stage1(run).checkpoints["late"])
+    before = evaluation.graded(run, _start(seed), start, seed)
     frames = [before.assign(seed=seed, step=0)]
     for name, folder in checkpoints.items():
-        outcomes = evaluation.graded(run, f"{arm.name}-s{seed}-{name}", folder, seed)
+        label = f"{arm.name}-s{seed}-{name}"
+        outcomes = evaluation.graded(run, label, in_folder(folder), seed)
         step = max(1, round(stage.keep[name] * stage.steps))
         frames.append(outcomes.assign(seed=seed, step=step))
     return pd.concat(frames, ignore_index=True)

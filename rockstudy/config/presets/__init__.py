@@ -17,5 +17,5 @@ def _read(name: str) -> StudyConfig:
 
 
 PRESETS: Mapping[str, StudyConfig] = {
-    name: _read(name) for name in ("tiny", "lab", "smollm2", "qwen3", "paper")
+    name: _read(name) for name in ("tiny", "lab", "smollm2", "qwen3", "paper", "own")
 }

@@ -1,0 +1,50 @@
+"""A student at one point of its training, wherever it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from rockstudy.config.fields import CheckpointConfig, ModelsConfig
+from rockstudy.models import loading, sources
+from rockstudy.store import cache
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that a run has trained (`in_folder`), or a model that was given (`given`)."""
+
+    source: Mapping[str, Any]  # arguments of `loading.load_model`
+    dtype: loading.DType
+    folder: Path | None = None  # of a run
+
+    def load(self) -> PreTrainedModel:
+        """Load the model in evaluation mode; see `loading.load_model`."""
+        return loading.load_model(**self.source, dtype=self.dtype)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the folder, or identity of the given files and of how they are read."""
+        if self.folder is not None:
+            return cache.hash_folder(self.folder)
+        return f"{sources.identity(**self.source)} {self.dtype}"
+
+
+def in_folder(folder: Path) -> Checkpoint:
+    """A checkpoint that a run has trained."""
+    return Checkpoint({"name": str(folder)}, "auto", folder)
+
+
+def given(models: ModelsConfig) -> dict[str, Checkpoint]:
+    """The students of a configuration: ``pre`` (before), ``post`` (after) and those in between."""
+
+    def one(field: str, checkpoint: CheckpointConfig) -> Checkpoint:
+        return Checkpoint(loading.of_checkpoint(checkpoint, field), models.dtype)
+
+    between = {name: one(f"between__{name}", this) for name, this in models.between.items()}
+    return {"pre": one("before", models.before), "post": one("after", models.after), **between}
