@@ -11,7 +11,7 @@ from rockstudy import paths
 PACKAGE = paths.REPO / "rockstudy"
 ORDER = [  # a room imports from its own and from those below it (the design's section 3)
     {"cli"},
-    {"report"},
+    {"report", "api"},
     {"knockout", "gradients", "selective"},
     {"rocks"},
     {"training"},
@@ -22,7 +22,8 @@ ORDER = [  # a room imports from its own and from those below it (the design's s
     {"tasks"},
     {"parallel"},
     {"store", "config"},
-    {"figure_style", "intervals", "display", "notebooks", "progress", "paths", "errors"},
+    {"figure_style", "intervals", "display", "notebooks", "progress", "paths", "errors"}
+    | {"callable_rooms"},
 ]
 LEVEL = {room: len(ORDER) - i for i, rooms in enumerate(ORDER) for room in rooms}
 

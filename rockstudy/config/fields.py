@@ -120,6 +120,8 @@ class CheckpointConfig(_Frozen):
     """revision of the Hub id"""
     gguf_file: Text | None = None
     """GGUF file to read inside a Hub id or a folder"""
+    step: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    """optimiser steps of training by then, for curves; none: its place in the order"""
 
     @model_validator(mode="before")
     @classmethod
@@ -369,7 +371,7 @@ STAGES = ("stage1", "stage2")
 TRAINING = ("train_task", *STAGES)  # fields that only a study which trains has
 
 
-def _pair(models: ModelsConfig) -> PairConfig:
+def pair_of(models: ModelsConfig) -> PairConfig:
     """The teacher and the student before distillation of given models."""
     teacher, student = models.teacher, models.before
     return PairConfig(
@@ -451,7 +453,7 @@ class StudyConfig(_Frozen):
         models, prompts = data.get("models"), data.get("prompts")
         with contextlib.suppress(ValueError):  # `models` and `prompts` report it themselves
             if models is not None:
-                data = {**data, "pair": _pair(ModelsConfig.model_validate(models))}
+                data = {**data, "pair": pair_of(ModelsConfig.model_validate(models))}
             if prompts is not None:
                 data = {**data, "benchmarks": [TaskConfig.model_validate(prompts)]}
         return data

@@ -19,12 +19,14 @@ from rockstudy.errors import StudyError
 from rockstudy.gradients import comparisons, group_losses, published, type_gradients
 from rockstudy.gradients.group_losses import PromptSums
 from rockstudy.gradients.type_gradients import Positions
+from rockstudy.models import checkpoints
 from rockstudy.models.divergence import Head
 from rockstudy.parallel import distributed
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks.steps import TOKENS, measured, tokens_hash
 from rockstudy.runs import Run, table
 from rockstudy.sampling.rollout import Rollouts, completion_states
+from rockstudy.training import steps as training_steps
 
 FOLDS = 20  # ours: prompts that are resampled together
 HALVES = 40  # ours: half-samples of the folds; standard errors to about 11%
@@ -154,6 +156,37 @@ def losses(run: Run) -> pd.DataFrame:
     both = pd.DataFrame({"early_own": own.mean().astype(float), "count_own": own.size()})
     merged = sums.table().merge(both.reset_index(), on="token_id", how="left")
     return merged.assign(count_own=merged.count_own.fillna(0).astype(np.int64))
+
+
+def compared(run: Run) -> str:
+    """A sentence on which checkpoints the notebook compares."""
+    early = measured(run).early
+    if run.config.models is None:
+        share = run.config.stage("stage2").keep["early"]
+        return f"early checkpoint: {share} of stage 2; late: its end"
+    which = "the student before distillation" if early == "pre" else "the given checkpoint early"
+    return f"early checkpoint: {which}; late: the student after distillation"
+
+
+def along(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Mean reverse KL of the groups along training: `group_losses.along_training`.
+
+    From the accumulators of training, seeds pooled. Of given models, from every checkpoint's losses
+    on the rollouts of the last.
+    """
+    if run.config.models is None:
+        types = training_steps.type_losses(run)
+    else:
+        of_type, places = (
+            measured(run).tokens.groupby("token_id"),
+            checkpoints.steps(run.config.models),
+        )
+        sums = [
+            of_type[f"rkl_{name}"].agg(count="size", rkl_sum="sum").reset_index().assign(step=step)
+            for name, step in places.items()
+        ]
+        types = pd.concat(sums, ignore_index=True)
+    return group_losses.along_training(types, ids_of(chosen))
 
 
 @table(*TOKENS, inputs=tokens_hash)

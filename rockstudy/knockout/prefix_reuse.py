@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -226,6 +226,25 @@ def _graded(
     bar: progress.Bar | None = None,
 ) -> pd.DataFrame:
     """The table of `outcomes` for a part of its plan."""
+
+    def grade(prompts: Sequence[int], texts: Sequence[str]) -> np.ndarray:
+        return tasks.grade(task, [problems[i] for i in prompts], texts)
+
+    made = changes(screen, todo, grade, bar)
+    made.insert(0, "benchmark", task.label)
+    return made
+
+
+def changes(
+    screen: Screen,
+    todo: pd.DataFrame,
+    grade: Callable[[Sequence[int], Sequence[str]], Any],
+    bar: progress.Bar | None = None,
+) -> pd.DataFrame:
+    """The columns of `outcomes` after ``benchmark`` for a part of the plan.
+
+    `grade` gives a verdict for each of some prompts, by index, and texts.
+    """
     tokenizer, rollouts = screen.tokenizer, screen.rollouts
     made = [] if todo.empty else [ids.tolist() for ids in resample(screen, todo, bar)]
     texts = decoded(tokenizer, made, skip_special_tokens=True)
@@ -235,12 +254,11 @@ def _graded(
     assert rollouts.correct is not None
     return pd.DataFrame(
         {
-            "benchmark": task.label,
             "level": [c.level for c in chosen],
             "target": np.array([c.target for c in chosen], np.int64),
             "prompt_index": prompt,
             "sample_index": rollouts.sample_index[todo.row],
-            "correct": tasks.grade(task, [problems[i] for i in prompt], texts),
+            "correct": np.asarray(grade(prompt.tolist(), texts), bool),
             "base_correct": rollouts.correct[todo.row],
             "stopped": [bool(ids) and ids[-1] in ends for ids in made],
             "n_new_tokens": (np.array([*map(len, made)], np.int64) - start).astype(np.int32),

@@ -48,3 +48,17 @@ def given(models: ModelsConfig) -> dict[str, Checkpoint]:
 
     between = {name: one(f"between__{name}", this) for name, this in models.between.items()}
     return {"pre": one("before", models.before), "post": one("after", models.after), **between}
+
+
+def steps(models: ModelsConfig) -> dict[str, int]:
+    """The optimiser steps of each student of `given`, in the order of training.
+
+    Where one of them has no step, all are numbered by their place: before, in between as they are
+    listed, after.
+    """
+    order = {"pre": models.before, **models.between, "post": models.after}
+    known = {"pre": models.before.step or 0}
+    known |= {name: one.step for name, one in order.items() if one.step is not None}
+    if len(known) < len(order):
+        return {name: place for place, name in enumerate(order)}
+    return dict(sorted(known.items(), key=lambda pair: pair[1]))

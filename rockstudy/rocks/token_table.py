@@ -91,13 +91,7 @@ def token_table(
 
     def compute(folder: Path) -> None:
         models = {one: load(one) for one in ("teacher", *checkpoints)}
-        size = vocabulary(models["teacher"].config)
-        for one, model in models.items():
-            if vocabulary(model.config) != size:
-                raise StudyError(
-                    f"checkpoint {one}: must share the teacher's vocabulary of {size} ids; "
-                    f"it has {vocabulary(model.config)}"
-                )
+        _check_vocabularies(models)
         some = distributed.mine([(number, order[part]) for number, part in enumerate(parts)])
         n_tokens = sum(int(rollouts.lengths[rows].sum()) for _, rows in some)
         with progress.bar(n_tokens, "token table", "token") as bar:
@@ -114,6 +108,27 @@ def token_table(
     )
     shards = [cache.load_manifest(_shard(done.path, i)).sha256 for i in range(len(parts))]
     return TokenTable(done.path, fingerprint(shards), len(parts))
+
+
+def in_memory(rollouts: Rollouts, models: Mapping[str, PreTrainedModel]) -> pd.DataFrame:
+    """The token table of rollouts at once: `models` are ``teacher`` and then students by name.
+
+    `StudyError`: no completion tokens, models with different vocabularies, values not finite.
+    """
+    if rollouts.n_tokens == 0:
+        raise StudyError("rollouts: must have at least one completion token; got none")
+    _check_vocabularies(models)
+    return _shard_frame(rollouts, np.flatnonzero(rollouts.lengths), models)
+
+
+def _check_vocabularies(models: Mapping[str, PreTrainedModel]) -> None:
+    size = vocabulary(models["teacher"].config)
+    for one, model in models.items():
+        if vocabulary(model.config) != size:
+            raise StudyError(
+                f"checkpoint {one}: must share the teacher's vocabulary of {size} ids; "
+                f"it has {vocabulary(model.config)}"
+            )
 
 
 def _shard(folder: Path, number: int) -> Path:

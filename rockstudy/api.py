@@ -1,0 +1,223 @@
+"""The study's measurements for a notebook of one's own: arrays and frames in, frames out.
+
+    import rockstudy as rs
+
+    models = rs.checkpoints(teacher="...", before="...", after="...")
+    rollouts = rs.sample(models, prompts, max_new_tokens=512)
+    tokens = rs.token_table(models, rollouts)
+    found = rs.rocks(tokens, rollouts, models=models)
+    deltas = rs.knockout(models, rollouts, found.rocks().ids, grade)
+
+Nothing here is stored, resumed or recorded: a run (`rockstudy run --config FILE`) does that, with
+the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rockstudy.config.fields import EvalConfig, ModelsConfig, PairConfig, RockConfig, pair_of
+from rockstudy.config.overrides import one_line
+from rockstudy.errors import StudyError, unknown
+from rockstudy.knockout import census, prefix_reuse
+from rockstudy.knockout.prefix_reuse import Candidate, Screen
+from rockstudy.models import checkpoints as given
+from rockstudy.models import loading
+from rockstudy.models.chats import Prompt
+from rockstudy.models.token_texts import token_texts, visible
+from rockstudy.rocks import detection
+from rockstudy.rocks import token_table as tables
+from rockstudy.rocks.detection import Detection
+from rockstudy.rocks.encoders import needs_student
+from rockstudy.sampling import rollout
+from rockstudy.sampling.rollout import Rollouts
+from rockstudy.store.seeds import generator, torch_seed
+
+Grade = Callable[[int, str], bool]
+STUDENTS = {"before": "pre", "after": "post"}  # names of columns
+
+
+@dataclass(frozen=True)
+class Models:
+    """A teacher and the checkpoints of a student, each loaded when it is first needed."""
+
+    config: ModelsConfig
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer, which the students share."""
+        return loading.load_tokenizer(**loading.of_role(self._pair, "teacher"))
+
+    @property
+    def names(self) -> list[str]:
+        """The students: ``before``, ``after`` and those in between."""
+        return [*STUDENTS, *self.config.between]
+
+    def model(self, name: str) -> PreTrainedModel:
+        """The ``teacher`` or a student by name; `StudyError` for another name."""
+        if name not in ("teacher", *self.names):
+            raise StudyError(unknown("model", name, ["teacher", *self.names]))
+        if name in ("teacher", "before"):
+            return getattr(self._loaded, "teacher" if name == "teacher" else "student")
+        return self._others[name]
+
+    @property
+    def _pair(self) -> PairConfig:
+        return pair_of(self.config)
+
+    @cached_property
+    def _loaded(self) -> loading.Pair:
+        return loading.load_pair(self._pair, tokenizer=self.tokenizer)
+
+    @cached_property
+    def _others(self) -> dict[str, PreTrainedModel]:
+        every = given.given(self.config)
+        names = {name: STUDENTS.get(name, name) for name in self.names if name != "before"}
+        return {name: every[column].load() for name, column in names.items()}
+
+
+def checkpoints(
+    *,
+    teacher: str | Mapping[str, Any],
+    before: str | Mapping[str, Any],
+    after: str | Mapping[str, Any],
+    between: Mapping[str, str | Mapping[str, Any]] | None = None,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+) -> Models:
+    """Name the models: each a Hub id, a folder, a GGUF file, or a mapping (``name, revision``).
+
+    Nothing is loaded yet. `between` are further checkpoints of the student by name.
+
+    `StudyError`: a value that is not legal.
+    """
+    values = {"teacher": teacher, "before": before, "after": after, "dtype": dtype}
+    try:
+        return Models(ModelsConfig.model_validate(values | {"between": dict(between or {})}))
+    except ValidationError as error:
+        raise StudyError(one_line(error)) from None
+
+
+def sample(
+    models: Models,
+    prompts: Sequence[Prompt],
+    *,
+    by: str = "after",
+    samples: int = 1,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    batch_size: int = 32,
+    max_prompt_tokens: int = 2_048,
+    seed: int = 0,
+) -> Rollouts:
+    """Sample `samples` completions of every prompt by a student or the teacher.
+
+    A prompt is the text of a user or a list of messages, to which the teacher's chat template is
+    applied. Completions depend on the seed, the prompt and the sample alone, not on the batch.
+
+    `StudyError`: what `rollout.prompt_ids` and `rollout.generate` refuse.
+    """
+    ids = rollout.prompt_ids(models.tokenizer, prompts, max_prompt_tokens)
+    how = {"samples": samples, "temperature": temperature, "top_p": top_p}
+    how |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    stream = torch_seed(seed, "statistics")
+    return rollout.generate(models.model(by), models.tokenizer, ids, **how, seed=stream)
+
+
+def token_table(models: Models, rollouts: Rollouts) -> pd.DataFrame:
+    """Return the token table of rollouts: a row per completion token, for every student.
+
+    Columns: ``prompt_index, sample_index, position, token_id``; ``rkl_<name>, fkl_<name>,
+    log_ratio_<name>, entropy_<name>`` in nats, where the name is ``pre`` (before), ``post`` (after)
+    or that of a checkpoint in between; ``entropy_teacher`` (nats), ``rank_teacher`` (0: the
+    teacher's most likely token). `rockstudy.rocks.token_table` defines them.
+
+    `StudyError`: no completion tokens, another vocabulary, values that are not finite.
+    """
+    names = {STUDENTS.get(name, name): name for name in models.names}
+    every = {"teacher": models.model("teacher")}
+    every |= {column: models.model(name) for column, name in names.items()}
+    return tables.in_memory(rollouts, every)
+
+
+def rocks(
+    tokens: pd.DataFrame, rollouts: Rollouts, models: Models | None = None, **settings: Any
+) -> Detection:
+    """Find the rocks of a token table: scored and ranked types, and persistent occurrences.
+
+    `settings` are the fields of the section ``rocks`` (`rockstudy fields rocks`), such as ``k=100``
+    or ``selector="score_ctx"``. With `models` the types get ``text`` and ``spelling``, and an
+    encoder may need the student.
+
+    `StudyError`: a setting that is not legal; thresholds that no occurrence is above.
+    """
+    try:
+        config = RockConfig(**settings)
+    except ValidationError as error:
+        raise StudyError(f"rocks__{one_line(error)}") from None
+    wants = needs_student(config.encoder)
+    if wants and models is None:
+        raise StudyError(f"models: must be given for the encoder {config.encoder}; got None")
+    student = models.model("after") if wants and models is not None else None
+    found = detection.detect(tokens, rollouts, config, student)
+    if models is None:
+        return found
+    text = token_texts(models.tokenizer, found.types.token_id.tolist())
+    types = found.types.assign(text=text, spelling=[visible(one) for one in text])
+    return replace(found, types=types)
+
+
+def knockout(
+    models: Models,
+    rollouts: Rollouts,
+    ids: Sequence[int] | np.ndarray,
+    grade: Grade,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 1.0,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Ban each token type from the student after distillation, and grade what it then writes.
+
+    `rollouts` are its own completions, sampled without truncation at `temperature`; they are reused
+    up to the first banned token (`rockstudy.knockout.prefix_reuse`). ``grade(prompt_index, text)``
+    returns whether a completion is right. `max_new_tokens` is the limit that the rollouts were
+    sampled with; by default their longest length.
+
+    Returns a row per type: ``target, spelling, completions`` (written anew), ``delta`` (Pass@1 with
+    the ban minus without), ``se, lo, hi`` (95%, problems resampled), ``p`` (two-sided).
+
+    `StudyError`: rollouts of another limit; an id outside the vocabulary; fewer than two prompts.
+    """
+    student, tokenizer = models.model("after"), models.tokenizer
+    known = zip(rollouts.prompt_index.tolist(), rollouts.texts(tokenizer), strict=True)
+    base = replace(rollouts, correct=np.array([bool(grade(i, text)) for i, text in known], bool))
+    samples = int(np.bincount(base.prompt_index).max())
+    how = EvalConfig(
+        n_prompts=base.n_prompts,
+        samples=samples,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens or int(base.lengths.max()),
+        batch_size=batch_size,
+    )
+    chosen = [Candidate(int(i), (int(i),)) for i in ids]
+    screen = Screen(student, tokenizer, base, chosen, how, seed)
+    todo = prefix_reuse.plan(screen)
+    changed = prefix_reuse.changes(
+        screen, todo, lambda prompts, texts: [*map(grade, prompts, texts)]
+    )
+    delta = prefix_reuse.differences(changed, chosen, base.n_prompts, samples)
+    written = np.bincount(todo.candidate, minlength=len(chosen))
+    targets = [one.target for one in chosen]
+    spelling = [visible(text) for text in token_texts(tokenizer, targets)]
+    about = {"target": targets, "spelling": spelling, "completions": written}
+    return pd.DataFrame(about).join(census.bootstrap(delta, generator(seed, "bootstrap")))
