@@ -21,15 +21,15 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy.config.fields import EvalConfig, ModelsConfig, PairConfig, RockConfig, pair_of
-from rockstudy.config.overrides import one_line
+from rockstudy.config.fields import EvalConfig, ModelsConfig, PairConfig, pair_of
+from rockstudy.config.overrides import changed
+from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError, unknown
 from rockstudy.knockout import census, prefix_reuse
 from rockstudy.knockout.prefix_reuse import Candidate, Screen
-from rockstudy.models import checkpoints as given
+from rockstudy.models import checkpoints as students
 from rockstudy.models import loading
 from rockstudy.models.chats import Prompt
 from rockstudy.models.token_texts import token_texts, visible
@@ -79,7 +79,7 @@ class Models:
 
     @cached_property
     def _others(self) -> dict[str, PreTrainedModel]:
-        every = given.given(self.config)
+        every = students.given(self.config)
         names = {name: STUDENTS.get(name, name) for name in self.names if name != "before"}
         return {name: every[column].load() for name, column in names.items()}
 
@@ -98,11 +98,10 @@ def checkpoints(
 
     `StudyError`: a value that is not legal.
     """
-    values = {"teacher": teacher, "before": before, "after": after, "dtype": dtype}
-    try:
-        return Models(ModelsConfig.model_validate(values | {"between": dict(between or {})}))
-    except ValidationError as error:
-        raise StudyError(one_line(error)) from None
+    given = {"teacher": teacher, "before": before, "after": after, "dtype": dtype}
+    config = changed(PRESETS["own"], {"models": given | {"between": dict(between or {})}})
+    assert config.models is not None
+    return Models(config.models)
 
 
 def sample(
@@ -159,10 +158,8 @@ def rocks(
 
     `StudyError`: a setting that is not legal; thresholds that no occurrence is above.
     """
-    try:
-        config = RockConfig(**settings)
-    except ValidationError as error:
-        raise StudyError(f"rocks__{one_line(error)}") from None
+    named = {f"rocks__{name}": value for name, value in settings.items()}
+    config = changed(PRESETS["own"], named).rocks
     wants = needs_student(config.encoder)
     if wants and models is None:
         raise StudyError(f"models: must be given for the encoder {config.encoder}; got None")

@@ -127,11 +127,11 @@ def test_losses_along_given_checkpoints_are_those_of_their_columns(own):
 
 
 def test_checkpoints_with_steps_are_ordered_by_them_and_without_one_by_place():
-    models = {"teacher": "a", "before": "b", "after": {"name": "c", "step": 90}}
-    between = {"x": {"name": "d", "step": 60}, "y": {"name": "e", "step": 30}}
+    models = {"teacher": "a", "before": "b", "after": {"name": "c", "at_step": 90}}
+    between = {"x": {"name": "d", "at_step": 60}, "y": {"name": "e", "at_step": 30}}
     of = ModelsConfig.model_validate
     assert steps(of(models | {"between": between})) == {"pre": 0, "y": 30, "x": 60, "post": 90}
-    between["x"].pop("step")
+    between["x"].pop("at_step")
     assert steps(of(models | {"between": between})) == {"pre": 0, "x": 1, "y": 2, "post": 3}
 
 
@@ -250,7 +250,7 @@ def test_prompts_are_sampled_as_text_or_as_messages(models):
 def test_rooms_of_the_same_name_are_called_as_functions():
     assert callable(rs.rocks) and callable(rs.knockout)
     with pytest.raises(StudyError, match="rocks__k: must be"):
-        rs.rocks(pd.DataFrame(), None, k=-1)
+        rs.rocks(pd.DataFrame(), None, k=-1.0)
 
 
 @pytest.mark.parametrize("name", ["view", "_private"])

@@ -120,7 +120,7 @@ class CheckpointConfig(_Frozen):
     """revision of the Hub id"""
     gguf_file: Text | None = None
     """GGUF file to read inside a Hub id or a folder"""
-    step: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    at_step: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
     """optimiser steps of training by then, for curves; none: its place in the order"""
 
     @model_validator(mode="before")

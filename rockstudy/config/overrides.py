@@ -83,7 +83,7 @@ def _checked(tree: dict[str, Any]) -> StudyConfig:
     try:
         config = StudyConfig.model_validate(tree)
     except ValidationError as error:
-        raise StudyError(one_line(error)) from None
+        raise StudyError(_one_line(error)) from None
     _check_paths(config)
     return config
 
@@ -144,7 +144,7 @@ def task_fields(config: StudyConfig) -> list[str]:
     return names if config.prompts is None else ["prompts"]
 
 
-def one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError) -> str:
     """Name the first wrong field, its legal values and the value that was given."""
     first = error.errors(include_url=False)[0]
     *above, last = place = field_at(first["loc"]) or ("",)

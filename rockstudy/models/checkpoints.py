@@ -57,8 +57,8 @@ def steps(models: ModelsConfig) -> dict[str, int]:
     listed, after.
     """
     order = {"pre": models.before, **models.between, "post": models.after}
-    known = {"pre": models.before.step or 0}
-    known |= {name: one.step for name, one in order.items() if one.step is not None}
+    known = {"pre": models.before.at_step or 0}
+    known |= {name: one.at_step for name, one in order.items() if one.at_step is not None}
     if len(known) < len(order):
         return {name: place for place, name in enumerate(order)}
     return dict(sorted(known.items(), key=lambda pair: pair[1]))

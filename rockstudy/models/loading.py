@@ -125,7 +125,7 @@ def of_role(pair: PairConfig, role: str) -> dict[str, Any]:
 
 def of_checkpoint(checkpoint: CheckpointConfig, name: str) -> dict[str, Any]:
     """The same arguments for a given checkpoint of ``models``, by its name there."""
-    return checkpoint.model_dump(exclude={"step"}) | {"field": f"models__{name}"}
+    return checkpoint.model_dump(exclude={"at_step"}) | {"field": f"models__{name}"}
 
 
 def identity_of(pair: PairConfig, role: Literal["teacher", "student"]) -> str:
