@@ -19,6 +19,7 @@ from rockstudy.gradients import group_losses
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import census
 from rockstudy.knockout import steps as knockout_steps
+from rockstudy.models import checkpoints
 from rockstudy.rocks import steps as rocks_steps
 from rockstudy.runs import NotStored, Run
 from rockstudy.selective import steps as selective_steps
@@ -55,6 +56,17 @@ SIZES: dict[str, Callable[[StudyConfig, int], int]] = {  # the same, by the obse
     "cutoff": lambda c, observed: c.rocks.size(observed),
     "screened": lambda c, observed: c.screen_size(observed),
 }
+
+
+def described(run: Run) -> str:
+    """A sentence on what the run is: its preset, its models, its training seeds."""
+    config, models = run.config, run.config.models
+    which = f"run {run.id}, preset {config.preset}: {config.pair.teacher} -> {config.pair.student}"
+    if models is None:
+        return f"{which}; training seeds {', '.join(map(str, config.seeds))}"
+    students = [name for name in checkpoints.steps(models) if name not in ("pre", "post")]
+    between = f", with {', '.join(students)} in between" if students else ""
+    return f"{which}, distilled elsewhere to {models.after.name}{between}"
 
 
 def stored(run: Run, step: Callable[[Run], pd.DataFrame]) -> pd.DataFrame | None:
