@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rockstudy.errors import StudyError
 from rockstudy.paths import notebook_order
 
 TRAINING = ("01_distillation", "07_selective_distillation")  # notebooks that train
+GRADING = ("00_task_and_models", "05_causal_knockout", "06_pillars_and_predictors")
 
 
 def find(names: Sequence[str], folder: Path) -> list[Path]:
@@ -36,18 +37,36 @@ def find(names: Sequence[str], folder: Path) -> list[Path]:
 
 
 def applicable(notebooks: Sequence[Path], named: bool, config: StudyConfig) -> list[Path]:
-    """Return the notebooks that apply to a study: where models are given, those that do not train.
+    """Return the notebooks that apply to a study, in their order.
 
-    `StudyError` for one that was `named` and does not apply.
+    Where models are given, those that train do not; where prompts have no answers, those that grade
+    do not. `StudyError` for one that was `named` and does not apply.
     """
     if config.models is None:
         return list(notebooks)
-    apply = [path for path in notebooks if path.stem not in TRAINING]
-    if named and len(apply) < len(notebooks):
-        stem = next(path.stem for path in notebooks if path.stem in TRAINING)
-        legal = "must be one that trains nothing, since this run's models are given"
-        raise StudyError(f"notebook: {legal}; got {stem!r}")
-    return apply
+    reasons = dict.fromkeys(TRAINING, "trains nothing, since this run's models are given")
+    if named and (stem := _first(notebooks, reasons)) is not None:
+        raise StudyError(f"notebook: must be one that {reasons[stem]}; got {stem!r}")
+    if _first(notebooks, GRADING) is not None and not _graded(config):
+        grades = "grades nothing, since this run's prompts have no answers"
+        reasons |= dict.fromkeys(GRADING, grades)
+        if named:
+            stem = _first(notebooks, reasons)
+            raise StudyError(f"notebook: must be one that {grades}; got {stem!r}")
+    return [path for path in notebooks if path.stem not in reasons]
+
+
+def _first(notebooks: Sequence[Path], stems: Collection[str]) -> str | None:
+    return next((path.stem for path in notebooks if path.stem in stems), None)
+
+
+def _graded(config: StudyConfig) -> bool:
+    """Whether the prompts of a study can be read and have answers to grade by."""
+    from rockstudy import tasks
+
+    with contextlib.suppress(StudyError):  # the checks before the run report it
+        return all(tasks.has_answers(task, tasks.load(task, "eval")) for task in config.screens)
+    return True
 
 
 def _find_one(name: str, known: dict[str, Path]) -> Path:

@@ -367,6 +367,7 @@ class FreezeConfig(_Frozen):
         return self
 
 
+UNNAMED = "path/to/prompts.jsonl"  # in the preset own
 STAGES = ("stage1", "stage2")
 TRAINING = ("train_task", *STAGES)  # fields that only a study which trains has
 
@@ -386,6 +387,19 @@ def pair_of(models: ModelsConfig) -> PairConfig:
     )
 
 
+class RolloutsConfig(_Frozen):
+    """Completions of the student after distillation that were sampled elsewhere."""
+
+    path: Name
+    """JSONL or parquet file, or a folder of such files"""
+    reward_column: Name | None = None
+    """column of the reward; none: reward or score, if there is one"""
+    chat: Literal["template", "none"] = "none"
+    """template: the text of a prompt is a user's message; none: what the model read"""
+    temperature: Positive = 1.0
+    """temperature of the logged log-probabilities"""
+
+
 class StudyConfig(_Frozen):
     """All parameters of a run."""
 
@@ -399,6 +413,8 @@ class StudyConfig(_Frozen):
     """models that somebody else trained, in place of pair: nothing is trained"""
     prompts: Annotated[TaskConfig | None, NEW] = None
     """the prompts for them, in place of benchmarks"""
+    rollouts: Annotated[RolloutsConfig | None, NEW] = None
+    """completions of the student after distillation; none: they are sampled"""
     pair: PairConfig
     """the teacher and the student"""
     train_task: TaskConfig | None = None
@@ -450,12 +466,16 @@ class StudyConfig(_Frozen):
         """Let given models take the place of the pair, and given prompts that of the benchmarks."""
         if not isinstance(data, Mapping):
             return data
-        models, prompts = data.get("models"), data.get("prompts")
+        models, prompts, rollouts = (data.get(name) for name in ("models", "prompts", "rollouts"))
         with contextlib.suppress(ValueError):  # `models` and `prompts` report it themselves
             if models is not None:
                 data = {**data, "pair": pair_of(ModelsConfig.model_validate(models))}
             if prompts is not None:
-                data = {**data, "benchmarks": [TaskConfig.model_validate(prompts)]}
+                task = TaskConfig.model_validate(prompts)
+                if rollouts is not None and task.path == UNNAMED:  # the prompts of the rollouts
+                    path = RolloutsConfig.model_validate(rollouts).path
+                    task = task.model_copy(update={"path": path})
+                data = {**data, "benchmarks": [task]}
         return data
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -470,8 +490,9 @@ class StudyConfig(_Frozen):
                 must = "be given where no models are" if self.models is None else "be None"
                 got = "nothing" if self.models is None else "both"
                 raise ValueError(f"{name} must {must}, since models are not trained; got {got}")
-        if self.prompts is not None and self.models is None:
-            raise ValueError("prompts must come with models; benchmarks are a study's own")
+        for name in ("prompts", "rollouts"):
+            if getattr(self, name) is not None and self.models is None:
+                raise ValueError(f"{name} must come with models; a study that trains has its own")
         return self
 
     @model_validator(mode="after")

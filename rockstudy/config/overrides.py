@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from rockstudy.config import plugins, study_file
-from rockstudy.config.fields import TRAINING, StudyConfig
+from rockstudy.config.fields import TRAINING, RolloutsConfig, StudyConfig
 from rockstudy.config.names import field_at, legal_at, near, schema_at
 from rockstudy.config.presets import PRESETS
 from rockstudy.config.registry import TASKS
@@ -68,6 +68,10 @@ def _without_preset(name: str, table: dict[str, Any]) -> StudyConfig:
 def changed(base: StudyConfig, values: dict[str, Any]) -> StudyConfig:
     """Return a configuration with new values for these nested names."""
     tree = base.model_dump()
+    if base.models is not None and any(name.startswith("rollouts__") for name in values):
+        tree["rollouts"] = tree["rollouts"] or {"path": None}
+        for name, field in RolloutsConfig.model_fields.items():
+            tree["rollouts"].setdefault(name, field.get_default())
     derived = {"pair": base.models, "benchmarks": base.prompts}
     for name, value in values.items():
         section = name.split("__")[0]

@@ -146,10 +146,12 @@ def losses(run: Run) -> pd.DataFrame:
     """Mean reverse KL of every type early and late, on two kinds of trajectories.
 
     ``token_id, count, early, late`` on the rollouts of the student after OPD, and ``early_own,
-    count_own`` of the early checkpoint on its own rollouts (NaN where it does not write the type);
-    the late checkpoint's own rollouts are the former.
+    count_own`` of the early checkpoint on its own rollouts: NaN where it does not write the type,
+    and where rollouts are given. The late checkpoint's own rollouts are the former.
     """
     sums = _sums(run)
+    if run.config.rollouts is not None:  # where some are given, none are sampled
+        return sums.table().assign(early_own=np.nan, count_own=0)
     early = measured(run).early
     of_early = measured(run).token_table(early, [early]).read()
     own = of_early.groupby("token_id")[f"rkl_{early}"]

@@ -29,7 +29,7 @@ from rockstudy.rocks.causes import token_causes
 from rockstudy.rocks.encoders import needs_student
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.runs import NotStored, Run, notice, table
-from rockstudy.sampling import engines, evaluation, rollout
+from rockstudy.sampling import engines, evaluation, given, rollout
 from rockstudy.store.code import kept_apart
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.training import steps as training_steps
@@ -136,8 +136,19 @@ class Measured:
         """Open an engine that samples from a checkpoint; `how` names the kind."""
         return evaluation.checkpoint(self.run, self.checkpoints[name], how)
 
+    @cached_property
+    def given(self) -> given.GivenRollouts | None:
+        """The completions of the student after distillation that were sampled elsewhere, if any."""
+        where = self.run.config.rollouts
+        if where is None:
+            return None
+        how = where.model_dump(include={"reward_column", "chat"})
+        return given.read(where.path, loading.tokenizer_of(self.run), **how)
+
     def sampled(self, name: str) -> tuple[rollout.Rollouts, str]:
         """Graded completions of a checkpoint, and their hash."""
+        if name == "post" and self.given is not None:
+            return self.given.rollouts, self.given.hash
         return evaluation.answered(
             self.run,
             "statistics",
