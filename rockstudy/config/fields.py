@@ -12,12 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rockstudy.config import plugins
 from rockstudy.config.registry import ARMS, ENCODERS, SCORES, TASKS, Registry
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, shortened
 from rockstudy.store.fingerprints import fingerprint
 
 # ours: upper bounds far above what a study needs; a slip is refused before it takes the memory
@@ -55,6 +65,9 @@ def _registered(registry: Registry) -> BeforeValidator:
 
 
 ArmName = Annotated[str, _registered(ARMS)]
+GRADERS = ("math", "choice", "exact", "ifeval")
+OF_SOME_TASKS = ("prompt_column", "answer_column", "instruction", "grader")
+AS_GIVEN = (*OF_SOME_TASKS, "chat")  # fields for prompts of one's own
 
 COST_ONLY: dict[str, Any] = {"cost_only": True}
 COST = Field(json_schema_extra=COST_ONLY)  # marks a field that cannot change a result
@@ -166,7 +179,7 @@ class TaskConfig(_Frozen):
     name: Annotated[str, _registered(TASKS)]
     """task, which provides the problems and grades the answers"""
     path: Text | None = None
-    """JSONL or parquet file, or Hub id; not for the lab's tasks"""
+    """JSONL, parquet or CSV file, or Hub id; not for the lab's tasks"""
     revision: Text | None = None
     """revision of the Hub id in path"""
     subset: Text | None = None
@@ -180,12 +193,57 @@ class TaskConfig(_Frozen):
     max_prompt_tokens: Count
     """token limit of prompts; training skips longer ones, grading refuses them (paper 1,
     stage 2: 800)"""
+    prompt_column: Name | None = None
+    """column of the prompts, parts of a nested name joined by dots; none: the one of prompt,
+    problem, question or messages that is there (task prompts)"""
+    answer_column: Name | None = None
+    """column of the answers; none: the one of answer, solution, ground_truth, target, label or
+    reward_model.ground_truth that is there, if any (task prompts)"""
+    instruction: Text | None = None
+    """text added to each prompt, after a blank line unless it begins with white space; none:
+    what the task adds by itself, "": nothing (tasks prompts, which adds nothing, and math)"""
+    grader: Name | None = None
+    """math, choice, exact, ifeval, or your own function as module:function or file.py:function;
+    none: by what the file has (task prompts)"""
+    chat: Literal["template", "none"] = "template"
+    """template: prompts are messages in the tokenizer's chat template; none: raw text, as for a
+    base model"""
+
+    @field_validator("grader")
+    @classmethod
+    def _can_name_a_grader(cls, grader: str | None) -> str | None:
+        """Make the path of a file absolute: other processes may run in other folders."""
+        if grader is None or grader in GRADERS:
+            return grader
+        module, _, function = grader.rpartition(":")
+        if not (module and function.isidentifier()):
+            legal = f"one of {', '.join(GRADERS)}, or module:function"
+            raise PydanticCustomError(
+                "unknown_name",
+                "must be {legal}; got {got}",
+                {"legal": legal, "got": shortened(grader)},
+            )
+        return f"{plugins.located([module], Path.cwd())[0]}:{function}"
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """Leave fields of prompts as given out of records and keys where they have no effect.
+
+        Runs that were recorded before the fields existed keep their keys.
+        """
+        made = handler(self)
+        if info.mode != "json":  # what changes a configuration needs every field
+            return made
+        known = type(self).model_fields
+        return {n: v for n, v in made.items() if n not in AS_GIVEN or v != known[n].default}
 
     @property
     def label(self) -> str:
         """Name for tables: the file's if the task reads one, else the task's."""
         path = PurePath(self.path or self.name)
-        return path.stem if path.suffix in (".jsonl", ".json", ".parquet") else path.name
+        return path.stem if path.suffix in (".jsonl", ".json", ".parquet", ".csv") else path.name
 
     def size(self, split: Literal["train", "eval"]) -> int:
         """Number of problems in a split."""

@@ -45,7 +45,8 @@ def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
     """
     tokenizer = loading.tokenizer_of(run)
     prompts, order = _prompts(run, stage, seed, tokenizer)
-    ids = rollout.prompt_ids(tokenizer, prompts, run.config.trained_on.max_prompt_tokens)
+    task = run.config.trained_on
+    ids = rollout.prompt_ids(tokenizer, prompts, task.max_prompt_tokens, task.chat)
     taught: list[Lesson] = [{"prompt_ids": prompt} for prompt in ids]
     if run.config.stage(stage).source == "teacher":
         given = _completions(run, stage, seed, ids)
@@ -87,7 +88,7 @@ def short_enough(
     task: TaskConfig, every: list[Prompt], tokenizer: PreTrainedTokenizerBase
 ) -> list[Prompt]:
     """Return the prompts of at most ``max_prompt_tokens`` tokens; `StudyError`: fewer than two."""
-    known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
+    known = rollout.fitting(tokenizer, every, task.max_prompt_tokens, task.chat)
     if len(known) < 2:
         raise StudyError(
             "train_task: must leave each of the two stages a prompt of its own; "
