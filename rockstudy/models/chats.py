@@ -216,6 +216,12 @@ class RawEncoder:
         front = whole[:at]
         return plain if plain[: len(front)] == front else front + plain
 
+    def after(self, text: str) -> list[int]:
+        """Token ids of a text that follows others, such as a completion."""
+        return _inside(
+            lambda piece: self._tokenizer(piece, add_special_tokens=False).input_ids, text
+        )
+
 
 def encoder(tokenizer: PreTrainedTokenizerBase, chat: str = "template") -> ChatEncoder | RawEncoder:
     """The encoder of prompts in the chat template, or (``none``) as raw text."""

@@ -405,9 +405,7 @@ def test_a_function_that_fails_or_gives_no_verdict_is_named(tmp_path):
         "broken": "must grade every text; it raised ZeroDivisionError: division by zero",
         "unsure": "must return True or False; got 'maybe'",
     }.items():
-        config, problems = loaded(
-            tmp_path, GOOD, grader=f"{tmp_path}/own_bad_grader.py:{function}"
-        )
+        config, problems = loaded(tmp_path, GOOD, grader=f"{tmp_path}/own_bad_grader.py:{function}")
         with pytest.raises(StudyError, match=said):
             tasks.grade(config, problems, [""] * 4)
 
