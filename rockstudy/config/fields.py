@@ -17,10 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -67,7 +64,6 @@ def _registered(registry: Registry) -> BeforeValidator:
 ArmName = Annotated[str, _registered(ARMS)]
 GRADERS = ("math", "choice", "exact", "ifeval")
 OF_SOME_TASKS = ("prompt_column", "answer_column", "instruction", "grader")
-AS_GIVEN = (*OF_SOME_TASKS, "chat")  # fields for prompts of one's own
 
 COST_ONLY: dict[str, Any] = {"cost_only": True}
 COST = Field(json_schema_extra=COST_ONLY)  # marks a field that cannot change a result
@@ -193,19 +189,19 @@ class TaskConfig(_Frozen):
     max_prompt_tokens: Count
     """token limit of prompts; training skips longer ones, grading refuses them (paper 1,
     stage 2: 800)"""
-    prompt_column: Name | None = None
+    prompt_column: Annotated[Name | None, NEW] = None
     """column of the prompts, parts of a nested name joined by dots; none: the one of prompt,
     problem, question or messages that is there (task prompts)"""
-    answer_column: Name | None = None
+    answer_column: Annotated[Name | None, NEW] = None
     """column of the answers; none: the one of answer, solution, ground_truth, target, label or
     reward_model.ground_truth that is there, if any (task prompts)"""
-    instruction: Text | None = None
+    instruction: Annotated[Text | None, NEW] = None
     """text added to each prompt, after a blank line unless it begins with white space; none:
     what the task adds by itself, "": nothing (tasks prompts, which adds nothing, and math)"""
-    grader: Name | None = None
+    grader: Annotated[Name | None, NEW] = None
     """math, choice, exact, ifeval, or your own function as module:function or file.py:function;
     none: by what the file has (task prompts)"""
-    chat: Literal["template", "none"] = "template"
+    chat: Annotated[Literal["template", "none"], NEW] = "template"
     """template: prompts are messages in the tokenizer's chat template; none: raw text, as for a
     base model"""
 
@@ -224,20 +220,6 @@ class TaskConfig(_Frozen):
                 {"legal": legal, "got": shortened(grader)},
             )
         return f"{plugins.located([module], Path.cwd())[0]}:{function}"
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_given(
-        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
-    ) -> dict[str, Any]:
-        """Leave fields of prompts as given out of records and keys where they have no effect.
-
-        Runs that were recorded before the fields existed keep their keys.
-        """
-        made = handler(self)
-        if info.mode != "json":  # what changes a configuration needs every field
-            return made
-        known = type(self).model_fields
-        return {n: v for n, v in made.items() if n not in AS_GIVEN or v != known[n].default}
 
     @property
     def label(self) -> str:

@@ -103,7 +103,8 @@ def pair_of(run: Run) -> Pair:
     """The run's pair, loaded once and never changed; `StudyError` for a committed reference."""
     run.needs_models("teacher and student")
     config = run.config
-    asked = any(task.chat == "template" for task in (config.train_task, *config.benchmarks))
+    of_training = () if config.train_task is None else (config.train_task,)
+    asked = any(task.chat == "template" for task in (*of_training, *config.benchmarks))
 
     def load() -> Pair:
         return load_pair(config.pair, None, tokenizer_of(run), needs_template=asked)

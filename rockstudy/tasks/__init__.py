@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rockstudy.config import identity as configured
 from rockstudy.config.fields import GRADERS, TaskConfig
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError
@@ -48,7 +49,7 @@ def identity(task: TaskConfig) -> dict[str, Any]:
     added = {"instruction": instruction} if instruction and task.instruction is None else {}
     if task.grader is not None and task.grader not in GRADERS:
         added |= {"grader": code.identity(own.function_of(task.grader))}
-    return task.model_dump(mode="json") | contents | added
+    return configured.identity(task) | contents | added
 
 
 def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rockstudy import tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
+from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.models import chats, loading
 from rockstudy.models.chats import Prompt
@@ -105,7 +106,7 @@ def is_read_each_time(task: TaskConfig) -> bool:
 
 def kept_at(run: Path, task: TaskConfig) -> Place:
     """Where `train_prompts` keeps prompts of the Hub in a run: a file for each source."""
-    source = task.model_dump(mode="json", exclude={"max_prompt_tokens"})
+    source = identity(task, exclude={"max_prompt_tokens"})
     return Place(run, "prompts", f"train-{fingerprint(source)[:8]}", source)
 
 
