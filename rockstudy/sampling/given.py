@@ -17,7 +17,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,12 +84,12 @@ class GivenRollouts:
 
 @dataclass(frozen=True)
 class _Row:
-    """A completion as it stands in a file."""
+    """A completion as it stands in a file, and then with arrays of token ids."""
 
     place: str
-    prompt: Any  # token ids, a text or messages
-    completion: Any  # token ids or a text
-    log_probs: list[float] | None
+    prompt: Any  # token ids, a text or messages; int64 (P,) once encoded
+    completion: Any  # token ids or a text; int64 (T,) once encoded
+    log_probs: np.ndarray | None  # float32
     reward: float | None
     correct: bool | None
     stopped: bool | None
@@ -120,30 +120,22 @@ def read(
     spellings of one, other columns than in the rows before, a token id out of the vocabulary, an
     empty completion, log-probabilities that are not one per token.
     """
-    files = _files(str(path))
-    found = [
-        row
-        for file in files
-        for placed in rows.of_file(file)
-        for row in _completions(*placed, reward_column)
-    ]
+    files, found = _files(str(path)), list[_Row]()
+    encode = _Encoder(tokenizer, vocabulary or len(tokenizer), chat)
+    for file in files:
+        for placed in rows.of_file(file):
+            for row in _completions(*placed, reward_column):
+                _check_same_columns((found or [row])[0], row)
+                found.append(encode.encoded(row))
     if not found:
         raise StudyError(f"{path}: must have at least one rollout; it has none")
-    for row in found:
-        if row.used != found[0].used:
-            first, own = (", ".join(one.used.values()) for one in (found[0], row))
-            must = f"must have the columns of the first row ({first})"
-            raise StudyError(f"{row.place}: {must}; got {shortened(own)}")
-    encode = _Encoder(tokenizer, vocabulary or len(tokenizer), chat)
-    prompts = [encode.prompt(row) for row in found]
-    completions = [encode.completion(row) for row in found]
     if encode.texts:
         warnings.warn(encode.warning(str(path)), stacklevel=2)
-    rollouts, order = _grouped(prompts, completions, found, {*ends, *_ends(tokenizer)})
+    rollouts, found = _grouped(found, {*ends, *_ends(tokenizer)})
     made = GivenRollouts(
         rollouts,
-        _aligned(rollouts, [found[i] for i in order]),
-        _numbers([found[i].reward for i in order]),
+        _aligned(rollouts, found),
+        _numbers([row.reward for row in found]),
         found[0].used,
         bool(encode.texts),
         fingerprint([hash_file(file) for file in files]),
@@ -151,6 +143,13 @@ def read(
     )
     notice(made.line)
     return made
+
+
+def _check_same_columns(first: _Row, row: _Row) -> None:
+    if row.used != first.used:
+        known, own = (", ".join(one.used.values()) for one in (first, row))
+        must = f"must have the columns of the first row ({known})"
+        raise StudyError(f"{row.place}: {must}; got {shortened(own)}")
 
 
 def _files(path: str) -> list[Path]:
@@ -201,6 +200,8 @@ def _row(
     prompt = take("prompt", "prompt_ids", "prompt_text")
     logged = take("log_probs")
     completion = take("completion", "completion_ids", "completion_text")
+    if completion is not None and _is_messages(completion):
+        completion = _reply(f"{place}: {used['completion']}", completion)
     if (isinstance(completion, str) or completion is None) and (ids := _spelt_ids(logged)):
         completion, used["completion"] = ids, used["log_probs"]
     for part, value, kinds in (
@@ -211,8 +212,6 @@ def _row(
             names = ", ".join(name for kind in kinds for name in NAMES[kind][:2])
             got = shortened(", ".join(map(str, inner)) or "none")
             raise StudyError(f"{place}: must have a {part}, such as {names}; got the columns {got}")
-    if isinstance(completion, dict | list) and _is_messages(completion):
-        completion = _reply(f"{place}: {used['completion']}", completion)
     mask = take("completion_mask")
     if mask is not None:
         completion, logged = _unmasked(place, used, mask, completion, logged)
@@ -296,9 +295,7 @@ def _unmasked(
     return completion[:n], logged[:n] if whole else logged
 
 
-def _log_probs(
-    what: str, logged: Any, ids: list[int] | None, row: Mapping[str, Any]
-) -> list[float]:
+def _log_probs(what: str, logged: Any, ids: list[int] | None, row: Mapping[str, Any]) -> np.ndarray:
     """The log-probability of each sampled token, from any form that servers write.
 
     They are numbers, one a token; with the token's id and text (SGLang); or the most likely tokens
@@ -328,7 +325,7 @@ def _log_probs(
         if value > ABOVE_ZERO:
             raise rows.wrong(at, "be at most 0, the log of a probability", value)
         values.append(value)
-    return values
+    return np.array(values, np.float32)
 
 
 def _number(what: str, value: Any) -> float:
@@ -366,13 +363,17 @@ class _Encoder:
         )
         self._raw = chats.RawEncoder(tokenizer)
         self._chat: chats.ChatEncoder | None = None
-        self._known: dict[str, list[int]] = {}
+        self._known: dict[str, np.ndarray] = {}
         special = (token.content for token in tokenizer.added_tokens_decoder.values())
         self._controls = tuple(content for content in special if content.strip())
         self.texts: set[str] = set()  # the parts that are texts
         self._spelt = False  # whether a text has a control token
 
-    def prompt(self, row: _Row) -> list[int]:
+    def encoded(self, row: _Row) -> _Row:
+        """The row with token ids."""
+        return replace(row, prompt=self._prompt(row), completion=self._completion(row))
+
+    def _prompt(self, row: _Row) -> np.ndarray:
         """Ids of a prompt: as given, of a text as it is, or of messages in the chat template."""
         what, value = f"{row.place}: {row.used['prompt']}", row.prompt
         if isinstance(value, list) and not _is_messages(value):
@@ -395,7 +396,7 @@ class _Encoder:
         plain = value if isinstance(value, str) else [_plain_message(one) for one in value]
         return self._chat.ids(plain, what)
 
-    def completion(self, row: _Row) -> list[int]:
+    def _completion(self, row: _Row) -> np.ndarray:
         """Ids of a completion; log-probabilities must be one for each."""
         what, value = f"{row.place}: {row.used.get('completion', 'completion')}", row.completion
         if isinstance(value, list):
@@ -417,7 +418,7 @@ class _Encoder:
     def _note(self, text: str) -> None:
         self._spelt = self._spelt or any(one in text for one in self._controls)
 
-    def _checked(self, what: str, ids: list[Any]) -> list[int]:
+    def _checked(self, what: str, ids: list[Any]) -> np.ndarray:
         if not ids:
             raise StudyError(f"{what} must have at least one token; it has none")
         if set(map(type, ids)) != {int}:
@@ -426,7 +427,7 @@ class _Encoder:
         if min(ids) < 0 or max(ids) >= self._vocabulary:
             wrong = next(one for one in ids if not 0 <= one < self._vocabulary)
             raise rows.wrong(what, f"have token ids from 0 to {self._vocabulary - 1}", wrong)
-        return ids
+        return np.array(ids, np.int64)
 
     def warning(self, path: str) -> str:
         """What tokenising texts can change."""
@@ -454,32 +455,28 @@ def _ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-def _grouped(
-    prompts: list[list[int]], completions: list[list[int]], found: list[_Row], ends: set[int]
-) -> tuple[Rollouts, list[int]]:
-    """Rollouts sorted by prompt and sample, and the row of each."""
-    place: dict[tuple[int, ...], int] = {}
-    prompt_index = np.array([place.setdefault(tuple(ids), len(place)) for ids in prompts], np.int32)
-    order = np.argsort(prompt_index, kind="stable")
-    counts = np.bincount(prompt_index)
+def _grouped(found: list[_Row], ends: set[int]) -> tuple[Rollouts, list[_Row]]:
+    """Rollouts by prompt and sample, and the row of each."""
+    place: dict[bytes, int] = {}
+    index = np.array([place.setdefault(row.prompt.tobytes(), len(place)) for row in found])
+    found = [found[i] for i in np.argsort(index, kind="stable")]
+    counts = np.bincount(index)
     if counts.max() > MOST_SAMPLES:
-        row = found[int(np.flatnonzero(prompt_index == counts.argmax())[0])]
+        row = found[int(counts[: counts.argmax()].sum())]
         must = f"must have at most {MOST_SAMPLES} completions"
         raise StudyError(f"{row.place}: its prompt {must}; got {counts.max()}")
-    stopped = [
-        ids[-1] in ends if row.stopped is None else row.stopped
-        for ids, row in zip(completions, found, strict=True)
-    ]
     columns: dict[str, Any] = {
-        "prompt_index": prompt_index[order],
+        "prompt_index": np.sort(index).astype(np.int32),
         "sample_index": np.concatenate([np.arange(n, dtype=np.int16) for n in counts]),
-        "prompt_ids": [prompts[i] for i in order],
-        "completion_ids": [completions[i] for i in order],
-        "stopped": [stopped[i] for i in order],
+        "prompt_ids": [row.prompt for row in found],
+        "completion_ids": [row.completion for row in found],
+        "stopped": [
+            row.completion[-1] in ends if row.stopped is None else row.stopped for row in found
+        ],
     }
-    if (correct := _correct([found[i] for i in order])) is not None:
+    if (correct := _correct(found)) is not None:
         columns["correct"] = correct
-    return Rollouts.from_frame(pd.DataFrame(columns)), order.tolist()
+    return Rollouts.from_frame(pd.DataFrame(columns)), found
 
 
 def _correct(found: list[_Row]) -> np.ndarray | None:

@@ -49,7 +49,7 @@ def test_the_first_token_comes_once_and_no_last_one(last):
 
 def test_messages_are_no_raw_text(tiny_tokenizer):
     chat = [{"role": "user", "content": "What?"}]
-    with pytest.raises(StudyError, match="chat: must be template for prompt 0, a list of messages"):
+    with pytest.raises(StudyError, match="chat: must be template, since prompt 0 is a list"):
         prompt_ids(tiny_tokenizer, [chat], 64, "none")
     with pytest.raises(StudyError, match="prompt 0 must be Unicode; it has half a character"):
         prompt_ids(tiny_tokenizer, ["a\ud800"], 64, "none")

@@ -130,9 +130,9 @@ def test_types_are_measured_in_parts_as_in_the_whole(monkeypatch):
 def test_one_prompt_has_no_interval():
     tokens = pd.DataFrame({"prompt_index": 3, "token_id": [1, 2, 2], "difference": [0.1, 0.2, 0.4]})
     types = mismatch.by_type(tokens, np.random.default_rng(0))
-    assert np.allclose(types["mean"], [0.1, 0.3]) and types[["lo", "hi"]].isna().all(None)
+    assert np.allclose(types["mean"], [0.1, 0.3]) and types[["lo", "hi"]].isna().to_numpy().all()
     whole = mismatch.overall(tokens, np.random.default_rng(0))
-    assert whole[["lo", "hi"]].isna().all(None) and set(whole.n) == {1}
+    assert whole[["lo", "hi"]].isna().to_numpy().all() and set(whole.n) == {1}
     assert "no type whose interval excludes 0" in mismatch.reading(whole, types, ["a", "b"])
 
 
