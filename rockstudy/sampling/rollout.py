@@ -30,6 +30,7 @@ from rockstudy.parallel import distributed
 from rockstudy.sampling import engines
 from rockstudy.sampling.decoding import Chooser
 from rockstudy.sampling.engines import Engine, Request
+from rockstudy.tasks import Problem
 
 PART = 512  # ours: prompts sampled between two writes to disk
 
@@ -260,6 +261,14 @@ def answer(
     return replace(rollouts, correct=np.asarray(correct, dtype=bool)), texts
 
 
+def gradable(task: TaskConfig) -> list[Problem]:
+    """Return the evaluation problems of a task; `StudyError` if they have no answers."""
+    problems = tasks.load(task, "eval")
+    if not tasks.has_answers(task, problems):
+        raise StudyError(f"benchmarks: {task.label} must have answers to be graded; it has none")
+    return problems
+
+
 def parts(task: TaskConfig, eval: EvalConfig) -> list[slice]:
     """Cut the evaluation prompts of a task into parts that are sampled and stored separately."""
     return distributed.cut(len(tasks.load(task, "eval")[: eval.n_prompts]), PART)
@@ -281,9 +290,7 @@ def evaluate(
 
     `StudyError`: prompts without answers, before anything is sampled.
     """
-    problems = tasks.load(task, "eval")
-    if not tasks.has_answers(task, problems):
-        raise StudyError(f"benchmarks: {task.label} must have answers to be graded; it has none")
+    problems = gradable(task)
     rollouts, texts = answer(model, tokenizer, task, eval, seed, part)
     first = part.start or 0
     problems = problems[first:]
