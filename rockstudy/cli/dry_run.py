@@ -254,9 +254,10 @@ def _task(
             problems = tasks.load(task, split)
         prompts = [problem.prompt for problem in problems]
         if tokenizer is not None and split == "train":
-            short_enough(task, list(dict.fromkeys(prompts)), tokenizer)
+            distinct = {problem.text: problem.prompt for problem in problems}
+            short_enough(task, list(distinct.values()), tokenizer)
         elif tokenizer is not None:
-            rollout.prompt_ids(tokenizer, prompts[:most], task.max_prompt_tokens)
+            rollout.prompt_ids(tokenizer, prompts[:most], task.max_prompt_tokens, task.chat)
     except StudyError as error:
         name, _, _ = str(error).partition(":")
         joint = "__" if name in TaskConfig.model_fields else ": "

@@ -55,7 +55,7 @@ $\bar{n} = \frac{1}{U} \sum_{u=1}^{U} n_u$, the mean of `n_words` over the $U$ p
 
 One cached call: the run computes the table once for these prompts and then reads it.
 %% code
-prompts = [[problem.family, problem.prompt] for problem in problems]
+prompts = [[problem.family, problem.text] for problem in problems]
 words = run.table(
     lambda rows: pd.DataFrame([{"family": f, "n_words": len(p.split())} for f, p in rows]),
     prompts,

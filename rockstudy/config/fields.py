@@ -12,12 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rockstudy.config import plugins
 from rockstudy.config.registry import ARMS, ENCODERS, SCORES, TASKS, Registry
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, shortened
 from rockstudy.store.fingerprints import fingerprint
 
 # ours: upper bounds far above what a study needs; a slip is refused before it takes the memory
@@ -55,6 +62,8 @@ def _registered(registry: Registry) -> BeforeValidator:
 
 
 ArmName = Annotated[str, _registered(ARMS)]
+GRADERS = ("math", "choice", "exact", "ifeval")
+OF_SOME_TASKS = ("prompt_column", "answer_column", "instruction", "grader")
 
 COST_ONLY: dict[str, Any] = {"cost_only": True}
 COST = Field(json_schema_extra=COST_ONLY)  # marks a field that cannot change a result
@@ -166,7 +175,7 @@ class TaskConfig(_Frozen):
     name: Annotated[str, _registered(TASKS)]
     """task, which provides the problems and grades the answers"""
     path: Text | None = None
-    """JSONL or parquet file, or Hub id; not for the lab's tasks"""
+    """JSONL, parquet or CSV file, or Hub id; not for the lab's tasks"""
     revision: Text | None = None
     """revision of the Hub id in path"""
     subset: Text | None = None
@@ -180,12 +189,43 @@ class TaskConfig(_Frozen):
     max_prompt_tokens: Count
     """token limit of prompts; training skips longer ones, grading refuses them (paper 1,
     stage 2: 800)"""
+    prompt_column: Annotated[Name | None, NEW] = None
+    """column of the prompts, parts of a nested name joined by dots; none: the one of prompt,
+    problem, question or messages that is there (task prompts)"""
+    answer_column: Annotated[Name | None, NEW] = None
+    """column of the answers; none: the one of answer, solution, ground_truth, target, label or
+    reward_model.ground_truth that is there, if any (task prompts)"""
+    instruction: Annotated[Text | None, NEW] = None
+    """text added to each prompt, after a blank line unless it begins with white space; none:
+    what the task adds by itself, "": nothing (tasks prompts, which adds nothing, and math)"""
+    grader: Annotated[Name | None, NEW] = None
+    """math, choice, exact, ifeval, or your own function as module:function or file.py:function;
+    none: by what the file has (task prompts)"""
+    chat: Annotated[Literal["template", "none"], NEW] = "template"
+    """template: prompts are messages in the tokenizer's chat template; none: raw text, as for a
+    base model"""
+
+    @field_validator("grader")
+    @classmethod
+    def _can_name_a_grader(cls, grader: str | None) -> str | None:
+        """Make the path of a file absolute: other processes may run in other folders."""
+        if grader is None or grader in GRADERS:
+            return grader
+        module, _, function = grader.rpartition(":")
+        if not (module and function.isidentifier()):
+            legal = f"one of {', '.join(GRADERS)}, or module:function"
+            raise PydanticCustomError(
+                "unknown_name",
+                "must be {legal}; got {got}",
+                {"legal": legal, "got": shortened(grader)},
+            )
+        return f"{plugins.located([module], Path.cwd())[0]}:{function}"
 
     @property
     def label(self) -> str:
         """Name for tables: the file's if the task reads one, else the task's."""
         path = PurePath(self.path or self.name)
-        return path.stem if path.suffix in (".jsonl", ".json", ".parquet") else path.name
+        return path.stem if path.suffix in (".jsonl", ".json", ".parquet", ".csv") else path.name
 
     def size(self, split: Literal["train", "eval"]) -> int:
         """Number of problems in a split."""

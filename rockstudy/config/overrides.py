@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from rockstudy.config import plugins, study_file
-from rockstudy.config.fields import TRAINING, RolloutsConfig, StudyConfig
+from rockstudy.config.fields import OF_SOME_TASKS, TRAINING, RolloutsConfig, StudyConfig
 from rockstudy.config.names import field_at, legal_at, near, schema_at
 from rockstudy.config.presets import PRESETS
 from rockstudy.config.registry import TASKS
@@ -96,7 +96,7 @@ def _add_benchmark(tree: dict[str, Any], name: str) -> None:
     """Copy the last benchmark, without its source, if ``name`` belongs to the one after it."""
     known = tree["benchmarks"]
     if isinstance(known, list | tuple) and name.startswith(f"benchmarks__{len(known)}__"):
-        own = dict.fromkeys(("path", "revision", "subset", "split"))
+        own = dict.fromkeys(("path", "revision", "subset", "split", *OF_SOME_TASKS))
         tree["benchmarks"] = [*known, known[-1] | own]
 
 
@@ -134,6 +134,9 @@ def _check_paths(config: StudyConfig) -> None:
             raise StudyError(f"{field}__path: must be {legal} (preset {config.preset}); got None")
         if not known.columns and task.path is not None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")
+        for own in OF_SOME_TASKS:
+            if (value := getattr(task, own)) is not None and own not in known.fields:
+                raise StudyError(f"{field}__{own}: must be None for {task.name}; got {value!r}")
         if known.grade is None and field != "train_task":
             raise StudyError(f"{field}__name: must be a task with answers; got {task.name!r}")
         same = trained is not None and task.path is not None and task.path == trained.path

@@ -37,7 +37,7 @@ def load(names: Iterable[str]) -> list[ModuleType]:
     `StudyError`: a module that cannot be imported or registers nothing; a registered name that is
     taken.
     """
-    modules = [_imported(name) for name in names]
+    modules = [imported(name) for name in names]
     places = [entry.place for registry in REGISTRIES for entry in registry.entries()]
     for module in modules:
         if not any(place.startswith(f"{module.__name__}.") for place in places):
@@ -47,21 +47,26 @@ def load(names: Iterable[str]) -> list[ModuleType]:
     return modules
 
 
-def _imported(name: str) -> ModuleType:
+def imported(name: str, field: str = "plugins") -> ModuleType:
+    """Import a file or a module of the user's, whose code then counts in keys (`store.code`).
+
+    `StudyError`, beginning with `field`: one that cannot be imported, or a name that is taken.
+    """
     file = Path(name) if name.endswith(".py") else None
     if file and str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))  # worker processes inherit it
     importlib.invalidate_caches()  # the file may be new
     try:
         module = importlib.import_module(file.stem if file else name)
-        module.__rockstudy_plugin__ = True  # type: ignore[attr-defined]  # `store.code` reads it
+        for one in (module, sys.modules[module.__name__.partition(".")[0]]):
+            one.__rockstudy_plugin__ = True  # type: ignore[attr-defined]  # `store.code` reads it
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the user's code raises, `sys.exit` included
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         line = f"files or modules that can be imported; got {name!r} ({reason:.300})"
-        raise StudyError(f"plugins: must be {line}") from None
+        raise StudyError(f"{field}: must be {line}") from None
     if file and os.path.realpath(module.__file__ or "") != str(file):
         taken = f"{name!r}, and {file.stem!r} is {module.__file__ or 'built into Python'}"
-        raise StudyError(f"plugins: must have a name that no other module has; got {taken}")
+        raise StudyError(f"{field}: must have a name that no other module has; got {taken}")
     return module

@@ -188,6 +188,46 @@ class ChatEncoder:
         return [token.id for part in parts for token in backend.model.tokenize(part)]
 
 
+class RawEncoder:
+    """A tokenizer for prompts that are raw text, as for a model without a chat template.
+
+    A text is read as the tokenizer reads it: control tokens that it spells count as such, so that a
+    rendered chat may be given. The tokenizer's own first token, if it has one, comes once.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def ids(self, prompt: Prompt, name: str) -> list[int]:
+        """Token ids of a text; errors call it `name`.
+
+        `StudyError`: a list of messages, half a character, or a text without tokens.
+        """
+        if not isinstance(prompt, str):
+            raise StudyError(
+                f"chat: must be template, since {name} is a list of messages; got none"
+            )
+        if HALF.search(prompt):
+            raise StudyError(f"prompts: {name} must be Unicode; it has half a character")
+        plain = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        whole = self._tokenizer(prompt)["input_ids"]
+        # what the tokenizer puts around a text: the front stays unless the text spells it
+        at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+        front = whole[:at]
+        return plain if plain[: len(front)] == front else front + plain
+
+    def after(self, text: str) -> list[int]:
+        """Token ids of a text that follows others, such as a completion."""
+        return _inside(
+            lambda piece: self._tokenizer(piece, add_special_tokens=False).input_ids, text
+        )
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase, chat: str = "template") -> ChatEncoder | RawEncoder:
+    """The encoder of prompts in the chat template, or (``none``) as raw text."""
+    return RawEncoder(tokenizer) if chat == "none" else ChatEncoder(tokenizer)
+
+
 def messages_of(prompt: Any, name: str) -> list[Message]:
     """Return the messages of a chat, or of the text of a user; `StudyError` for what is neither."""
     must = f"prompts: {name} must be a text or a list of messages with role and content;"

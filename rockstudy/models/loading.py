@@ -58,11 +58,13 @@ def load_pair(
     config: PairConfig,
     device: torch.device | str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    needs_template: bool = True,
 ) -> Pair:
     """Load teacher, student and tokenizer; what both have is read once.
 
     Both models go to `device`, or where `placement.places` chooses; `tokenizer` is the teacher's,
-    if it is in memory.
+    if it is in memory. It must have a chat template, unless `needs_template` is False.
 
     `StudyError`: missing or damaged weights or tokenizer, different vocabularies, too few devices.
     """
@@ -77,7 +79,8 @@ def load_pair(
     if tokenizer is None:
         tokenizer = load_tokenizer(**of_role(config, "teacher"))
     other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
-    chats.check_template(tokenizer, "teacher")
+    if needs_template:
+        chats.check_template(tokenizer, "teacher")
     if other.chat_template and other.chat_template != tokenizer.chat_template:
         both = "both get prompts by the teacher's"
         differs = f"student: its chat template differs from the teacher's; {both}"
@@ -99,7 +102,14 @@ def load_pair(
 def pair_of(run: Run) -> Pair:
     """The run's pair, loaded once and never changed; `StudyError` for a committed reference."""
     run.needs_models("teacher and student")
-    return run.in_memory("pair", lambda: load_pair(run.config.pair, None, tokenizer_of(run)))
+    config = run.config
+    of_training = () if config.train_task is None else (config.train_task,)
+    asked = any(task.chat == "template" for task in (*of_training, *config.benchmarks))
+
+    def load() -> Pair:
+        return load_pair(config.pair, None, tokenizer_of(run), needs_template=asked)
+
+    return run.in_memory("pair", load)
 
 
 def tokenizer_of(run: Run) -> PreTrainedTokenizerBase:

@@ -45,12 +45,17 @@ def graded(
             made = rollout.evaluate(model, loading.tokenizer_of(run), task, how, seed, part)
         return made.assign(model=label)
 
+    def pieces() -> list[tuple[TaskConfig, slice]]:
+        for task in config.benchmarks:
+            rollout.gradable(task)  # refused before a model is opened
+        return [(task, part) for task in config.benchmarks for part in rollout.parts(task, how)]
+
     return run.sampled(
         "evaluation",
         label,
         **_grading(run, label, one, trained_with),
         by=rollout.evaluate,
-        pieces=lambda: [(task, p) for task in config.benchmarks for p in rollout.parts(task, how)],
+        pieces=pieces,
         opened=lambda: checkpoint(run, one, how) if one else _member(run, label),
         compute=compute,
     ).data

@@ -24,12 +24,13 @@ from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import chats, configuration, loading
-from rockstudy.models.chats import ChatEncoder, Prompt
+from rockstudy.models.chats import Prompt
 from rockstudy.models.token_texts import decoded
 from rockstudy.parallel import distributed
 from rockstudy.sampling import engines
 from rockstudy.sampling.decoding import Chooser
 from rockstudy.sampling.engines import Engine, Request
+from rockstudy.tasks import Problem
 
 PART = 512  # ours: prompts sampled between two writes to disk
 
@@ -130,37 +131,45 @@ _FIELDS: dict[str, tuple[type, int]] = {  # type and number of axes
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    max_prompt_tokens: int,
+    chat: str = "template",
 ) -> list[list[int]]:
     """Apply the chat template, with its generation prompt and without thinking (`chats`).
 
     A prompt is the text of a user or a list of messages; no text of theirs is a control token.
+    Where `chat` is ``none``, prompts are raw text that the tokenizer reads as it is.
 
     `StudyError`: no prompts, no usable chat template, a chat that is none, or a prompt longer than
     `max_prompt_tokens` or than the tokenizer's own limit.
     """
     if len(prompts) == 0:
         raise StudyError("prompts: must hold at least one prompt; got none")
-    encoder, limit = ChatEncoder(tokenizer), min(max_prompt_tokens, chats.room(tokenizer))
+    encoder, limit = chats.encoder(tokenizer, chat), min(max_prompt_tokens, chats.room(tokenizer))
+    template = " with its chat template" if chat == "template" else ""
     ids = []
     for i, prompt in enumerate(prompts):
         ids.append(encoder.ids(prompt, f"prompt {i}"))
         if len(ids[-1]) > limit:
             raise StudyError(
-                f"max_prompt_tokens: prompt {i} must have at most {limit} tokens with its chat "
-                f"template; it has {len(ids[-1])}"
+                f"max_prompt_tokens: prompt {i} must have at most {limit} tokens{template}; "
+                f"it has {len(ids[-1])}"
             )
     return ids
 
 
 def fitting(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    max_prompt_tokens: int,
+    chat: str = "template",
 ) -> list[Prompt]:
     """Return the prompts that `prompt_ids` accepts.
 
     A token has at least one byte, so texts with few bytes need no tokenisation.
     """
-    encoder, limit = ChatEncoder(tokenizer), min(max_prompt_tokens, chats.room(tokenizer))
+    encoder, limit = chats.encoder(tokenizer, chat), min(max_prompt_tokens, chats.room(tokenizer))
     room = limit - len(encoder.ids("", "an empty prompt"))
 
     def fits(i: int, prompt: Prompt) -> bool:
@@ -231,22 +240,33 @@ def answer(
 ) -> tuple[Rollouts, list[str]]:
     """Sample and grade the evaluation prompts of a task; return the rollouts and their texts.
 
-    A `part` of the prompts gets the same completions as in the whole.
+    A `part` of the prompts gets the same completions as in the whole. Where the prompts have no
+    answers, ``correct`` is None.
     """
     problems = tasks.load(task, "eval")[: eval.n_prompts][part]
     how = {"samples", "temperature", "top_p", "max_new_tokens", "batch_size"}
     rollouts = generate(
         model,
         tokenizer,
-        prompt_ids(tokenizer, [p.prompt for p in problems], task.max_prompt_tokens),
+        prompt_ids(tokenizer, [p.prompt for p in problems], task.max_prompt_tokens, task.chat),
         **eval.model_dump(include=how),
         seed=seed,
         first=part.start or 0,
         desc=f"answer {task.label}",
     )
     texts = rollouts.texts(tokenizer)
+    if not tasks.has_answers(task, problems):
+        return rollouts, texts
     correct = tasks.grade(task, [problems[i] for i in rollouts.prompt_index], texts)
     return replace(rollouts, correct=np.asarray(correct, dtype=bool)), texts
+
+
+def gradable(task: TaskConfig) -> list[Problem]:
+    """Return the evaluation problems of a task; `StudyError` if they have no answers."""
+    problems = tasks.load(task, "eval")
+    if not tasks.has_answers(task, problems):
+        raise StudyError(f"benchmarks: {task.label} must have answers to be graded; it has none")
+    return problems
 
 
 def parts(task: TaskConfig, eval: EvalConfig) -> list[slice]:
@@ -267,10 +287,13 @@ def evaluate(
     Its columns are ``benchmark, prompt_index, sample_index, correct, stopped, n_new_tokens, family,
     text``. The mean of `correct` is Pass@1 averaged over `eval.samples` runs; its interval
     resamples problems (`intervals.cluster_mean`), never rows.
+
+    `StudyError`: prompts without answers, before anything is sampled.
     """
+    problems = gradable(task)
     rollouts, texts = answer(model, tokenizer, task, eval, seed, part)
     first = part.start or 0
-    problems = tasks.load(task, "eval")[first:]
+    problems = problems[first:]
     return pd.DataFrame(
         {
             "benchmark": task.label,

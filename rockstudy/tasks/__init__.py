@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from rockstudy.config.fields import TaskConfig
+from rockstudy.config import identity as configured
+from rockstudy.config.fields import GRADERS, TaskConfig
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError
 from rockstudy.store import code
 from rockstudy.store.files import hash_file
 from rockstudy.store.fingerprints import fingerprint
-from rockstudy.tasks import arithmetic, ifeval, math, openthoughts3
+from rockstudy.tasks import arithmetic, ifeval, math, openthoughts3, own
 from rockstudy.tasks.lab import instructions, register
 from rockstudy.tasks.problem import Problem, Split, Task
 
-BUILT_IN = (arithmetic, ifeval, instructions, math, openthoughts3, register)  # registered on import
-__all__ = ["BUILT_IN", "Problem", "Split", "Task", "grade", "identity", "load"]
+# registered on import
+BUILT_IN = (arithmetic, ifeval, instructions, math, openthoughts3, own, register)
+__all__ = ["BUILT_IN", "Problem", "Split", "Task", "grade", "has_answers", "identity", "load"]
 
 
 def load(task: TaskConfig, split: Split) -> list[Problem]:
@@ -32,12 +34,22 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
     return TASKS[task.name].load(task, split)
 
 
+def has_answers(task: TaskConfig, problems: Sequence[Problem]) -> bool:
+    """Whether `grade` can grade these problems of a task; prompts as given may have no answers."""
+    return TASKS[task.name].grade is not None and all(p.answer is not None for p in problems)
+
+
 def identity(task: TaskConfig) -> dict[str, Any]:
-    """Identity of a task's problems: its configuration, a local file's bytes, its instruction."""
+    """Identity of a task's problems: its configuration, a local file's bytes, its instruction.
+
+    A grader of the user's counts by its code, wherever it lies.
+    """
     file, instruction = os.path.expanduser(task.path or ""), TASKS[task.name].instruction
     contents = {"sha256": hash_file(Path(file))} if os.path.isfile(file) else {}
-    added = {"instruction": instruction} if instruction else {}
-    return task.model_dump(mode="json") | contents | added
+    added = {"instruction": instruction} if instruction and task.instruction is None else {}
+    if task.grader is not None and task.grader not in GRADERS:
+        added |= {"grader": code.identity(own.function_of(task.grader))}
+    return configured.identity(task) | contents | added
 
 
 def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:

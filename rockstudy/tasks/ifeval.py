@@ -49,8 +49,21 @@ def load(task: TaskConfig, split: Split) -> list[Problem]:
     `StudyError`: The extra ``ifeval`` is not installed; an unknown instruction or one without its
     arguments; no row left; errors as in `rows.problems`.
     """
-    known = _harness()[1].INSTRUCTION_DICT
+    known = instructions()
     loaded = rows.problems(task, split, lambda *row: ifeval_rows.problem(*row, known))
+    return gradable(task, loaded)
+
+
+def instructions() -> dict[str, Any]:
+    """The harness's checkers by their instructions; `StudyError` if they are not installed."""
+    return _harness()[1].INSTRUCTION_DICT
+
+
+def gradable(task: TaskConfig, loaded: list[Problem]) -> list[Problem]:
+    """The problems whose checkers have what they need here; a warning names those left out.
+
+    `StudyError`: no problem is left.
+    """
     if _has_punkt():
         return loaded
     needs = [set(p.kwargs["instruction_id_list"]) & set(NEED_PUNKT) for p in loaded]
@@ -106,7 +119,7 @@ def answer_of(text: str) -> str:
 def _followed(kind: Literal["strict", "loose"], problem: Problem, text: str) -> list[bool]:
     utils, _ = _harness()
     checker = getattr(utils, f"test_instruction_following_{kind}")
-    example = utils.InputExample(key=0, prompt=problem.prompt, **problem.kwargs)
+    example = utils.InputExample(key=0, prompt=problem.text, **problem.kwargs)
     try:
         return checker(example, answer_of(text)).follow_instruction_list
     except RecursionError:  # brackets nested too deeply for the JSON checker

@@ -1,8 +1,9 @@
 r"""Maths with reference answers from a file or the Hub, such as MATH-500, AIME, HMMT or GSM8K.
 
 A row has a ``problem`` (or ``question``) and an ``answer``. From a GSM8K solution, which ends in
-``#### 1,450``, only the number after the mark is taken, without thousands separators. `rows`
-selects the rows of evaluation and training; `grading` compares answers.
+``#### 1,450``, only the number after the mark is taken, without thousands separators. `INSTRUCTION`
+follows each problem that does not ask for a box, unless ``task.instruction`` gives one: that one
+follows all. `rows` selects the rows of evaluation and training; `grading` compares answers.
 """
 
 import re
@@ -46,7 +47,22 @@ def grade(task: TaskConfig, problems: Sequence[Problem], texts: Sequence[str]) -
     return graded.correct
 
 
-TASKS.add("math", Task(load, grade, COLUMNS, INSTRUCTION))
+TASKS.add("math", Task(load, grade, COLUMNS, INSTRUCTION, fields=("instruction",)))
+
+
+def instructed(text: str, instruction: str) -> str:
+    """A prompt and an instruction, a blank line between them unless it brings its own white space.
+
+    An empty instruction changes nothing.
+    """
+    blank = "" if not instruction or instruction[0].isspace() else "\n\n"
+    return text + blank + instruction
+
+
+def final_number(answer: str) -> str:
+    """The part of a reference answer after GSM8K's mark, without thousands separators."""
+    last = answer.rsplit("####", 1)
+    return _THOUSANDS.sub("", last[1]) if len(last) > 1 else answer
 
 
 def _problem(place: str, row: Any, task: TaskConfig) -> Problem:
@@ -56,10 +72,12 @@ def _problem(place: str, row: Any, task: TaskConfig) -> Problem:
         answer = answer[0]
     answer = rows.text_or_number(f"{place}: answer", answer)
     if "####" in answer:
-        last = _THOUSANDS.sub("", answer.rsplit("####", 1)[1])
-        answer = rows.text(f"{place}: answer", last)
+        answer = rows.text(f"{place}: answer", final_number(answer))
     family, subject = task.label, cells.get("subject")
     if not rows.is_empty(subject):
         family = rows.text_or_number(f"{place}: subject", subject)
-    prompt = text if "\\boxed" in text else text + INSTRUCTION  # some contain the instruction
+    if task.instruction is not None:
+        prompt = instructed(text, task.instruction)
+    else:
+        prompt = text if "\\boxed" in text else text + INSTRUCTION  # some contain the instruction
     return Problem(prompt, answer, family, rows.key_of(text), {})

@@ -1,8 +1,8 @@
 """Tasks and their problems."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,15 +18,23 @@ OFF = "off the grammar"  # the cause of a character that the task cannot explain
 class Problem:
     """One prompt with the data for grading.
 
-    `family` groups problems in tables; `key` identifies the problem independently of its wording;
-    `kwargs` are a checker's arguments.
+    `prompt` is the text of a user, or a chat: messages with ``role`` and ``content``. `answer` is
+    None where nothing is there to grade by. `family` groups problems in tables; `key` identifies
+    the problem independently of its wording; `kwargs` are a checker's arguments.
     """
 
-    prompt: str
-    answer: str
+    prompt: str | Sequence[Mapping[str, Any]]
+    answer: str | None
     family: str
     key: str
     kwargs: dict
+
+    @property
+    def text(self) -> str:
+        """The prompt for readers: a chat as paragraphs that begin with the role."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n\n".join(f"{one['role']}: {one['content']}" for one in self.prompt)
 
 
 Grade = Callable[[TaskConfig, Sequence[Problem], Sequence[str]], Sequence[bool] | np.ndarray]
@@ -55,6 +63,7 @@ class Task:
     columns: tuple[str, ...] = ()  # of the file in ``task.path``; empty for a task without a file
     instruction: str = ""  # what the task adds to its prompts, such as how to give the answer
     causes: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()  # of `TaskConfig` that only some tasks read, and this one does
     # kept apart: an edited annotator changes no key but that of what it annotates
     annotate: Annotate | None = field(default=None, metadata={"kept_apart": True})
 

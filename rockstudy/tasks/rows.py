@@ -1,4 +1,4 @@
-"""Rows of a task's data: a JSONL or parquet file, or a dataset of the Hub.
+"""Rows of a task's data: a JSONL, parquet or CSV file, or a dataset of the Hub.
 
 Evaluation takes the first ``n_eval`` rows and training the ``n_train`` rows after them, so that one
 file serves both without overlap, even with repeated problems. A Hub dataset with splits ``train``
@@ -7,6 +7,7 @@ and the wrong line; it shows lists and objects by their kind alone, since they m
 """
 
 import codecs
+import csv
 import hashlib
 import itertools
 import json
@@ -33,11 +34,14 @@ Placed = tuple[str, Any]  # its place, for errors, and its content
 Make = Callable[[str, Any], Problem | None]
 
 
-def problems(task: TaskConfig, split: Split, make: Make, *, stream: bool = False) -> list[Problem]:
+def problems(
+    task: TaskConfig, split: Split, make: Make, *, stream: bool = False, fewer: bool = False
+) -> list[Problem]:
     """Return the problems of one split, always the same ones.
 
     `make` turns a place and its row into a problem, or into None to skip the row. With `stream` a
-    huge set serves one split, whose first problems are returned without reading on.
+    huge set serves one split, whose first problems are returned without reading on. With `fewer` a
+    file that has less than the split's size gives what it has.
 
     `StudyError`: a missing, empty or damaged file; a malformed line; too few rows; an error of
     `make`.
@@ -45,8 +49,36 @@ def problems(task: TaskConfig, split: Split, make: Make, *, stream: bool = False
     where, rows, by_split = _open(task, split, stream)
     made = filter(None, itertools.starmap(make, rows))
     whole = by_split or stream or split == "eval"
-    held_out = () if whole else {p.key for p in _take(made, task, "eval", where)}
-    return _take(made, task, split, where, held_out)
+    held_out = () if whole else {p.key for p in _take(made, task, "eval", where, fewer=fewer)}
+    return _take(made, task, split, where, held_out, fewer=fewer)
+
+
+def of_file(path: Path) -> Iterator[Placed]:
+    """Yield the place and the content of each row of a file whose name ends as one of `READERS`.
+
+    `StudyError`: a file that cannot be read, or a row that cannot be parsed.
+    """
+    return READERS[path.suffix.lower()](path)
+
+
+def regular(path: str, kinds: Sequence[str], legal: str) -> Path:
+    """Return the path of a regular file whose name has one of these endings.
+
+    `StudyError`: anything else; `legal` names what else `path` may be.
+    """
+    given, shown_as = Path(os.path.expanduser(path)), shortened(path)
+    try:
+        mode = given.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise StudyError(f"path: must be {legal}; got {shown_as}") from None
+    except (OSError, ValueError) as error:  # too long a name, a null character, no permission
+        raise StudyError(f"path: must be a file; got {shown_as} ({_reason(error)})") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise StudyError(f"path: must be {legal}; got {shown_as}, {what}")
+    if given.suffix.lower() not in kinds:
+        raise StudyError(f"path: must end in {' or '.join(kinds)}; got {shown_as}")
+    return given
 
 
 def is_local(path: str) -> bool:
@@ -98,11 +130,25 @@ def _name(place: str, row: dict[str, Any], column: str | None) -> str | None:
     """The row's own name of a column."""
     if column is None or column in row:
         return column
-    alike = [name for name in row if name.strip().lower() == column]
+    alike = [name for name in row if isinstance(name, str) and name.strip().lower() == column]
     if len(alike) > 1:
         both = " and ".join(map(shown, alike[:2]))
         raise StudyError(f"{place}: must have one column {column}; got {both}")
     return alike[0] if alike else None
+
+
+def cell(place: str, row: Any, name: str) -> Any:
+    """A cell by a name in any case, None without it; dots lead into nested objects.
+
+    `StudyError`: a name that is there twice.
+    """
+    if not isinstance(row, dict):
+        return None
+    known = _name(place, row, name) or _name(place, row, name.lower())
+    if known in row:
+        return row[known]
+    outer, _, inner = name.partition(".")
+    return cell(place, cell(place, row, outer), inner) if inner else None
 
 
 def is_empty(value: Any) -> bool:
@@ -170,10 +216,10 @@ def key_of(text: str) -> str:
 def _open(task: TaskConfig, split: Split, stream: bool) -> tuple[str, Iterator[Placed], bool]:
     """Return a name for errors, the rows, and whether all rows belong to this split."""
     if task.path is None:
-        raise StudyError("path: must be a JSONL or parquet file or a Hub id; got none")
+        raise StudyError("path: must be a JSONL, parquet or CSV file or a Hub id; got none")
     if is_local(task.path):
         path = _file(task)
-        return str(path), READERS[path.suffix.lower()](path), False
+        return str(path), of_file(path), False
     splits = _hub(task, stream)
     name, by_split = _hub_split(task, split, list(splits))
     return task.path, _hub_rows(task, splits[name]), by_split
@@ -181,19 +227,7 @@ def _open(task: TaskConfig, split: Split, stream: bool) -> tuple[str, Iterator[P
 
 def _file(task: TaskConfig) -> Path:
     """Return the task's file, which must be a regular one of a known kind."""
-    path, given = Path(os.path.expanduser(task.path or "")), shortened(task.path or "")
-    must = "path: must be an existing file or a Hub id; got"
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise StudyError(f"{must} {given}") from None
-    except (OSError, ValueError) as error:  # too long a name, a null character, no permission
-        raise StudyError(f"path: must be a file; got {given} ({_reason(error)})") from None
-    if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise StudyError(f"{must} {given}, {what}")
-    if path.suffix.lower() not in READERS:
-        raise StudyError(f"path: must end in {' or '.join(READERS)}; got {given}")
+    path = regular(task.path or "", list(READERS), "an existing file or a Hub id")
     for field in ("revision", "subset", "split"):
         if (value := getattr(task, field)) is not None:
             raise wrong(f"{field}:", "be None for a file", value)
@@ -201,17 +235,23 @@ def _file(task: TaskConfig) -> Path:
 
 
 def _take(
-    made: Iterator[Problem], task: TaskConfig, split: Split, where: str, held_out: Container = ()
+    made: Iterator[Problem],
+    task: TaskConfig,
+    split: Split,
+    where: str,
+    held_out: Container = (),
+    *,
+    fewer: bool,
 ) -> list[Problem]:
     """Consume the problems of a split, without the `held_out` keys."""
     wanted = task.size(split)
     taken = list(itertools.islice((p for p in made if p.key not in held_out), wanted))
-    if len(taken) < wanted:
+    if len(taken) < (1 if fewer else wanted):
         what = f"{len(taken)} problems" if taken else "no problems"
         left = f" beside the {task.n_eval} of n_eval" if held_out else ""
         raise StudyError(f"n_{split}: must not exceed the file; {where} has {what}{left}")
-    if wanted > 1 and len({problem.prompt for problem in taken}) == 1:
-        raise StudyError(f"path: must have different problems; the {wanted} of {where} are one")
+    if len(taken) > 1 and len({problem.text for problem in taken}) == 1:
+        raise StudyError(f"path: must have different problems; the {len(taken)} of {where} are one")
     return taken
 
 
@@ -261,7 +301,29 @@ def _parquet(path: Path) -> Iterator[Placed]:
         raise StudyError(f"{path}: must be a readable parquet file ({_reason(error)})") from None
 
 
-READERS = {".jsonl": _jsonl, ".parquet": _parquet}
+def _csv(path: Path) -> Iterator[Placed]:
+    """Rows with every cell as text; quoted cells may hold line ends and commas."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = csv.reader(stream, strict=True)
+            names = next(lines, None)
+            if names is None:
+                return
+            _once([(name, None) for name in names])
+            for cells in filter(None, lines):
+                place = f"{path}, line {lines.line_num}"
+                if len(cells) != len(names):
+                    both = f"{len(names)} cells, as its first line has; got {len(cells)}"
+                    raise StudyError(f"{place}: must have {both}")
+                yield place, dict(zip(names, cells, strict=True))
+    except StudyError:
+        raise
+    except (csv.Error, OSError, ValueError) as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeError) else _reason(error)
+        raise StudyError(f"{path}: must be a CSV file that can be read ({reason})") from None
+
+
+READERS = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
 
 
 def _hub(task: TaskConfig, stream: bool) -> Any:

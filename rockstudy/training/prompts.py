@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rockstudy import tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
+from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.models import chats, loading
 from rockstudy.models.chats import Prompt
@@ -45,7 +46,8 @@ def lessons(run: Run, stage: str, seed: int) -> list[Lesson]:
     """
     tokenizer = loading.tokenizer_of(run)
     prompts, order = _prompts(run, stage, seed, tokenizer)
-    ids = rollout.prompt_ids(tokenizer, prompts, run.config.trained_on.max_prompt_tokens)
+    task = run.config.trained_on
+    ids = rollout.prompt_ids(tokenizer, prompts, task.max_prompt_tokens, task.chat)
     taught: list[Lesson] = [{"prompt_ids": prompt} for prompt in ids]
     if run.config.stage(stage).source == "teacher":
         given = _completions(run, stage, seed, ids)
@@ -87,7 +89,7 @@ def short_enough(
     task: TaskConfig, every: list[Prompt], tokenizer: PreTrainedTokenizerBase
 ) -> list[Prompt]:
     """Return the prompts of at most ``max_prompt_tokens`` tokens; `StudyError`: fewer than two."""
-    known = rollout.fitting(tokenizer, every, task.max_prompt_tokens)
+    known = rollout.fitting(tokenizer, every, task.max_prompt_tokens, task.chat)
     if len(known) < 2:
         raise StudyError(
             "train_task: must leave each of the two stages a prompt of its own; "
@@ -104,7 +106,7 @@ def is_read_each_time(task: TaskConfig) -> bool:
 
 def kept_at(run: Path, task: TaskConfig) -> Place:
     """Where `train_prompts` keeps prompts of the Hub in a run: a file for each source."""
-    source = task.model_dump(mode="json", exclude={"max_prompt_tokens"})
+    source = identity(task, exclude={"max_prompt_tokens"})
     return Place(run, "prompts", f"train-{fingerprint(source)[:8]}", source)
 
 

@@ -46,10 +46,13 @@ def _after(run: Run) -> dict[str, Checkpoint]:
 
 @table("benchmarks", inputs=evaluation.graded_on)
 def problems(run: Run) -> pd.DataFrame:
-    """The evaluation problems of the first benchmark as a frame: ``family, prompt, answer``."""
-    columns = ["family", "prompt", "answer"]
+    """The evaluation problems of the first benchmark as a frame: ``family, prompt, answer``.
+
+    The prompt is its text, and a missing answer is empty.
+    """
     loaded = tasks.load(run.config.benchmarks[0], "eval")
-    return pd.DataFrame([{name: getattr(p, name) for name in columns} for p in loaded])
+    rows = [(problem.family, problem.text, problem.answer or "") for problem in loaded]
+    return pd.DataFrame(rows, columns=["family", "prompt", "answer"])
 
 
 @table(*PAIR, inputs=members)
