@@ -337,14 +337,16 @@ NUMBERS = {
     if schema.get("type") in ("integer", "number")
     or any(one.get("type") in ("integer", "number") for one in schema.get("anyOf", ()))
 }
-GIVEN = ("models", "prompts")  # sections of own alone
+GIVEN = ("models", "prompts", "rollouts")  # sections of own alone
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_has_an_upper_bound_that_its_line_names(name):
     for value in (10**12 if "integer" in str(NUMBERS[name]) else 1e308, 10**40):
         with pytest.raises(StudyError, match=rf"{name.rpartition('__')[2]}: must be .* <=? ?[0-9]"):
-            from_parameters("own" if name.startswith(GIVEN) else "lab", **{name: value})
+            preset = "own" if name.startswith(GIVEN) else "lab"
+            needed = {"rollouts__path": "x"} if name.startswith("rollouts") else {}
+            from_parameters(preset, **needed, **{name: value})
 
 
 @pytest.mark.parametrize(

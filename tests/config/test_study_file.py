@@ -37,8 +37,8 @@ def test_a_changed_configuration_is_read_back_equal_where_a_field_became_empty(f
 @pytest.mark.parametrize(
     ("preset", "absent"),
     [
-        ("qwen3", ("models", "prompts")),
-        ("own", ("pair", "benchmarks", "train_task", "stage1", "stage2", "freeze")),
+        ("qwen3", ("models", "prompts", "rollouts")),
+        ("own", ("rollouts", "pair", "benchmarks", "train_task", "stage1", "stage2", "freeze")),
     ],
 )
 def test_a_written_file_explains_every_field_and_has_it(preset, absent):
@@ -49,7 +49,7 @@ def test_a_written_file_explains_every_field_and_has_it(preset, absent):
         if name.startswith(absent):
             assert name not in there
             continue
-        section, _, inner = name.rpartition("__")
+        section, _, _ = name.rpartition("__")
         shown = section if section.count("__") else name  # a checkpoint is one value
         assert {shown, f"{shown}__name", section} & there
         if not section.count("__"):
