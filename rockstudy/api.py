@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -37,7 +38,8 @@ from rockstudy.rocks import detection
 from rockstudy.rocks import token_table as tables
 from rockstudy.rocks.detection import Detection
 from rockstudy.rocks.encoders import needs_student
-from rockstudy.sampling import rollout
+from rockstudy.sampling import given, rollout
+from rockstudy.sampling.given import GivenRollouts
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.store.seeds import generator, torch_seed
 
@@ -98,8 +100,8 @@ def checkpoints(
 
     `StudyError`: a value that is not legal.
     """
-    given = {"teacher": teacher, "before": before, "after": after, "dtype": dtype}
-    config = changed(PRESETS["own"], {"models": given | {"between": dict(between or {})}})
+    named = {"teacher": teacher, "before": before, "after": after, "dtype": dtype}
+    config = changed(PRESETS["own"], {"models": named | {"between": dict(between or {})}})
     assert config.models is not None
     return Models(config.models)
 
@@ -129,6 +131,23 @@ def sample(
     how |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     stream = torch_seed(seed, "statistics")
     return rollout.generate(models.model(by), models.tokenizer, ids, **how, seed=stream)
+
+
+def read_rollouts(
+    path: str | Path,
+    models: Models,
+    *,
+    reward_column: str | None = None,
+    chat: Literal["template", "none"] = "none",
+) -> GivenRollouts:
+    """Read completions that were sampled elsewhere: JSONL or parquet of verl, TRL, vLLM or others.
+
+    `rockstudy.sampling.given.read` has the columns that are known, and what is refused. The
+    completions are ``.rollouts``; ``.log_probs`` (float32 (R, T), nats) and ``.reward`` are those
+    that were logged, or None.
+    """
+    how = {"reward_column": reward_column, "chat": chat}
+    return given.read(path, models.tokenizer, **how)
 
 
 def token_table(models: Models, rollouts: Rollouts) -> pd.DataFrame:

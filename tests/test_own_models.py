@@ -9,18 +9,20 @@ import pytest
 
 import rockstudy as rs
 from rockstudy import runs, tasks
-from rockstudy.cli import main
+from rockstudy.cli import main, running
 from rockstudy.config import study_file
 from rockstudy.config.fields import ModelsConfig
 from rockstudy.config.identity import identity
-from rockstudy.config.overrides import from_parameters
+from rockstudy.config.overrides import changed, from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.models.checkpoints import steps
+from rockstudy.rocks import steps as steps_of_rocks
 from rockstudy.rocks.steps import measured
 from rockstudy.runs import Run
+from rockstudy.sampling import mismatch
 from rockstudy.training import steps as training_steps
 
 SAME = ("seed", "evaluation", "statistics", "rocks", "knockout", "screen")  # in both studies
@@ -100,6 +102,55 @@ def test_nothing_is_trained_and_nothing_is_written_outside_the_run(own, folders)
     assert len(measured(own).tokens)
     assert not (own.path / "training").exists()
     assert before == {one: sorted(Path(one).iterdir()) for one in folders.values()}
+
+
+@pytest.fixture(scope="module")
+def logged(own, tmp_path_factory):
+    """The run's rollouts in a file, with the student's log-probabilities; those of one are off."""
+    made = measured(own).rollouts
+    exact = mismatch.log_probs(measured(own).model("post"), made)
+    file = tmp_path_factory.mktemp("logged") / "rollouts.jsonl"
+    rows = []
+    for row in range(len(made)):
+        mask = made.mask[row]
+        rows.append(
+            {
+                "prompt_ids": made.prompt_ids[made.prompt_index[row]].tolist(),
+                "completion_ids": made.completion_ids[row][mask].tolist(),
+                "logprobs": np.minimum(exact[row][mask] - 0.1 * (row == 0), 0).tolist(),
+            }
+        )
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def test_rollouts_as_given_are_measured_and_none_are_sampled(own, logged, tmp_path):
+    run = Run(changed(own.config, {"rollouts__path": str(logged)}), tmp_path / "given")
+    ours, theirs = measured(run), measured(own)
+    expected = theirs.tokens.drop(columns=["cause"], errors="ignore")
+    pd.testing.assert_frame_equal(ours.tokens[expected.columns], expected, check_exact=True)
+    losses = gradients_steps.losses(run)
+    assert losses.early_own.isna().all() and losses["count"].sum() == len(expected)
+    assert not (run.path / "rollouts").exists()
+
+
+def test_logged_log_probabilities_are_compared_with_the_students_own(own, logged, tmp_path):
+    run = Run(changed(own.config, {"rollouts__path": str(logged)}), tmp_path / "given")
+    table = steps_of_rocks.log_probabilities(run)
+    off = (table.prompt_index == 0) & (table.sample_index == 0)
+    assert table.difference[~off].abs().max() < 1e-4
+    assert table.difference[off].mean() == pytest.approx(0.1, abs=0.02)
+    assert "log-probabilities" in steps_of_rocks.reading_of_mismatch(run)
+    assert "sampled by this run" in steps_of_rocks.reading_of_mismatch(own)
+
+
+def test_rollouts_alone_leave_out_the_notebooks_that_grade(own, logged):
+    alone = changed(PRESETS["own"], {"rollouts__path": str(logged)})
+    assert alone.benchmarks[0].path == str(logged)
+    every = [Path(f"{name}.ipynb") for name in (*running.GRADING, "02_rock_tokens")]
+    assert [path.stem for path in running.applicable(every, False, alone)] == ["02_rock_tokens"]
+    with pytest.raises(StudyError, match=r"grades nothing.*got '05_causal_knockout'"):
+        running.applicable([Path("05_causal_knockout.ipynb")], True, alone)
 
 
 def test_without_a_checkpoint_named_early_the_student_before_is_compared(config, tmp_path):

@@ -29,11 +29,18 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from rockstudy import paths, tasks
 from rockstudy.cli import estimates
 from rockstudy.cli.dimensions import KNOWN, Dimensions
-from rockstudy.config.fields import STAGES, PairConfig, StageConfig, StudyConfig, TaskConfig
+from rockstudy.config.fields import (
+    STAGES,
+    PairConfig,
+    RolloutsConfig,
+    StageConfig,
+    StudyConfig,
+    TaskConfig,
+)
 from rockstudy.config.overrides import task_fields
 from rockstudy.errors import StudyError, escaped
 from rockstudy.models import chats, configuration, loading, pruning, sources, weights
-from rockstudy.sampling import rollout
+from rockstudy.sampling import given, rollout
 from rockstudy.selective import arms
 from rockstudy.store import cache
 from rockstudy.store.provenance import version as _version
@@ -211,12 +218,29 @@ def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[C
     tokenizer = _tokenizer(config.pair)
     if config.train_task is not None:
         yield _trained_on(config.train_task, run, tokenizer, hub)
+    if config.rollouts is not None and tokenizer is not None:
+        yield _rollouts(config.rollouts, tokenizer)
     for field, task in zip(task_fields(config), config.benchmarks, strict=True):
+        if config.rollouts is not None and task.path == config.rollouts.path:
+            continue  # no prompts but those of the rollouts
         sampled = [config.evaluation]
         sampled += [config.statistics] if task is config.benchmarks[0] else []
         sampled += [config.knockout] if task in config.screens else []
         most = max(how.n_prompts for how in sampled)
         yield _task(field, task, "eval", tokenizer, hub, most)
+
+
+def _rollouts(where: RolloutsConfig, tokenizer: PreTrainedTokenizerBase) -> Check:
+    """Read given rollouts; a notice tells what was read."""
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            how = where.model_dump(include={"reward_column", "chat"})
+            found = given.read(where.path, tokenizer, **how).rollouts
+    except StudyError as error:
+        return Check("rollouts", where.path, f"rollouts: {error}")
+    notes = "".join(f"; {warning.message}" for warning in warned)
+    return Check("rollouts", f"{len(found)} rollouts of {found.n_prompts} prompts{notes}")
 
 
 def _trained_on(task: TaskConfig, run: Path | None, tokenizer: Tokenizer, hub: bool) -> Check:

@@ -64,6 +64,8 @@ def _graded(config: StudyConfig) -> bool:
     """Whether the prompts of a study can be read and have answers to grade by."""
     from rockstudy import tasks
 
+    if config.rollouts is not None and config.screens[0].path == config.rollouts.path:
+        return False  # no prompts are given but those of the rollouts
     with contextlib.suppress(StudyError):  # the checks before the run report it
         return all(tasks.has_answers(task, tasks.load(task, "eval")) for task in config.screens)
     return True

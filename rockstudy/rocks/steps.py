@@ -29,7 +29,7 @@ from rockstudy.rocks.causes import token_causes
 from rockstudy.rocks.encoders import needs_student
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.runs import NotStored, Run, notice, table
-from rockstudy.sampling import engines, evaluation, given, rollout
+from rockstudy.sampling import engines, evaluation, given, mismatch, rollout
 from rockstudy.store.code import kept_apart
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.training import steps as training_steps
@@ -407,6 +407,38 @@ def sensitivity(run: Run) -> pd.DataFrame:
         sweep["encoder"] = tuple(name for name in SWEEP["encoder"] if not needs_student(name))
         notice("sensitivity: encoders that need a model are left out of what a reference gives")
     return detection.sensitivity(corpus.tokens, corpus.rollouts, run.config.rocks, sweep, student)
+
+
+@table(*TOKENS, "rollouts", inputs=tokens_hash)
+def log_probabilities(run: Run) -> pd.DataFrame:
+    """Logged log-probabilities of given rollouts against the student's own: `mismatch.table`."""
+    corpus, where = measured(run), run.config.rollouts
+    if corpus.given is None or where is None:
+        raise StudyError("rollouts: must be given, with the log-probabilities that were logged")
+    after, known = corpus.model("post"), corpus.given.rollouts
+    own = mismatch.log_probs(after, known, temperature=where.temperature)
+    return mismatch.table(corpus.given, own)
+
+
+@table(*TOKENS, "rollouts", inputs=tokens_hash)
+def mismatches(run: Run) -> pd.DataFrame:
+    """The mismatch of each token type: `mismatch.by_type` with ``text``, the largest first."""
+    types = mismatch.by_type(log_probabilities(run), run.rng("mismatches"))
+    texts = measured(run).texts(types.token_id.to_numpy())
+    how = {"ascending": False, "kind": "stable", "ignore_index": True}
+    return types.assign(text=texts).sort_values("absolute_mean", **how)
+
+
+def reading_of_mismatch(run: Run) -> str:
+    """What logged log-probabilities show, or why there is nothing to compare; one sentence."""
+    if run.config.rollouts is None:
+        return "The rollouts were sampled by this run: there are no logged log-probabilities."
+    given = measured(run).given
+    if given is None or given.log_probs is None:
+        return "The given rollouts hold no log-probabilities to compare with the student's own."
+    types, whole = mismatches(run), log_probabilities(run)
+    overall = mismatch.overall(whole, run.rng("mismatch"))
+    return mismatch.reading(overall, types, [visible(text) for text in types.text])
 
 
 def papers_curves() -> pd.DataFrame:
