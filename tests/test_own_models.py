@@ -12,13 +12,14 @@ from rockstudy import runs, tasks
 from rockstudy.cli import main, running
 from rockstudy.config import study_file
 from rockstudy.config.fields import ModelsConfig
-from rockstudy.config.identity import identity
+from rockstudy.config.identity import differences, identity
 from rockstudy.config.overrides import changed, from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.models.checkpoints import steps
+from rockstudy.report import summary
 from rockstudy.rocks import steps as steps_of_rocks
 from rockstudy.rocks.steps import measured
 from rockstudy.runs import Run
@@ -318,3 +319,22 @@ def test_an_unknown_model_is_one_line(models):
 def test_a_reference_and_a_run_of_given_models_differ_in_nothing_but_the_record(own):
     runs._record(own.path, own.config, None)
     assert runs.opened(own.path).config == own.config
+
+
+def test_the_difference_of_two_runs_of_given_models_names_what_was_given(config, folders):
+    other = changed(config, {"models__after": folders["before"], "prompts__n_eval": 3})
+    assert differences(config, other) == {
+        "models__after__name": (folders["after"], folders["before"]),
+        "prompts__n_eval": (8, 3),
+    }
+    moved = changed(config, {"models__between": {"early": folders["before"]}})
+    assert list(differences(config, moved)) == ["models__between__early__name"]
+
+
+def test_claims_that_need_training_are_not_run_and_the_gain_is_that_of_the_graded_models(own):
+    training_steps.pair_accuracy(own)
+    table = summary.claims(own).set_index("claim")
+    assert (table.loc[["rock-freeze-keeps-accuracy"], "direction"] == "not run").all()
+    graded = training_steps.pair_accuracy(own).groupby("model").correct.mean()
+    found = table.loc["opd-accuracy-rises", "value"]
+    assert found == pytest.approx(graded["post"] - graded["student"])

@@ -36,9 +36,18 @@ def _left_out(model: BaseModel) -> dict[str, Any]:
 def differences(recorded: StudyConfig, given: StudyConfig) -> dict[str, tuple[Any, Any]]:
     """Return the recorded and the given value of each nested name where two configurations differ.
 
-    Fields of a benchmark that only one configuration has are None in the other.
+    Fields of a benchmark that only one configuration has are None in the other. The pair and the
+    benchmarks of given models and prompts follow from these and are left out.
     """
     old, new = values(recorded), values(given)
+    follow = {"pair": (recorded.models, given.models)}
+    follow |= {"benchmarks": (recorded.prompts, given.prompts)}
+    for section, sources in follow.items():
+        if None not in sources:
+            old, new = (
+                {name: value for name, value in one.items() if name.split("__")[0] != section}
+                for one in (old, new)
+            )
     pairs = {name: (old.get(name), new.get(name)) for name in old | new}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

@@ -7,7 +7,7 @@ Everything here is read from the JSON schema of `StudyConfig`.
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -72,6 +72,8 @@ def values(value: Any, name: str = "") -> dict[str, Any]:
         inner: Iterable[tuple[Any, Any]] = value
     elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
         inner = enumerate(value)
+    elif isinstance(value, Mapping) and any(isinstance(one, BaseModel) for one in value.values()):
+        inner = value.items()
     else:
         return {name: value}
     prefix = f"{name}__" if name else ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from rockstudy.claims import paper
+from rockstudy.claims import paper, records
 from rockstudy.config.fields import StudyConfig
 from rockstudy.gradients import group_losses
 from rockstudy.gradients import steps as gradients_steps
@@ -22,7 +22,9 @@ from rockstudy.knockout import steps as knockout_steps
 from rockstudy.models import checkpoints
 from rockstudy.rocks import steps as rocks_steps
 from rockstudy.runs import NotStored, Run
+from rockstudy.selective import claims as selective_claims
 from rockstudy.selective import steps as selective_steps
+from rockstudy.training import claims as training_claims
 from rockstudy.training import steps as training_steps
 
 
@@ -67,6 +69,21 @@ def described(run: Run) -> str:
     students = [name for name in checkpoints.steps(models) if name not in ("pre", "post")]
     between = f", with {', '.join(students)} in between" if students else ""
     return f"{which}, distilled elsewhere to {models.after.name}{between}"
+
+
+def claims(run: Run) -> pd.DataFrame:
+    """The claims of the earlier notebooks.
+
+    Notebooks 01 and 07 do not apply to given models: what the graded models tell of the first is
+    recorded here, and what needs training as `not run`.
+    """
+    if run.config.models is not None:
+        outcomes = stored(run, training_steps.pair_accuracy)
+        rng = run.rng("gains of given models")
+        gain = None if outcomes is None else training_steps.given_gains(outcomes, rng)
+        records.claims(run, "01_distillation", training_claims.distillation_claims(run, gain))
+        records.claims(run, "07_selective_distillation", selective_claims.of_given_models())
+    return records.read_claims(run, before="09_report")
 
 
 def stored(run: Run, step: Callable[[Run], pd.DataFrame]) -> pd.DataFrame | None:

@@ -79,6 +79,17 @@ def rows(
     return [*found, *_gains(table, trained), *_costs(costs), _match(match)]
 
 
+def of_given_models() -> list[ClaimRow]:
+    """The findings of `rows` as `not run`: models that are given are not trained."""
+    why = verdicts.not_run("it needs training, and this run's models are given")
+    made = []
+    for one in COMPARISONS:
+        about = {"number": one.number, "locator": "" if one.number else OURS}
+        about |= {"headline": one.side != "below"}
+        made.append(verdicts.finding(one.claim, one.statement, None, direction=why, **about))
+    return made
+
+
 def untrained(benchmarks: list[str], main: str, trained: str) -> str | None:
     """The first of the benchmarks that is neither the main one nor the trained task."""
     return next((name for name in benchmarks if name not in (main, trained)), None)

@@ -260,6 +260,16 @@ def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def given_gains(outcomes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """`gains` of given models: Pass@1 of the student after distillation minus before it.
+
+    `outcomes` are those of `pair_accuracy`.
+    """
+    places = {"student": 0, "post": 1}
+    rows = outcomes[outcomes.model.isin(places)]
+    return gains(rows.assign(step=rows.model.map(places), seed=0), rng)
+
+
 def named_types(
     run: Run, types: pd.DataFrame, tokens: Sequence[str], most: int = 6
 ) -> pd.DataFrame:
