@@ -248,7 +248,9 @@ def _with_causes(run: Run, tokens: pd.DataFrame) -> pd.DataFrame:
 @table("pair", "benchmarks", inputs=_tokenized)
 def answer_types(run: Run) -> pd.DataFrame:
     """Share of the benchmark's gold answers that hold a type (`detection.answer_types`)."""
-    answers = [p.answer for p in tasks.load(run.config.benchmarks[0], "eval") if p.answer]
+    task, where = run.config.benchmarks[0], run.config.rollouts
+    alone = where is not None and task.path == where.path  # a file of rollouts has no problems
+    answers = [] if alone else [p.answer for p in tasks.load(task, "eval") if p.answer]
     return detection.answer_types(loading.tokenizer_of(run), answers)
 
 

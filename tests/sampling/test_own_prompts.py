@@ -6,7 +6,11 @@ import pytest
 from conftest import tiny_model
 
 from rockstudy.config.fields import EvalConfig, TaskConfig
+from rockstudy.config.overrides import changed
+from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
+from rockstudy.rocks import steps
+from rockstudy.runs import Run
 from rockstudy.sampling import rollout
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
@@ -60,3 +64,12 @@ def test_raw_text_needs_no_chat_template(tiny_tokenizer, tmp_path):
     chats = task(tmp_path, [{"messages": CHAT}], chat="none")
     with pytest.raises(StudyError, match="line 1: messages must be text where chat is none"):
         rollout.answer(model, bare, chats, HOW, 0)
+
+
+def test_rollouts_without_prompts_of_their_own_have_no_answers(tiny_tokenizer, tmp_path):
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps({"prompt_ids": [5], "completion_ids": [7]}) + "\n")
+    run = Run(changed(PRESETS["own"], {"rollouts__path": str(file)}), tmp_path / "run")
+    run.in_memory("tokenizer", lambda: tiny_tokenizer)
+    found = steps.answer_types.__wrapped__(run)
+    assert found.empty and list(found) == ["token_id", "share"]

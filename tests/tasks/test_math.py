@@ -191,9 +191,9 @@ def test_a_folder_is_refused(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "m.csv").write_text("problem,answer\n")
+    (tmp_path / "m.txt").write_text("problem,answer\n")
     with pytest.raises(StudyError, match=r"\.jsonl or \.parquet"):
-        math.load(task(tmp_path / "m.csv"), "eval")
+        math.load(task(tmp_path / "m.txt"), "eval")
 
 
 def test_a_dataset_that_the_hub_does_not_give_is_refused():
