@@ -152,7 +152,10 @@ def _read(task: TaskConfig, place: str, row: Any) -> Problem:
         raise rows.wrong(f"{place}:", "be an object with a prompt", row)
     column, value = _first(place, row, task.prompt_column, PROMPTS)
     if column is None:
-        names = task.prompt_column or " or ".join(PROMPTS)
+        known = (task.prompt_column,) if task.prompt_column is not None else PROMPTS
+        if empty := [name for name in known if rows.cell(place, row, name) is not None]:
+            raise StudyError(f"{place}: {empty[0]} must not be empty")
+        names = " or ".join(known)
         raise StudyError(f"{place}: must have the column {names}; got {_names(row)}")
     prompt, taken_off = _prompt(task, f"{place}: {column}", column, value)
     answer_column, answer = _first(place, row, task.answer_column, ANSWERS)

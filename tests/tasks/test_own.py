@@ -193,7 +193,7 @@ BAD_CSV = {
     'prompt,answer\n"What?,1': "must be a CSV file that can be read",
     "text,answer\nWhat?,1": "line 2: must have the column prompt or problem or question",
     "messages\nhello": "line 2: messages must be a list of messages; got 'hello'",
-    "prompt,answer\n ,1": "line 2: must have the column prompt",
+    "prompt,answer\n ,1": "line 2: prompt must not be empty",
 }
 
 
@@ -212,8 +212,8 @@ DEEP = "[" * 900 + "]" * 900
 BAD = {
     '{"prompt": 7}': "prompt must be text or a list of messages; got 7",
     '{"prompt": {"a": 1}}': "prompt must be text or a list of messages; got an object",
-    '{"prompt": []}': "must have the column prompt or problem",
-    '{"prompt": " \\u200b"}': "must have the column prompt or problem",
+    '{"prompt": []}': "prompt must not be empty",
+    '{"prompt": " \\u200b"}': "prompt must not be empty",
     '{"prompt": "a\\ud800"}': "must be Unicode; got '\\ud800', half a character",
     '{"prompt": ["What?"]}': "message 1 must be an object with role and content; got 'What?'",
     '{"prompt": [[{"role": "user"}]]}': "message 1 must be an object with role and content",
