@@ -320,7 +320,7 @@ def loss_along(table: pd.DataFrame) -> Figure:
 def _explained(axis: Axes, table: pd.DataFrame, ways: Sequence[str]) -> None:
     """Shares that positions explain, and Jaccard indices of the sets, as points with intervals."""
     names = {
-        ("explained", "along"): "explained, at most",
+        ("explained", "along"): "explained by mean losses",
         ("explained", "within"): "explained within types",
         ("jaccard", "along"): "index of the sets",
         ("jaccard", "within"): "index, within types",

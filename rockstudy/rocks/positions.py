@@ -13,8 +13,9 @@ the completion. With n_vb the occurrences of type v in bin b, R_vb their loss, a
 
 ``explained`` is the share of what the rocks lose above average that their positions' means
 account for (indirect standardisation). Of positions with many hard types a_b is high though a type
-may lose the same everywhere, so this is what position explains *at most*. ``within`` compares
-occurrences of the same type in different bins, and gives position what types cannot explain.
+may lose the same everywhere, so that ``along`` credits position with what its types lose.
+``within`` compares occurrences of one type in different bins, and gives position what types cannot
+explain; it is negative where rocks stand at positions that are easier for the same type.
 
 How this can mislead: a type that is only ever in one bin says nothing about it, and where bin and
 type are one (the first token), neither way can tell them apart: ``within`` then credits the type.

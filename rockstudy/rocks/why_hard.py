@@ -150,25 +150,25 @@ def reading_of_position(table: pd.DataFrame) -> str:
     told = []
     for by, some in table[(table.loss == last)].groupby("by", sort=False):
         of_all = some[some.start.isna()].set_index(["measure", "way"])
-        most, inside = (of_all.loc[("explained", way)] for way in positions.WAYS)
+        along, inside = (of_all.loc[("explained", way)] for way in positions.WAYS)
         index = of_all.loc[("jaccard", "along")]
         told.append(
-            f"By {by}, positions account for at most {_share(most)} of what rocks lose above "
-            f"average after OPD, and for {_share(inside)} by what the same type loses elsewhere: "
-            f"{_verdict(most, inside)}. With the loss standardised, the first K types agree with "
+            f"By {by}, the mean loss of positions accounts for {_share(along)} of what rocks lose "
+            f"above average after OPD, and a comparison within types for {_share(inside)}: "
+            f"{_verdict(along, inside)}. With the loss standardised, the first K types agree with "
             f"the rocks by R at a Jaccard index of {index.value:.2f} "
             f"[{index.lo:.2f}, {index.hi:.2f}]."
         )
     return " ".join(told) + f" Intervals: 95% over {table.n.iloc[0]} prompts."
 
 
-def _verdict(most: pd.Series, inside: pd.Series) -> str:
+def _verdict(along: pd.Series, inside: pd.Series) -> str:
     """Whether rocks are types or positions, as far as both shares tell."""
-    if np.isnan(most.value):
+    if np.isnan(along.value):
         return "they lose no more than the average, so that nothing is to be explained"
-    if max(most.hi, inside.hi) < 0.5:
+    if max(along.hi, inside.hi) < 0.5:
         return "they are types rather than positions"
-    if min(most.lo, inside.lo) > 0.5:
+    if min(along.lo, inside.lo) > 0.5:
         return "they are positions rather than types"
     return "whether types or positions weigh more is undecided"
 

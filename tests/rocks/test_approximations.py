@@ -33,7 +33,8 @@ def corpus():
         for i, name in enumerate(NAMES):
             made[f"{name}_{stage}"] = full + 0.1 * i  # k1 is the full one
         for name in approximations.SHARED:
-            made |= {f"{name}_{k}_{stage}": (made.token_id < k) * 1.0 for k in KS}
+            shared = {f"{name}_{k}_{stage}": (made.token_id < k) * 1.0 for k in KS}
+            made = made.assign(**shared)
     return made, rollouts
 
 
@@ -186,7 +187,7 @@ def test_positions_are_measured_from_the_token_table_alone(run):
     table = why_hard.position(run)
     assert set(table.by) == set(positions.BINS)
     told = why_hard.reading_of_position(table)
-    assert told.count("positions account for at most") == 2
+    assert told.count("the mean loss of positions accounts for") == 2
 
 
 def test_too_few_prompts_are_refused_before_a_model_is_loaded(tmp_path):

@@ -109,7 +109,7 @@ def test_bins_double_from_the_start_or_are_tenths_of_the_completion(tokens):
 
 
 def test_the_table_has_means_of_bins_and_shares_with_intervals_over_prompts(tokens):
-    tokens["rkl_pre"] = 1 + tokens.token_id % 3
+    tokens["rkl_pre"] = 1.0 + tokens.token_id.isin([3, 9, 10, 11])
     tokens["rkl_post"] = np.log2(tokens.position + 1).astype(int) + 0.5
     rocks = [9, 10, 11]
     found = by_position(tokens, ["rkl_pre", "rkl_post"], rocks, 3, np.random.default_rng(0))
