@@ -13,7 +13,7 @@ import pandas as pd
 
 from rockstudy.errors import StudyError
 from rockstudy.models.configuration import vocabulary
-from rockstudy.rocks import approximations
+from rockstudy.rocks import approximations, causes
 from rockstudy.rocks.approximations import KS, SAMPLED, STAGES
 from rockstudy.rocks.steps import TOKENS, measured, tokens_hash
 from rockstudy.runs import NotStored, Run, table
@@ -22,7 +22,6 @@ CLOSE = 0.05  # ours: a mean that is off by at most a twentieth
 ALIKE = 0.9  # ours: two sets of 24 types with a Jaccard index of 0.92 differ in one
 SHOWN = 16  # ours: the cut-off in sentences, the one in the middle
 SETS = "rock sets"
-STAGE_NAMES = {"pre": "before OPD", "post": "after OPD"}
 SCORES = {"score": "R", "score_ctx": "R_ctx"}
 
 
@@ -91,7 +90,7 @@ def reading_of_estimators(table: pd.DataFrame) -> str:
         near = (rows.lo >= -CLOSE) & (rows.hi <= CLOSE)
         far = (rows.lo > CLOSE) | (rows.hi < -CLOSE)
         told.append(
-            f"The mean loss {STAGE_NAMES[stage]} is {mean:.3f} nats. Shown to be within "
+            f"The mean loss {causes.STAGES[stage]} is {mean:.3f} nats. Shown to be within "
             f"{CLOSE:.0%} of it: {_named(rows[near])}; shown to be further off: {_named(rows[far])}"
             f"; undecided: {_named(rows[~near & ~far])}."
         )
