@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -216,3 +217,123 @@ def shares_of_causes(table: pd.DataFrame) -> Figure:
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     made.alt = "Shares of the causes in the remaining loss of all positions, rocks and controls."
     return made
+
+
+def estimator_bias(table: pd.DataFrame) -> Figure:
+    """Relative bias of estimators of the loss, and the rocks that they make, against k.
+
+    `table` is `estimates.estimators`: ``stage, scope, estimator, k, measure, value, lo, hi, n``.
+    """
+    made, (left, right) = figure(11.0, 4.2, 2)
+    whole = table[(table.scope == "all positions") & (table.measure == "relative")]
+    sets = table[table.scope == "rock sets"]
+    panels = [(left, whole[whole.stage == stage], stage == "post") for stage in ("pre", "post")]
+    panels += [(right, sets[sets.measure == m], m == "score") for m in ("score_ctx", "score")]
+    for axis, rows, full in panels:
+        _by_cutoff(axis, rows, full)
+    left.axhline(0, color="black", lw=1)
+    left.set_yscale("symlog", linthresh=0.1)
+    left.set_ylabel("bias / mean reverse KL (symmetric log axis)")
+    left.set_title("mean over all positions; open: before OPD", fontsize=9)
+    right.set(ylim=(0, 1.04), ylabel="Jaccard index with the rocks of the full KL")
+    right.set_title("first K types by R; open: by R_ctx", fontsize=9)
+    for axis in (left, right):
+        axis.set_xlabel(f"k: teacher's most likely tokens\n95% bootstrap over {_prompts(table)}")
+    left.legend(frameon=False, fontsize=8)
+    made.alt = "Bias of estimators of the loss and Jaccard index of their rocks against k."
+    return made
+
+
+def _prompts(table: pd.DataFrame) -> str:
+    return f"{table.n[table.unit == 'prompts'].iloc[0]} prompts"
+
+
+def _by_cutoff(axis: Axes, rows: pd.DataFrame, full: bool) -> None:
+    """Values of each kind of estimator at its cut-offs, the sampled ones at the right."""
+    ks = sorted(k for k in rows.k.unique() if k > 0)
+    kinds, sampled = rows.estimator.unique(), rows.estimator[rows.k == 0].unique().tolist()
+    ticks = [*map(str, ks), *sampled]
+    axis.set_xticks(range(len(ticks)), ticks)
+    colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds)), strict=True))
+    for i, (kind, some) in enumerate(rows.groupby("estimator", sort=False)):
+        places = [ticks.index(kind if k == 0 else str(k)) for k in some.k]
+        error = np.maximum([some.value - some.lo, some.hi - some.value], 0)
+        look = {"marker": "os^vDX"[i % 6], "ms": 5, "capsize": 2, "lw": 1.2, "color": colours[kind]}
+        look |= {"ls": "none" if kind in sampled else "-" if full else ":"}
+        look |= {"mfc": colours[kind] if full else "white", "label": kind if full else None}
+        shift = 0.05 * (i - 2.5) - 0.02 * (not full)
+        axis.errorbar(np.add(places, shift), some.value, error, **look)
+
+
+def likely_overlap(table: pd.DataFrame) -> Figure:
+    """Tokens among the first k of both models, and the probability on them, against k.
+
+    `table` is `estimates.top_overlap`: ``stage, scope, k, measure, value, lo, hi, n``.
+    """
+    made, axes = figure(9.6, 3.6, 2)
+    scopes = {"all positions": ROLES["student"], "rocks": ROLES["rock"]}
+    measures = {"overlap": "shared / k", "mass_student": "student's probability on shared tokens"}
+    for axis, (measure, title) in zip(axes, measures.items(), strict=True):
+        for (scope, colour), stage in itertools.product(scopes.items(), STAGES):
+            keep = (table.measure == measure) & (table.scope == scope) & (table.stage == stage)
+            if not keep.any():
+                continue
+            rows, after = table[keep], stage == "post"
+            look = {"ls": "-" if after else ":", "mfc": colour if after else "white", "ms": 5}
+            look |= {"color": colour, "marker": "o", "label": f"{scope}, {STAGES[stage]}"}
+            axis.plot(rows.k, rows.value, lw=1.4, **look)
+            axis.fill_between(rows.k, rows.lo, rows.hi, color=colour, alpha=0.15, lw=0)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted(table.k.unique()), sorted(table.k.unique()))
+        axis.set(ylim=(0, 1.02), ylabel=title)
+        axis.set_xlabel(f"k: most likely tokens of each model\n95% over {table.n.iloc[0]} prompts")
+    axes[0].legend(frameon=False, fontsize=8)
+    made.alt = "Share of likely tokens that student and teacher have in common, and its mass."
+    return made
+
+
+def loss_along(table: pd.DataFrame) -> Figure:
+    """Mean loss along completions, as it is and within types, and what it explains of the rocks.
+
+    `table` is `estimates.position`: ``by, loss, measure, way, start, value, lo, hi, n``.
+    """
+    ways = list(dict.fromkeys(table.by))
+    made, axes = figure(13.0, 3.9, len(ways) + 1)
+    for axis, by in zip(axes, ways, strict=False):
+        some = table[(table.by == by) & (table.measure == "mean")]
+        for (loss, way), rows in some.groupby(["loss", "way"], sort=False):
+            after = str(loss).endswith("post")
+            colour = ROLES["student"] if after else ROLES["random"]
+            label = f"{STAGES['post' if after else 'pre']}{', within types' * (way == 'within')}"
+            look = {"color": colour, "ls": "-" if way == "along" else "--", "label": label}
+            axis.plot(rows.start, rows.value, marker=".", lw=1.4, **look)
+            axis.fill_between(rows.start, rows.lo, rows.hi, color=colour, alpha=0.15, lw=0)
+        if by == ways[0]:
+            axis.set_xscale("symlog", base=2, linthresh=1)
+            axis.legend(frameon=False, fontsize=8)
+        axis.set(xlabel=f"{by}, from", ylim=(0, None), ylabel="mean loss (nats)")
+    _explained(axes[-1], table[table.loss == table.loss.iloc[-1]], ways)
+    made.alt = "Mean loss along completions, and the share of the rocks' loss that it explains."
+    return made
+
+
+def _explained(axis: Axes, table: pd.DataFrame, ways: Sequence[str]) -> None:
+    """Shares that positions explain, and Jaccard indices of the sets, as points with intervals."""
+    names = {
+        ("explained", "along"): "explained by mean losses",
+        ("explained", "within"): "explained within types",
+        ("jaccard", "along"): "index of the sets",
+        ("jaccard", "within"): "index, within types",
+    }
+    for i, by in enumerate(ways):
+        rows = table[(table.by == by) & table.start.isna()].set_index(["measure", "way"])
+        rows = rows.loc[list(names)]
+        error = np.maximum([rows.value - rows.lo, rows.hi - rows.value], 0)
+        places = np.arange(len(names)) + 0.2 * (i - 0.5)
+        look = {"fmt": "os"[i % 2], "color": ROLES["rock"], "mfc": ("white", ROLES["rock"])[i % 2]}
+        axis.errorbar(rows.value, places, xerr=error, capsize=2, label=by, **look)
+    axis.set_yticks(range(len(names)), list(names.values()))
+    axis.invert_yaxis()
+    axis.axvline(0, color="black", lw=1)
+    axis.set_xlabel(f"share, or index; after OPD\n95% bootstrap over {table.n.iloc[0]} prompts")
+    axis.legend(frameon=False, fontsize=8)

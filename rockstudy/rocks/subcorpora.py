@@ -59,7 +59,7 @@ def ranks(
         of_prompt = losses(tokens, found)
         step = max(1, _CELLS // of_prompt.shape[1])
         parts = [kept[i : i + step] @ of_prompt for i in range(0, len(kept), step)]
-        return np.concatenate([_places(part) for part in parts])
+        return np.concatenate([ranked(part) for part in parts])
     prompts, size = np.unique(tokens.prompt_index.to_numpy()), len(found.types)
     places = np.full((len(kept), size), size, np.int32)
     with progress.bar(len(kept), "sub-corpora", "draw") as bar:
@@ -182,12 +182,13 @@ def _pair(
     return place < n, (place >= n) & (place < 2 * n) if 2 * n <= n_prompts else None
 
 
-def _places(scores: np.ndarray) -> np.ndarray:
-    """Rank from 0 of each score in its row, int32; the row's length where it is not positive."""
-    places = np.empty(scores.shape, np.int32)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    np.put_along_axis(places, order, np.arange(scores.shape[1], dtype=np.int32)[None], 1)
-    return np.where(scores > 0, places, np.int32(scores.shape[1]))
+def ranked(scores: np.ndarray) -> np.ndarray:
+    """Rank from 0 of each score in its row, int32 (..., V); V where it is not positive."""
+    ranks, size = np.arange(scores.shape[-1], dtype=np.int32), np.int32(scores.shape[-1])
+    found = np.empty(scores.shape, np.int32)
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    np.put_along_axis(found, order, np.broadcast_to(ranks, scores.shape), -1)
+    return np.where(scores > 0, found, size)
 
 
 def _spread(values: np.ndarray, ks: Sequence[int]) -> pd.DataFrame:

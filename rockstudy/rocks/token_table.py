@@ -156,41 +156,50 @@ def _runs(sizes: np.ndarray, budget: int, cost: Callable[[np.ndarray], int]) -> 
             start = i
 
 
-def _batches(widths: np.ndarray, budget: int) -> Iterator[slice]:
-    """Cut rows sorted by width into batches whose padded size is at most `budget`."""
-    return _runs(widths, budget, lambda some: len(some) * some[-1])
+def batches(rollouts: Rollouts, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Some rows of rollouts, sorted by width and cut into the batches of a forward pass."""
+    widths = np.array([len(rollouts.prompt_ids[rollouts.prompt_index[r]]) for r in rows])
+    widths += rollouts.lengths[rows]
+    by_width = np.argsort(widths, kind="stable")
+    padded = _runs(widths[by_width], BATCH_TOKENS, lambda some: len(some) * some[-1])
+    return (rows[by_width[one]] for one in padded)
+
+
+def keys(rollouts: Rollouts, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The key columns of the token table for some rows of rollouts, in their order."""
+    mask = rollouts.mask[rows]
+    return {
+        "prompt_index": np.repeat(rollouts.prompt_index[rows], mask.sum(1)),
+        "sample_index": np.repeat(rollouts.sample_index[rows], mask.sum(1)),
+        "position": np.nonzero(mask)[1].astype(np.int32),
+        "token_id": rollouts.completion_ids[rows][mask],
+    }
+
+
+def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Frames of batches as one, sorted by the keys; `StudyError` for values that are not finite."""
+    frame = _sorted(frames)
+    _check_finite(frame)
+    return frame
 
 
 def _shard_frame(
     rollouts: Rollouts, rows: np.ndarray, models: Mapping[str, PreTrainedModel]
 ) -> pd.DataFrame:
     """The rows of the token table for some rollouts, sorted by the keys."""
-    widths = np.array([len(rollouts.prompt_ids[rollouts.prompt_index[r]]) for r in rows])
-    widths += rollouts.lengths[rows]
-    by_width = np.argsort(widths, kind="stable")
-    batches = _batches(widths[by_width], BATCH_TOKENS)
-    frame = _sorted([_batch_frame(rollouts, rows[by_width[one]], models) for one in batches])
-    _check_finite(frame)
-    return frame
+    return joined(_batch_frame(rollouts, some, models) for some in batches(rollouts, rows))
 
 
 def _batch_frame(
     rollouts: Rollouts, rows: np.ndarray, models: Mapping[str, PreTrainedModel]
 ) -> pd.DataFrame:
-    mask = rollouts.mask[rows]
-    ids = rollouts.completion_ids[rows][mask]
+    columns: dict[str, Any] = keys(rollouts, rows)
     teacher, *students = (
         States(completion_states(model, rollouts, rows), Head.of(model))
         for model in models.values()
     )
-    targets = torch.from_numpy(ids).long().to(models["teacher"].device)
+    targets = torch.from_numpy(columns["token_id"]).long().to(models["teacher"].device)
     statistics = token_statistics(teacher, students, targets)
-    columns: dict[str, Any] = {
-        "prompt_index": np.repeat(rollouts.prompt_index[rows], mask.sum(1)),
-        "sample_index": np.repeat(rollouts.sample_index[rows], mask.sum(1)),
-        "position": np.nonzero(mask)[1].astype(np.int32),
-        "token_id": ids,
-    }
     for name, one in zip(list(models)[1:], statistics.students, strict=True):
         columns |= {f"{s}_{name}": getattr(one, s).cpu().numpy() for s in STATISTICS}
     for name in ("entropy_teacher", "rank_teacher"):

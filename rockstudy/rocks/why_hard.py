@@ -1,6 +1,7 @@
-"""The cached steps about causes, why tokens are hard, and their readings (notebooks 00 and 03).
+"""The cached steps about why tokens are hard, and their readings (notebooks 00 and 03).
 
-Only for a benchmark whose task names causes; `if_causes` gives the table or a sentence.
+Causes are only for a benchmark whose task names them; `if_causes` gives the table or a sentence.
+Positions need the token table alone.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ from rockstudy import tasks
 from rockstudy.display import Html
 from rockstudy.models import loading
 from rockstudy.models.token_texts import token_texts
-from rockstudy.rocks import causes
-from rockstudy.rocks.steps import TOKENS, annotator_hash, causes_hash, measured, token_sets
+from rockstudy.rocks import causes, positions
+from rockstudy.rocks.approximations import STAGES
+from rockstudy.rocks.steps import (
+    TOKENS,
+    annotator_hash,
+    causes_hash,
+    measured,
+    token_sets,
+    tokens_hash,
+)
 from rockstudy.rocks.steps import causes as causes_of_tokens
 from rockstudy.runs import NotStored, Run, table
 from rockstudy.training import steps as training_steps
@@ -85,6 +94,16 @@ def registers_html(run: Run, solutions: pd.DataFrame) -> Html:
     return causes.coloured(solutions, tasks.causes(run.config.benchmarks[0]))
 
 
+@table(*TOKENS, "rocks", inputs=tokens_hash)
+def position(run: Run) -> pd.DataFrame:
+    """The loss along completions before and after OPD (`positions.by_position`)."""
+    corpus, loss = measured(run), run.config.rocks.loss
+    k, tokens = corpus.detection.k, corpus.tokens
+    columns = [f"{loss}_{stage}" for stage in STAGES]
+    rocks = corpus.detection.top(k).ids
+    return positions.by_position(tokens, columns, rocks, k, run.rng("position"))
+
+
 def reading_of_loss(table: pd.DataFrame) -> str:
     """Sentences on `loss_by_cause`: where the loss is, what falls most and what hardly falls."""
     left, before, pre, post = (
@@ -123,6 +142,35 @@ def reading_of_sets(table: pd.DataFrame) -> str:
             f"matched controls they have {told or UNDECIDED}."
         )
     return " ".join(sentences)
+
+
+def reading_of_position(table: pd.DataFrame) -> str:
+    """Sentences on `position`: how much of the rocks' loss is that of their positions."""
+    last = table.loss.iloc[-1]
+    told = []
+    for by, some in table[(table.loss == last)].groupby("by", sort=False):
+        of_all = some[some.start.isna()].set_index(["measure", "way"])
+        along, inside = (of_all.loc[("explained", way)] for way in positions.WAYS)
+        index = of_all.loc[("jaccard", "along")]
+        told.append(
+            f"By {by}, the mean loss of positions accounts for {_share(along)} of what rocks lose "
+            f"above average after OPD, and a comparison within types for {_share(inside)}: "
+            f"{_verdict(along, inside)}. With the loss standardised, the first K types agree with "
+            f"the rocks by R at a Jaccard index of {index.value:.2f} "
+            f"[{index.lo:.2f}, {index.hi:.2f}]."
+        )
+    return " ".join(told) + f" Intervals: 95% over {table.n.iloc[0]} prompts."
+
+
+def _verdict(along: pd.Series, inside: pd.Series) -> str:
+    """Whether rocks are types or positions, as far as both shares tell."""
+    if np.isnan(along.value):
+        return "they lose no more than the average, so that nothing is to be explained"
+    if max(along.hi, inside.hi) < 0.5:
+        return "they are types rather than positions"
+    if min(along.lo, inside.lo) > 0.5:
+        return "they are positions rather than types"
+    return "whether types or positions weigh more is undecided"
 
 
 def _share(row: pd.Series) -> str:
