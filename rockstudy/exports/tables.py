@@ -19,11 +19,10 @@ import rockstudy
 from rockstudy.claims import records
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
-from rockstudy.models.token_bytes import token_bytes, token_names, vocabulary_hash
 from rockstudy.models.token_texts import decoded
 from rockstudy.rocks import steps as rocks_steps
 from rockstudy.rocks.detection import Detection
-from rockstudy.rocks.token_file import Origin, Token, TokenFile, Vocabulary, Window
+from rockstudy.rocks.token_file import Origin, TokenFile
 from rockstudy.runs import NotStored, Run
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.selective import arms
@@ -56,49 +55,13 @@ def rocks(run: Run) -> TokenFile:
     `StudyError`: notebook 02 has not been run.
     """
     with from_notebook(run, "02"):
-        return _rocks(reading(run))
-
-
-def _rocks(run: Run) -> TokenFile:
-    types, settings = rocks_steps.types(run), run.config.rocks
-    found = detection_of(run)
-    ranked = types.nsmallest(settings.size(len(types)), "rank")
-    ids, tokenizer = ranked.token_id.tolist(), loading.tokenizer_of(run)
-    columns = zip(
-        ids,
-        token_names(tokenizer, ids),
-        ranked.text,
-        token_bytes(tokenizer, ids),
-        ranked["rank"].tolist(),
-        ranked[settings.selector].tolist(),
-        ranked["count"].tolist(),
-        strict=True,
-    )
-    tokens = [
-        Token(
-            id=i,
-            token=name,
-            text=text,
-            bytes=None if b is None else b.hex(),
-            rank=rank,
-            score=score,
-            count=count,
-        )
-        for i, name, text, b, rank, score, count in columns
-    ]
-    given = settings.model_dump(mode="json", exclude={"selector"})
-    return TokenFile(
-        name="rocks",
-        selector=settings.selector,
-        k=len(tokens),
-        parameters=given | {"tau_pre_nats": found.tau_pre, "tau_post_nats": found.tau_post},
-        window=Window(threshold=_threshold(run, found), width=settings.window),
-        tokenizer=Vocabulary(
-            name=display_name(run.config.pair.teacher), hash=vocabulary_hash(tokenizer)
-        ),
-        run=Origin(id=run.id, preset=run.config.preset, rockstudy=rockstudy.__version__),
-        tokens=tuple(tokens),
-    )
+        run = reading(run)
+        found = detection_of(run)
+        threshold = _threshold(run, found)
+    name, preset = display_name(run.config.pair.teacher), run.config.preset
+    origin = Origin(id=run.id, preset=preset, rockstudy=rockstudy.__version__)
+    tokenizer = loading.tokenizer_of(run)
+    return TokenFile.of(found, tokenizer, threshold=threshold, model=name, run=origin)
 
 
 def display_name(model: str) -> str:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rockstudy.errors import StudyError, shortened
-from rockstudy.models.token_bytes import token_names, vocabulary_hash
+from rockstudy.models.token_bytes import token_bytes, token_names, vocabulary_hash
+from rockstudy.models.token_texts import token_texts
+from rockstudy.rocks.detection import Detection
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.store import files
 
@@ -77,7 +79,7 @@ class TokenFile(_Part):
     )
     window: Window
     tokenizer: Vocabulary
-    run: Origin
+    run: Origin | None = Field(description="Where the set comes from; null for no run.")
     tokens: tuple[Token, ...] = Field(min_length=1, description="The types by rank.")
 
     @model_validator(mode="after")
@@ -88,6 +90,54 @@ class TokenFile(_Part):
         if len(ids) != self.k:
             raise ValueError(f"tokens must be k = {self.k} types; got {len(ids)}")
         return self
+
+    @classmethod
+    def of(
+        cls,
+        found: Detection,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        threshold: float | None = None,
+        model: str = "",
+        run: Origin | None = None,
+    ) -> Self:
+        """Make a file of the rocks of a detection.
+
+        `threshold` is the least reverse KL after distillation in a window, by default the rocks'
+        own; `model` is the name of the model that the tokenizer came with.
+
+        `StudyError`: rocks by another loss than the reverse KL, without a threshold.
+        """
+        settings = found.settings
+        if threshold is None and settings.loss != "rkl":
+            raise StudyError(f"threshold: must be given for rocks by {settings.loss}; got none")
+        ranked = found.types.nsmallest(found.k, "rank")
+        ids = ranked.token_id.tolist()
+        columns = zip(
+            ids,
+            token_names(tokenizer, ids),
+            token_texts(tokenizer, ids),
+            [None if one is None else one.hex() for one in token_bytes(tokenizer, ids)],
+            ranked["rank"].tolist(),
+            ranked[settings.selector].tolist(),
+            ranked["count"].tolist(),
+            strict=True,
+        )
+        given = settings.model_dump(mode="json", exclude={"selector"})
+        return cls(
+            name=found.rocks().name,
+            selector=settings.selector,
+            k=found.k,
+            parameters=given | {"tau_pre_nats": found.tau_pre, "tau_post_nats": found.tau_post},
+            window=Window(
+                threshold=found.tau_post if threshold is None else threshold, width=settings.window
+            ),
+            tokenizer=Vocabulary(name=model, hash=vocabulary_hash(tokenizer)),
+            run=run,
+            tokens=tuple(
+                Token(**dict(zip(Token.model_fields, row, strict=True))) for row in columns
+            ),
+        )
 
     @property
     def types(self) -> TokenSet:
@@ -105,18 +155,18 @@ class TokenFile(_Part):
         `StudyError`: an id of the set with another spelling, or another vocabulary. Tokens that
         were added to the same vocabulary do no harm.
         """
-        must = f"tokenizer: must be the one that the {self.name} were found with"
+        with_name = f" ({self.tokenizer.name})" if self.tokenizer.name else ""
+        must = f"tokenizer: must be the one that the {self.name} were found with{with_name}"
         given = token_names(tokenizer, [one.id for one in self.tokens])
         for one, name in zip(self.tokens, given, strict=True):
             if one.token != name:
                 raise StudyError(
-                    f"{must} ({self.tokenizer.name}), in which id {one.id} is "
+                    f"{must}, in which id {one.id} is "
                     f"{shortened(one.token)}; got one in which it is {shortened(name)}"
                 )
         if (found := vocabulary_hash(tokenizer)) != self.tokenizer.hash:
             raise StudyError(
-                f"{must} ({self.tokenizer.name}), whose vocabulary has the hash "
-                f"{self.tokenizer.hash}; got one with {found}"
+                f"{must}, whose vocabulary has the hash {self.tokenizer.hash}; got one with {found}"
             )
 
 

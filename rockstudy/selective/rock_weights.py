@@ -40,6 +40,7 @@ from typing import Self
 from torch import Tensor
 
 from rockstudy.errors import StudyError
+from rockstudy.rocks.detection import Detection
 from rockstudy.rocks.token_file import TokenFile
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.selective.windows import WindowWeights
@@ -55,7 +56,7 @@ class RockWeights:
     @classmethod
     def of(
         cls,
-        rocks: TokenFile | TokenSet | Collection[int],
+        rocks: TokenFile | Detection | TokenSet | Collection[int],
         dose: float = 0.0,
         *,
         windows: bool = False,
@@ -66,24 +67,27 @@ class RockWeights:
 
         `dose` is the weight of what is chosen: 0 leaves it out of the loss, 1 changes nothing. With
         `windows` that is also the run of positions around each occurrence whose loss is at least
-        `threshold` in nats, at most `width` positions on each side. A `TokenFile` brings both;
-        for other sets they must be given.
+        `threshold` in nats, at most `width` positions on each side. A `TokenFile` brings both, and
+        so does a `Detection` by the reverse KL; for other sets they must be given.
 
         `StudyError`: no ids, a dose or threshold that is negative or not finite, windows without
         threshold and width, or these without windows.
         """
-        ids = rocks.types.ids if isinstance(rocks, TokenFile) else rocks
-        ids = ids.ids if isinstance(ids, TokenSet) else ids
+        if isinstance(rocks, Detection):
+            own = rocks.tau_post if rocks.settings.loss == "rkl" else None, rocks.settings.window
+            ids: Collection[int] = rocks.rocks().ids
+        elif isinstance(rocks, TokenFile):
+            own, ids = (rocks.window.threshold, rocks.window.width), rocks.types.ids
+        else:
+            own, ids = (None, None), rocks.ids if isinstance(rocks, TokenSet) else rocks
         if not windows:
             if (threshold, width) != (None, None):
                 raise StudyError("windows: must be True where a threshold or a width is given")
             return cls(TokenWeights(ids, dose))
-        if isinstance(rocks, TokenFile):
-            threshold = rocks.window.threshold if threshold is None else threshold
-            width = rocks.window.width if width is None else width
-        if threshold is None or width is None:
+        least, most = (b if a is None else a for a, b in zip((threshold, width), own, strict=True))
+        if least is None or most is None:
             raise StudyError("threshold, width: must be given for the windows of ids; got none")
-        return cls(WindowWeights(ids, dose, threshold, width))
+        return cls(WindowWeights(ids, dose, least, most))
 
     def __call__(
         self, completion_ids: Tensor, mask: Tensor, losses: Tensor | None = None

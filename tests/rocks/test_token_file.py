@@ -4,10 +4,33 @@ import copy
 import json
 
 import pytest
+from corpora import SETTINGS, scored
 
 from rockstudy.errors import StudyError
 from rockstudy.models.token_bytes import vocabulary_hash
+from rockstudy.rocks.detection import detect
 from rockstudy.rocks.token_file import Origin, Token, TokenFile, Vocabulary, Window, read
+
+
+def test_a_detection_of_ones_own_becomes_a_file(tiny_tokenizer, tmp_path):
+    tokens, rollouts = scored()
+    found = detect(tokens, rollouts, SETTINGS)
+    made = TokenFile.of(found, tiny_tokenizer)
+    made.write(tmp_path / "rocks.json")
+    back = read(tmp_path / "rocks.json", tiny_tokenizer)
+    assert back == made and back.types == found.rocks() and back.run is None
+    by_hand = found.types.set_index("token_id").loc[list(back.types.ids), "score_ctx"]
+    assert {one.id: one.score for one in back.tokens} == by_hand.to_dict()
+    assert [one.rank for one in back.tokens] == [1, 2, 3]
+    assert (back.window.threshold, back.window.width) == (found.tau_post, SETTINGS.window)
+
+
+def test_windows_of_rocks_by_another_loss_need_a_threshold(tiny_tokenizer):
+    tokens, rollouts = scored()
+    found = detect(tokens, rollouts, SETTINGS.model_copy(update={"loss": "log_ratio"}))
+    with pytest.raises(StudyError, match="threshold: must be given for rocks by log_ratio"):
+        TokenFile.of(found, tiny_tokenizer)
+    assert TokenFile.of(found, tiny_tokenizer, threshold=0.5).window.threshold == 0.5
 
 
 @pytest.fixture

@@ -2,15 +2,22 @@
 
 import re
 
+import pandas as pd
 import pytest
 import torch
+import trl
 from torch.nn.functional import kl_div
 
+from rockstudy.config.fields import RockConfig, StageConfig
 from rockstudy.errors import StudyError
+from rockstudy.models import loading
 from rockstudy.rocks import token_file
+from rockstudy.rocks.detection import Detection
 from rockstudy.rocks.token_set import TokenSet
 from rockstudy.selective import rock_weights
 from rockstudy.selective.rock_weights import RockWeights
+from rockstudy.training import stages
+from rockstudy.training.other_trainers import weigh
 
 R, T, V = 3, 7, 11
 ROCKS = (2, 5)
@@ -60,6 +67,18 @@ def test_windows_are_the_runs_of_high_loss_around_a_rock(batch, threshold, width
     wanted = by_hand(*batch, 0.25, threshold, width)
     assert torch.equal(weights(*batch), wanted)
     assert torch.equal(weights(*batch[:2], batch[2].clone().requires_grad_()), wanted)
+
+
+def test_a_detection_brings_its_own_threshold_and_width(batch):
+    types = pd.DataFrame({"token_id": [2, 5, 7], "rank": [1, 2, 3], "score": [3.0, 2.0, 1.0]})
+    settings = RockConfig(k=2, window=3)
+    found = Detection(types, pd.DataFrame(), 0.1, 0.3, settings)
+    assert torch.equal(
+        RockWeights.of(found, 0.25, windows=True)(*batch), by_hand(*batch, 0.25, 0.3, 3)
+    )
+    other = Detection(types, pd.DataFrame(), 0.1, 0.3, RockConfig(k=2, loss="log_ratio"))
+    with pytest.raises(StudyError, match="threshold, width: must be given"):
+        RockWeights.of(other, windows=True)
 
 
 def test_what_is_missing_or_has_another_shape_is_one_line(batch):
@@ -138,3 +157,37 @@ def test_weights_of_zero_remove_exactly_the_gradient_of_their_positions(loop, ba
     assert frozen.grad[w == 0].eq(0).all()
     assert whole.grad[zero].ne(0).any(-1).all()
     assert torch.equal(frozen.grad[w == 1], whole.grad[w == 1])
+
+
+# --- TRL's trainer in the module's own words ------------------------------------------------------
+
+
+# TRL reads an attribute that the newest transformers deprecates
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("dose", [0.0, 1.0])
+def test_trls_trainer_learns_nothing_where_every_type_is_left_out(
+    tiny_pair_dir, tmp_path, monkeypatch, dose
+):
+    example, *_ = re.findall(r"```python\n(.*?)```", rock_weights.__doc__, re.DOTALL)
+    roles = ("teacher", "student")
+    models = {name: loading.load_model(str(tiny_pair_dir / name), device="cpu") for name in roles}
+    tokenizer = loading.load_tokenizer(str(tiny_pair_dir / "tokenizer"))
+    how = {"prompts_per_step": 2, "rollouts_per_prompt": 1, "steps": 2, "lr": 1e-2}
+    stage = StageConfig(
+        source="student", reverse_kl=1.0, max_new_tokens=5, micro_batch=2, weight_decay=0.0, **how
+    )
+    trainer = trl.DistillationTrainer(
+        model=models["student"],
+        teacher_model=models["teacher"],
+        processing_class=tokenizer,
+        args=stages._arguments(stage.model_copy(update={"keep": {}}), tmp_path, 64),
+        train_dataset=[{"prompt": f"What is {i} + 1?"} for i in range(4)],
+    )
+    monkeypatch.setattr(token_file, "read", lambda *_: range(len(tokenizer)))
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    names = {"RockWeights": RockWeights, "token_file": token_file, "weigh": weigh}
+    code = example.replace("dose=0.0", f"dose={dose}")
+    exec(code, names | {"trainer": trainer, "tokenizer": tokenizer})
+    assert trainer.state.global_step == 2
+    same = [torch.equal(p, before[name]) for name, p in trainer.model.named_parameters()]
+    assert all(same) if dose == 0 else not any(same)
