@@ -119,8 +119,7 @@ def weights(run: Run, arm: str = "rock-freeze") -> pd.DataFrame:
     arms.ARMS.check(arm)
     with from_notebook(run, "02"):
         run = reading(run)
-        corpus, found = rocks_steps.Measured(run), detection_of(run)
-        made, tokens = corpus.rollouts, corpus.tokens
+        (made, tokens), found = corpus_of(run), detection_of(run)
     special = tuple(map(int, loading.tokenizer_of(run).all_special_ids))
     material = Material(found, tokens, special, run.config)
     function = arms.build(arm, material, run.config.seeds[0]).weights
@@ -135,12 +134,30 @@ def weights(run: Run, arm: str = "rock-freeze") -> pd.DataFrame:
     return frame.assign(weights=[row[:n] for row, n in zip(w, made.lengths, strict=True)])
 
 
+def corpus_of(run: Run) -> tuple[Rollouts, pd.DataFrame]:
+    """The completions that the rocks were found in, and their token table.
+
+    `StudyError`: completions that were given as a file, which has changed since.
+    """
+    corpus = rocks_steps.Measured(run)
+    made, tokens = corpus.rollouts, corpus.tokens
+    order = in_order(made)
+    if not np.array_equal(made.completion_ids[order][made.mask[order]], tokens.token_id):
+        raise StudyError("rollouts: must be those of the token table; the file has changed since")
+    return made, tokens
+
+
+def in_order(rollouts: Rollouts) -> np.ndarray:
+    """Rows of the completions in the order of the token table."""
+    return np.lexsort((rollouts.sample_index, rollouts.prompt_index))
+
+
 def at_positions(rollouts: Rollouts, tokens: pd.DataFrame, column: str) -> np.ndarray:
     """A column of the token table where its positions are, float32 (R, T), 0 outside the mask."""
-    keys = pd.MultiIndex.from_arrays([rollouts.prompt_index, rollouts.sample_index])
-    rows = keys.get_indexer(pd.MultiIndex.from_frame(tokens[KEYS]))
-    values = np.zeros(rollouts.mask.shape, np.float32)
-    values[rows, tokens.position] = tokens[column]
+    order = in_order(rollouts)
+    values, sorted_ones = np.zeros((2, *rollouts.mask.shape), np.float32)
+    sorted_ones[rollouts.mask[order]] = tokens[column]
+    values[order] = sorted_ones
     return values
 
 

@@ -22,7 +22,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import rockstudy
 from rockstudy import progress
 from rockstudy.exports import targets
-from rockstudy.exports.tables import detection_of, display_name, from_notebook, reading
+from rockstudy.exports.tables import (
+    corpus_of,
+    detection_of,
+    display_name,
+    from_notebook,
+    in_order,
+    reading,
+)
 from rockstudy.models import loading
 from rockstudy.models.divergence import Head, States
 from rockstudy.models.token_texts import token_texts
@@ -80,8 +87,7 @@ def write(run: Run, to: Path) -> Written:
     """
     with from_notebook(run, "02"):
         stored = reading(run)
-        corpus, found = rocks_steps.Measured(stored), detection_of(stored)
-        rollouts, tokens = corpus.rollouts, corpus.tokens
+        (rollouts, tokens), found = corpus_of(stored), detection_of(stored)
     tokens = tokens.assign(**_flags(tokens, found))
     reason = _without_models(run)
     models = {} if reason else {name: rocks_steps.Measured(run).model(name) for name in MODELS}
@@ -125,7 +131,7 @@ def _without_models(run: Run) -> str | None:
 
 def _blocks(rollouts: Rollouts) -> Iterator[np.ndarray]:
     """Rows of the completions in the order of the token table, cut into files."""
-    order = np.lexsort((rollouts.sample_index, rollouts.prompt_index))
+    order = in_order(rollouts)
     order = order[rollouts.lengths[order] > 0]
     number = (np.cumsum(rollouts.lengths[order]) - 1) // BLOCK
     yield from np.split(order, np.flatnonzero(np.diff(number)) + 1)

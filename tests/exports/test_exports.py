@@ -85,6 +85,21 @@ def test_weights_of_rock_freeze_cover_the_runs_of_high_loss_around_rocks(run, co
         assert w.tolist() == wanted.tolist()
 
 
+def test_columns_lie_at_their_positions_in_any_order_of_the_completions(run, corpus):
+    order = np.random.default_rng(0).permutation(len(corpus.rollouts))
+    names = ("completion_ids", "mask", "prompt_index", "sample_index", "stopped")
+    shuffled = {name: getattr(corpus.rollouts, name)[order] for name in names}
+    made = Rollouts(corpus.rollouts.prompt_ids, **shuffled)
+    found = tables.at_positions(made, corpus.tokens, "token_id")
+    assert np.array_equal(found[made.mask], made.completion_ids[made.mask])
+
+
+def test_completions_that_are_not_those_of_the_table_are_refused(run, corpus, monkeypatch):
+    monkeypatch.setattr(rocks_steps.Measured, "tokens", corpus.tokens.iloc[1:])
+    with pytest.raises(StudyError, match="rollouts: must be those of the token table"):
+        tables.weights(run)
+
+
 def test_weights_that_training_makes_are_refused(run):
     for arm in ("ramp", "redetected"):
         with pytest.raises(StudyError, match=f"weights stay the same during training; got '{arm}'"):
