@@ -18,7 +18,15 @@ from typer.exceptions import TyperException
 
 import rockstudy
 from rockstudy import paths, runs
-from rockstudy.cli import config_commands, execute, messages, parameters, run_commands, running
+from rockstudy.cli import (
+    config_commands,
+    execute,
+    export_commands,
+    messages,
+    parameters,
+    run_commands,
+    running,
+)
 from rockstudy.cli.execute import NotebookError
 from rockstudy.cli.options import (
     ConfigFile,
@@ -46,6 +54,7 @@ lab = typer.Typer(help="The lab's tokenizer and pair of models.")
 app.add_typer(lab, name="lab")
 app.command("config")(config_commands.config_command)
 app.command("fields")(config_commands.fields_command)
+app.command("export")(export_commands.export)
 for command in run_commands.COMMANDS:
     app.command(command.__name__)(command)
 

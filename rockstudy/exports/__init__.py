@@ -1,0 +1,1 @@
+"""What leaves the study for other programs: rocks, token tables, rollouts, weights, claims."""
