@@ -7,10 +7,18 @@ rs``; they import torch when they are first used.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rockstudy.api import checkpoints, knockout, read_rollouts, rocks, sample, token_table
+    from rockstudy.api import (
+        checkpoints,
+        knockout,
+        read_rollouts,
+        rocks,
+        sample,
+        token_table,
+        weights,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["checkpoints", "knockout", "read_rollouts", "rocks", "sample", "token_table"]
+__all__ = ["checkpoints", "knockout", "read_rollouts", "rocks", "sample", "token_table", "weights"]
 
 
 def __getattr__(name: str) -> Any:

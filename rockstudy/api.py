@@ -14,7 +14,7 @@ the same functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,9 +38,12 @@ from rockstudy.rocks import detection
 from rockstudy.rocks import token_table as tables
 from rockstudy.rocks.detection import Detection
 from rockstudy.rocks.encoders import needs_student
+from rockstudy.rocks.token_file import TokenFile
+from rockstudy.rocks.token_set import TokenSet
 from rockstudy.sampling import given, rollout
 from rockstudy.sampling.given import GivenRollouts
 from rockstudy.sampling.rollout import Rollouts
+from rockstudy.selective.rock_weights import RockWeights
 from rockstudy.store.seeds import generator, torch_seed
 
 Grade = Callable[[int, str], bool]
@@ -237,3 +240,16 @@ def knockout(
     spelling = [visible(text) for text in token_texts(tokenizer, targets)]
     about = {"target": targets, "spelling": spelling, "completions": written}
     return pd.DataFrame(about).join(census.bootstrap(delta, generator(seed, "bootstrap")))
+
+
+def weights(
+    rocks: TokenFile | Detection | TokenSet | Collection[int],
+    dose: float = 0.0,
+    windows: bool = False,
+) -> RockWeights:
+    """Weights on the loss of rocks for a trainer of your own: see `RockWeights`.
+
+    The result is called with ``(completion_ids, mask)``, both (R, T), and returns float (R, T):
+    `dose` at the rocks, and 1 elsewhere. With `windows` it also takes the current loss, (R, T).
+    """
+    return RockWeights.of(rocks, dose, windows)
