@@ -245,11 +245,15 @@ def knockout(
 def weights(
     rocks: TokenFile | Detection | TokenSet | Collection[int],
     dose: float = 0.0,
+    *,
     windows: bool = False,
+    threshold: float | None = None,
+    width: int | None = None,
 ) -> RockWeights:
     """Weights on the loss of rocks for a trainer of your own: see `RockWeights`.
 
     The result is called with ``(completion_ids, mask)``, both (R, T), and returns float (R, T):
-    `dose` at the rocks, and 1 elsewhere. With `windows` it also takes the current loss, (R, T).
+    `dose` at the rocks, and 1 elsewhere. With `windows` it also takes the current loss, (R, T); a
+    `threshold` in nats and a `width` in tokens are those of the rocks unless they are given.
     """
-    return RockWeights.of(rocks, dose, windows)
+    return RockWeights.of(rocks, dose, windows=windows, threshold=threshold, width=width)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import rockstudy as rs
 from rockstudy import runs, tasks
@@ -338,3 +339,12 @@ def test_claims_that_need_training_are_not_run_and_the_gain_is_that_of_the_grade
     graded = training_steps.pair_accuracy(own).groupby("model").correct.mean()
     found = table.loc["opd-accuracy-rises", "value"]
     assert found == pytest.approx(graded["post"] - graded["student"])
+
+
+def test_weights_leave_the_rocks_out_of_a_loss(own):
+    found = measured(own).detection
+    ids = torch.from_numpy(measured(own).rollouts.completion_ids).long()
+    mask = torch.from_numpy(measured(own).rollouts.mask)
+    of_rocks = torch.isin(ids, torch.tensor(sorted(found.rocks().ids)))
+    made = rs.weights(found, dose=0.25)(ids, mask)
+    assert (made == torch.where(of_rocks, 0.25, 1.0) * mask).all() and (of_rocks & mask).any()
