@@ -203,7 +203,7 @@ def test_the_likeliest_tokens_are_those_of_full_logits(tiny_pair_dir, monkeypatc
 @pytest.mark.parametrize(
     ("what", "name", "words"),
     [
-        ("rock", "x.json", "WHAT: must be one of rocks, tokens, .* did you mean 'rocks'"),
+        ("rock", "x.json", "WHAT: must be one of rocks, tokens, .*did you mean 'rocks'"),
         ("rocks", "x.csv", "--to: must end in .json for rocks; got "),
         ("rollouts", "x", "--to: must end in .jsonl or .parquet for rollouts; got "),
         ("tokens", "x.parquet", "--to: must name a folder for tokens; got "),
