@@ -39,7 +39,16 @@ from rockstudy.config.fields import (
 )
 from rockstudy.config.overrides import task_fields
 from rockstudy.errors import StudyError, escaped
-from rockstudy.models import chats, configuration, loading, pruning, sources, weights
+from rockstudy.models import (
+    adapters,
+    chats,
+    configuration,
+    loading,
+    pruning,
+    sources,
+    vocabularies,
+    weights,
+)
 from rockstudy.sampling import given, rollout
 from rockstudy.selective import arms
 from rockstudy.store import cache
@@ -117,10 +126,7 @@ def _members(config: StudyConfig) -> dict[str, dict[str, Any]]:
     if models is None:
         roles = ("teacher", "student")
         return {role: loading.of_role(config.pair, role) for role in roles}
-    between = {f"between__{name}": one for name, one in models.between.items()}
-    given = {"teacher": models.teacher, "before": models.before, "after": models.after, **between}
-    read = [loading.of_checkpoint(one, name) for name, one in given.items()]
-    return {how["field"]: how for how in read}
+    return {how["field"]: how for how in loading.of_checkpoints(models).values()}
 
 
 def _models(
@@ -128,7 +134,7 @@ def _models(
 ) -> Iterator[Check]:
     every = config.pair.drop_every
     for field, how in _members(config).items():
-        made = _model(how, hub)
+        made = _model(how, hub, config.pair.chat_template)
         yield made
         if field == "student" and every is not None and field in read and not made.wrong:
             yield _pruned(read[field], every)
@@ -137,16 +143,26 @@ def _models(
         yield Check("vocabulary", UNREAD)
         return
     (_, size), *students = sizes.items()
-    for field, other in students:
-        if other != size:
-            both = f"{size} ids and the student {other}"
-            line = f"{field}: must share the teacher's vocabulary; the teacher has {both}"
-            yield Check("vocabulary", both, line)
-            return
-    yield Check("vocabulary", f"{size} ids in {'both' if len(sizes) == 2 else 'all'}")
+    if all(other == size for _, other in students):
+        yield Check("vocabulary", f"{size} ids in {'both' if len(sizes) == 2 else 'all'}")
+    else:
+        yield _vocabulary(list(_members(config).values()), sizes)
 
 
-def _model(how: Mapping[str, Any], hub: bool) -> Check:
+def _vocabulary(members: Sequence[dict[str, Any]], sizes: Mapping[str, int]) -> Check:
+    """Whether heads of different sizes share a tokenizer, with all of its ids."""
+    found = " and ".join(f"{size} ids of {field}" for field, size in sizes.items())
+    try:
+        # those of later students are never read
+        tokenizers = [loading.load_tokenizer(**how) for how in members[:2]]
+        n = vocabularies.shared(sizes, *tokenizers)
+    except StudyError as error:
+        return Check("vocabulary", found, str(error))
+    return Check("vocabulary", vocabularies.note(sizes, n) or found)
+
+
+def _model(how: Mapping[str, Any], hub: bool, prompts: str = "teacher") -> Check:
+    """Check the files of one model; the template of the one called `prompts` makes the prompts."""
     name, field = how["name"], how["field"]
     try:
         source = sources.resolve(**how)
@@ -157,12 +173,14 @@ def _model(how: Mapping[str, Any], hub: bool) -> Check:
         else:
             files = weights.files(source)
             if "gguf_file" not in source.kwargs:  # the tensors are those of the configuration
-                weights.loaded(source, configuration.read(source), device_map="meta")
+                base = weights.loaded(source, configuration.read(source), device_map="meta")
+                if source.adapter is not None:
+                    adapters.tuned(base, source)
             found = f"{_size(sum(file.stat().st_size for file in files))} on this machine"
             if not field.startswith(GIVEN_STUDENTS):  # their tokenizers are never read
                 tokenizer = loading.load_tokenizer(**how)
-            if field.endswith("teacher"):  # its template makes the prompts of both
-                chats.check_template(tokenizer, field)
+                if field.removeprefix("models__").replace("before", "student") == prompts:
+                    chats.check_template(tokenizer, field)
     except StudyError as error:
         return Check(field, name, str(error))
     return Check(field, f"{name}: {found}")
@@ -252,10 +270,10 @@ def _trained_on(task: TaskConfig, run: Path | None, tokenizer: Tokenizer, hub: b
 
 def _tokenizer(pair: PairConfig) -> Tokenizer:
     """The pair's tokenizer if it is on this machine; `_models` reports errors."""
-    teacher = loading.of_role(pair, "teacher")
+    read = (loading.of_role(pair, role) for role in {"teacher", pair.chat_template})
     with contextlib.suppress(StudyError):
-        if "local_files_only" not in sources.resolve(**teacher).kwargs:
-            return loading.load_tokenizer(**teacher)
+        if not any("local_files_only" in sources.resolve(**one).kwargs for one in read):
+            return loading.pair_tokenizer(pair)
     return None
 
 

@@ -111,6 +111,12 @@ class PairConfig(_Frozen):
     """GGUF file to read inside a Hub id or a folder"""
     student_gguf_file: Annotated[Text | None, NEW] = None
     """GGUF file of a student whose name is not the teacher's"""
+    teacher_adapter: Annotated[Text | None, NEW] = None
+    """folder or Hub id of an adapter of the teacher; none where the name is that of an adapter"""
+    student_adapter: Annotated[Text | None, NEW] = None
+    """folder or Hub id of an adapter of the student"""
+    chat_template: Annotated[Literal["teacher", "student"], NEW] = "teacher"
+    """model whose chat template makes the prompts of both"""
     drop_every: Annotated[int, Field(ge=2, le=10_000)] | None = None
     """n: the student loses every n-th decoder layer; none: keeps all"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -129,6 +135,9 @@ class CheckpointConfig(_Frozen):
     """revision of the Hub id"""
     gguf_file: Text | None = None
     """GGUF file to read inside a Hub id or a folder"""
+    adapter: Text | None = None
+    """folder or Hub id of an adapter (peft's) of the model; none where the name is an adapter's,
+    which names its base"""
     at_step: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
     """optimiser steps of training by then, for curves; none: its place in the order"""
 
@@ -158,6 +167,8 @@ class ModelsConfig(_Frozen):
     without it before is"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """type of the weights; auto: bfloat16 on CUDA, float32 on CPU"""
+    chat_template: Literal["teacher", "student"] = "teacher"
+    """model whose chat template makes the prompts of all; student: that of before"""
     teacher_device: Annotated[Literal["same", "next"], COST] = "same"
     """device of the teacher; same: the student's; next: a CUDA device of its own"""
 
@@ -422,6 +433,9 @@ def pair_of(models: ModelsConfig) -> PairConfig:
         student_revision=student.revision,
         gguf_file=teacher.gguf_file,
         student_gguf_file=student.gguf_file,
+        teacher_adapter=teacher.adapter,
+        student_adapter=student.adapter,
+        chat_template=models.chat_template,
         dtype=models.dtype,
         teacher_device=models.teacher_device,
     )

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from itertools import cycle, islice
+from itertools import cycle, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ ROLES = ("system", "user", "assistant")
 MOST_CHARACTERS = 2_000_000  # ours: length of a rendered chat
 SECONDS = 2  # ours: processor time of a template
 MEMORY = 2**30  # ours: bytes of address space of a template's process
+_BEFORE, _SHOWN = 16, 60  # ours: characters before a difference of templates, and shown of each
 _WAIT = 30  # ours: seconds on the clock for that process
 _BRACKETED = re.compile(r"[<\[{|\uff1c].*[>\]}|\uff1e]", re.DOTALL)
 _PRIVATE = range(0xF0000, 0xFFFFE)  # no character that a text or a template is likely to have
@@ -242,9 +243,7 @@ def messages_of(prompt: Any, name: str) -> list[Message]:
 
 def template_of(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") -> str:
     """Return the template of prompts; `StudyError` if there is none or it cannot be one."""
-    template: Any = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
+    template = _default(tokenizer.chat_template)
     if not template:
         raise StudyError(f"{field}: must have a chat template; it has none")
     must = f"{field}: its chat template must"
@@ -255,6 +254,24 @@ def template_of(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") ->
     return template
 
 
+def difference(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
+    """Where the template of `other` first differs from that of `tokenizer`, in words.
+
+    Both lines are shown from shortly before the first character that differs. None if the templates
+    are the same, or `other` has none.
+    """
+    one, two = (str(_default(t.chat_template) or "") for t in (tokenizer, other))
+    lines = zip_longest(one.split("\n"), two.split("\n"), fillvalue="")
+    found = ((i, a, b) for i, (a, b) in enumerate(lines, 1) if a != b)
+    if not two or (first := next(found, None)) is None:
+        return None
+    number, *both = first
+    same = next((i for i, (a, b) in enumerate(zip(*both, strict=False)) if a != b), None)
+    start = max(0, (min(map(len, both)) if same is None else same) - _BEFORE)
+    shown = (repr(line[start : start + _SHOWN]) for line in both)
+    return f"line {number}, {' against '.join(shown)}"
+
+
 def room(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") -> int | float:
     """Largest number of tokens that a tokenizer allows; `StudyError` if that is no number."""
     longest: Any = tokenizer.model_max_length
@@ -262,6 +279,11 @@ def room(tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") -> int | 
         must = f"{field}: its model_max_length must be a positive number"
         raise StudyError(f"{must}; got {_short(longest)}")
     return longest
+
+
+def _default(template: Any) -> Any:
+    """The template of prompts among several by name, or the only one."""
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, field: str) -> None:

@@ -22,10 +22,12 @@ class Checkpoint:
     source: Mapping[str, Any]  # arguments of `loading.load_model`
     dtype: loading.DType
     folder: Path | None = None  # of a run
+    among: ModelsConfig | None = None  # the given models, which it shares a vocabulary with
 
     def load(self) -> PreTrainedModel:
-        """Load the model in evaluation mode; see `loading.load_model`."""
-        return loading.load_model(**self.source, dtype=self.dtype)
+        """Load the model in evaluation mode, with the ids that all have; `loading.load_model`."""
+        n = None if self.among is None else loading.shared_size(self.among)
+        return loading.load_model(**self.source, dtype=self.dtype, vocabulary=n)
 
     @cached_property
     def hash(self) -> str:
@@ -44,7 +46,7 @@ def given(models: ModelsConfig) -> dict[str, Checkpoint]:
     """The students of a configuration: ``pre`` (before), ``post`` (after) and those in between."""
 
     def one(field: str, checkpoint: CheckpointConfig) -> Checkpoint:
-        return Checkpoint(loading.of_checkpoint(checkpoint, field), models.dtype)
+        return Checkpoint(loading.of_checkpoint(checkpoint, field), models.dtype, among=models)
 
     between = {name: one(f"between__{name}", this) for name, this in models.between.items()}
     return {"pre": one("before", models.before), "post": one("after", models.after), **between}

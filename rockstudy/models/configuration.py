@@ -47,7 +47,8 @@ _CACHES = (  # the kinds that `sampling.decoding` can fill, spread and shrink
     caches.LinearAttentionAndFullAttentionLayer,
     caches.DummyLayer,
 )
-_UNLIKE = ("git", "moshi", "recurrent_gemma", "zamba2")  # ours: batches differ from their rows
+# ours: batches differ from their rows; `sampling.decoding.check_recurrent` finds others
+_UNLIKE = ("git", "moshi", "nemotron_h", "recurrent_gemma", "zamba2")
 
 
 def read(source: Source) -> PreTrainedConfig:

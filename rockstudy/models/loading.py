@@ -1,15 +1,16 @@
 """Loading the teacher and the student, which must share a vocabulary.
 
 A name is a Hub id, a local folder in the transformers format, or built in (`sources.BUILT_IN`).
-Weights come from safetensors, or from a GGUF file, which transformers de-quantises. Code that comes
-with a model never runs. A loader's error becomes a `StudyError` of one line, and a checkpoint that
-lacks tensors is refused rather than completed with random ones.
+Weights come from safetensors, or from a GGUF file, which transformers de-quantises; an adapter is
+merged into its base. Code that comes with a model never runs. A loader's error becomes a
+`StudyError` of one line, and a checkpoint that lacks tensors is refused rather than completed with
+random ones.
 """
 
 import copy
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,9 +26,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rockstudy.config.fields import CheckpointConfig, PairConfig
+from rockstudy.config.fields import CheckpointConfig, ModelsConfig, PairConfig
 from rockstudy.errors import StudyError
-from rockstudy.models import chats, configuration, sources, weights
+from rockstudy.models import adapters, chats, configuration, sources, vocabularies, weights
 from rockstudy.models.pruning import depth_pruned
 from rockstudy.models.sources import readable, resolve, role_of, split_digits
 from rockstudy.parallel.out_of_memory import advised
@@ -59,17 +60,23 @@ def load_pair(
     device: torch.device | str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
+    others: Mapping[str, int] | None = None,
     needs_template: bool = True,
 ) -> Pair:
     """Load teacher, student and tokenizer; what both have is read once.
 
-    Both models go to `device`, or where `placement.places` chooses; `tokenizer` is the teacher's,
-    if it is in memory. It must have a chat template, unless `needs_template` is False.
+    A model that is both is one object on one device: a pair is never changed, and who trains the
+    student copies it.
+
+    Both models go to `device`, or where `placement.places` chooses; `tokenizer` is the pair's
+    (`pair_tokenizer`), if it is in memory. Heads of different sizes are cut to the shared ids
+    (`vocabularies`), also those of the `others` that the pair is compared with, by name. The
+    tokenizer must have a chat template, unless `needs_template` is False.
 
     `StudyError`: missing or damaged weights or tokenizer, different vocabularies, too few devices.
     """
     one, two = (resolve(**of_role(config, role)) for role in ("teacher", "student"))
-    same = (one.where, one.kwargs) == (two.where, two.kwargs)  # the same files
+    same = one.files == two.files
     if device is None:
         at, computes = places(config.teacher_device), default_device()
     else:
@@ -77,23 +84,29 @@ def load_pair(
         at = Places(computes, computes)
     dtype = _dtype(config.dtype, computes)
     if tokenizer is None:
-        tokenizer = load_tokenizer(**of_role(config, "teacher"))
+        tokenizer = pair_tokenizer(config)
     other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
     if needs_template:
-        chats.check_template(tokenizer, "teacher")
-    if other.chat_template and other.chat_template != tokenizer.chat_template:
-        both = "both get prompts by the teacher's"
-        differs = f"student: its chat template differs from the teacher's; {both}"
-        warnings.warn(differs, stacklevel=2)
+        chats.check_template(tokenizer, config.chat_template)
+    if needs_template and (differs := chats.difference(tokenizer, other)):
+        choice = "both get prompts by the teacher's (pair__chat_template)"
+        line = f"student: its chat template differs from the teacher's in {differs}; {choice}"
+        warnings.warn(line, stacklevel=2)
     teacher = load_model(**of_role(config, "teacher"), dtype=dtype, device=at.teacher)
     student = teacher
     if not same:
         student = load_model(**of_role(config, "student"), dtype=dtype, device=at.student)
     if config.drop_every is not None:
         student = _moved(depth_pruned(student, config.drop_every), at.student)
-    elif same:
+    elif same and at.student != at.teacher:
         student = _moved(copy.deepcopy(teacher), at.student)
-    check_same_vocabulary(teacher, student, tokenizer, other)
+    both = {"teacher": teacher, "student": student}
+    sizes = {role: configuration.vocabulary(model.config) for role, model in both.items()}
+    sizes |= others or {}
+    n = vocabularies.shared(sizes, tokenizer, other)
+    if cut := vocabularies.note(sizes, n):
+        warnings.warn(f"vocabulary: {cut}", stacklevel=2)
+        teacher, student = (vocabularies.cut(model, n, role) for role, model in both.items())
     for field, model in (("teacher", teacher), ("student", student)):
         chats.ends_of(model.generation_config, field)
     return Pair(teacher, student, tokenizer)
@@ -102,20 +115,29 @@ def load_pair(
 def pair_of(run: Run) -> Pair:
     """The run's pair, loaded once and never changed; `StudyError` for a committed reference."""
     run.needs_models("teacher and student")
-    config = run.config
+    config, models = run.config, run.config.models
     of_training = () if config.train_task is None else (config.train_task,)
     asked = any(task.chat == "template" for task in (*of_training, *config.benchmarks))
 
     def load() -> Pair:
-        return load_pair(config.pair, None, tokenizer_of(run), needs_template=asked)
+        others = {} if models is None else vocabulary_sizes(models, ("after", "between"))
+        how: Any = {"others": others, "needs_template": asked}
+        return load_pair(config.pair, None, tokenizer_of(run), **how)
 
     return run.in_memory("pair", load)
 
 
 def tokenizer_of(run: Run) -> PreTrainedTokenizerBase:
     """The pair's tokenizer, loaded without its models."""
-    teacher = of_role(run.config.pair, "teacher")
-    return run.in_memory("tokenizer", lambda: load_tokenizer(**teacher))
+    return run.in_memory("tokenizer", lambda: pair_tokenizer(run.config.pair))
+
+
+def pair_tokenizer(pair: PairConfig) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer, with the chat template that makes the prompts of both."""
+    tokenizer = load_tokenizer(**of_role(pair, "teacher"))
+    if pair.chat_template == "student":
+        tokenizer.chat_template = load_tokenizer(**of_role(pair, "student")).chat_template
+    return tokenizer
 
 
 def of_role(pair: PairConfig, role: str) -> dict[str, Any]:
@@ -129,6 +151,7 @@ def of_role(pair: PairConfig, role: str) -> dict[str, Any]:
         "name": getattr(pair, role),
         "revision": getattr(pair, f"{role}_revision"),
         "gguf_file": own_file or (pair.gguf_file if shares_file else None),
+        "adapter": getattr(pair, f"{role}_adapter"),
         "field": role,
     }
 
@@ -138,11 +161,44 @@ def of_checkpoint(checkpoint: CheckpointConfig, name: str) -> dict[str, Any]:
     return checkpoint.model_dump(exclude={"at_step"}) | {"field": f"models__{name}"}
 
 
+def of_checkpoints(models: ModelsConfig) -> dict[str, dict[str, Any]]:
+    """The same arguments for all given models by name, the teacher and the student before first."""
+    between = {f"between__{name}": one for name, one in models.between.items()}
+    given = {"teacher": models.teacher, "before": models.before, "after": models.after, **between}
+    return {name: of_checkpoint(one, name) for name, one in given.items()}
+
+
+def vocabulary_sizes(models: ModelsConfig, kinds: tuple[str, ...] = ("",)) -> dict[str, int]:
+    """Numbers of ids that given models' heads have, by name, where a configuration tells.
+
+    Of all, or of those whose names begin with one of `kinds`.
+    """
+    sizes = {}
+    for name, how in of_checkpoints(models).items():
+        if name.startswith(kinds) and not how["name"].startswith("tiny:"):
+            source = resolve(**how)
+            if "gguf_file" not in source.kwargs:  # it is slow to read
+                sizes[name] = configuration.vocabulary(configuration.read(source))
+    return sizes
+
+
+def shared_size(models: ModelsConfig) -> int | None:
+    """Number of ids that all given models have; None where none has more."""
+    sizes = vocabulary_sizes(models).values()
+    return min(sizes) if len(set(sizes)) > 1 else None
+
+
 def identity_of(pair: PairConfig, role: Literal["teacher", "student"]) -> str:
-    """Identity of a model before any training: its files and how they are read."""
-    dropped = pair.drop_every if role == "student" else None
-    files = sources.identity(**of_role(pair, role))
-    return f"{files} {pair.dtype}" + (f" drop_every {dropped}" if dropped else "")
+    """Identity of a model before any training: its files and how they are read.
+
+    The teacher's is also that of the pair's tokenizer and prompts.
+    """
+    made = f"{sources.identity(**of_role(pair, role))} {pair.dtype}"
+    if role == "student" and pair.drop_every:
+        made += f" drop_every {pair.drop_every}"
+    if role == "teacher" and pair.chat_template == "student":
+        made += f" chat template of {sources.identity(**of_role(pair, 'student'))}"
+    return made
 
 
 def load_model(
@@ -153,24 +209,36 @@ def load_model(
     dtype: DType | torch.dtype = "auto",
     device: torch.device | str | None = None,
     field: str = "model",
+    adapter: str | None = None,
+    vocabulary: int | None = None,
 ) -> PreTrainedModel:
     """Load one model in evaluation mode; errors name the parameter `field`.
 
-    `StudyError`: unknown name, missing, incomplete or damaged weights, no connection to the Hub.
+    `adapter` is a folder or Hub id with an adapter of the model, to be merged into it; a name may
+    also be an adapter's own. `vocabulary` is a number of ids that others share with it: its head
+    loses those beyond (`vocabularies.cut`).
+
+    `StudyError`: unknown name, missing, incomplete or damaged weights, no connection to the Hub,
+    an adapter without its base or of a different one, fewer ids than `vocabulary`.
     """
     device = default_device() if device is None else torch.device(device)
     kind = _dtype(dtype, device)
     if name.startswith("tiny:"):
         tiny: Any = tiny_model(role_of(name, field), load_tokenizer(name, field=field))
         return tiny.to(device=device, dtype=kind)
-    source = resolve(name, revision, gguf_file, field)
+    source = resolve(name, revision, gguf_file, field, adapter)
     config = None if "gguf_file" in source.kwargs else configuration.read(source)
     model = weights.loaded(source, config, dtype=kind)
     if getattr(model, "hf_quantizer", None) is not None:  # GGUF, by now plain weights
         model.hf_quantizer.remove_quantization_config(model)
+    if source.adapter is not None:
+        model = adapters.applied(model, source)
     configuration.settled(model.config, source)
     _settle_generation(model)
-    return _moved(_text_part(model), device, field).eval()
+    model = _text_part(model)
+    if vocabulary is not None:
+        model = vocabularies.cut(model, vocabulary, field)
+    return _moved(model, device, field).eval()
 
 
 def _settle_generation(model: PreTrainedModel) -> None:
@@ -210,16 +278,22 @@ def _moved(model: PreTrainedModel, device: torch.device, field: str = "student")
 
 
 def load_tokenizer(
-    name: str, revision: str | None = None, gguf_file: str | None = None, field: str = "tokenizer"
+    name: str,
+    revision: str | None = None,
+    gguf_file: str | None = None,
+    field: str = "tokenizer",
+    adapter: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; without a padding token it pads with its end of text.
 
+    It is that of the adapter, where there is one that comes with a tokenizer.
+
     `StudyError`: a missing or damaged tokenizer, or no connection to the Hub.
     """
-    source = resolve(name, revision, gguf_file, field)
+    source = resolve(name, revision, gguf_file, field, adapter)
     with readable(source, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
-            source.tokenizer, trust_remote_code=False, **source.kwargs
+            source.tokenizer, trust_remote_code=False, **source.tokenizer_kwargs
         )
     if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
         # transformers makes an empty tokenizer for a folder that has none
@@ -235,30 +309,6 @@ def load_tokenizer(
         must = "must have an end-of-text or a padding token"
         raise StudyError(f"{field}: its tokenizer {must}; it has neither")
     return tokenizer
-
-
-def check_same_vocabulary(
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    teacher_tokenizer: PreTrainedTokenizerBase,
-    student_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Refuse a pair whose logits cannot be compared entry by entry.
-
-    `StudyError`: different vocabulary sizes, a token with two ids, a tokenizer beyond its model.
-    """
-    must = "student: must share the teacher's vocabulary;"
-    sizes = [configuration.vocabulary(model.config) for model in (teacher, student)]
-    if sizes[0] != sizes[1]:
-        raise StudyError(f"{must} the teacher has {sizes[0]} ids and the student {sizes[1]}")
-    ours, theirs = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
-    if ours != theirs:
-        token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
-        ids = f"{ours.get(token)} for the teacher and {theirs.get(token)} for the student"
-        raise StudyError(f"{must} token {token!r} is id {ids}")
-    if (last := max(ours.values())) >= sizes[0]:
-        has = f"it has {sizes[0]} and its tokenizer has ids up to {last}"
-        raise StudyError(f"teacher: must have an output for every token; {has}")
 
 
 def tiny_pair() -> Pair:

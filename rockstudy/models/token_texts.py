@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte of SentencePiece's vocabularies
+_BLANK = "\u2581"  # how SentencePiece writes a space
 BROKEN = "\ufffd"
 
 
@@ -123,8 +124,14 @@ def _by_parts(tokenizer: PreTrainedTokenizerBase, row: list[int], whole: dict[in
 
 def _anchor(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """A token to decode before others, so that the next one is inside a text; at most one."""
+    added = tokenizer.added_tokens_decoder
     letters = (i for i in map(functools.partial(_id_of, tokenizer), "aeox.0") if i is not None)
-    return [i for i in letters if i not in tokenizer.added_tokens_decoder][:1]
+    found = next((i for i in letters if i not in added), None)
+    if found is None:  # a vocabulary of whole words, whose first blank a decoder may drop
+        words = {i: name.lstrip(_BLANK) for name, i in tokenizer.get_vocab().items()}
+        plain = (i for i, word in words.items() if word.isascii() and word.isalnum())
+        found = min((i for i in plain if i not in added), default=None)
+    return [] if found is None else [found]
 
 
 def _id_of(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:

@@ -13,10 +13,8 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rockstudy.errors import StudyError
-from rockstudy.models.sources import Source, one_line, readable
+from rockstudy.models.sources import ADAPTER, INDEX, WHOLE, Source, one_line, readable
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
 _SAVE = "save it with `save_pretrained` of transformers"
 _CONVERT = f"convert it, then {_SAVE}"
 # ours: what other programs write, by names in the folder, and the way to plain safetensors

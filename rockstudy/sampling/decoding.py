@@ -10,22 +10,26 @@ CPU); a prompt that is a prefix of a longer one is read together with it; finish
 batch; and a CUDA device is not synchronised at every token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import pairwise
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import LinearAttentionCacheLayerMixin as _Recurrent
 
 from rockstudy.errors import StudyError
 
 COMPACT_SHARE = 1 / 8  # ours: share of finished rows at which the batch drops them
 GROW = 64  # ours: minimum number of columns by which a cache buffer grows
+_TRIED: WeakSet[PreTrainedModel] = WeakSet()  # models that `check_recurrent` has found right
+_PROBE = 8  # ours: tokens of the longer prompt that recurrent layers are tried with
 CUDA_POLL = 8  # ours: columns between checks of a CUDA batch, each of which synchronises
 
 
@@ -67,7 +71,7 @@ def decode(
     model: PreTrainedModel,  # in evaluation mode; call under torch.no_grad
     prompts: Sequence[Sequence[int]],  # token ids, one list per row (B)
     uniforms: np.ndarray,  # float64 (B, T) in [0, 1)
-    choose: Chooser,
+    choose: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],  # a `Chooser`
     ends: Tensor,  # end-of-text token ids on the model's device
     limits: np.ndarray,  # int (B,), from 1 to T: maximum length of a row
     banned: np.ndarray | None = None,  # int (B, n): ids that no step may give, padded with -1
@@ -114,6 +118,40 @@ def decode(
                 x if x is None else x[keep]
                 for x in (rows, u, tokens, lengths, token, ended, most, ban, seen)
             )
+
+
+@torch.no_grad()
+def check_recurrent(model: PreTrainedModel) -> None:
+    """Compare a batch that a model with recurrent layers decodes with passes without a cache.
+
+    A state sums up all that was read, padding too unless the architecture leaves it out, which no
+    configuration tells. A model is tried once, and one of attention alone not at all.
+
+    `StudyError`: the two differ by more than rounding.
+    """
+    layers = DynamicCache(config=model.config).layers
+    if model in _TRIED or not any(isinstance(layer, _Recurrent) for layer in layers):
+        return
+    ids = np.arange(_PROBE) * 37 % model.config.get_text_config().vocab_size
+    prompts, seen = [ids.tolist(), ids[: _PROBE // 2].tolist()], []
+
+    def choose(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(logits.float())
+        return Chooser(0.0)(logits, u)
+
+    never, zeros = torch.empty(0, dtype=torch.long, device=model.device), np.zeros((2, 3))
+    written = dict(decode(model, prompts, zeros, choose, never, np.full(2, 3)))
+    for row, prompt in enumerate(prompts):
+        whole = torch.tensor([[*prompt, *written[row][:-1].tolist()]], device=model.device)
+        wanted = model(input_ids=whole, use_cache=False).logits[0, len(prompt) - 1 :].float()
+        off = (torch.stack([step[row] for step in seen]) - wanted).abs().max() / wanted.abs().max()
+        if not off < (1e-4 if model.dtype == torch.float32 else 5e-2):  # ours, as `pruning`
+            kind = f"{model.config.model_type} has recurrent layers"
+            must = "must write in a batch what it writes alone"
+            raise StudyError(
+                f"model: {must}; {kind} whose logits differ there, by {off:.0e} of them"
+            )
+    _TRIED.add(model)
 
 
 def _without(logits: Tensor, ban: Tensor) -> Tensor:
@@ -171,7 +209,7 @@ def _prefill(
 def _select(cache: DynamicCache, rows: Tensor) -> None:
     """Replace a cache's batch by these of its rows; a row may occur several times."""
     for layer in cache.layers:
-        if isinstance(layer, LinearAttentionCacheLayerMixin):  # and its keys and values, if any
+        if isinstance(layer, _Recurrent):  # and its keys and values, if any
             layer.reorder_cache(rows)
         else:
             layer.batch_select_indices(rows)

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from rockstudy.config.fields import EvalConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
-from rockstudy.sampling.decoding import Chooser, decode
+from rockstudy.sampling.decoding import Chooser, check_recurrent, decode
 from rockstudy.store.seeds import generator
 
 
@@ -72,6 +72,8 @@ class TransformersEngine(Engine):
         done: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows)
         stop = torch.tensor(ends, device=self.model.device)
         with loading.evaluating(self.model):
+            if order:
+                check_recurrent(self.model)
             for first in range(0, len(order), self.batch_size):
                 places = order[first : first + self.batch_size]
                 batch = [rows[r] for r in places]

@@ -60,10 +60,11 @@ class VllmEngine(Engine):
         gguf_file: str | None = None,
         dtype: loading.DType = "auto",
         field: str = "model",
+        adapter: str | None = None,
         resting: Sequence[PreTrainedModel] = (),
     ) -> None:
-        source = resolve(name, revision, gguf_file, field)
-        if name.startswith("tiny:") or "gguf_file" in source.kwargs:
+        source = resolve(name, revision, gguf_file, field, adapter)
+        if source.adapter is not None or name.startswith("tiny:") or "gguf_file" in source.kwargs:
             raise StudyError(
                 f"{field}: must be a Hub id or a folder with safetensors for the engine vllm; "
                 f"got {name!r}; take the engine transformers"

@@ -18,7 +18,7 @@ COST_ONLY = {
 }
 ADDED = {  # later than runs that must stay valid
     "": ("models", "prompts", "rollouts"),
-    "pair": ("student_gguf_file",),
+    "pair": ("student_gguf_file", "teacher_adapter", "student_adapter", "chat_template"),
     "train_task": ("prompt_column", "answer_column", "instruction", "grader", "chat"),
 }
 

@@ -23,6 +23,7 @@ _OTHERS = {
     "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 8},
     "gemma3_text": {"sliding_window": 6, "query_pre_attn_scalar": 8},
     "mistral": {"sliding_window": 6},
+    "granite": {"logits_scaling": 2.0, "embedding_multiplier": 3.0},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     "qwen3_next": {
@@ -49,6 +50,16 @@ _OTHERS = {
         "mamba_d_state": 8,
         "mamba_dt_rank": 4,
         "use_mamba_kernels": False,
+    },
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"] * 2,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "shared_intermediate_size": 32,
     },
     "lfm2": {"full_attn_idxs": [1, 3], "block_dim": 32, "block_ff_dim": 48},
     "gemma3n_text": {
@@ -91,3 +102,17 @@ def model(kind, **others):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(configuration(kind, **others)).eval()
+
+
+def nested(**changes):
+    """The configuration of a Gemma 3 that reads images as well, with a small text part."""
+    text = configuration("gemma3_text", **changes).to_dict()
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    return CONFIG_MAPPING["gemma3"](text_config=text, vision_config=vision, mm_tokens_per_image=1)

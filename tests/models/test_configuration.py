@@ -6,6 +6,7 @@ import pytest
 import torch
 from architectures import configuration as small
 from architectures import model as random_model
+from architectures import nested
 from transformers import CONFIG_MAPPING, BertConfig, T5Config
 
 from rockstudy.errors import StudyError
@@ -127,20 +128,6 @@ def test_a_loaded_model_computes_the_same_while_it_is_trained(tmp_path, kind, gi
     with torch.no_grad():
         wanted = model(ids).logits
         assert torch.equal(model.train()(ids).logits, wanted)
-
-
-def nested(**changes):
-    """A Gemma 3 that reads images as well, with a small text part."""
-    text = small("gemma3_text", **changes).to_dict()
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    return CONFIG_MAPPING["gemma3"](text_config=text, vision_config=vision, mm_tokens_per_image=1)
 
 
 def test_the_text_part_of_a_nested_configuration_counts(tmp_path):

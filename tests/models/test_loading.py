@@ -3,21 +3,23 @@
 import importlib.util
 import json
 import shutil
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny_model as random_qwen3
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from rockstudy import paths
 from rockstudy.config.fields import PairConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import loading, sources
+from rockstudy.models.configuration import vocabulary
 from rockstudy.models.loading import (
-    check_same_vocabulary,
     default_dtype,
+    identity_of,
     load_model,
     load_pair,
     load_tokenizer,
@@ -25,7 +27,7 @@ from rockstudy.models.loading import (
     weights_hash,
 )
 from rockstudy.models.pruning import depth_pruned
-from rockstudy.sampling.rollout import generate, prompt_ids
+from rockstudy.sampling.rollout import eos_ids, generate, prompt_ids
 
 CPU = torch.device("cpu")
 WEIGHTS = "model.safetensors"
@@ -154,39 +156,63 @@ def test_a_model_that_is_teacher_and_student_is_read_once(pair_dir, monkeypatch,
     config = config_of(pair_dir, student=str(pair_dir / named), drop_every=drop_every)
     pair = load_pair(config, device="cpu")
     assert len(read) == 1
-    assert pair.student is not pair.teacher
+    if drop_every is None:  # who trains it copies it
+        assert pair.student is pair.teacher
+        return
     before = weights_hash(pair.teacher)
-    if drop_every is None:
-        assert weights_hash(pair.student) == before
     with torch.no_grad():
         for weight in pair.student.parameters():
             weight.add_(1)
     assert weights_hash(pair.teacher) == before
 
 
-def test_other_vocabulary_sizes_are_refused(tiny_tokenizer, pair_dir):
-    bigger = random_qwen3(tiny_tokenizer, 32, 0)
-    bigger.resize_token_embeddings(len(tiny_tokenizer) + 8)
-    bigger.save_pretrained(pair_dir / "student")
-    message = refusal(load_pair, config_of(pair_dir), device="cpu")
-    size = len(tiny_tokenizer)
-    assert f"the teacher has {size} ids and the student {size + 8}" in message
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
 
 
-def test_other_token_ids_are_refused(pair_dir):
-    file = pair_dir / "student" / "tokenizer.json"
-    tokenizer = json.loads(file.read_text())
-    vocab = tokenizer["model"]["vocab"]
-    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
-    file.write_text(json.dumps(tokenizer))
-    message = refusal(load_pair, config_of(pair_dir), device="cpu")
-    assert f"token 'a' is id {vocab['b']} for the teacher and {vocab['a']} for" in message
+def test_templates_that_differ_are_named_once_and_one_of_them_is_chosen(pair_dir):
+    (file,) = (pair_dir / "student").glob("*.jinja")
+    teacher = file.read_text()
+    file.write_text(CHATML)
+    with pytest.warns(UserWarning, match="chat template") as warned:
+        pair = load_pair(config_of(pair_dir), device="cpu")
+    (line,) = (str(one.message) for one in warned)
+    assert line.startswith("student: its chat template differs from the teacher's in line 1, ")
+    assert "pair__chat_template" in line and "\n" not in line and len(line) < 300
+    assert pair.tokenizer.chat_template == teacher
+    config = config_of(pair_dir, chat_template="student")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = load_pair(config, device="cpu")
+    assert chosen.tokenizer.chat_template == CHATML
+    assert identity_of(config, "student") == identity_of(config_of(pair_dir), "student")
+    assert identity_of(config, "teacher") != identity_of(config_of(pair_dir), "teacher")
+    before = identity_of(config, "teacher")
+    file.write_text(CHATML + " ")
+    assert identity_of(config, "teacher") != before
 
 
-def test_a_tokenizer_larger_than_its_model_is_refused(tiny_tokenizer):
-    small = SimpleNamespace(config=Qwen3Config(vocab_size=300))
-    message = refusal(check_same_vocabulary, small, small, tiny_tokenizer, tiny_tokenizer)
-    assert "an output for every token; it has 300" in message
+def test_a_teacher_without_a_template_takes_the_student_s(pair_dir):
+    (file,) = (pair_dir / "teacher").glob("*.jinja")
+    file.unlink()
+    assert "teacher: must have a chat template" in refusal(
+        load_pair, config_of(pair_dir), device="cpu"
+    )
+    pair = load_pair(config_of(pair_dir, chat_template="student"), device="cpu")
+    assert pair.tokenizer.chat_template
+
+
+def test_every_end_of_text_of_model_and_tokenizer_ends_a_completion(pair_dir):
+    file = pair_dir / "student" / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": [5, 7], "pad_token_id": 0}))
+    pair = load_pair(config_of(pair_dir), device="cpu")
+    own = pair.tokenizer.eos_token_id
+    assert eos_ids(pair.student, pair.tokenizer) == sorted({5, 7, own})
+    assert eos_ids(pair.teacher, pair.tokenizer) == [own]
+    config = pair_dir / "teacher" / "config.json"
+    (pair_dir / "teacher" / "generation_config.json").unlink()  # then the model's own counts
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [9, own]}))
+    model = load_model(str(pair_dir / "teacher"), device="cpu")
+    assert eos_ids(model, pair.tokenizer) == sorted({9, own})
 
 
 def damage(folder, kind):
@@ -286,7 +312,7 @@ def test_the_tiny_pair_is_small_random_and_the_same_every_time():
     assert weights_hash(one.student) == weights_hash(two.student)
     assert weights_hash(one.teacher) != weights_hash(one.student)
     assert sum(p.numel() for p in one.teacher.parameters()) < 150_000
-    check_same_vocabulary(one.teacher, one.student, one.tokenizer, one.tokenizer)
+    assert {vocabulary(m.config) for m in (one.teacher, one.student)} == {len(one.tokenizer)}
 
 
 def test_absent_smollm2_weights_say_how_to_get_them(monkeypatch):

@@ -84,6 +84,29 @@ def test_a_space_before_a_piece_is_part_of_its_text(sentencepiece, wordpiece):
     assert token_texts(wordpiece, ids) == [" ha", "ha"]
 
 
+LLAMA = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+BLANK_FIRST = {
+    "Llama's, which drops the first blank": decoders.Sequence([*LLAMA, decoders.Strip(" ", 1, 0)]),
+    "Gemma's and Mistral's": decoders.Sequence(LLAMA),
+    "Unigram's": decoders.Metaspace(),
+}
+
+
+@pytest.mark.parametrize("name", BLANK_FIRST)
+@pytest.mark.parametrize("letters", [["h", "a"], []], ids=["letters", "words alone"])
+def test_a_piece_has_its_leading_blank_with_every_decoder_of_sentencepiece(name, letters):
+    pieces = ["<unk>", "<s>", "</s>", *letters, "▁", "▁▁", "▁ha", "ha", "▁so", "!"]
+    unigram = Tokenizer(models.Unigram([(piece, -1.0 - len(piece)) for piece in pieces], 0, False))
+    unigram.decoder = BLANK_FIRST[name]
+    unigram.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=unigram, eos_token="</s>")
+    names = ["▁ha", "ha", "▁", "▁▁", "▁so", "!", "</s>"]
+    ids = tokenizer.convert_tokens_to_ids(names)
+    assert token_texts(tokenizer, ids) == [" ha", "ha", " ", "  ", " so", "!", "</s>"]
+    row = tokenizer.convert_tokens_to_ids(["ha", "▁so", "ha", "▁▁", "▁ha", "!"])
+    assert "".join(token_texts(tokenizer, row)) == decoded(tokenizer, [row])[0] == "ha soha   ha!"
+
+
 def test_a_byte_with_the_text_of_a_different_token_is_named_by_its_value(sentencepiece):
     ids = sentencepiece.convert_tokens_to_ids(["A", "<0x41>", "<0x0A>", "<0xE2>", "<0x80>"])
     assert token_texts(sentencepiece, ids) == ["A", r"\x41", "\n", r"\xe2", r"\x80"]
