@@ -59,7 +59,7 @@ class Models:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer, which the students share."""
-        return loading.load_tokenizer(**loading.of_role(self._pair, "teacher"))
+        return loading.pair_tokenizer(self._pair)
 
     @property
     def names(self) -> list[str]:
@@ -80,7 +80,9 @@ class Models:
 
     @cached_property
     def _loaded(self) -> loading.Pair:
-        return loading.load_pair(self._pair, tokenizer=self.tokenizer)
+        others = loading.vocabulary_sizes(self.config, ("after", "between"))
+        how: Any = {"others": others, "needs_template": False}  # `sample` asks for one
+        return loading.load_pair(self._pair, None, self.tokenizer, **how)
 
     @cached_property
     def _others(self) -> dict[str, PreTrainedModel]:
@@ -96,14 +98,17 @@ def checkpoints(
     after: str | Mapping[str, Any],
     between: Mapping[str, str | Mapping[str, Any]] | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    chat_template: Literal["teacher", "student"] = "teacher",
 ) -> Models:
-    """Name the models: each a Hub id, a folder, a GGUF file, or a mapping (``name, revision``).
+    """Name the models: each a Hub id, a folder (also of an adapter) or a GGUF file.
 
-    Nothing is loaded yet. `between` are further checkpoints of the student by name.
+    In place of a name a mapping may give ``name, revision, gguf_file, adapter``. Nothing is loaded
+    yet. `between` are further checkpoints of the student by name.
 
     `StudyError`: a value that is not legal.
     """
-    named = {"teacher": teacher, "before": before, "after": after, "dtype": dtype}
+    named = {"teacher": teacher, "before": before, "after": after}
+    named |= {"dtype": dtype, "chat_template": chat_template}
     config = changed(PRESETS["own"], {"models": named | {"between": dict(between or {})}})
     assert config.models is not None
     return Models(config.models)
