@@ -154,7 +154,8 @@ def read_rollouts(
     completions are ``.rollouts``; ``.log_probs`` (float32 (R, T), nats) and ``.reward`` are those
     that were logged, or None.
     """
-    how = {"reward_column": reward_column, "chat": chat}
+    ends = rollout.eos_ids(models.model("after"), models.tokenizer)
+    how: Any = {"reward_column": reward_column, "chat": chat, "ends": ends}
     return given.read(path, models.tokenizer, **how)
 
 

@@ -133,8 +133,10 @@ def _models(
     config: StudyConfig, read: Mapping[str, PreTrainedConfig], hub: bool = True
 ) -> Iterator[Check]:
     every = config.pair.drop_every
+    tasks_read = [task for task in (config.train_task, *config.benchmarks) if task is not None]
+    asked = any(task.chat == "template" for task in tasks_read) and config.rollouts is None
     for field, how in _members(config).items():
-        made = _model(how, hub, config.pair.chat_template)
+        made = _model(how, hub, config.pair.chat_template if asked else None)
         yield made
         if field == "student" and every is not None and field in read and not made.wrong:
             yield _pruned(read[field], every)
@@ -161,8 +163,11 @@ def _vocabulary(members: Sequence[dict[str, Any]], sizes: Mapping[str, int]) -> 
     return Check("vocabulary", vocabularies.note(sizes, n) or found)
 
 
-def _model(how: Mapping[str, Any], hub: bool, prompts: str = "teacher") -> Check:
-    """Check the files of one model; the template of the one called `prompts` makes the prompts."""
+def _model(how: Mapping[str, Any], hub: bool, prompts: str | None = "teacher") -> Check:
+    """Check the files of one model; the template of the one called `prompts` makes the prompts.
+
+    Where `prompts` is None, no template does.
+    """
     name, field = how["name"], how["field"]
     try:
         source = sources.resolve(**how)

@@ -130,7 +130,7 @@ def _check_paths(config: StudyConfig) -> None:
     for field, task in tasks.items():
         known = TASKS[task.name]
         if known.columns and task.path is None:
-            legal = f"a JSONL or parquet file with {', '.join(known.columns)}, or a Hub id"
+            legal = f"a JSONL, parquet or CSV file with {', '.join(known.columns)}, or a Hub id"
             raise StudyError(f"{field}__path: must be {legal} (preset {config.preset}); got None")
         if not known.columns and task.path is not None:
             raise StudyError(f"{field}__path: must be None for {task.name}; got {task.path!r}")

@@ -67,7 +67,7 @@ BAD = [
         ["train_task__name:", "lab_math, arithmetic, ifeval, math", "mean 'math'"],
     ),
     ({"train_task__path": "x.jsonl"}, ["train_task__path:", "None for lab_math", "'x.jsonl'"]),
-    ({"train_task__name": "math"}, ["train_task__path:", "JSONL or parquet", "got None"]),
+    ({"train_task__name": "math"}, ["train_task__path:", "JSONL, parquet or CSV", "got None"]),
     ({"screened": [0, 2]}, ["screened must be distinct places of benchmarks", "0 to 1", "[0, 2]"]),
     ({"screened": [1, 1]}, ["screened must be distinct places of benchmarks", "[1, 1]"]),
     ({"screened": [-1]}, ["screened__0:", "a whole number >= 0", "-1"]),

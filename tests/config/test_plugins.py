@@ -166,7 +166,7 @@ def test_a_task_that_grades_too_few_texts_is_named(mine):
 def test_columns_and_answers_are_properties_of_the_task(mine):
     mine.write_text(MINE.replace("Task(load, grade)", 'Task(load, columns=("a", "b"))'))
     with pytest.raises(
-        StudyError, match="train_task__path: must be a JSONL or parquet file with a"
+        StudyError, match="train_task__path: must be a JSONL, parquet or CSV file with a"
     ):
         study(train_task__name="say")
     given = {"benchmarks__1__name": "say", "benchmarks__1__path": "x.jsonl"}
