@@ -272,7 +272,7 @@ def likely_overlap(table: pd.DataFrame) -> Figure:
     """
     made, axes = figure(9.6, 3.6, 2)
     scopes = {"all positions": ROLES["student"], "rocks": ROLES["rock"]}
-    measures = {"overlap": "shared / k", "mass_student": "student's probability on shared tokens"}
+    measures = {"overlap": "shared / k", "mass_student": "student's probability on these"}
     for axis, (measure, title) in zip(axes, measures.items(), strict=True):
         for (scope, colour), stage in itertools.product(scopes.items(), STAGES):
             keep = (table.measure == measure) & (table.scope == scope) & (table.stage == stage)

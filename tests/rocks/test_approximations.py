@@ -174,7 +174,7 @@ def test_steps_measure_some_prompts_once_and_read_them_in_words(run):
     full = rocks_steps.measured(run).tokens
     np.testing.assert_allclose(kept.rkl_post, full.rkl_post, atol=1e-5)
     told = estimates.reading_of_estimators(table)
-    assert "after OPD is" in told and "Jaccard index of at least 0.9 for" in told
+    assert "after OPD is" in told and "Jaccard index of at least 0.8 for" in told
     assert "nan" not in told
     types = estimates.type_bias(run, 10_000)
     assert f"Of the {types.token_id.nunique()} token types" in estimates.reading_of_types(types)
