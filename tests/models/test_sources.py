@@ -29,7 +29,8 @@ def test_a_task_is_its_configuration_and_the_bytes_of_its_file(tmp_path):
         found.append(tasks.identity(task))
     assert found[0] == found[2] != found[1]
     lab = from_parameters("lab").train_task
-    assert tasks.identity(lab) == lab.model_dump(mode="json")
+    later = {"prompt_column", "answer_column", "instruction", "grader", "chat"}  # than old runs
+    assert tasks.identity(lab) == lab.model_dump(mode="json", exclude=later)
 
 
 PARTS = (
