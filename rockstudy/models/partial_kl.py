@@ -58,8 +58,7 @@ def estimates(log_p: Tensor, log_q: Tensor, targets: Tensor, ks: Sequence[int]) 
 
     `StudyError`: a cut-off that is not.
     """
-    log_p, log_q = log_p.double(), log_q.double()
-    return _against(log_p, log_q, _teachers(log_q, ks), targets, ks)
+    return _against(log_p.double(), _top(log_q.double(), ks), targets, ks)
 
 
 @torch.no_grad()
@@ -77,9 +76,9 @@ def streamed(
     for start in range(0, len(targets), rows):
         some = slice(start, start + rows)
         log_q, *of_students = (_log_probs(one.hidden[some], one.head) for one in every)
-        top = _teachers(log_q, ks)
+        top = _top(log_q, ks)
         for part, log_p in zip(parts, of_students, strict=True):
-            part.append(_against(log_p, log_q, top, targets[some], ks))
+            part.append(_against(log_p, top, targets[some], ks))
     return [Estimates(*(torch.cat(one) for one in zip(*part, strict=True))) for part in parts]
 
 
@@ -104,25 +103,33 @@ def _log_probs(hidden: Tensor, head: Head) -> Tensor:
     return logits(states, 0, head.weight.shape[0]).double().log_softmax(1)
 
 
-def _teachers(log_q: Tensor, ks: Sequence[int]) -> Tensor:
-    """Ids of the teacher's most likely tokens, as many as the largest cut-off."""
+class _Top(NamedTuple):
+    """The teacher at a few positions: all its log-probabilities (n, V), and its likely tokens."""
+
+    log_q: Tensor
+    ids: Tensor  # (n, K), the most likely first
+    inside: Tensor  # their probabilities
+    rests: Tensor  # mass outside the first 0, 1, ... K, (n, K + 1)
+
+
+def _top(log_q: Tensor, ks: Sequence[int]) -> _Top:
     if not ks or not all(1 <= k <= log_q.shape[1] for k in ks):
         raise StudyError(f"ks: must be from 1 to {log_q.shape[1]}, all tokens; got {list(ks)}")
-    return top_ids(log_q, max(ks))
+    ids, q = top_ids(log_q, max(ks)), log_q.exp()
+    return _Top(log_q, ids, q.gather(1, ids), _rests(q, ids))
 
 
-def _against(
-    log_p: Tensor, log_q: Tensor, top: Tensor, targets: Tensor, ks: Sequence[int]
-) -> Estimates:
-    """The estimates of a few positions; `top` are the teacher's first max(ks) tokens."""
-    at = [k - 1 for k in ks]
-    p, q = log_p.gather(1, top), log_q.gather(1, top)
-    plain = (p.exp() * (p - q)).cumsum(1)[:, at]
-    mass_p, mass_q = (one.exp().cumsum(1)[:, at] for one in (p, q))
-    rest_p, rest_q = (_log_rests(one, top)[:, list(ks)] for one in (log_p, log_q))
-    rest = torch.where(rest_p > -torch.inf, rest_p.exp() * (rest_p - rest_q), 0.0)
-    full = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
-    k1 = (log_p - log_q).gather(1, targets[:, None]).squeeze(1)
+def _against(log_p: Tensor, top: _Top, targets: Tensor, ks: Sequence[int]) -> Estimates:
+    """The estimates of a few positions."""
+    at, p, gap = [k - 1 for k in ks], log_p.exp(), log_p - top.log_q
+    full = torch.linalg.vecdot(p, gap)
+    k1 = gap.gather(1, targets[:, None]).squeeze(1)
+    inside = p.gather(1, top.ids)
+    plain = (inside * gap.gather(1, top.ids)).cumsum(1)[:, at]
+    mass_p, mass_q = (one.cumsum(1)[:, at] for one in (inside, top.inside))
+    rest_p, rest_q = (one[:, list(ks)] for one in (_rests(p, top.ids), top.rests))
+    least = torch.finfo(torch.float64).tiny  # a teacher's rest that underflows
+    rest = torch.where(rest_p > 0, rest_p * (rest_p / rest_q.clamp(min=least)).log(), 0.0)
     return Estimates(
         full,
         k1,
@@ -131,32 +138,31 @@ def _against(
         plain.clamp(min=0),
         plain + rest,
         plain + mass_q - mass_p,
-        *_shared(log_p, p.exp(), q.exp(), top, ks),
+        *_shared(log_p, inside, top, ks),
     )
 
 
-def _log_rests(log_p: Tensor, top: Tensor) -> Tensor:
-    """Log of the mass outside the first 0, 1, ... K of `top`, (n, K + 1): a sum of what is there.
+def _rests(p: Tensor, ids: Tensor) -> Tensor:
+    """Mass outside the first 0, 1, ... K of `ids`, (n, K + 1): a sum of what is there.
 
     One minus the mass inside would be rounding error where the rest is small.
     """
-    outside = log_p.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
-    inside = log_p.gather(1, top).flip(1)
-    return torch.cat([outside, inside], 1).logcumsumexp(1).flip(1)
+    outside = p.scatter(1, ids, 0.0).sum(1, keepdim=True)
+    return torch.cat([outside, p.gather(1, ids).flip(1)], 1).cumsum(1).flip(1)
 
 
 def _shared(
-    log_p: Tensor, p: Tensor, q: Tensor, top: Tensor, ks: Sequence[int]
+    log_p: Tensor, inside: Tensor, top: _Top, ks: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Overlap of the first k of both models, and each model's mass on the shared ones: (n, K)."""
-    most = top.shape[1]
-    ranks = torch.arange(most, dtype=torch.int32, device=top.device).expand(len(top), most)
-    unranked = torch.full(log_p.shape, most, dtype=torch.int32, device=top.device)
-    ranks = unranked.scatter_(1, top_ids(log_p, most), ranks).gather(1, top)
+    n, most = top.ids.shape
+    ranks = torch.arange(most, dtype=torch.int32, device=log_p.device).expand(n, most)
+    unranked = torch.full(log_p.shape, most, dtype=torch.int32, device=log_p.device)
+    ranks = unranked.scatter_(1, top_ids(log_p, most), ranks).gather(1, top.ids)
     both = [(ranks[:, :k] < k).double() for k in ks]
     overlap = torch.stack([one.mean(1) for one in both], 1)
     masses = (
         torch.stack([(m[:, :k] * one).sum(1) for k, one in zip(ks, both, strict=True)], 1)
-        for m in (p, q)
+        for m in (inside, top.inside)
     )
     return overlap, *masses
