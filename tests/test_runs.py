@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from rockstudy import paths, progress, runs
+from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
 from rockstudy.knockout import steps as knockout_steps
 from rockstudy.rocks import steps as rock_steps
@@ -341,3 +342,19 @@ def test_an_origin_that_is_no_earlier_run_is_refused_before_anything_is_written(
     with pytest.raises(StudyError, match=r"must be the name of a run|must not start from itself"):
         open_run(None, "third", from_run="first")
     assert not paths.run_dir("third").exists()
+
+
+def test_a_table_that_a_reference_lacks_is_computed_and_not_written_there(tmp_path, monkeypatch):
+    """The committed folder stays as it is, whatever a notebook asks of it."""
+    folder = tmp_path / "reference" / "lab"
+    folder.mkdir(parents=True)
+    run = Run(PRESETS["lab"], folder, reference=folder)
+    calls = []
+
+    def words():
+        calls.append(1)
+        return pd.DataFrame({"word": ["So"]})
+
+    assert run.table(words, name="words").word.tolist() == ["So"]
+    assert run.table(words, name="words").word.tolist() == ["So"]
+    assert len(calls) == 1 and list(folder.iterdir()) == []
