@@ -344,17 +344,15 @@ def test_an_origin_that_is_no_earlier_run_is_refused_before_anything_is_written(
     assert not paths.run_dir("third").exists()
 
 
-def test_a_table_that_a_reference_lacks_is_computed_and_not_written_there(tmp_path, monkeypatch):
+def _words():
+    return pd.DataFrame({"word": ["So"]})
+
+
+def test_a_table_that_a_reference_lacks_is_computed_and_not_written_there(tmp_path):
     """The committed folder stays as it is, whatever a notebook asks of it."""
     folder = tmp_path / "reference" / "lab"
     folder.mkdir(parents=True)
     run = Run(PRESETS["lab"], folder, reference=folder)
-    calls = []
-
-    def words():
-        calls.append(1)
-        return pd.DataFrame({"word": ["So"]})
-
-    assert run.table(words, name="words").word.tolist() == ["So"]
-    assert run.table(words, name="words").word.tolist() == ["So"]
-    assert len(calls) == 1 and list(folder.iterdir()) == []
+    assert run.table(_words).word.tolist() == ["So"]
+    assert run.table(_words) is run.table(_words)  # computed once
+    assert list(folder.iterdir()) == []
