@@ -2,7 +2,7 @@
 
 A case is a family and a number, from which everything else is drawn, so that a failure can be
 repeated: ``python tests/fuzz.py data 17`` runs a case and prints what it did. `complaint` says what
-is wrong with the outcome: an exception, more than a line, a line over 300 characters or with
+is wrong with the outcome: an exception, more than a line, a line over `errors.LINE` characters or with
 control characters, files left behind, a damaged thing that is accepted, a whole one that is not.
 Commands run in this process as far as the first notebook, which is not executed.
 """
@@ -34,9 +34,10 @@ from rockstudy.cli import execute, launcher, main, measure
 from rockstudy.config import names, study_file
 from rockstudy.config.fields import TaskConfig
 from rockstudy.config.presets import PRESETS
+from rockstudy.errors import LINE
 from rockstudy.store import cache
 
-LIMIT = 300
+LIMIT = LINE
 NASTY = [
     "",
     " ",
