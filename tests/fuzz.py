@@ -2,8 +2,8 @@
 
 A case is a family and a number, from which everything else is drawn, so that a failure can be
 repeated: ``python tests/fuzz.py data 17`` runs a case and prints what it did. `complaint` says what
-is wrong with the outcome: an exception, more than a line, a line over `errors.LINE` characters or
-with control characters, files left behind, a damaged thing that is accepted, a whole one that is not.
+is wrong with the outcome: an exception, more than a line, one over `errors.LINE` characters or with
+control characters, files left behind, a damaged thing that is accepted, a whole one that is not.
 Commands run in this process as far as the first notebook, which is not executed.
 """
 

@@ -297,7 +297,7 @@ def test_an_engine_that_is_not_installed_is_wrong_before_a_run_is_recorded(monke
 
 def test_too_little_memory_and_disk_name_the_stage_and_both_sizes(monkeypatch, tmp_path):
     study = from_parameters("qwen3")
-    pair = dry_run._pair_dimensions(study, dry_run._configurations(study.pair))
+    pair = dry_run._pair_dimensions(study, dry_run._configurations(study))
     free = SimpleNamespace(free=1e9)
     monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda folder: free)
     monkeypatch.setattr(dry_run.torch.cuda, "is_available", lambda: True)

@@ -6,7 +6,7 @@ import pytest
 
 from rockstudy import tasks
 from rockstudy.config.fields import TaskConfig
-from rockstudy.errors import StudyError
+from rockstudy.errors import LINE, StudyError
 
 pytest.importorskip("lm_eval")
 NO_COMMA, WORDS = "punctuation:no_comma", "length_constraints:number_words"
@@ -122,7 +122,7 @@ def test_a_row_that_cannot_be_graded_is_one_line(case, tmp_path):
         load(tmp_path, {"key": 0, "prompt": "First."}, change)
     line = str(error.value)
     assert line.startswith(f"{tmp_path}/i.jsonl, line 2: ") and complaint in line, line
-    assert line.isprintable() and len(line) <= 300
+    assert line.isprintable() and len(line) <= LINE
 
 
 def test_whole_numbers_of_a_table_with_gaps_and_null_for_no_arguments_are_read(tmp_path):

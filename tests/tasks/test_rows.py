@@ -10,7 +10,7 @@ import pytest
 
 from rockstudy import tasks
 from rockstudy.config.fields import TaskConfig
-from rockstudy.errors import StudyError
+from rockstudy.errors import LINE, StudyError
 from rockstudy.tasks import arithmetic, openthoughts3, rows
 from rockstudy.tasks.lab import maths
 
@@ -33,7 +33,7 @@ def refused(config, split="eval"):
     with pytest.raises(StudyError) as error:
         tasks.load(config, split)
     line = str(error.value)
-    assert line.isprintable() and len(line) <= 300, line
+    assert line.isprintable() and len(line) <= LINE, line
     return line
 
 
