@@ -98,7 +98,8 @@ def test_settings_stand_beside_the_papers(run):
     table = summary.settings(run).set_index("setting")
     row = table.loc["stage 2: Rollouts of the student for each prompt"]
     assert (row.paper, row.here) == ("4", "2")
-    assert len(table) == len(summary.SETTINGS) + len(summary.SIZES)
+    known = (summary.TRAINING, summary.SETTINGS, summary.SIZES)
+    assert len(table) == sum(map(len, known))
 
 
 def test_the_sizes_of_both_sets_are_numbers_of_types_once_these_are_known(run, put, tmp_path):

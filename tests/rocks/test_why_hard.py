@@ -165,6 +165,9 @@ class _Nothing:
     def __call__(self, *args):
         return self
 
+    def __iter__(self):
+        return iter(())
+
 
 def test_without_causes_there_is_one_sentence():
     run = Run(from_parameters("tiny", benchmarks__0__name="arithmetic"), None)
