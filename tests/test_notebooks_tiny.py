@@ -28,7 +28,10 @@ NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
 NAMES = [*(path.stem for path in NUMBERED), "fresh"]
 
 RECORDER = Path(__file__).parent / "reads"
-KEYED_BY_CONTENT = {"type_texts": {"pair"}}  # the tokenizer's files are an input of the step
+KEYED_BY_CONTENT = {
+    "type_texts": {"pair"},  # the tokenizer's files are an input of the step
+    "pair_sizes": {"train_task", "benchmarks"},  # whether the pair must have a chat template
+}
 
 
 def _python_path() -> list[str]:
