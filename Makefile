@@ -39,7 +39,8 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 	exit $$status
 
 # What the reference of the lab has more than `make study`: seeds, problems, completions, arms. What
-# a run of `make study` has trained is the same, so that `--from` it saves that time.
+# a run of `make study` has trained is the same: FROM=lab takes it over.
+FROM ?=
 REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p knockout__n_prompts 500 -p knockout__samples 2 \
 	-p freeze__extra_seeds 1 \
 	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]'
@@ -64,7 +65,7 @@ REFERENCE_smollm2 := -p seeds '[0]' -p pair__drop_every 5 -p train_task '$(GSM8K
 	-p knockout__max_new_tokens 48 -p screen 16
 
 reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (about an hour)
-	@$(BIN)/rockstudy run --preset $(PRESET) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
+	@$(BIN)/rockstudy run $(if $(FROM),--from $(FROM),--preset $(PRESET)) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
 	@rm -rf data/reference/$(PRESET)
 	@mkdir -p data/reference/$(PRESET)/rollouts data/reference/$(PRESET)/tokens
 	@cd runs/reference-$(PRESET) && to=../../data/reference/$(PRESET) && cp -r tables claims run.json $$to/ && \

@@ -15,7 +15,7 @@ the same functions.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rockstudy.config.fields import EvalConfig, ModelsConfig, PairConfig, pair_of
+from rockstudy import progress
+from rockstudy.config.fields import ModelsConfig, PairConfig, pair_of
 from rockstudy.config.overrides import changed
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError, unknown
@@ -55,6 +56,7 @@ class Models:
     """A teacher and the checkpoints of a student, each loaded when it is first needed."""
 
     config: ModelsConfig
+    _loaded: dict[str, PreTrainedModel] = field(default_factory=dict, repr=False)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -70,25 +72,23 @@ class Models:
         """The ``teacher`` or a student by name; `StudyError` for another name."""
         if name not in ("teacher", *self.names):
             raise StudyError(unknown("model", name, ["teacher", *self.names]))
-        if name in ("teacher", "before"):
-            return getattr(self._loaded, "teacher" if name == "teacher" else "student")
-        return self._others[name]
+        if name not in self._loaded and name in ("teacher", "before"):
+            self._loaded.update(self._both())
+        elif name not in self._loaded:
+            every = students.given(self.config)
+            self._loaded[name] = every[STUDENTS.get(name, name)].load()
+        return self._loaded[name]
 
     @property
     def _pair(self) -> PairConfig:
         return pair_of(self.config)
 
-    @cached_property
-    def _loaded(self) -> loading.Pair:
+    def _both(self) -> dict[str, PreTrainedModel]:
+        """The teacher and the student before, which are checked against one another."""
         others = loading.vocabulary_sizes(self.config, ("after", "between"))
         how: Any = {"others": others, "needs_template": False}  # `sample` asks for one
-        return loading.load_pair(self._pair, None, self.tokenizer, **how)
-
-    @cached_property
-    def _others(self) -> dict[str, PreTrainedModel]:
-        every = students.given(self.config)
-        names = {name: STUDENTS.get(name, name) for name in self.names if name != "before"}
-        return {name: every[column].load() for name, column in names.items()}
+        pair = loading.load_pair(self._pair, None, self.tokenizer, **how)
+        return {"teacher": pair.teacher, "before": pair.student}
 
 
 def checkpoints(
@@ -216,31 +216,35 @@ def knockout(
     `rollouts` are its own completions, sampled without truncation at `temperature`; they are reused
     up to the first banned token (`rockstudy.knockout.prefix_reuse`). ``grade(prompt_index, text)``
     returns whether a completion is right. `max_new_tokens` is the limit that the rollouts were
-    sampled with; by default their longest length.
+    sampled with, which those that were cut tell.
 
     Returns a row per type: ``target, spelling, completions`` (written anew), ``delta`` (Pass@1 with
     the ban minus without), ``se, lo, hi`` (95%, problems resampled), ``p`` (two-sided).
 
-    `StudyError`: rollouts of another limit; an id outside the vocabulary; fewer than two prompts.
+    `StudyError`: rollouts of another limit, or of one that nothing tells; prompts with different
+    numbers of completions; an id outside the vocabulary; fewer than two prompts.
     """
+    counts = np.bincount(rollouts.prompt_index, minlength=rollouts.n_prompts)
+    if counts.min() < counts.max():
+        got = f"{counts.min()} to {counts.max()}"
+        raise StudyError(f"rollouts: must have as many completions of each prompt; got {got}")
+    cut = rollouts.lengths[~rollouts.stopped]
+    if max_new_tokens is None and not len(cut):
+        raise StudyError("max_new_tokens: must be given where no rollout was cut at it; got None")
     student, tokenizer = models.model("after"), models.tokenizer
     known = zip(rollouts.prompt_index.tolist(), rollouts.texts(tokenizer), strict=True)
     base = replace(rollouts, correct=np.array([bool(grade(i, text)) for i, text in known], bool))
-    samples = int(np.bincount(base.prompt_index).max())
-    how = EvalConfig(
-        n_prompts=base.n_prompts,
-        samples=samples,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens or int(base.lengths.max()),
-        batch_size=batch_size,
-    )
+    samples, limit = int(counts.max()), int(cut.max()) if max_new_tokens is None else max_new_tokens
+    named = {"n_prompts": base.n_prompts, "samples": samples, "max_new_tokens": limit}
+    named |= {"temperature": temperature, "batch_size": batch_size}
+    values = {f"knockout__{name}": value for name, value in named.items()}
+    how = changed(PRESETS["own"], values).knockout
     chosen = [Candidate(int(i), (int(i),)) for i in ids]
     screen = Screen(student, tokenizer, base, chosen, how, seed)
     todo = prefix_reuse.plan(screen)
-    changed = prefix_reuse.changes(
-        screen, todo, lambda prompts, texts: [*map(grade, prompts, texts)]
-    )
-    delta = prefix_reuse.differences(changed, chosen, base.n_prompts, samples)
+    with progress.bar(int(todo.limit.sum()), "knockouts", "token") as bar:
+        found = prefix_reuse.changes(screen, todo, lambda *given: [*map(grade, *given)], bar)
+    delta = prefix_reuse.differences(found, chosen, base.n_prompts, samples)
     written = np.bincount(todo.candidate, minlength=len(chosen))
     targets = [one.target for one in chosen]
     spelling = [visible(text) for text in token_texts(tokenizer, targets)]

@@ -429,14 +429,15 @@ def has_record(path: Path) -> bool:
 
 def opened(path: Path) -> Run:
     """Open a run's folder by its record alone."""
-    origin, parents = origin_of(path), []
-    reference = path if path.parent.name == REFERENCE else None
+    if path.parent.name == REFERENCE:  # takes over nothing: whoever opens it has other runs
+        return Run(recorded(path), path, reference=path)
+    origin, parents, reference = origin_of(path), [], None
     while origin is not None and not origin.startswith(f"{REFERENCE}/"):
         parents.append(paths.run_dir(origin))
         if parents[-1] in (path, *parents[:-1]):
             raise StudyError(f"{path / RECORD}: must not start from itself; it does by {origin!r}")
         origin = origin_of(parents[-1])
-    if origin is not None and reference is None:
+    if origin is not None:
         reference = reference_dir(origin.removeprefix(f"{REFERENCE}/"))
     return Run(recorded(path), path, tuple(parents), reference)
 

@@ -1,6 +1,7 @@
 """Models that somebody else trained: measured like those of a run, without any training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 import rockstudy as rs
 from rockstudy import runs, tasks
-from rockstudy.cli import main, running
+from rockstudy.cli import main, measure, running
 from rockstudy.config import study_file
 from rockstudy.config.fields import ModelsConfig
 from rockstudy.config.identity import differences, identity
@@ -291,6 +292,32 @@ def test_a_knockout_gives_the_delta_of_the_screen(own, models):
     deltas = rs.knockout(models, base, screen.target, grade, **given)
     assert (deltas.completions.to_numpy() == screen.completions.to_numpy()).all()
     assert deltas.delta.to_numpy() == pytest.approx(screen.delta.to_numpy(), abs=1e-12)
+
+
+def test_a_knockout_needs_the_limit_of_its_rollouts_and_as_many_completions_of_each_prompt(models):
+    rollouts = rs.sample(models, ["What is 1 + 2?", "What is 3 + 4?"], samples=2, max_new_tokens=8)
+    ended = replace(rollouts, stopped=np.ones(len(rollouts), bool))
+    with pytest.raises(StudyError, match="max_new_tokens: must be given where no rollout was cut"):
+        rs.knockout(models, ended, [5], lambda i, text: True)
+    columns = ("completion_ids", "mask", "prompt_index", "sample_index", "stopped")
+    fewer = replace(rollouts, **{name: getattr(rollouts, name)[1:] for name in columns})
+    with pytest.raises(StudyError, match="as many completions of each prompt; got 1 to 2"):
+        rs.knockout(models, fewer, [5], lambda i, text: True, max_new_tokens=8)
+    with pytest.raises(StudyError, match="knockout__temperature: must be"):
+        wrong = {"max_new_tokens": 8, "temperature": -1.0}
+        rs.knockout(models, rollouts, [5], lambda i, text: True, **wrong)
+
+
+def test_measuring_rollouts_alone_samples_and_grades_nothing(own, logged, tmp_path):
+    run = Run(changed(own.config, {"rollouts__path": str(logged)}), tmp_path / "given")
+    alone = run.config.prompts.model_copy(update={"path": str(logged), "name": "prompts"})
+    config = type(run.config).model_validate(dict(run.config) | {"prompts": alone})
+    assert not config.has_prompts
+    run = Run(config, tmp_path / "given")
+    measure.data(run)
+    measure.statistics(run)
+    stages = {path.name for path in run.path.iterdir() if path.is_dir()}
+    assert stages == {"tables", "tokens"}
 
 
 def test_prompts_are_sampled_as_text_or_as_messages(models):

@@ -356,3 +356,11 @@ def test_a_table_that_a_reference_lacks_is_computed_and_not_written_there(tmp_pa
     assert run.table(_words).word.tolist() == ["So"]
     assert run.table(_words) is run.table(_words)  # computed once
     assert list(folder.iterdir()) == []
+
+
+def test_a_reference_takes_over_nothing_from_the_runs_of_whoever_opens_it(tmp_path):
+    folder = tmp_path / "reference" / "lab"
+    folder.mkdir(parents=True)
+    runs._record(folder, PRESETS["lab"], "lab")  # as it was started on the machine that made it
+    opened = runs.opened(folder)
+    assert opened.parents == () and opened.reference == folder

@@ -244,8 +244,8 @@ def _data(config: StudyConfig, run: Path | None, hub: bool = True) -> Iterator[C
     if config.rollouts is not None and tokenizer is not None:
         yield _rollouts(config.rollouts, tokenizer)
     for field, task in zip(task_fields(config), config.benchmarks, strict=True):
-        if config.rollouts is not None and task.path == config.rollouts.path:
-            continue  # no prompts but those of the rollouts
+        if not config.has_prompts:
+            continue
         sampled = [config.evaluation]
         sampled += [config.statistics] if task is config.benchmarks[0] else []
         sampled += [config.knockout] if task in config.screens else []

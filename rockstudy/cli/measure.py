@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 
 from rockstudy import tasks
+from rockstudy.cli import running
 from rockstudy.errors import StudyError, unknown
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import steps as knockout_steps
@@ -38,7 +39,7 @@ def data(run: Run) -> None:
     """Read prompts and benchmarks from the Hub into its cache: later parts need no network."""
     if run.config.models is None:
         train_prompts(run)
-    for task in run.config.benchmarks:
+    for task in run.config.benchmarks if run.config.has_prompts else ():
         tasks.load(task, "eval")
 
 
@@ -50,17 +51,24 @@ def training(run: Run) -> None:
 
 
 def statistics(run: Run) -> None:
-    """Grade the models, and measure them for notebooks 02 to 06."""
-    training_steps.pair_accuracy(run)
+    """Grade the models, and measure them for notebooks 02 to 06.
+
+    Given models are not graded where their prompts have no answers.
+    """
+    graded = running.grades(run.config)
+    if graded:
+        training_steps.pair_accuracy(run)
     if run.config.models is None:
         training_steps.accuracy_along(run)
     measurement = measured(run)
     measurement.token_table("post", measurement.names)
     if run.config.models is not None or "early" in measurement.names:
-        measurement.token_table(measurement.early, [measurement.early])
+        gradients_steps.losses(run)
         gradients_steps.half_samples(run)
     if tasks.causes(run.config.benchmarks[0]):
         causes(run)
+    if not graded:
+        return
     chosen = knockout_steps.candidates(run)
     knockout_steps.screen(run, chosen)
     knockout_steps.naive(run, chosen)

@@ -47,12 +47,12 @@ def applicable(notebooks: Sequence[Path], named: bool, config: StudyConfig) -> l
     reasons = dict.fromkeys(TRAINING, "trains nothing, since this run's models are given")
     if named and (stem := _first(notebooks, reasons)) is not None:
         raise StudyError(f"notebook: must be one that {reasons[stem]}; got {stem!r}")
-    if _first(notebooks, GRADING) is not None and not _graded(config):
-        grades = "grades nothing, since this run's prompts have no answers"
-        reasons |= dict.fromkeys(GRADING, grades)
+    if _first(notebooks, GRADING) is not None and not grades(config):
+        why = "grades nothing, since this run's prompts have no answers"
+        reasons |= dict.fromkeys(GRADING, why)
         if named:
             stem = _first(notebooks, reasons)
-            raise StudyError(f"notebook: must be one that {grades}; got {stem!r}")
+            raise StudyError(f"notebook: must be one that {why}; got {stem!r}")
     return [path for path in notebooks if path.stem not in reasons]
 
 
@@ -60,12 +60,12 @@ def _first(notebooks: Sequence[Path], stems: Collection[str]) -> str | None:
     return next((path.stem for path in notebooks if path.stem in stems), None)
 
 
-def _graded(config: StudyConfig) -> bool:
+def grades(config: StudyConfig) -> bool:
     """Whether the prompts of a study can be read and have answers to grade by."""
     from rockstudy import tasks
 
-    if config.rollouts is not None and config.screens[0].path == config.rollouts.path:
-        return False  # no prompts are given but those of the rollouts
+    if not config.has_prompts:
+        return False
     with contextlib.suppress(StudyError):  # the checks before the run report it
         return all(tasks.has_answers(task, tasks.load(task, "eval")) for task in config.screens)
     return True

@@ -571,6 +571,11 @@ class StudyConfig(_Frozen):
         return tuple(self.benchmarks[i] for i in self.screened) or self.benchmarks[:2]
 
     @property
+    def has_prompts(self) -> bool:
+        """Whether there are prompts to sample from, other than those of given rollouts."""
+        return self.rollouts is None or self.benchmarks[0].path != self.rollouts.path
+
+    @property
     def main_benchmark(self) -> str:
         """Label of the benchmark in claims on accuracy: the trained task if graded, else the first.
 

@@ -26,15 +26,20 @@ class Checkpoint:
 
     def load(self) -> PreTrainedModel:
         """Load the model in evaluation mode, with the ids that all have; `loading.load_model`."""
-        n = None if self.among is None else loading.shared_size(self.among)
-        return loading.load_model(**self.source, dtype=self.dtype, vocabulary=n)
+        return loading.load_model(**self.source, dtype=self.dtype, vocabulary=self._shared)
+
+    @cached_property
+    def _shared(self) -> int | None:
+        """The number of ids that its head is cut to; None where nothing is cut."""
+        return None if self.among is None else loading.shared_size(self.among)
 
     @cached_property
     def hash(self) -> str:
         """Hash of the folder, or identity of the given files and of how they are read."""
         if self.folder is not None:
             return cache.hash_folder(self.folder)
-        return f"{sources.identity(**self.source)} {self.dtype}"
+        cut = "" if self._shared is None else f" {self._shared} ids"
+        return f"{sources.identity(**self.source)} {self.dtype}{cut}"
 
 
 def in_folder(folder: Path) -> Checkpoint:

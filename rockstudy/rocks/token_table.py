@@ -118,7 +118,12 @@ def in_memory(rollouts: Rollouts, models: Mapping[str, PreTrainedModel]) -> pd.D
     if rollouts.n_tokens == 0:
         raise StudyError("rollouts: must have at least one completion token; got none")
     _check_vocabularies(models)
-    return _shard_frame(rollouts, np.flatnonzero(rollouts.lengths), models)
+    frames = []
+    with progress.bar(rollouts.n_tokens, "token table", "token") as bar:
+        for some in batches(rollouts, np.flatnonzero(rollouts.lengths)):
+            frames.append(_batch_frame(rollouts, some, models))
+            bar.update(len(frames[-1]))
+    return joined(frames)
 
 
 def _check_vocabularies(models: Mapping[str, PreTrainedModel]) -> None:

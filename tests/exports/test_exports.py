@@ -14,6 +14,7 @@ from rockstudy.models import loading
 from rockstudy.models.token_texts import token_texts
 from rockstudy.rocks import steps as rocks_steps
 from rockstudy.rocks import token_file
+from rockstudy.sampling import given
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.store import files
 
@@ -55,6 +56,9 @@ def test_rollouts_come_back_from_lines_of_json(run, corpus, tmp_path):
     assert all(map(np.array_equal, back.prompt_ids, corpus.rollouts.prompt_ids))
     tokenizer, row = loading.tokenizer_of(run), rows[0]
     assert tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] == row["prompt_ids"]
+    read = given.read(file, tokenizer).rollouts
+    for name in ("completion_ids", "mask", "prompt_index", "sample_index", "stopped", "correct"):
+        assert np.array_equal(getattr(read, name), getattr(back, name)), name
     stop = tokenizer.decode(row["completion_ids"][-1:]) if row["stopped"] else ""
     assert tokenizer.decode(row["completion_ids"]) == row["completion"] + stop
 
