@@ -22,8 +22,21 @@ ROLES = {
     "high-KL": "#7b3294",
     "random": "#7f7f7f",
     "control": "#2a9d5c",
+    "pillar": "#b40426",
+    "neutral": "#949494",
+    "stumbling block": "#3b4cc0",
 }
-MARKERS = dict(zip(ROLES, "osDX^v", strict=True))
+MARKERS = dict(zip(ROLES, "osDX^vD.^", strict=True))
+CATEGORIES = {  # of token types, by the names of `rocks.categories`
+    "latex": "#0173b2",
+    "structure": "#de8f05",
+    "marker": "#029e73",
+    "digit": "#d55e00",
+    "punctuation": "#cc78bc",
+    "letter": "#ca9161",
+    "word": "#949494",
+    "other": "#ece133",
+}
 CAUSES = {  # why a token is hard, by the lab's names
     "learnable style": "#029e73",
     "style beyond the student": "#d55e00",
@@ -45,6 +58,7 @@ class Figure(mpl.Figure):
     """A figure that notebooks show as a sharp PNG with its alternative text."""
 
     alt = "figure"
+    caption = ""  # what is seen, the unit, n, what is resampled and the paper's number
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         file = io.BytesIO()
