@@ -19,6 +19,8 @@ from rockstudy.config.presets import PRESETS
 from rockstudy.config.registry import TASKS
 from rockstudy.errors import StudyError, shortened, unknown
 
+NO_SOURCE = dict.fromkeys(("path", "revision", "subset", "split", *OF_SOME_TASKS))  # of a task
+
 
 def from_parameters(preset: str = "lab", seed: int | None = None, **overrides: Any) -> StudyConfig:
     """Return a preset, a name in `PRESETS` or the path of a TOML file, with other values.
@@ -73,7 +75,7 @@ def changed(base: StudyConfig, values: dict[str, Any]) -> StudyConfig:
         for name, field in RolloutsConfig.model_fields.items():
             tree["rollouts"].setdefault(name, field.get_default())
     derived = {"pair": base.models, "benchmarks": base.prompts}
-    for name, value in values.items():
+    for name, value in sorted(values.items(), key=lambda given: not given[0].endswith("__name")):
         section = name.split("__")[0]
         if derived.get(section) is not None:
             given = {"pair": "models", "benchmarks": "prompts"}[section]
@@ -96,12 +98,14 @@ def _add_benchmark(tree: dict[str, Any], name: str) -> None:
     """Copy the last benchmark, without its source, if ``name`` belongs to the one after it."""
     known = tree["benchmarks"]
     if isinstance(known, list | tuple) and name.startswith(f"benchmarks__{len(known)}__"):
-        own = dict.fromkeys(("path", "revision", "subset", "split", *OF_SOME_TASKS))
-        tree["benchmarks"] = [*known, known[-1] | own]
+        tree["benchmarks"] = [*known, known[-1] | NO_SOURCE]
 
 
 def _replace(node: Any, parts: list[str], name: str, value: Any) -> None:
-    """Set the value at ``parts`` below ``node``; in a list, set it in every item."""
+    """Set the value at ``parts`` below ``node``; in a list, set it in every item.
+
+    Another task starts without the source of the one whose place it takes.
+    """
     part, rest = parts[0], parts[1:]
     if isinstance(node, list | tuple) and node and isinstance(node[0], dict):
         if part.isdecimal() and not (int(part) < len(node) and rest):
@@ -120,6 +124,8 @@ def _replace(node: Any, parts: list[str], name: str, value: Any) -> None:
     elif rest:
         _replace(node[part], rest, name, value)
     else:
+        if part == "name" and NO_SOURCE.keys() <= node.keys() and value != node["name"]:
+            node |= NO_SOURCE
         node[part] = value.model_dump() if isinstance(value, BaseModel) else copy.deepcopy(value)
 
 

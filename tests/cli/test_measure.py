@@ -139,6 +139,53 @@ def test_a_disk_that_fills_is_one_line_and_the_next_call_has_the_same_tables(one
         cache.load(manifest.with_suffix(""))  # whole
 
 
+@pytest.mark.slow
+def test_two_processes_measure_given_models_as_one_does(one, tmp_path):
+    """The checkpoints of `one` as somebody else's, in an `own` study of a few prompts."""
+    trained = one / "runs" / "tiny" / "training"
+    (before,), (after,) = (trained.glob(f"{stage}-baseline*/late") for stage in ("stage1", "stage2"))
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f"""preset = "own"
+[models]
+teacher = "tiny:teacher"
+before = "{before}"
+after = "{after}"
+[prompts]
+name = "lab_math"
+n_eval = 6
+max_prompt_tokens = 128
+[evaluation]
+max_new_tokens = 32
+[statistics]
+n_prompts = 6
+max_new_tokens = 32
+[knockout]
+n_prompts = 4
+max_new_tokens = 32
+"""
+    )
+    found = []
+    for n in (1, 2):
+        home = tmp_path / str(n)
+        home.mkdir()
+        words = ["--config", str(file), "--run-id", "tiny", "-p", "screen", "3"]
+        given = os.environ | {
+            "ROCKSTUDY_HOME": str(home), "PYTHONPATH": str(paths.REPO), "OMP_NUM_THREADS": "1"
+        }  # fmt: skip
+        process = subprocess.run(
+            [sys.executable, "-m", "rockstudy", "measure", *words, "--processes", str(n)],
+            env=given, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        found.append(tables(home))
+    assert found[0].keys() == found[1].keys()
+    assert any(name.startswith("tables/knockout.screen") for name in found[0])
+    for name, table in found[0].items():
+        rtol = next((r for part, r in LOOSE.items() if part in name), 0)
+        pd.testing.assert_frame_equal(table, found[1][name], check_exact=rtol == 0, rtol=rtol)
+
+
 def launched(monkeypatch, capfd, code: str, processes: int = 2) -> list[str]:
     """The lines that processes print which run some code in place of the command."""
     monkeypatch.setattr(launcher.torch, "get_num_threads", lambda: 8)

@@ -380,3 +380,16 @@ def test_what_no_machine_could_hold_is_refused_at_once(given, part):
         from_parameters("lab", **given)
     assert part in str(raised.value)
     assert time.monotonic() - started < 5
+
+
+def test_another_task_starts_without_the_source_of_the_one_before():
+    """A path that nobody gave must not be refused as if somebody had."""
+    config = from_parameters("own", prompts__n_eval=6, prompts__name="lab_math")
+    assert (config.prompts.path, config.prompts.n_eval) == (None, 6)
+    first = from_parameters("smollm2", benchmarks__0__name="lab_math").benchmarks[0]
+    assert (first.path, first.revision, first.split) == (None, None, None)
+    given = {"benchmarks__0__path": "file.jsonl", "benchmarks__0__name": "openthoughts3"}
+    with pytest.raises(StudyError, match="benchmarks__0__name: must be a task with answers"):
+        from_parameters("smollm2", **given)
+    kept = from_parameters("smollm2").benchmarks[0]
+    assert from_parameters("smollm2", benchmarks__0__name=kept.name).benchmarks[0] == kept
