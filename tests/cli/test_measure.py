@@ -143,7 +143,9 @@ def test_a_disk_that_fills_is_one_line_and_the_next_call_has_the_same_tables(one
 def test_two_processes_measure_given_models_as_one_does(one, tmp_path):
     """The checkpoints of `one` as somebody else's, in an `own` study of a few prompts."""
     trained = one / "runs" / "tiny" / "training"
-    (before,), (after,) = (trained.glob(f"{stage}-baseline*/late") for stage in ("stage1", "stage2"))
+    (before,), (after,) = (
+        trained.glob(f"{stage}-baseline*/late") for stage in ("stage1", "stage2")
+    )
     file = tmp_path / "mine.toml"
     file.write_text(
         f"""preset = "own"
