@@ -90,15 +90,27 @@ class Browser:
 
     def open(self, page: Path, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
         """Load a file in a window of this size and colour scheme, and wait until it is there."""
+        self.visit(page.resolve().as_uri(), width, height, scheme)
+
+    def visit(self, url: str, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
+        """Load an address like `open`."""
         mobile = width < 600
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
         self("Emulation.setDeviceMetricsOverride", **size)
         media = [{"name": "prefers-color-scheme", "value": scheme}]
         self("Emulation.setEmulatedMedia", features=media)
         self.events.clear()
-        self("Page.navigate", url=page.resolve().as_uri())
+        self("Page.navigate", url=url)
         while not self.named("Page.loadEventFired"):
             self._receive()
+
+    def wait_for(self, expression: str, seconds: float = SECONDS) -> None:
+        """Wait until a JavaScript expression is true; `TimeoutError` that names it."""
+        started = time.monotonic()
+        while not self[expression]:
+            if time.monotonic() - started > seconds:
+                raise TimeoutError(f"not true after {seconds:.0f} s: {expression}")
+            time.sleep(0.2)
 
     def named(self, method: str) -> list[dict[str, Any]]:
         """The parameters of the events of one kind."""
