@@ -127,11 +127,12 @@ def in_words(table: pd.DataFrame) -> dict[str, list[str]]:
     """
     told: dict[str, list[str]] = {answer: [] for answer in ANSWERS.values()}
     for row in table[table.headline].to_dict("records"):
-        told[ANSWERS[row["direction"] or row["size"]]].append(_sentence(row))
+        told[ANSWERS[row["direction"] or row["size"]]].append(sentence(row))
     return {answer: sentences for answer, sentences in told.items() if sentences}
 
 
-def _sentence(row: Mapping[str, Any]) -> str:
+def sentence(row: Mapping[str, Any]) -> str:
+    """Return a claim as its statement with its numbers, or why there are none."""
     if pd.isna(row["value"]):
         return f"{row['statement'].rstrip('.')} ({row['reason']})."
     numbers = measured(row) + (

@@ -2,8 +2,8 @@
 
 A notebook's output is untrusted, especially token text. HTML is reduced to allowed tags, text is
 escaped, characters that reorder text are spelled out, and the content security policy allows only
-the script that sorts the claims, by its hash. Formulas become MathML, which browsers draw without a
-library; a formula that does not parse stays LaTeX.
+the page's own script, by its hash. Formulas become MathML, which browsers draw without a library; a
+formula that does not parse stays LaTeX. Figures are numbered in the order of the page.
 """
 
 import base64
@@ -27,12 +27,13 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
 from rockstudy.claims.verdicts import FINDING, VERDICTS
-from rockstudy.figure_style import CAUSE_CSS
+from rockstudy.display import MARKS, SPELLED
+from rockstudy.figure_style import CAUSE_CSS, for_both_grounds
 from rockstudy.report import listing
 
-REORDERING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
-SPELLED = {code: f"[U+{code:04X}]" for code in REORDERING}
+REORDERING = {code: SPELLED[code] for code in MARKS}
 IMAGE_TYPES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
+SVG = "image/svg+xml"
 
 TAGS = frozenset(
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 "
@@ -56,9 +57,6 @@ CELLS = """
 {% block data_latex %}<pre>{{ output.data['text/latex'] | e }}</pre>{% endblock %}
 {% block data_javascript %}{% endblock %}
 {% block data_widget_view %}{% endblock %}
-{% block data_svg %}<img src="data:image/svg+xml;base64,
-{{- output.data['image/svg+xml'] | text_base64 | escape_html }}" alt="{{ cell.metadata.alt | e }}">
-{% endblock %}
 {% block stream_stderr %}<details class="code"><summary>messages</summary>
 <pre>{{ output.text | ansi2html }}</pre></details>{% endblock %}
 {% block footer %}{% endblock %}
@@ -70,16 +68,31 @@ LIGHT, DARK = (
 HIGHLIGHTING = f"{LIGHT}\n@media (prefers-color-scheme: dark) {{\n{DARK}\n}}\n"
 
 
+SLOT = "\ue002{}\ue003"  # where a figure goes once its number is known; removed from input
+PRIVATE = dict.fromkeys((0xE000, 0xE001, 0xE002, 0xE003))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a notebook as a page shows it: data of an image, texts, pixels of CSS."""
+
+    source: str
+    alt: str
+    caption: str
+    size: tuple[int, int] | None
+    two_grounds: bool
+
+
 @dataclass(frozen=True)
 class Section:
-    """One notebook on the page, with its headings' anchors and its first figure as HTML."""
+    """One notebook on the page, with its headings' anchors, and its figures in their slots."""
 
     anchor: str
     title: str
     html: str
     headings: tuple[tuple[str, str], ...]
     question: str = ""
-    figure: str = ""
+    pictures: tuple[Picture, ...] = ()
 
 
 def clean(text: str) -> str:
@@ -133,7 +146,7 @@ class _Renderer(IPythonRenderer):
 def markdown(source: str) -> str:
     """Return Markdown with formulas as clean HTML."""
     renderer = _Renderer()
-    source = source.translate({0xE000: None, 0xE001: None})
+    source = source.translate(dict.fromkeys((0xE000, 0xE001)))
     cleaned = clean(MarkdownWithMath(renderer=renderer).render(source))
     return re.sub("\ue000(\\d+)\ue001", lambda found: renderer.formulas[int(found[1])], cleaned)
 
@@ -154,8 +167,7 @@ def _exporter() -> HTMLExporter:
 def section(notebook: nbformat.NotebookNode, name: str) -> Section:
     """Return an executed notebook as a section of the page, whose anchors begin with its name."""
     described = copy.deepcopy(notebook)
-    for cell, alt in zip(described.cells, alternatives(notebook), strict=True):
-        cell.metadata["alt"] = alt
+    pictures = _set_aside(described)
     converted, _ = _exporter().from_notebook_node(described)
     soup = BeautifulSoup(converted, "html.parser")
     for cell in soup.select('[id^="cell-id="]'):  # equal in all forks
@@ -163,7 +175,7 @@ def section(notebook: nbformat.NotebookNode, name: str) -> Section:
     title, headings = name, []
     for number, heading in enumerate(soup(re.compile("^h[1-5]$"))):
         level, text = int(heading.name[1]), heading.get_text().strip()
-        heading.name = f"h{level + 1}"
+        heading.name = f"h{min(level + 2, 6)}"
         heading["id"] = f"{name}--{number}"
         if level == 1 and title == name:
             title = text
@@ -172,9 +184,95 @@ def section(notebook: nbformat.NotebookNode, name: str) -> Section:
             headings.append((heading["id"], text))
             if text == "Provenance":
                 _fold(heading)
-    image = soup.find("img")
-    figure = str(image) if image else ""
-    return Section(name, title, str(soup), tuple(headings), _question(soup), figure)
+    number = name.split("_")[0]
+    for i, summary in enumerate(soup.select("details > summary"), start=1):
+        if (text := summary.get_text()) in FOLDED:  # every folded part has a name of its own
+            summary.string = f"{text} {number}.{i}"
+    for slot in soup.find_all(string=re.compile(SLOT.format("\\d+"))):
+        if (wide := slot.find_parent(class_="wide")) and wide.get_text().strip() == slot.strip():
+            wide.replace_with(slot.strip())
+    return Section(name, title, str(soup), tuple(headings), _question(soup), tuple(pictures))
+
+
+FOLDED = ("code", "messages", "artefacts")
+CAPTION = re.compile(r'^<div class="[\w ]*"><p class="figure-caption">')
+
+
+def _set_aside(notebook: nbformat.NotebookNode) -> list[Picture]:
+    """Put slots in the place of a notebook's figures and return these.
+
+    A caption that `Figure` shows below itself is dropped, since the picture has it too.
+    """
+    pictures: list[Picture] = []
+    for cell, alt in zip(notebook.cells, alternatives(notebook), strict=True):
+        cell.source = cell.source.translate(PRIVATE)
+        kept = []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            for kind, value in data.items():
+                if isinstance(value, str):
+                    data[kind] = value.translate(PRIVATE)
+            if isinstance(output.get("text"), str):
+                output.text = output.text.translate(PRIVATE)
+            if found := _picture(output, alt):
+                data.clear()
+                data["text/html"] = SLOT.format(len(pictures))
+                pictures.append(found)
+            elif kept and CAPTION.match(str(data.get("text/html", ""))) and pictures:
+                continue
+            kept.append(output)
+        if "outputs" in cell:
+            cell.outputs = kept
+    return pictures
+
+
+def _picture(output: Mapping[str, Any], alt: str) -> Picture | None:
+    """An output's figure, as vectors where there are any."""
+    data, about = output.get("data", {}), output.get("metadata", {})
+    kind = next((kind for kind in (SVG, *IMAGE_TYPES) if kind in data), None)
+    if kind is None:
+        return None
+    ours = kind == SVG and "caption" in about
+    value = for_both_grounds(data[kind]) if ours else data[kind]
+    encoded = base64.b64encode(value.encode()).decode() if kind == SVG else "".join(value.split())
+    told = next((about[k] for k in IMAGE_TYPES if isinstance(about.get(k), Mapping)), {})
+    sizes = [told.get(name) for name in ("width", "height")]
+    size = (sizes[0], sizes[1]) if all(isinstance(one, int) for one in sizes) else None
+    source = f"data:{kind};base64,{encoded}"
+    caption = str(about.get("caption", "")).translate(PRIVATE)
+    return Picture(source, str(told.get("alt") or alt), caption, size, ours)
+
+
+def figure_html(picture: Picture, number: int) -> str:
+    """Return a figure with its number and caption; texts and data are escaped."""
+    alt, source, caption = map(html.escape, (picture.alt, picture.source, picture.caption))
+    size = f' width="{picture.size[0]}" height="{picture.size[1]}"' if picture.size else ""
+    kind = "" if picture.two_grounds else ' class="light"'
+    image = f'<img src="{source}" alt="{alt}"{size}{kind}>'
+    return (
+        f'<figure id="figure-{number}"><div class="drawn">{image}</div>'
+        f"<figcaption><b>Figure {number}.</b> {caption}</figcaption></figure>"
+    )
+
+
+def numbered(sections: Sequence[Section], first: str) -> tuple[str, list[str]]:
+    """Return figure 1, the first one of the section `first`, and the sections with theirs.
+
+    Figure 1 stands at the top of the page, and a link to it in its section.
+    """
+    lead = next((s.pictures[0] for s in sections if s.anchor == first and s.pictures), None)
+    number, filled = (1 if lead else 0), []
+    for one in sections:
+        parts = []
+        for picture in one.pictures:
+            if picture is lead:
+                parts.append('<p><a href="#figure-1">Figure 1</a> is at the top of the page.</p>')
+            else:
+                number += 1
+                parts.append(figure_html(picture, number))
+        slots = re.compile(SLOT.format(r"(\d+)"))
+        filled.append(slots.sub(lambda found, parts=parts: parts[int(found[1])], one.html))
+    return figure_html(lead, 1) if lead else "", filled
 
 
 def _question(soup: BeautifulSoup) -> str:
@@ -215,34 +313,47 @@ def images(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
     return [(IMAGE_TYPES[k], one.data[k]) for k, one in zip(kinds, outputs, strict=True) if k]
 
 
-def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
+def page(*, title: str, sections: Sequence[Section], overview: str, **values: Any) -> str:
     """Return the whole page; further values fill the template ``report.html`` and are escaped."""
+    figure, filled = numbered(sections, overview)
+    return filled_template(
+        "report.html",
+        title=title,
+        figure=figure,
+        others=[(kind, title) for kind, title in listing.TITLES.items() if kind != FINDING],
+        sections=list(zip(sections, filled, strict=True)),
+        anchors={section.anchor for section in sections},
+        **values,
+    )
+
+
+def filled_template(name: str, **values: Any) -> str:
+    """Return a page from a template of this folder, with the style and the script of the report."""
     here = Path(__file__).parent
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "key": lambda x: "" if x != x else repr(float(x)),
         "rank": lambda verdict: [*VERDICTS, verdict].index(verdict),
         "published": listing.published,
         "measured": listing.measured,
+        "sample": listing.sample,
         "strip": _strip,
     }
-    environment.filters |= {"sample": listing.sample}
-    template = environment.from_string((here / "report.html").read_text())
     script = (here / "report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    whole = template.render(
-        title=title,
-        others=[(kind, title) for kind, title in listing.TITLES.items() if kind != FINDING],
-        sections=sections,
-        anchors={section.anchor for section in sections},
+    whole = environment.get_template(name).render(
         style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS,
         script=script,
         script_hash=f"sha256-{digest}",
         **values,
     )
-    return whole.translate(SPELLED)
+    return whole.translate(REORDERING)
 
 
 def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:

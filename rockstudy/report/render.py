@@ -2,6 +2,7 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -9,11 +10,12 @@ from rockstudy import runs
 from rockstudy.claims import records
 from rockstudy.errors import StudyError
 from rockstudy.notebooks import read
-from rockstudy.report import listing, page
+from rockstudy.report import example, findings, listing, page
 from rockstudy.runs import provenance
 from rockstudy.store import cache, files
 
-OVERVIEW = "09_report"  # the report shows its first figure above the claims
+WORLDS = ("lab", "smollm2")  # with a committed reference
+CLOSING = "_report"  # ends the name of the notebook whose first figure is figure 1
 
 
 def _facts(run: Path, table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -56,27 +58,47 @@ def render(folder: Path) -> Path:
     seconds = [None if pd.isna(s) else f"{s:.4g}" for s in table.seconds]
     shown = table.assign(seconds=seconds).astype(object)
     claims = records.read_claims(folder)
+    other, elsewhere = _other_world(folder, set(claims.claim[claims.headline]))
     html = page.page(
         title=f"rockstudy: {folder.name}",
         sections=[page.section(notebook, name) for name, notebook in notebooks.items()],
+        overview=next((name for name in notebooks if name.endswith(CLOSING)), ""),
+        rock=example.ROCK,
+        example=example.of_run(runs.opened(folder)) if runs.has_record(folder) else None,
+        findings=findings.told(claims),
+        run=folder.name,
         facts=_facts(folder, table),
         failures=[
             f"{path.name.removesuffix('.failed.ipynb')} did not run to its end: see {path.name}"
             for path in sorted((folder / "notebooks").glob("*.failed.ipynb"))
         ],
         claims=claims.to_dict("records"),
-        overview=OVERVIEW,
+        preset=runs.recorded(folder).preset if runs.record_of(folder) else "this run",
+        other=other,
+        elsewhere=elsewhere,
         summary=listing.summary(claims),
-        words=listing.in_words(claims),
         verdicts=listing.verdicts(claims),
         provenance_columns=list(shown.columns),
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
+        viewer="",  # HTML of the token viewer
     )
     target = folder / "report.html"
     with files.temporary(target) as waiting:
         waiting.write_text(html, encoding="utf-8")
         waiting.replace(target)
     return target
+
+
+def _other_world(folder: Path, headlines: set[str]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The committed reference of another world that has some headlines, and its claims by name."""
+    own = runs.recorded(folder).preset if runs.record_of(folder) else ""
+    for preset in WORLDS:
+        reference = runs.reference_dir(preset)
+        if preset != own and reference.is_dir():
+            there = {row["claim"]: row for row in records.read_claims(reference).to_dict("records")}
+            if headlines & set(there):
+                return preset, there
+    return "", {}
 
 
 def _write_figures(folder: Path, name: str, images: list[tuple[str, str]]) -> None:

@@ -1,6 +1,73 @@
-// Sorts and filters the claims table. Without it the page shows the same table in its own order.
+// Enlarges figures, opens the folded part that a link names, and sorts and filters the claims. Without
+// it the page shows the same content: figures in their size, claims in their own order.
 (() => {
   "use strict";
+  const drawn = [...document.querySelectorAll("figure .drawn")];
+  const dialog = document.createElement("dialog");
+  const named = (figure) => figure.querySelector("b")?.textContent.replace(/\.$/, "") ?? "Figure";
+  let place = 0;
+
+  const control = (text, label, action) => {
+    const made = document.createElement("button");
+    made.type = "button";
+    made.append(text);
+    made.setAttribute("aria-label", label);
+    made.addEventListener("click", action);
+    return made;
+  };
+  const show = (next) => {
+    place = (next + drawn.length) % drawn.length;
+    const figure = drawn[place].closest("figure");
+    const image = drawn[place].querySelector("img").cloneNode();
+    const caption = document.createElement("p");
+    caption.textContent = figure.querySelector("figcaption")?.textContent ?? "";
+    dialog.setAttribute("aria-label", named(figure));
+    dialog.querySelector(".shown").replaceChildren(image, caption);
+    if (!dialog.open) dialog.showModal();
+  };
+  if (drawn.length) {
+    const bar = document.createElement("div");
+    bar.className = "bar-of";
+    bar.append(
+      control("←", "previous figure", () => show(place - 1)),
+      control("→", "next figure", () => show(place + 1)),
+      control("✕", "close", () => dialog.close()),
+    );
+    const shown = document.createElement("div");
+    shown.className = "shown";
+    dialog.append(bar, shown);
+    document.body.append(dialog);
+    dialog.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step) show(place + step);
+    });
+    dialog.addEventListener("close", () => drawn[place].querySelector("button").focus());
+    drawn.forEach((one, i) => {
+      const image = one.querySelector("img");
+      const made = control("", `enlarge ${named(one.closest("figure"))}: ${image.alt}`, () => show(i));
+      made.append(image);
+      one.append(made);
+    });
+  }
+
+  const reveal = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let part = target; part; part = part.parentElement?.closest("details")) {
+      if (part.tagName === "DETAILS") part.open = true;
+    }
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", reveal);
+  reveal();
+
+  let opened = [];
+  addEventListener("beforeprint", () => { // all claims are printed, notebooks as they are open
+    opened = [...document.querySelectorAll("#claims details:not([open])")];
+    opened.forEach((part) => { part.open = true; });
+  });
+  addEventListener("afterprint", () => opened.forEach((part) => { part.open = false; }));
+
   const table = document.querySelector("table.claims");
   if (!table) return;
   const body = table.tBodies[0];

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import re
 
 import nbformat
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from rockstudy import paths
+from rockstudy import figure_style, paths
 from rockstudy.claims import records
+from rockstudy.display import Html
 from rockstudy.errors import StudyError
 from rockstudy.report import listing, page, render
 from rockstudy.rocks import causes
@@ -269,7 +271,7 @@ def test_hostile_token_text_is_inert_wherever_it_is_shown(run):
     records.claims(run, "00", [claim(statement=HOSTILE, locator=HOSTILE)])
     soup = rendered(run)
     assert soup.find_all(["iframe", "svg", "object", "embed"]) == []
-    assert [script.get_text()[:8] for script in soup.find_all("script")] == ["// Sorts"]
+    assert [script.get_text()[:8] for script in soup.find_all("script")] == ["// Enlar"]
     assert len(soup.find_all("style")) == 1
     handlers = [name for tag in soup.find_all() for name in tag.attrs if name.startswith("on")]
     assert handlers == []
@@ -348,7 +350,7 @@ def test_contents_link_to_every_notebook_and_section_by_unique_anchors(run):
     soup = rendered(run)
     links = [link["href"] for link in soup.nav.find_all("a")]
     assert links == ["#claims", "#00_first", "#01_second", "#provenance"]
-    assert "Why?" in soup.nav.get_text()
+    assert "Why?" in soup.select_one("[id='00_first'] > summary").get_text()
     links += [link["href"] for link in soup.select(".within a")]
     assert len(links) == 4 + 2 * 2
     ids = [tag["id"] for tag in soup.find_all(id=True)]
@@ -385,7 +387,7 @@ def test_numbers_without_a_verdict_and_checks_are_folded_below_the_findings(run)
     soup = rendered(run)
     found = [one.find("code").get_text() for one in soup.select(".claims tbody tr[data-size]")]
     assert found == ["finding"]
-    below = {one.summary.get_text(): one for one in soup.select("#claims details")}
+    below = {one.summary.get_text(): one for one in soup.select("#claims details:not(.all)")}
     assert list(below) == ["numbers without a verdict (1)", "checks of this study (1)"]
     assert all("open" not in one.attrs for one in below.values())
     shown, check = below.values()
@@ -422,14 +424,97 @@ def test_the_provenance_of_a_notebook_is_folded(run):
     frame = pd.DataFrame({"artefact": ["a"]}).to_html()
     executed(run, text("# One\n\n## Provenance"), output({"text/html": frame}))
     table = rendered(run).find(id="00_first").find("table")
-    assert table.find_parent("details").summary.get_text() == "artefacts"
+    assert table.find_parent("details").summary.get_text() == "artefacts 00.2"
 
 
-def test_the_figure_of_the_closing_notebook_stands_above_the_claims_too(run):
+def test_the_figure_of_the_closing_notebook_is_figure_1_at_the_top(run):
     executed(run, text("# One"), output({"image/png": PIXEL}, alt="a life"), name="09_report")
-    images = rendered(run).find_all("img")
-    assert [image["alt"] for image in images] == ["a life", "a life"]
-    assert images[0].find_parent(id="claims") is not None
+    executed(run, text("# Zero"), output({"image/png": PIXEL}, alt="another"))
+    soup = rendered(run)
+    assert [image["alt"] for image in soup.find_all("img")] == ["a life", "another"]
+    assert soup.img.find_parent("header") is not None
+    assert [figure["id"] for figure in soup.find_all("figure")] == ["figure-1", "figure-2"]
+    assert soup.find(id="09_report").find("a", href="#figure-1") is not None
+
+
+def test_a_figure_of_ours_is_vectors_with_its_caption_and_true_size(run):
+    made, (axis,) = figure_style.figure(5, 2, caption=f"What is seen; n = 3. {HOSTILE}")
+    axis.plot([0, 1])
+    made.alt = "a line"
+    data, about = made._repr_mimebundle_()
+    caption = f'<p class="figure-caption"><small>{html.escape(made.caption)}</small></p>'
+    picture = nbformat.v4.new_output("display_data", data=data, metadata=about)
+    below = nbformat.v4.new_output("display_data", data={"text/html": Html(caption)._repr_html_()})
+    cell = nbformat.v4.new_code_cell("figures.made()", outputs=[picture, below])
+    executed(run, text("# One"), cell)
+    soup = rendered(run)
+    (image,) = soup.find_all("img")
+    assert (image["width"], image["height"], image["alt"]) == ("480", "192", "a line")
+    kind, encoded = image["src"].split(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert "prefers-color-scheme:dark" in base64.b64decode(encoded).decode()
+    told = soup.figcaption.get_text()
+    assert told == f"Figure 1. {made.caption}"
+    assert soup.get_text().count("What is seen") == 1  # not again as the output below the figure
+
+
+def test_private_characters_of_an_output_move_no_figure(run):
+    slot = page.SLOT.format(0)
+    hostile = output({"text/html": f"<p>{slot}</p>", "text/plain": slot})
+    executed(run, text(f"# One {slot}"), hostile, output({"image/png": PIXEL}))
+    assert len(rendered(run).find_all("img")) == 1
+
+
+def test_folded_parts_have_names_of_their_own(run):
+    cells = [text("# One"), output({"text/plain": "1"}), output({"text/plain": "2"})]
+    executed(run, *cells)
+    executed(run, *cells, name="01_second")
+    records.claims(run, "00", [claim()])
+    names = [one.get_text() for one in rendered(run).find_all("summary")]
+    assert "code 00.1" in names and "code 01.2" in names
+    assert len(names) == len(set(names)) + 1  # both notebooks have the title One
+
+
+def test_the_first_screen_has_the_findings_in_words_before_the_claims(run):
+    executed(run, text("# One"))
+    rows = [
+        claim(claim="opd-accuracy-rises", value=0.126, lo=0.085, hi=0.166, paper=0.178),
+        claim(claim="something", headline=True, value=0.3, lo=0.2, hi=0.4),
+        claim(claim="unseen", headline=True, **NOT_RUN),
+    ]
+    records.claims(run, "00", rows)
+    soup = rendered(run)
+    first, second, third = [one.get_text(" ", strip=True) for one in soup.select(".findings li")]
+    assert first.startswith("Distillation raises the student's accuracy by 12.6 points [8.5, 16.6]")
+    assert first.endswith("as in the paper")
+    assert "OPD raises Pass@1" in second and third.endswith("not run")
+    assert soup.select_one(".findings").find_parent("header") is not None
+    assert "A rock token is" in soup.header.get_text()
+
+
+def test_headline_claims_of_another_world_stand_beside_those_of_the_run(run, tmp_path):
+    executed(run, text("# One"))
+    records.claims(run, "00", [claim(headline=True, value=0.2)])
+    assert [h.get_text() for h in rendered(run).select(".headlines thead th")][2:] == ["tiny"]
+    there = open_run("lab", "there")
+    records.claims(there, "00", [claim(headline=True, value=0.7, lo=0.6, hi=0.8)])
+    (tmp_path / "data" / "reference").mkdir(parents=True)
+    there.path.rename(tmp_path / "data" / "reference" / "lab")
+    soup = rendered(run)
+    assert [h.get_text() for h in soup.select(".headlines thead th")][2:] == ["tiny", "lab"]
+    cells = [cell.get_text() for cell in soup.select(".headlines tbody td")]
+    assert "0.2" in cells[1] and "0.7" in cells[2]
+
+
+def test_every_table_of_the_page_has_a_caption_and_the_page_a_link_past_its_head(run):
+    executed(run, text("# One"))
+    records.claims(
+        run, "00", [claim(claim=k, kind=k, headline=True, **c) for k, c in KINDS.items()]
+    )
+    soup = rendered(run)
+    assert all(table.caption is not None for table in soup.find_all("table"))
+    skip = soup.body.find("a")
+    assert skip["class"] == ["skip"] and soup.find(id=skip["href"][1:]).name == "main"
 
 
 def test_the_page_tells_what_the_run_changes_in_its_preset(tmp_path, monkeypatch):

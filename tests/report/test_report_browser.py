@@ -22,6 +22,7 @@ HOSTILE = (
     "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     "<svg onload=\"document.title='owned'\"></td></table></section>\u202eetihw\u2066"
 )
+HIGH = r"$$\sum_{i=1}^{n} \frac{a_i}{\frac{b}{c}}$$"
 SHOWN = "[...document.querySelectorAll('.claims tbody tr:not(.group)')].filter(r => !r.hidden)"
 COLOURS = """(() => {
   const style = getComputedStyle(document.body);
@@ -64,7 +65,11 @@ def path(tmp_path_factory):
         {"text/plain": HOSTILE * 3},
         {"application/javascript": "document.title = 'owned'"},
     ]
-    cells = [nbformat.v4.new_markdown_cell(f"# Title\n\n## Question\n\nWhy {HOSTILE}?\n\n$x^2$")]
+    cells = [
+        nbformat.v4.new_markdown_cell(
+            f"# Title\n\n## Question\n\nWhy {HOSTILE}?\n\n{HIGH}\n\n$x^2$"
+        )
+    ]
     for data in shown:
         output = nbformat.v4.new_output("display_data", data=data)
         cells.append(nbformat.v4.new_code_cell("show()" + " # long" * 40, outputs=[output]))
@@ -80,6 +85,12 @@ def path(tmp_path_factory):
 def browser(tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
+
+
+def open_all(browser, path, *how) -> None:
+    """Open the page and all its folded parts."""
+    browser.open(path, *how)
+    browser["document.querySelectorAll('details').forEach(part => { part.open = true; })"]
 
 
 def click(browser, selector: str, place: int = 0) -> None:
@@ -104,13 +115,13 @@ def test_it_opens_without_an_error_and_asks_for_nothing(browser, path, width, sc
 def test_every_figure_has_a_size_and_an_alternative_text(browser, path):
     browser.open(path)
     images = browser["[...document.images].map(i => [i.naturalWidth, i.naturalHeight, i.alt])"]
-    assert len(images) == 3  # one in each notebook, the last one's above the claims too
+    assert len(images) == 2  # one in each notebook, the last one's at the top
     assert all(width > 100 and height > 100 and len(alt) > 3 for width, height, alt in images)
 
 
 @pytest.mark.parametrize("width", [390, 768, 970, 1200])
 def test_the_page_never_scrolls_sideways(browser, path, width):
-    browser.open(path, width)
+    open_all(browser, path, width)
     assert browser["document.documentElement.scrollWidth"] <= width
 
 
@@ -134,7 +145,7 @@ def luminance(colour: str) -> float:
 
 
 def test_the_claims_sort_by_number_up_down_and_back(browser, path):
-    browser.open(path)
+    open_all(browser, path)
     before = measured(browser)
     numbers = sorted(float(key) for key in before if key)
     assert sorting(browser) == ["none"] * 5
@@ -154,7 +165,7 @@ def test_the_claims_sort_by_number_up_down_and_back(browser, path):
 
 @pytest.mark.parametrize(("column", "name"), [(3, "direction"), (4, "size")])
 def test_verdicts_sort_in_their_own_order_and_headings_step_aside(browser, path, column, name):
-    browser.open(path)
+    open_all(browser, path)
     click(browser, ".claims th button", column)
     order = browser[f"{SHOWN}.map(r => r.dataset.{name})"]
     assert len(order) == 12
@@ -163,7 +174,7 @@ def test_verdicts_sort_in_their_own_order_and_headings_step_aside(browser, path,
 
 
 def test_a_header_sorts_from_the_keyboard(browser, path):
-    browser.open(path)
+    open_all(browser, path)
     browser["document.querySelector('.claims th button').focus()"]
     browser.press("Enter", 13)
     assert sorting(browser)[0] == "ascending"
@@ -172,7 +183,7 @@ def test_a_header_sorts_from_the_keyboard(browser, path):
 
 
 def test_one_verdict_can_be_shown_alone(browser, path):
-    browser.open(path)
+    open_all(browser, path)
     choices = browser["[...document.querySelectorAll('.counts button')].map(b => b.innerText)"]
     direction = ["reproduced 2", "differs 4", "inconclusive 2"]
     unmeasured = ["not testable here 2", "not run 2"]
@@ -191,9 +202,9 @@ def test_one_verdict_can_be_shown_alone(browser, path):
 
 
 def test_a_hostile_token_neither_runs_nor_breaks_the_page(browser, path):
-    browser.open(path)
+    open_all(browser, path)
     assert browser["document.title"] == "rockstudy: here"
-    assert browser["document.querySelectorAll('main > section').length"] == 4
+    assert browser["document.querySelectorAll('main > section').length"] == 3
     assert browser["document.querySelectorAll('script').length"] == 1
     assert browser["[...document.querySelectorAll('.claims tr')].every(r => r.cells.length > 0)"]
     text = browser["document.body.innerText"]
@@ -212,3 +223,49 @@ def test_a_script_that_is_not_the_pages_own_is_refused(browser, path):
     ]
     assert browser["document.title"] == "rockstudy: here"
     assert any("Content Security Policy" in text for text in browser.complaints())
+
+
+def test_a_figure_is_enlarged_and_left_by_the_keyboard(browser, path):
+    open_all(browser, path)
+    opened = "document.querySelector('dialog').open"
+    browser["document.querySelector('figure .drawn button').focus()"]
+    browser.press("Enter", 13)
+    assert browser[opened]
+    first = browser["document.querySelector('dialog').ariaLabel"]
+    browser.press("ArrowRight", 39)
+    assert (first, browser["document.querySelector('dialog').ariaLabel"]) == (
+        "Figure 1",
+        "Figure 2",
+    )
+    assert browser["document.querySelector('dialog img').getBoundingClientRect().width"] > 700
+    browser.press("Escape", 27)
+    assert not browser[opened]
+    assert browser["document.activeElement.ariaLabel"].startswith("enlarge Figure 2")
+    assert browser.complaints() == []
+
+
+def test_a_link_opens_the_folded_part_that_it_names(browser, path):
+    browser.open(path)
+    assert not browser["document.getElementById('01_first').open"]
+    browser["document.querySelector('nav a[href=\"#01_first\"]').click()"]
+    browser.wait_for("document.getElementById('01_first').open", 5)
+
+
+def test_no_formula_is_clipped(browser, path):
+    open_all(browser, path)
+    heights = "[...document.querySelectorAll('[display=block]')].map(m => [m.scrollHeight, m.clientHeight])"
+    found = browser[heights]
+    assert found and all(inside <= around for inside, around in found)
+
+
+def test_a_printed_page_keeps_claims_strips_and_table_heads(browser, path):
+    browser.open(path)
+    browser("Emulation.setEmulatedMedia", media="print")
+    style = "getComputedStyle(document.querySelector({!r})).{}"
+    assert browser[style.format("table.claims thead", "display")] == "table-header-group"
+    assert browser[style.format("table.claims tr", "breakInside")] == "avoid"
+    assert browser[style.format(".strip i", "printColorAdjust")] == "exact"
+    assert browser[style.format("nav", "display")] == "none"
+    printed = browser("Page.printToPDF", printBackground=False)["data"]
+    assert len(base64.b64decode(printed)) > 10_000
+    browser("Emulation.setEmulatedMedia", media="")
