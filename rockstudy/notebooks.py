@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from rockstudy import display
 from rockstudy.errors import StudyError, shortened, unknown
 
 if TYPE_CHECKING:
@@ -121,17 +122,21 @@ def _kinds(node: ast.expr) -> Iterator[type | None]:
 def prepare() -> None:
     """Make the kernel of a notebook ready, and refuse values from papermill that do not fit.
 
-    A `StudyError` is then shown as its one line, without a traceback, and MathJax keeps off all
-    tables of pandas, in which a ``$`` is a token and no formula. `StudyError` names the first value
-    whose name or type the ``parameters`` cell does not have, with what is legal.
+    A `StudyError` is then shown as its one line, without a traceback. A frame that a cell ends with
+    is shown by `display.table`, and MathJax keeps off the other tables of pandas too, in which a
+    ``$`` is a token and no formula. `StudyError` names the first value whose name or type the
+    ``parameters`` cell does not have, with what is legal.
     """
     pd.set_option("display.html.use_mathjax", False)
     pd.set_option("styler.html.mathjax", False)
+    pd.set_option("styler.format.escape", "html")
+    pd.set_option("styler.format.precision", display.DIGITS)
     module = sys.modules.get("IPython")
     shell = module and module.get_ipython()
     if shell is None:  # outside a notebook
         return
     shell.set_custom_exc((StudyError,), _show)
+    shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, display.shown)
     cells = shell.user_ns.get("In", [])
     places = [i for i, cell in enumerate(cells) if cell.startswith(INJECTED)]
     if not places or places[-1] == 0:
