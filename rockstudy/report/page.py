@@ -27,6 +27,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
 from rockstudy.claims.verdicts import FINDING, VERDICTS
+from rockstudy.display import ALIGNED_CSS
 from rockstudy.figure_style import CAUSE_CSS
 from rockstudy.report import listing
 
@@ -237,7 +238,7 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
         others=[(kind, title) for kind, title in listing.TITLES.items() if kind != FINDING],
         sections=sections,
         anchors={section.anchor for section in sections},
-        style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS,
+        style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS + ALIGNED_CSS,
         script=script,
         script_hash=f"sha256-{digest}",
         **values,
