@@ -7,8 +7,6 @@ are the screen's own. `rockstudy.rocks.followed` has the token.
 
 from __future__ import annotations
 
-import html
-
 import numpy as np
 import pandas as pd
 
@@ -17,12 +15,14 @@ from rockstudy.display import ALIGNED_CSS, Html
 from rockstudy.knockout import prefix_reuse, steps
 from rockstudy.knockout.prefix_reuse import Candidate
 from rockstudy.models import loading
-from rockstudy.models.token_texts import decoded, token_texts, visible
+from rockstudy.models.token_texts import decoded, token_texts
 from rockstudy.rocks import followed
+from rockstudy.rocks.followed import paragraphs
 from rockstudy.rocks.steps import measured
 from rockstudy.runs import Run, table
 
 WRITTEN = 24  # ours: completions that are written again, the first that hold the token
+LETTERS = 140  # ours: of each text
 SHOWN = 3  # ours: of those that change from right to wrong or back, and of the others
 
 
@@ -80,21 +80,19 @@ def banned_html(written: pd.DataFrame) -> Html:
     """The texts of `banned`: what both share, then as it was and as it is without the token."""
     rows = []
     for one in written.itertuples():
-        verdicts = ["right" if correct else "wrong" for correct in (one.base_correct, one.correct)]
-        shared, old, new = (_lines(text) for text in (one.before, one.after, one.instead))
-        rows.append(
-            f"<tr><td class='text'>{shared}</td><td class='text'>{old}<br>({verdicts[0]})</td>"
-            f"<td class='text'>{new}<br>({verdicts[1]})</td></tr>"
+        was, now = ("right" if correct else "wrong" for correct in (one.base_correct, one.correct))
+        begin = f"… {one.before[-LETTERS:]}" if len(one.before) > LETTERS else one.before
+        old, new = (
+            f"{text[:LETTERS]} …" if len(text) > LETTERS else text
+            for text in (one.after, one.instead)
         )
+        cells = (paragraphs(begin), f"{paragraphs(old)} ({was})", f"{paragraphs(new)} ({now})")
+        rows.append("".join(f"<td class='text'>{cell}</td>" for cell in cells))
     head = "<th>both begin</th><th>as it was</th><th>without the token</th>"
     return Html(
         f"<style>{ALIGNED_CSS}</style><table class='aligned'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
     )
-
-
-def _lines(text: str) -> str:
-    return html.escape(visible(text)).replace("⏎", "⏎<br>")
 
 
 def reading_of_banned(run: Run, written: pd.DataFrame) -> str:

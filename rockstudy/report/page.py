@@ -37,8 +37,8 @@ IMAGE_TYPES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 TAGS = frozenset(
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 "
-    "h6 hr i img input kbd li ol p pre s small span strong sub summary sup table tbody td tfoot th "
-    "thead tr u ul".split()
+    "h6 hr i img input kbd li mark ol p pre s small span strong sub summary sup table tbody td "
+    "tfoot th thead tr u ul".split()
 )
 
 CELLS = """

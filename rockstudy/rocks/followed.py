@@ -12,7 +12,7 @@ own. They are an example and no evidence.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from rockstudy.training.arm import BASELINE
 
 OCCURRENCES = 8  # ours: as many as a reader looks at
 AROUND = 14  # ours: tokens of context on each side
+WIDTH = 40  # ours: characters of them in a line
 LIKELY = 3  # ours: of each model's most likely tokens
 MODELS = {"teacher": "teacher", "pre": "student before OPD", "post": "student after OPD"}
 RANKED = (*TOKENS, *ROCKS, "rocks.selector", "rocks.k")  # fields that decide which token it is
@@ -206,32 +207,47 @@ def _answers(run: Run, benchmark: str) -> dict[str, pd.DataFrame]:
 def contexts_html(shown: pd.DataFrame, most_likely: pd.DataFrame | None = None) -> Html:
     """Occurrences aligned on the token, with their losses and what each model would write there.
 
-    `shown` is `contexts`, `most_likely` is `likely`. Blanks are visible and all text is escaped.
+    `shown` is `contexts`, `most_likely` is `likely`. All text is escaped.
     """
     rows = []
     for one in shown.itertuples():
-        rows.append(
-            f"<tr><td class='number'>{one.rkl_pre:.2f}</td>"
-            f"<td class='number'>{one.rkl_post:.2f}</td>{aligned(one.before, one.token, one.after)}"
-            "</tr>"
+        losses = "".join(
+            f"<td class='number'>{loss:.2f}</td>" for loss in (one.rkl_pre, one.rkl_post)
         )
+        rows.append(f"<tr>{losses}{aligned(one.before, one.token, one.after)}</tr>")
         if most_likely is not None:
             here = most_likely[(most_likely[KEYS] == [getattr(one, k) for k in KEYS]).all(axis=1)]
             rows.append(
                 f"<tr><td></td><td></td><td class='note' colspan='3'>{_told(here)}</td></tr>"
             )
-    head = "<th>before</th><th>after</th><th class='before'>text before</th><th>token</th>"
+    return aligned_table(["before OPD", "after"], rows)
+
+
+def aligned_table(numbers: Sequence[str], rows: Sequence[str]) -> Html:
+    """A table of rows that end in the cells of `aligned`, after columns of numbers."""
+    head = "".join(f"<th>{html.escape(one)}</th>" for one in numbers)
+    head += "<th class='before'>text before</th><th>token</th><th class='after'>text after</th>"
     return Html(
-        f"<style>{ALIGNED_CSS}</style><table class='aligned'><thead><tr>{head}"
-        f"<th class='after'>text after</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<style>{ALIGNED_CSS}</style><table class='aligned'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def aligned(before: str, middle: str, after: str) -> str:
-    """Three cells of a table whose rows are aligned on the middle one; the text is escaped."""
-    text = (html.escape(visible(part)) for part in (before, middle, after))
-    cells = zip(("before", "token", "after"), text, strict=True)
+    """Three cells of a row that is aligned on its token: a line of text on either side, escaped."""
+    sides = readable(before)[-WIDTH:], visible(middle), readable(after)[:WIDTH]
+    cells = zip(("before", "token", "after"), map(html.escape, sides), strict=True)
     return "".join(f"<td class='{kind}'>{part}</td>" for kind, part in cells)
+
+
+def readable(text: str) -> str:
+    """Running text on one line: spaces as they are, every other blank visible."""
+    return " ".join(map(visible, text.split(" ")))
+
+
+def paragraphs(text: str) -> str:
+    """Running text over several lines, escaped for HTML."""
+    return html.escape(readable(text)).replace("⏎", "<br>")
 
 
 def _told(here: pd.DataFrame) -> str:
@@ -247,20 +263,23 @@ def _told(here: pd.DataFrame) -> str:
 
 
 def before_after_html(run: Run, answers: pd.DataFrame) -> Html:
-    """The two answers of `before_after` as text, each followed token marked, all text escaped."""
-    parts = []
+    """The two answers of `before_after` side by side, each followed token marked, text escaped."""
+    heads, texts = [], []
     for stage, some in answers.groupby("stage", sort=False):
         verdict = "right" if some.correct.iloc[0] else "wrong"
-        text = "".join(
+        heads.append(f"<th>{MODELS[str(stage)]} ({verdict})</th>")
+        marked = (
             f"<mark>{html.escape(visible(one.token))}</mark>"
             if one.followed
-            else html.escape(visible(one.token)).replace("⏎", "⏎<br>")
+            else paragraphs(one.token)
             for one in some.itertuples()
         )
-        parts.append(f"<p><b>{MODELS[str(stage)]}</b> ({verdict})</p><p>{text}</p>")
+        texts.append(f"<td class='text'>{''.join(marked)}</td>")
     prompt = training_steps.problems(run).prompt.iloc[int(answers.prompt_index.iloc[0])]
-    asked = f"<p><b>problem</b></p><p>{html.escape(prompt)}</p>"
-    return Html(f"<style>{ALIGNED_CSS}</style><div class='texts'>{asked}{''.join(parts)}</div>")
+    return Html(
+        f"<style>{ALIGNED_CSS}</style><p>{paragraphs(prompt)}</p><table class='aligned'><thead><tr>"
+        f"{''.join(heads)}</tr></thead><tbody><tr>{''.join(texts)}</tr></tbody></table>"
+    )
 
 
 def reading_of_token(run: Run) -> str:
