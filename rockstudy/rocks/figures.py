@@ -128,9 +128,9 @@ def rock_coverage(
         axis.plot(rows.share, rows.value, **look)
         axis.set(xscale="log", ylim=(0, 1.02), xlabel="K / observed types")
         axis.xaxis.set_minor_formatter(NullFormatter())  # its labels overlap
-        axis.axvline(k * share, color="black", lw=1)
+        _cutoff(axis, k * share, f"K = {k}")
         if proposed is not None and proposed != k:
-            axis.axvline(proposed * share, color="black", lw=1, ls=":")
+            _cutoff(axis, proposed * share, f"proposed K = {proposed}", ls=":")
         legend_above(axis, 2)
     left.set_ylabel("share of the loss")
     right.set_ylabel("Jaccard index")
@@ -153,6 +153,13 @@ def rock_coverage(
         f"the paper's figures 2c and 2d, at its own K / observed types. Line: K = {k}; {offer}."
     )
     return made
+
+
+def _cutoff(axis: Axes, place: float, name: str, **look: str) -> None:
+    """A named vertical line."""
+    axis.axvline(place, color="black", lw=1, **look)
+    at = {"rotation": 90, "va": "bottom", "ha": "right", "fontsize": 8}
+    axis.text(place, 0.02, name, transform=axis.get_xaxis_transform(), **at)
 
 
 def rock_stability(stable: pd.DataFrame, theirs: pd.DataFrame, k: int, n_types: int) -> Figure:
