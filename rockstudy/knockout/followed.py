@@ -17,7 +17,7 @@ from rockstudy.knockout.prefix_reuse import Candidate
 from rockstudy.models import loading
 from rockstudy.models.token_texts import decoded, token_texts
 from rockstudy.rocks import followed
-from rockstudy.rocks.followed import paragraphs
+from rockstudy.rocks.aligned_texts import paragraphs
 from rockstudy.rocks.steps import measured
 from rockstudy.runs import Run, table
 

@@ -12,7 +12,9 @@ own. They are an example and no evidence.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from rockstudy.models.divergence import Head, States
 from rockstudy.models.token_texts import excerpt, token_texts, visible
 from rockstudy.models.top_tokens import top_tokens
 from rockstudy.rocks import causes, steps
+from rockstudy.rocks.aligned_texts import aligned, aligned_table, paragraphs
 from rockstudy.rocks.steps import ROCKS, TOKENS, measured, tokens_hash
 from rockstudy.runs import NotStored, Run, table
 from rockstudy.sampling import evaluation
@@ -34,7 +37,6 @@ from rockstudy.training.arm import BASELINE
 
 OCCURRENCES = 8  # ours: as many as a reader looks at
 AROUND = 14  # ours: tokens of context on each side
-WIDTH = 40  # ours: characters of them in a line
 LIKELY = 3  # ours: of each model's most likely tokens
 MODELS = {"teacher": "teacher", "pre": "student before OPD", "post": "student after OPD"}
 RANKED = (*TOKENS, *ROCKS, "rocks.selector", "rocks.k")  # fields that decide which token it is
@@ -56,6 +58,14 @@ def token(run: Run) -> pd.Series:
 def name(run: Run) -> str:
     """The spelling of the followed type in brackets, blanks visible, as texts show it."""
     return bracketed(token(run).text)
+
+
+def word(run: Run) -> str:
+    """The text of the followed type; empty where a reference does not tell which it is."""
+    try:
+        return str(token(run).text)
+    except NotStored:
+        return ""
 
 
 def bracketed(text: str) -> str:
@@ -223,33 +233,6 @@ def contexts_html(shown: pd.DataFrame, most_likely: pd.DataFrame | None = None) 
     return aligned_table(["before OPD", "after"], rows)
 
 
-def aligned_table(numbers: Sequence[str], rows: Sequence[str]) -> Html:
-    """A table of rows that end in the cells of `aligned`, after columns of numbers."""
-    head = "".join(f"<th>{html.escape(one)}</th>" for one in numbers)
-    head += "<th class='before'>text before</th><th>token</th><th class='after'>text after</th>"
-    return Html(
-        f"<style>{ALIGNED_CSS}</style><table class='aligned'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
-
-
-def aligned(before: str, middle: str, after: str) -> str:
-    """Three cells of a row that is aligned on its token: a line of text on either side, escaped."""
-    sides = readable(before)[-WIDTH:], visible(middle), readable(after)[:WIDTH]
-    cells = zip(("before", "token", "after"), map(html.escape, sides), strict=True)
-    return "".join(f"<td class='{kind}'>{part}</td>" for kind, part in cells)
-
-
-def readable(text: str) -> str:
-    """Running text on one line: spaces as they are, every other blank visible."""
-    return " ".join(map(visible, text.split(" ")))
-
-
-def paragraphs(text: str) -> str:
-    """Running text over several lines, escaped for HTML."""
-    return html.escape(readable(text)).replace("⏎", "<br>")
-
-
 def _told(here: pd.DataFrame) -> str:
     """The likely tokens of each model at one occurrence, escaped."""
     told = []
@@ -279,6 +262,48 @@ def before_after_html(run: Run, answers: pd.DataFrame) -> Html:
     return Html(
         f"<style>{ALIGNED_CSS}</style><p>{paragraphs(prompt)}</p><table class='aligned'><thead><tr>"
         f"{''.join(heads)}</tr></thead><tbody><tr>{''.join(texts)}</tr></tbody></table>"
+    )
+
+
+def reading_of_answers(run: Run, outcomes: pd.DataFrame) -> str:
+    """How often each model of the pair writes the followed token, if the run has found it already.
+
+    `outcomes` is `training.steps.pair_accuracy`. Nothing is computed for it: a run that has no type
+    table yet gets the line that tells where it is found.
+    """
+    text = word(replace(run, reading=True))
+    if not text:
+        return "This run has not found its rock tokens yet; notebook 02 does."
+    edges = [r"(?<!\w)" * text[:1].isalnum(), r"(?!\w)" * text[-1:].isalnum()]
+    pattern = edges[0] + re.escape(text) + edges[1]
+    first = outcomes[outcomes.benchmark == outcomes.benchmark.iloc[0]]
+    held = first.text.str.contains(pattern).groupby(first.model, sort=False).mean()
+    shares = " and ".join(f"{share:.0%} of the {model}'s" for model, share in held.items())
+    n = first.groupby("model").size().iloc[0]
+    return (
+        f"The token to follow is {bracketed(text)}. Before any training it is in {shares} answers "
+        f"to {first.benchmark.iloc[0]} ({n} answers each). How often a model writes a token is not "
+        "what makes it a rock: what counts is whether both models agree on where to write it."
+    )
+
+
+def reading_of_before_after(answers: pd.DataFrame) -> str:
+    """What OPD changes in the one answer of `before_after`; the random numbers are the same."""
+    parts = {stage: some for stage, some in answers.groupby("stage", sort=False)}
+    verdicts = ["right" if some.correct.iloc[0] else "wrong" for some in parts.values()]
+    old, new = (some.token.tolist() for some in parts.values())
+    same = next(
+        (i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None
+    )
+    counts = [int(some.followed.sum()) for some in parts.values()]
+    if old == new:
+        return f"Both answers are the same, token by token, and {verdicts[0]}."
+    where = len(min(old, new, key=len)) if same is None else same
+    return (
+        f"The answer before OPD is {verdicts[0]} and the one after it {verdicts[1]}. They part "
+        f"after {where} token{'s' * (where != 1)}: from there on each has a text of its own. The "
+        f"followed token occurs {_times(counts[0])} before OPD and {_times(counts[1])} after it. "
+        "One answer shows what OPD changes; whether it helps is a question for all of them."
     )
 
 

@@ -191,5 +191,32 @@ def rocks_in_words(types: pd.DataFrame, rocks: Sequence[int], most: int = 12) ->
     )
 
 
+def ranks(types: pd.DataFrame, rocks: Sequence[int]) -> str:
+    """How many of the rocks are among as many most frequent types."""
+    chosen = list(rocks)
+    most = set(types.nlargest(len(chosen), "count").token_id)
+    shared = len(most & set(chosen))
+    found = "find most" if 2 * shared > len(chosen) else "miss most"
+    return (
+        f"Of the {len(chosen)} rocks {shared} are among the {len(chosen)} most frequent types: "
+        f"frequency alone would {found} of them."
+    )
+
+
+def along(table: pd.DataFrame) -> str:
+    """Where in a completion the loss is largest and smallest after OPD (`why_hard.position`)."""
+    last = table[(table.loss == table.loss.iloc[-1]) & (table.measure == "mean")]
+    told = []
+    for by, some in last[last.way == "along"].groupby("by", sort=False):
+        high, low = some.loc[some.value.idxmax()], some.loc[some.value.idxmin()]
+        apart = "clearly apart" if high.lo > low.hi else "not clearly apart"
+        told.append(
+            f"By {by}, the mean loss after OPD is largest from {high.start:g} on ({high.value:.2f} "
+            f"[{high.lo:.2f}, {high.hi:.2f}] nats) and smallest from {low.start:g} on "
+            f"({low.value:.2f} [{low.lo:.2f}, {low.hi:.2f}]), which is {apart}."
+        )
+    return " ".join(told) + f" Intervals: 95% over {table.n.iloc[0]} prompts."
+
+
 def _listed(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]

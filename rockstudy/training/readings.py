@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
+from rockstudy.config.fields import StageConfig
 from rockstudy.training.figures import PHASES
 
 
@@ -65,6 +68,28 @@ def grader(graded: pd.DataFrame) -> str:
         f"{100 * max(1 - right.lo, 1 - wrong.lo):.1f} points because of it, as far as these kinds "
         "of change go; fresh answers may hold others."
     )
+
+
+def stages(configs: Mapping[str, StageConfig]) -> pd.DataFrame:
+    """The settings of each stage of training as a reader needs them, a row each."""
+    rows = []
+    for name, one in configs.items():
+        weights = {n: getattr(one, n) for n in ("forward_kl", "reverse_kl", "cross_entropy")}
+        minimised = " + ".join(
+            f"{weight:g} x {n.replace('_', ' ')}" for n, weight in weights.items() if weight
+        )
+        rows.append(
+            {
+                "stage": name,
+                "completions by": one.source,
+                "steps": one.steps,
+                "prompts a step": one.prompts_per_step,
+                "completions a prompt": one.rollouts_per_prompt,
+                "minimised": minimised,
+                "learning rate": one.lr,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def loss(metrics: pd.DataFrame) -> str:
