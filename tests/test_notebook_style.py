@@ -81,7 +81,6 @@ def test_a_notebook_has_one_title_and_its_provenance_last(notebook):
     assert len(re.findall(r"^# .+$", prose(notebook), re.MULTILINE)) == 1
     assert notebook.cells[0].source.startswith("# ")
     assert notebook.cells[-1].source.strip() == "run.provenance()"
-    assert notebook.cells[-2].source.rstrip().endswith("## Provenance")
 
 
 def shows(source: str) -> bool:
