@@ -36,6 +36,14 @@ def notebook(path):
     return read(path)
 
 
+@pytest.fixture
+def renewed(notebook):
+    """A notebook in the form of this file; those of the former one had a section of results."""
+    if any(cell.source.startswith("## Results") for cell in notebook.cells):
+        pytest.skip("in the former form")
+    return notebook
+
+
 def code(notebook) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
@@ -89,15 +97,15 @@ def shows(source: str) -> bool:
     return isinstance(last, ast.Expr) or re.search(r"\b(display|print)\(", source) is not None
 
 
-def test_something_to_look_at_comes_before_the_question(notebook):
-    places = [i for i, c in enumerate(notebook.cells) if c.source.startswith("## Question")]
+def test_something_to_look_at_comes_before_the_question(renewed):
+    places = [i for i, c in enumerate(renewed.cells) if c.source.startswith("## Question")]
     assert len(places) == 1
-    before = [c for c in notebook.cells[: places[0]] if c.cell_type == "code"]
+    before = [c for c in renewed.cells[: places[0]] if c.cell_type == "code"]
     assert any(shows(c.source) for c in before if "parameters" not in c.metadata.get("tags", []))
 
 
-def test_below_every_figure_stands_a_computed_reading(notebook):
-    codes = code(notebook)
+def test_below_every_figure_stands_a_computed_reading(renewed):
+    codes = code(renewed)
     silent = []
     for source, after in zip(codes, [*codes[1:], ""], strict=True):
         if "figures." in source.replace("import figures", ""):
@@ -106,12 +114,12 @@ def test_below_every_figure_stands_a_computed_reading(notebook):
     assert silent == []
 
 
-def test_an_expectation_comes_before_what_is_measured(notebook):
-    assert re.search(r"expected before looking", prose(notebook), re.IGNORECASE)
+def test_an_expectation_comes_before_what_is_measured(renewed):
+    assert re.search(r"expected before looking", prose(renewed), re.IGNORECASE)
 
 
-def test_your_turn_names_three_changes(notebook):
-    parts = re.split(r"^## +(.+)$", prose(notebook), flags=re.MULTILINE)
+def test_your_turn_names_three_changes(renewed):
+    parts = re.split(r"^## +(.+)$", prose(renewed), flags=re.MULTILINE)
     turns = dict(zip(parts[1::2], parts[2::2], strict=True))
     items = re.findall(r"^(?:-|\d\.) ", turns["Your turn"], re.MULTILINE)
     assert len(items) == 3
@@ -121,6 +129,8 @@ def test_your_turn_names_three_changes(notebook):
 def test_a_notebook_links_to_the_one_before_and_the_one_after(path):
     place = NUMBERED.index(path)
     text = prose(read(path))
+    if "## Results" in text:
+        pytest.skip("in the former form")
     for other in NUMBERED[max(0, place - 1) : place] + NUMBERED[place + 1 : place + 2]:
         assert f"]({other.name})" in text, other.name
 
@@ -128,6 +138,7 @@ def test_a_notebook_links_to_the_one_before_and_the_one_after(path):
 REFERENCES = (  # what has a number and is no result
     r"arXiv \d{4}\.\d{5}|(?:notebooks?|figures?|tables?|sections?|stage|appendix) \d+[a-d]?"
     r"(?:(?:,| and| to) \d+[a-d]?)*|\b9[05]%|\b0\.05\b"
+    r"|(?:at least|within|tests at) \d+%|\d+% power"
 )
 RESULT = (  # a decimal, a share, a number of things, the number of a run's seeds
     r"\d\.\d|\d ?%|\d{2}|\b(?:two|three|four|five|six|seven|eight|nine|ten) (?:training )?seeds\b"
@@ -149,8 +160,8 @@ def numbers_in(text: str) -> list[str]:
     return [one for one in plain if re.search(RESULT, one)]
 
 
-def test_no_result_is_written_into_prose(notebook):
-    assert numbers_in(prose(notebook)) == []
+def test_no_result_is_written_into_prose(renewed):
+    assert numbers_in(prose(renewed)) == []
 
 
 @pytest.mark.parametrize(
@@ -160,6 +171,7 @@ def test_no_result_is_written_into_prose(notebook):
         ("It holds 0.45 of the loss; see figure 2a and notebook 03.", 1),
         ("The three seeds agree.", 1),
         ("Set `rocks__k` to `50`, at $k = 3$, in stage 2 at temperature 1.", 0),
+        ("A share of at least 1%, within 2%, at 80% power.", 0),
         ("A 95% interval that leaves out 0 is significant at 0.05.", 0),
         ("The paper has 52.5% in its figure 2 (arXiv 2605.09253).", 0),
         ("| a | 7 |", 0),

@@ -577,6 +577,11 @@ def examples_html(table: pd.DataFrame) -> Html:
     return aligned_table(["similar contexts", "before OPD", "after"], rows)
 
 
+def matched(types: pd.DataFrame, rocks: TokenSet) -> controls.Matched:
+    """Controls of the rocks, one as frequent type for each (`controls.assign`)."""
+    return controls.assign(types, rocks.ids)
+
+
 def enrichment(
     types: pd.DataFrame, chosen: TokenSet, tolerance: float, rng: np.random.Generator
 ) -> tuple[pd.DataFrame | None, str]:

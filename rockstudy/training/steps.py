@@ -244,6 +244,22 @@ def accuracy_table(
     return pd.DataFrame(rows)
 
 
+def by_family(outcomes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Pass@1 of each model and family of problems: ``model, family, value, lo, hi, n``.
+
+    The interval resamples problems; a family of one problem has none (NaN).
+    """
+    rows = []
+    for (model, family), some in outcomes.groupby(["model", "family"], sort=False):
+        n = some.prompt_index.nunique()
+        row = {"value": some.correct.mean(), "lo": np.nan, "hi": np.nan, "n": n}
+        if n > 1:
+            found = intervals.cluster_mean(some, "correct", "prompt_index", rng)
+            row |= {"value": found.value, "lo": found.lo, "hi": found.hi}
+        rows.append({"model": model, "family": family} | row)
+    return pd.DataFrame(rows)
+
+
 def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Pass@1 at the last checkpoint minus before stage 2, per benchmark.
 

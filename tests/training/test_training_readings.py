@@ -121,3 +121,13 @@ def test_the_papers_baseline_spans_its_training_with_wilson_intervals():
     table = steps.papers_baseline()
     assert (table.share.min(), table.share.max()) == (0, 1)
     assert ((table.lo < table.value) & (table.value < table.hi)).all()
+
+
+def test_a_family_of_one_problem_has_no_interval():
+    outcomes = pd.DataFrame(
+        {"model": "teacher", "family": ["a", "b", "b"], "prompt_index": [0, 1, 2],
+         "correct": [True, True, False]}
+    )  # fmt: skip
+    table = steps.by_family(outcomes, np.random.default_rng(0)).set_index("family")
+    assert table.value.tolist() == [1.0, 0.5] and table.n.tolist() == [1, 2]
+    assert np.isnan(table.lo["a"]) and table.lo["b"] <= 0.5 <= table.hi["b"]
