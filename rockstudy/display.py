@@ -215,3 +215,19 @@ def _head(frame: pd.DataFrame, named: bool) -> str:
             place += span
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return "".join(rows)
+
+
+ALIGNED_CSS = """
+table.aligned td, table.aligned th { text-align: left !important; border: 0; padding: 1px 4px; }
+table.aligned td { vertical-align: top; }
+table.aligned td.before, table.aligned td.token, table.aligned td.after, table.aligned td.text {
+  font-family: ui-monospace, monospace; font-size: 12px; }
+table.aligned td.before, table.aligned td.token, table.aligned td.after { white-space: pre; }
+table.aligned td.before, table.aligned th.before, table.aligned td.number {
+  text-align: right !important; }
+table.aligned td.token { font-weight: 700; color: #b40426; padding: 1px 0; }
+table.aligned td.note { padding-bottom: 8px; opacity: 0.8; font-size: 12px; }
+table.aligned th { white-space: nowrap; }
+table.aligned td.text { padding-right: 16px; overflow-wrap: anywhere; }
+table.aligned mark { background: #b4042633; color: inherit; border-bottom: 2px solid #b40426; }
+"""  # texts in rows that are aligned on a token; marked tokens in running text

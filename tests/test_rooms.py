@@ -23,7 +23,7 @@ ORDER = [  # a room imports from its own and from those below it (the design's s
     {"parallel"},
     {"store", "config"},
     {"figure_style", "intervals", "display", "notebooks", "progress", "paths", "errors"}
-    | {"callable_rooms"},
+    | {"callable_rooms", "figure_labels"},
 ]
 LEVEL = {room: len(ORDER) - i for i, rooms in enumerate(ORDER) for room in rooms}
 

@@ -1,4 +1,4 @@
-"""Notebooks for `rockstudy new`: the standard sections, connected to a run."""
+"""Notebooks for `rockstudy new`: the form of the committed ones, connected to a run."""
 
 import os
 import re
@@ -13,29 +13,17 @@ TEMPLATE = r"""
 %% text
 # <TITLE>
 
-## Question
+Begin with something to look at: a text, a picture, one token. Below is the first problem.
 
-Your question, in one sentence that a number can answer.
-
-- **Regenerates**: no figure of the paper; a new question.
-- **Inputs**: the evaluation problems of the preset.
-- **Cost**: seconds.
-%% text
-## Parameters
-
-A run records its values at its first use; afterwards `run_id` alone opens it. For a new run, set
-`overrides` to fields such as `{"evaluation__n_prompts": 50}`, and `from_run` to an earlier run to
-take its artefacts over.
+`run_id` alone opens a run later, which has recorded its values at its first use. For a new run,
+`overrides` sets fields such as `{"evaluation__n_prompts": 50}`, and `from_run` names an earlier run
+whose artefacts it takes over.
 %% parameters
 run_id = "<RUN>"
 preset = <PRESET>
 seed = None
 overrides = {}
 from_run = None
-%% text
-## Setup
-
-This cell checks every parameter before anything is computed.
 %% code
 import pandas as pd
 
@@ -46,32 +34,38 @@ from rockstudy.runs import open_run
 
 run = open_run(preset, run_id, seed, overrides, from_run)
 problems = tasks.load(run.config.benchmarks[0], "eval")
+print(problems[0].text)
 %% text
-## Definitions
+## Question
 
-$\bar{n} = \frac{1}{U} \sum_{u=1}^{U} n_u$, the mean of `n_words` over the $U$ prompts.
-%% text
-## Measure
+Your question, in one sentence that a number can answer.
 
-One cached call: the run computes the table once for these prompts and then reads it.
+- **Regenerates**: no figure of the paper; a new question.
+- **Inputs**: the evaluation problems of the preset.
+- **Cost**: seconds.
+
+Define a term where it is first needed: $\bar{n} = \frac{1}{U} \sum_{u=1}^{U} n_u$ is the mean of
+`n_words` over the $U$ prompts.
 %% code
+# one cached call: the run computes the table once for these prompts and then reads it
 prompts = [[problem.family, problem.text] for problem in problems]
 words = run.table(
     lambda rows: pd.DataFrame([{"family": f, "n_words": len(p.split())} for f, p in rows]),
     prompts,
     name="words",
 )
+assert len(words) == len(problems) and (words.n_words > 0).all()
 %% text
-## Checks
-%% code
-assert len(words) == len(problems)
-assert (words.n_words > 0).all()
-%% text
-## Results
+## What the heading asks
 
-Expected before looking: a few dozen words, about the same in every family. Measured:
+Expected before looking: a few dozen words, about the same in every family. A figure comes from the
+`figures` module of a room, and below it stands what it shows, computed:
+`display(figures.of_this(words))`, then `print(readings.of_this(words))`.
 %% code
-words.groupby("family").n_words.agg(["count", "mean"]).round(1)
+by_family = words.groupby("family").n_words.mean()
+longest, n = by_family.idxmax(), len(words)
+print(f"The longest problems are those of {longest}: {by_family.max():.0f} words on average.")
+print(f"Over all {n} problems it is {words.n_words.mean():.0f}.")
 %% text
 ## Paper against measured
 
@@ -80,15 +74,22 @@ One row for each finding of the paper that this notebook tests; none yet.
 rows = []
 listing.tables(records.claims(run, "<NAME>", rows))
 %% text
+## Your turn
+
+- Something to change in `overrides`, and what it costs.
+- Something to change in the parameters, and what it costs.
+- A question that is left open.
+
 ## Caveats
 
-- Limits of the number.
-%% text
+- What the number cannot tell.
+
+Links to the notebooks before and after.
+
 ## Provenance
 %% code
 run.provenance()
 """
-SECTIONS = tuple(re.findall("^## (.+)$", TEMPLATE, re.MULTILINE))
 
 
 def _notebook(name: str, preset: str | None, run_id: str) -> nbformat.NotebookNode:

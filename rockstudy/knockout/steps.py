@@ -33,7 +33,7 @@ FEW = 6  # ours: candidates of the comparison with naive, which is the most expe
 UNPAIRED = -1  # `paired_with` of a knockout without a partner
 
 
-def _screened_on(run: Run) -> dict[str, str]:
+def screened_on(run: Run) -> dict[str, str]:
     """The tokens and the screened benchmarks as inputs."""
     benchmarks = fingerprint([tasks.identity(task) for task in run.config.screens])
     return tokens_hash(run) | {"benchmarks": benchmarks}
@@ -181,7 +181,7 @@ def _knocked_out(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 
 
 def _tables(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    mode = _mode(run)
+    mode = mode_of(run)
     every, single = _candidates(chosen), _candidates(chosen[chosen.level == "token"])
     asked = [(task, every, "screen", mode) for task in run.config.screens]
     if mode == "reuse":
@@ -194,7 +194,7 @@ def _tables(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
     return pd.concat(changes, ignore_index=True), pd.concat(knockouts, ignore_index=True)
 
 
-def _mode(run: Run) -> prefix_reuse.Mode:
+def mode_of(run: Run) -> prefix_reuse.Mode:
     """How bans are sampled; naive where top-p cuts (`prefix_reuse`), and then there is no null."""
     return "reuse" if run.config.knockout.top_p == 1 else "naive"
 
@@ -233,7 +233,7 @@ def _of_outcomes(
     )
 
 
-@table(*TOKENS, "knockout", "screened", inputs=_screened_on)
+@table(*TOKENS, "knockout", "screened", inputs=screened_on)
 def changes(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """What every knockout changes, from which all that follows is computed without models.
 
@@ -245,7 +245,7 @@ def changes(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     return _knocked_out(run, chosen)[0]
 
 
-@table(*TOKENS, "knockout", "screened", inputs=_screened_on)
+@table(*TOKENS, "knockout", "screened", inputs=screened_on)
 def knockouts(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """A row for each knockout of `changes`, those that change nothing too.
 
@@ -257,7 +257,7 @@ def knockouts(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     return _knocked_out(run, chosen)[1]
 
 
-@table(*TOKENS, "knockout", "screened", inputs=_screened_on)
+@table(*TOKENS, "knockout", "screened", inputs=screened_on)
 def screen(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """Delta of every knockout on the screened benchmarks, without the nulls.
 
@@ -272,7 +272,7 @@ def screen(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-@table(*TOKENS, "knockout", "screened", inputs=_screened_on)
+@table(*TOKENS, "knockout", "screened", inputs=screened_on)
 def naive(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """A few candidates on the first benchmark with everything written anew.
 

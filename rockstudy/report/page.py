@@ -27,7 +27,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
 from rockstudy.claims.verdicts import FINDING, VERDICTS
-from rockstudy.display import MARKS, SPELLED
+from rockstudy.display import ALIGNED_CSS, MARKS, SPELLED
 from rockstudy.figure_style import CAUSE_CSS, for_both_grounds
 from rockstudy.report import listing
 
@@ -37,8 +37,8 @@ SVG = "image/svg+xml"
 
 TAGS = frozenset(
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 "
-    "h6 hr i img input kbd li ol p pre s small span strong sub summary sup table tbody td tfoot th "
-    "thead tr u ul".split()
+    "h6 hr i img input kbd li mark ol p pre s small span strong sub summary sup table tbody td "
+    "tfoot th thead tr u ul".split()
 )
 
 CELLS = """
@@ -348,7 +348,7 @@ def filled_template(name: str, **values: Any) -> str:
     script = (here / "report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     whole = environment.get_template(name).render(
-        style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS,
+        style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS + ALIGNED_CSS,
         script=script,
         script_hash=f"sha256-{digest}",
         **values,

@@ -134,6 +134,13 @@ def _checked(name: str, values: ArrayLike, n: int) -> np.ndarray:
     return shares
 
 
+def meanings(types: pd.DataFrame) -> pd.DataFrame:
+    """Each category with its meaning and how many of the types, with ``category``, have it."""
+    counts = types.category.value_counts()
+    rows = [(name, meaning, int(counts.get(name, 0))) for name, meaning in CATEGORIES.items()]
+    return pd.DataFrame(rows, columns=["category", "meaning", "types"])
+
+
 def starts_sentence(previous_texts: Iterable[str]) -> np.ndarray:
     r"""Whether an occurrence starts a line or a sentence, from the text of the token before it.
 

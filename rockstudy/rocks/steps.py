@@ -5,7 +5,6 @@ A step takes an opened run and returns a frame, which is computed once (`rockstu
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -25,6 +24,7 @@ from rockstudy.models.checkpoints import Checkpoint
 from rockstudy.models.token_texts import excerpt, token_texts, visible
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import categories, controls, detection, selectors, subcorpora, token_table
+from rockstudy.rocks.aligned_texts import aligned, aligned_table
 from rockstudy.rocks.causes import token_causes
 from rockstudy.rocks.encoders import needs_student
 from rockstudy.rocks.token_set import TokenSet
@@ -524,6 +524,11 @@ def sets_of(table: pd.DataFrame) -> list[TokenSet]:
     return [TokenSet.of(str(n), ids) for n, ids in table.groupby("name", sort=False).token_id]
 
 
+def overlap(table: pd.DataFrame) -> pd.DataFrame:
+    """Jaccard index of every two of the sets of `token_sets` (`selectors.overlap`)."""
+    return selectors.overlap(sets_of(table))
+
+
 @table(*TOKENS, "rocks", inputs=tokens_hash)
 def examples(run: Run, per_type: int, around: int = 14) -> pd.DataFrame:
     """Rock occurrences in context: the most consistent ones of each rock.
@@ -562,19 +567,19 @@ def _contexts(found: Measured, shown: pd.DataFrame, around: int) -> dict[str, li
 
 
 def examples_html(table: pd.DataFrame) -> Html:
-    """A table of occurrences with the token highlighted, blanks visible and text escaped."""
-
-    def shown(text: str) -> str:
-        return html.escape(visible(text))
-
+    """A table of occurrences aligned on the token, with their losses; all text is escaped."""
     rows = [
-        f"<tr><td>{one.rho:.2f}</td><td>{one.rkl_pre:.2f}</td><td>{one.rkl_post:.2f}</td>"
-        f"<td>{shown(one.before)}<b>&#x27E6;{shown(one.token)}&#x27E7;</b>{shown(one.after)}</td>"
+        f"<tr><td class='number'>{one.rho:.2f}</td><td class='number'>{one.rkl_pre:.2f}</td>"
+        f"<td class='number'>{one.rkl_post:.2f}</td>{aligned(one.before, one.token, one.after)}"
         "</tr>"
         for one in table.itertuples()
     ]
-    head = "<tr><th>rho</th><th>rkl pre</th><th>rkl post</th><th>occurrence in context</th></tr>"
-    return Html(f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>")
+    return aligned_table(["similar contexts", "before OPD", "after"], rows)
+
+
+def matched(types: pd.DataFrame, rocks: TokenSet) -> controls.Matched:
+    """Controls of the rocks, one as frequent type for each (`controls.assign`)."""
+    return controls.assign(types, rocks.ids)
 
 
 def enrichment(

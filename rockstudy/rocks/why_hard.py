@@ -6,6 +6,7 @@ Positions need the token table alone.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from rockstudy.display import Html
 from rockstudy.models import loading
 from rockstudy.models.token_texts import token_texts
 from rockstudy.rocks import causes, positions
+from rockstudy.rocks.aligned_texts import paragraphs
 from rockstudy.rocks.approximations import STAGES
 from rockstudy.rocks.steps import (
     TOKENS,
@@ -87,6 +89,22 @@ def registers(run: Run) -> pd.DataFrame:
         named = {"model": model, "token": token_texts(tokenizer, ids), "cause": cause}
         frames.append(pd.DataFrame(named))
     return pd.concat(frames, ignore_index=True)
+
+
+def first_problem(run: Run) -> Html:
+    """The first problem and a solution of each model, coloured by cause where those are known."""
+    prompt = paragraphs(training_steps.problems(run).prompt.iloc[0])
+    solutions, _ = if_causes(run, registers)
+    if solutions is not None:
+        return Html(f"<p>{prompt}</p>{registers_html(run, solutions)}")
+    outcomes = training_steps.pair_accuracy(run)
+    first = outcomes[(outcomes.prompt_index == 0) & (outcomes.sample_index == 0)]
+    first = first[first.benchmark == outcomes.benchmark.iloc[0]]
+    parts = [
+        f"<p><b>{html.escape(model)}</b></p><p>{paragraphs(text)}</p>"
+        for model, text in zip(first.model, first.text, strict=True)
+    ]
+    return Html(f"<p>{prompt}</p>{''.join(parts)}")
 
 
 def registers_html(run: Run, solutions: pd.DataFrame) -> Html:

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 
 from rockstudy import intervals, tasks
+from rockstudy.claims import paper
 from rockstudy.errors import StudyError
 from rockstudy.models import checkpoints, loading
 from rockstudy.models.checkpoints import Checkpoint, in_folder
-from rockstudy.models.token_texts import token_texts
+from rockstudy.models.token_texts import token_texts, visible
 from rockstudy.parallel import cpu_pool
 from rockstudy.runs import Run, table
 from rockstudy.sampling import evaluation
@@ -242,6 +244,22 @@ def accuracy_table(
     return pd.DataFrame(rows)
 
 
+def by_family(outcomes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Pass@1 of each model and family of problems: ``model, family, value, lo, hi, n``.
+
+    The interval resamples problems; a family of one problem has none (NaN).
+    """
+    rows = []
+    for (model, family), some in outcomes.groupby(["model", "family"], sort=False):
+        n = some.prompt_index.nunique()
+        row = {"value": some.correct.mean(), "lo": np.nan, "hi": np.nan, "n": n}
+        if n > 1:
+            found = intervals.cluster_mean(some, "correct", "prompt_index", rng)
+            row |= {"value": found.value, "lo": found.lo, "hi": found.hi}
+        rows.append({"model": model, "family": family} | row)
+    return pd.DataFrame(rows)
+
+
 def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Pass@1 at the last checkpoint minus before stage 2, per benchmark.
 
@@ -260,6 +278,18 @@ def gains(along: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def papers_baseline() -> pd.DataFrame:
+    """The baseline of the paper's figure 5: ``share`` (of its training), ``value, lo, hi, n``.
+
+    Each point is one answer to each of its problems; the interval is Wilson's, at 95%.
+    """
+    points = paper.points("figure5")
+    rows = points[points.regime == "baseline"].reset_index(drop=True)
+    lo, hi = proportion_confint(rows.correct, rows.problems, 1 - intervals.LEVEL, method="wilson")
+    ends = {"value": rows.correct / rows.problems, "lo": lo, "hi": hi, "n": rows.problems}
+    return pd.DataFrame({"share": rows.step / rows.step.max()} | ends)
+
+
 def given_gains(outcomes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """`gains` of given models: Pass@1 of the student after distillation minus before it.
 
@@ -271,11 +301,12 @@ def given_gains(outcomes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFram
 
 
 def named_types(
-    run: Run, types: pd.DataFrame, tokens: Sequence[str], most: int = 6
+    run: Run, types: pd.DataFrame, tokens: Sequence[str], also: str = "", most: int = 6
 ) -> pd.DataFrame:
     """Mean reverse KL of some token types along training, seeds pooled: ``name, step, count, rkl``.
 
-    The types spelled `tokens`; where it is empty, the `most` types with the largest summed loss.
+    The types spelled `tokens`; where it is empty, the one spelled `also`, if training met it, and
+    the `most` types with the largest summed loss. ``name`` is the text with blanks visible.
     `StudyError`: a spelling that is not a type which training met.
     """
     texts = type_texts(run, np.unique(types.token_id).tolist()).set_index("token_id").text
@@ -285,12 +316,13 @@ def named_types(
         )
     ids = texts.index[texts.isin(tokens)].tolist()
     if not ids:
-        ids = types.groupby("token_id").rkl_sum.sum().nlargest(most).index.tolist()
+        largest = types.groupby("token_id").rkl_sum.sum().nlargest(most).index.tolist()
+        ids = list(dict.fromkeys([*texts.index[texts == also], *largest]))[:most]
     kept = types[types.token_id.isin(ids)]
     sums = kept.groupby(["token_id", "step"], as_index=False)[["count", "rkl_sum"]].sum()
     sums["rkl"] = sums.rkl_sum / sums["count"]
-    sums["name"] = sums.token_id.map(lambda i: repr(texts[i]))
-    place = sums.name.map({repr(texts[i]): place for place, i in enumerate(ids)})
+    sums["name"] = sums.token_id.map(lambda i: f"⟦{visible(texts[i])}⟧")
+    place = sums.token_id.map({i: place for place, i in enumerate(ids)})
     order = place.sort_values(kind="stable").index
     return sums.loc[order, ["name", "step", "count", "rkl"]].reset_index(drop=True)
 

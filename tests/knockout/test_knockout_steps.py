@@ -84,7 +84,7 @@ def test_the_interval_of_a_null_is_that_of_problems_whose_noise_candidates_share
     run, n = Run(from_parameters("tiny", knockout__samples=1), tmp_path), 200
     right = np.random.default_rng(0).random(n) < 0.5
     monkeypatch.setattr(knockout_steps, "_sampled", sampler(n, right))
-    monkeypatch.setattr(knockout_steps, "_screened_on", lambda run: {})
+    monkeypatch.setattr(knockout_steps, "screened_on", lambda run: {})
     change, knockouts = knockout_steps._knocked_out(run, chosen(12))
     naive = knockout_steps.naive.__wrapped__(run, chosen(12))
     found = tables.modes(change, knockouts, naive, np.random.default_rng(1))
