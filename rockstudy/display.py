@@ -91,6 +91,12 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def p_equals(value: float) -> str:
+    """Return a probability as sentences have it: ``p = 0.031``, ``p < 0.001``."""
+    shown = p_value(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+
+
 def numbers(values: Sequence[float], name: Hashable = "") -> list[str]:
     """Return the numbers of one column with the same decimals, a dash where there is none."""
     known = np.array([float(v) for v in values if not pd.isna(v)])

@@ -28,6 +28,7 @@ def name_points(axis: Axes, x: Sequence[float], y: Sequence[float], texts: Seque
     written = 0
     for place, text in enumerate(texts):
         look = {"textcoords": "offset points", "fontsize": SIZE, "parse_math": False}
+        look |= {"bbox": {"fc": "white", "alpha": 0.7, "lw": 0, "pad": 0.5}}  # over bars and lines
         label = axis.annotate(text, (x[place], y[place]), (0, 0), **look)
         label.set_in_layout(False)
         size = label.get_window_extent()
@@ -49,6 +50,11 @@ def name_points(axis: Axes, x: Sequence[float], y: Sequence[float], texts: Seque
         else:
             label.remove()
     return written
+
+
+def ring(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+    """Draw a black ring around points, such as those of the followed token."""
+    axis.scatter(x, y, s=60, facecolors="none", edgecolors="black", lw=1.2, zorder=4)
 
 
 def _box(point: np.ndarray, size: Bbox, way: tuple[int, int], far: float) -> Bbox:

@@ -124,14 +124,23 @@ def figure(
 
     Sizes are in inches; a figure is at most `WIDEST` wide. The caption can also be set later.
     """
+    made, axes = panels(width, height, 1, columns)
+    made.caption = caption
+    return made, axes[0]
+
+
+def panels(width: float, height: float, rows: int, columns: int, **how: Any) -> tuple[Figure, Any]:
+    """Return an empty figure with a grid of axes, shape (rows, columns).
+
+    See `figure`; `how` goes to matplotlib's `subplots`.
+    """
     rc = {"axes.edgecolor": EDGE, "grid.color": GRID, "font.sans-serif": ["DejaVu Sans"]}
     rc |= {f"{name}color": INK for name in ("text.", "axes.label", "xtick.", "ytick.")}
     with sns.axes_style("whitegrid", rc), sns.plotting_context("paper"):
         made = Figure(figsize=(min(width, WIDEST), height), layout="constrained")
-        axes = made.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
+        axes = made.subplots(rows, columns, squeeze=False, **how)
+    for axis in axes.flat:
         sns.despine(ax=axis)
-    made.caption = caption
     return made, axes
 
 

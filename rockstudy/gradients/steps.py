@@ -24,6 +24,7 @@ from rockstudy.models.divergence import Head
 from rockstudy.parallel import distributed
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks.steps import TOKENS, measured, tokens_hash
+from rockstudy.rocks.steps import types as types_of
 from rockstudy.runs import Run, table
 from rockstudy.sampling.rollout import Rollouts, completion_states
 from rockstudy.training import steps as training_steps
@@ -230,12 +231,17 @@ def by_group(types: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     return chosen.merge(types, on="token_id")
 
 
+def spelled(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with ``token_id``, and the ``spelling`` of each type."""
+    return rows.merge(types_of(run)[["token_id", "spelling"]], on="token_id")
+
+
 def in_both_spaces(types: pd.DataFrame, chosen: pd.DataFrame, rng: Generator) -> pd.DataFrame:
     """Effect sizes of rocks against each other group, in logit and in hidden space.
 
     Returns a row per group and statistic (`COMPARED`): rank-biserial ``logit, hidden`` with ``_lo,
-    _hi``; ``mann_whitney_p`` (logit), ``n``; and ``agree``: both intervals lie on the same side of
-    0, or neither excludes it.
+    _hi``; ``mann_whitney_p`` (logit), ``mann_whitney_p_hidden``, ``n``; and ``agree``: both
+    intervals lie on the same side of 0, or neither excludes it.
     """
     tables = []
     for statistic in COMPARED:
@@ -248,6 +254,7 @@ def in_both_spaces(types: pd.DataFrame, chosen: pd.DataFrame, rng: Generator) ->
             table[[space, f"{space}_lo", f"{space}_hi"]] = effect[["rank_biserial", "lo", "hi"]]
         sides = [(effect.lo > 0).astype(int) - (effect.hi < 0) for effect in effects.values()]
         test = effects["logit"][["mann_whitney_p", "n"]]
+        test = test.assign(mann_whitney_p_hidden=effects["hidden"].mann_whitney_p)
         tables.append(table.join(test).assign(agree=sides[0] == sides[1]))
     return pd.concat(tables, ignore_index=True)
 

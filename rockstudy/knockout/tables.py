@@ -68,6 +68,13 @@ def modes(
     return pd.DataFrame(rows)
 
 
+def classes(
+    screen: pd.DataFrame, chosen: pd.DataFrame, answers: Collection[int] | None = None
+) -> pd.DataFrame:
+    """`census.census` of the screen, by the stronger of both levels, as `with_answers` has it."""
+    return with_answers(census.census(screen), chosen, answers)
+
+
 def with_answers(
     classes: pd.DataFrame, chosen: pd.DataFrame, answers: Collection[int] | None
 ) -> pd.DataFrame:
@@ -111,23 +118,6 @@ def census_table(
     return pd.DataFrame(rows)
 
 
-def census_reading(counted: pd.DataFrame) -> str:
-    """Sentences on `census_table`: the pillars of each benchmark with and without answers."""
-    pillar, _, stumbling = census.CLASSES
-    rows = counted[counted.benchmark != BOTH].set_index(["candidates", "benchmark"])
-    if WITHOUT_ANSWERS not in rows.index:
-        return "Which candidates are answer-bearing is not in this reference."
-    sizes, told = rows[["n", pillar, stumbling]], []
-    for name, every in sizes.loc["all"].iterrows():
-        rest = sizes.loc[(WITHOUT_ANSWERS, name)]
-        told.append(
-            f"{name}: {every[pillar]} of {every.n} candidates are {pillar}s and {every[stumbling]} "
-            f"{stumbling}s; without the {every.n - rest.n} whose ban holds an answer-bearing type, "
-            f"{rest[pillar]} and {rest[stumbling]} of {rest.n}."
-        )
-    return "\n".join(told)
-
-
 def _counts(classes: pd.DataFrame) -> dict[str, int]:
     return classes["class"].value_counts().reindex(census.CLASSES, fill_value=0).to_dict()
 
@@ -144,6 +134,23 @@ def level_table(screen: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
         classes = census.census(some.assign(level="token"))  # each level alone
         rows.append(row | _counts(classes) | {"mean_delta": some.delta.mean()})
     return pd.DataFrame(rows)
+
+
+def by_level(
+    screen: pd.DataFrame, chosen: pd.DataFrame, answers: Collection[int] | None = None
+) -> pd.DataFrame:
+    """The census of each level of knockout alone, as figure 4 draws it.
+
+    The columns are those of `with_answers`, and ``level, spelling``.
+    """
+    parts = []
+    for level in ("token", "window"):
+        some = screen[screen.level == level]
+        alone = census.census(some.assign(level="token")).assign(level=level)
+        parts.append(with_answers(alone, chosen, answers))
+    spelling = chosen[chosen.level == "token"].set_index("target").spelling
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(spelling=table.target.map(spelling))
 
 
 def _of_benchmarks(
@@ -275,18 +282,6 @@ def _at(screen: pd.DataFrame, level: str, ids: pd.Series) -> pd.DataFrame:
 def _classes(some: pd.DataFrame) -> pd.Series:
     """Class of each knockout alone."""
     return census.census(some.reset_index(drop=True).assign(level="token"))["class"]
-
-
-def control_reading(table: pd.DataFrame) -> str:
-    """Sentences on `against_controls`."""
-    return "\n".join(
-        f"{one.benchmark}, {one.pairs} pairs: without a rock accuracy changes by {one.rock:+.3f}, "
-        f"without a type as frequent that is no rock by {one.control:+.3f}; difference "
-        f"{one.difference:+.3f} [{one.lo:+.3f}, {one.hi:+.3f}]. {one.rock_pillars} of "
-        f"{one.n_pairs} rocks and {one.control_pillars} of their controls are pillars "
-        f"(Fisher's exact p = {one.fisher:.2g}, McNemar's {one.mcnemar:.2g})."
-        for one in table.itertuples()
-    )
 
 
 def digit_bans(

@@ -17,8 +17,8 @@ from rockstudy.claims import paper, records
 from rockstudy.config.fields import StudyConfig
 from rockstudy.gradients import group_losses
 from rockstudy.gradients import steps as gradients_steps
-from rockstudy.knockout import census
 from rockstudy.knockout import steps as knockout_steps
+from rockstudy.knockout import tables as knockout_tables
 from rockstudy.models import checkpoints
 from rockstudy.rocks import steps as rocks_steps
 from rockstudy.runs import NotStored, Run
@@ -111,9 +111,16 @@ def persistence(run: Run) -> pd.DataFrame | None:
 
 
 def knockout(run: Run) -> pd.DataFrame | None:
-    """Candidates of notebook 05 by class on each benchmark (`knockout.census`)."""
+    """Candidates of notebook 05 that are banned alone, by class on each benchmark.
+
+    The rows of `knockout.tables.by_level` at token level.
+    """
+    chosen = stored(run, knockout_steps.candidates)
     screen = stored(run, lambda r: knockout_steps.screen(r, knockout_steps.candidates(r)))
-    return None if screen is None else census.census(screen)
+    if screen is None or chosen is None:
+        return None
+    levels = knockout_tables.by_level(screen, chosen)
+    return levels[levels.level == "token"].reset_index(drop=True)
 
 
 def utility(run: Run) -> pd.DataFrame | None:

@@ -53,6 +53,24 @@ def differences(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def differences_along(points: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of the frozen regimes minus the baseline's at every step, as independent samples.
+
+    Columns: ``arm, step, value, lo, hi`` (Newcombe, 95%), ``n``.
+    """
+    rows = []
+    for step, some in points[points.step > 0].groupby("step"):
+        by = some.assign(arm=some.regime.map(ARMS)).set_index("arm")
+        b, m = by.loc["baseline", ["correct", "problems"]]
+        for arm in [name for name in by.index if name != "baseline"]:
+            a, n = by.loc[arm, ["correct", "problems"]]
+            lo, hi = confint_proportions_2indep(a, n, b, m, method="newcomb", alpha=1 - LEVEL)
+            rows.append(
+                {"arm": arm, "step": step, "value": a / n - b / m, "lo": lo, "hi": hi, "n": n}
+            )
+    return pd.DataFrame(rows)
+
+
 def reading(differences: pd.DataFrame) -> str:
     """A line for each row of `differences`: whether the figure alone shows a difference."""
     lines = []

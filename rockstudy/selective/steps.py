@@ -30,6 +30,7 @@ from rockstudy.training.position_weights import Batch, Redetected, evaluate
 from rockstudy.training.stages import TrainResult
 
 TIMED = ("baseline", "rock-freeze", "types")  # ours: windows save no heads, types do
+AVERAGE = "average"  # of the benchmarks
 ROUNDS, STEPS = 3, 4  # ours: nine steps of each arm, under a minute in all on the lab
 ARMS = (*TOKENS, "evaluation", "rocks", "freeze")  # fields of the configuration behind the arms
 
@@ -73,11 +74,12 @@ def trained(run: Run, *, grade: bool = True) -> Trained:
     return run.in_memory(f"arms, graded {grade}", train)
 
 
-def _hashes(run: Run) -> dict[str, str]:
+def trained_hashes(run: Run) -> dict[str, str]:
+    """The trained arms as inputs."""
     return {f"{arm.name}-s{seed}": r.hash for arm, seed, r, _ in trained(run, grade=False)}
 
 
-@table(*ARMS, inputs=lambda run: _hashes(run) | evaluation.graded_on(run))
+@table(*ARMS, inputs=lambda run: trained_hashes(run) | evaluation.graded_on(run))
 def accuracy(run: Run) -> pd.DataFrame:
     """Accuracy of every arm and seed along training, on held-out problems.
 
@@ -94,7 +96,7 @@ def accuracy(run: Run) -> pd.DataFrame:
     return grouped.agg(accuracy="mean", samples="size").reset_index()
 
 
-@table(*ARMS, inputs=_hashes)
+@table(*ARMS, inputs=trained_hashes)
 def metrics(run: Run) -> pd.DataFrame:
     """`TrainResult.metrics` of every arm and seed, with ``arm, seed``."""
     logged = [
@@ -104,7 +106,7 @@ def metrics(run: Run) -> pd.DataFrame:
     return pd.concat(logged, ignore_index=True)
 
 
-@table(*ARMS, inputs=_hashes)
+@table(*ARMS, inputs=trained_hashes)
 def timing(run: Run) -> pd.DataFrame:
     """Seconds of single steps of the arms in `TIMED`, which take turns on an idle machine.
 
@@ -174,6 +176,18 @@ def at_end(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.step == table.step.max()]
 
 
+def with_average(table: pd.DataFrame) -> pd.DataFrame:
+    """`accuracy` with all problems of all benchmarks once more, as the benchmark `AVERAGE`.
+
+    With as many problems in each this is the benchmarks' average. One benchmark stays alone.
+    """
+    number, names = pd.factorize(table.benchmark)
+    if len(names) < 2:
+        return table
+    problem = table.prompt_index * len(names) + number
+    return pd.concat([table, table.assign(benchmark=AVERAGE, prompt_index=problem)])
+
+
 def means(table: pd.DataFrame) -> pd.DataFrame:
     """Mean accuracy over seeds and problems, both random (`intervals.two_way_mean`).
 
@@ -199,6 +213,18 @@ def differences(table: pd.DataFrame, against: str = "baseline") -> pd.DataFrame:
         same = base[(base.benchmark == benchmark) & base.seed.isin(some.seed)]
         rows.append({"arm": arm, "benchmark": benchmark} | changed(same, some))
     return pd.DataFrame(rows)
+
+
+def differences_along(table: pd.DataFrame, against: str = "baseline") -> pd.DataFrame:
+    """`differences` at every graded checkpoint after the start, of arms that are graded along.
+
+    The columns are those of `differences`, and ``step``.
+    """
+    steps = sorted(table.step[table.step > 0].unique())
+    along = table.groupby("arm").step.nunique() == table.step.nunique()
+    kept = table[table["arm"].map(along)]
+    tables = [differences(kept[kept.step == step], against).assign(step=step) for step in steps]
+    return pd.concat(tables, ignore_index=True)
 
 
 def changed(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
@@ -264,19 +290,3 @@ def phases(timing: pd.DataFrame) -> pd.DataFrame:
     """Median seconds of a step by phase (column) and arm (row)."""
     columns = [c for c in timing.columns if c.startswith("seconds_")]
     return timing.groupby("arm", sort=False)[columns].median()
-
-
-def reading(differences: pd.DataFrame, benchmark: str) -> str:
-    """A line for each arm of `differences`: its change of accuracy and what the interval allows."""
-    lines = []
-    for row in differences[differences.benchmark == benchmark].itertuples():
-        reading = f"{'better' if row.lo > 0 else 'worse'} than the baseline"
-        if row.lo <= 0 <= row.hi:
-            reading = "no difference shown; differences inside the interval, up to "
-            reading += f"{max(-row.lo, row.hi):.3f}, cannot be excluded"
-        if row.lo == row.hi:  # the same in every cell
-            reading = "no variation, and no conclusion"
-        known = f" [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds: {reading}"
-        known = known if row.seeds > 1 else ", one seed: no conclusion about other seeds"
-        lines.append(f"{row.arm}: {row.value:+.3f}{known}.")
-    return "\n".join(lines)

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 from rockstudy.claims import paper
-from rockstudy.knockout import calibrated, census, figures, tables
+from rockstudy.knockout import calibrated, census, figures, readings, tables
 
 PILLAR, NEUTRAL, STUMBLING = census.CLASSES
 N, K, PROBLEMS = 12, 5, 400  # candidates, rocks, problems
@@ -109,27 +109,50 @@ def test_the_census_is_counted_for_all_for_rocks_for_testable_and_without_answer
     assert table.loc[("b", "all"), PILLAR] == table.loc[("b", "top 2"), "n"] == 2
     assert table.loc[("b", tables.TESTABLE), ["n", NEUTRAL]].tolist() == [3, 0]
     assert rest.paper_sign_p == scipy.stats.binomtest(1, 2).pvalue
-    told = tables.census_reading(table.reset_index())
+    told = readings.of_census(table.reset_index())
     assert told == (
-        "b: 2 of 4 candidates are Strong Pillars and 1 Strong Stumbling Blocks; without the 1 "
-        "whose ban holds an answer-bearing type, 1 and 1 of 3."
+        "b: among 4 candidates, by the stronger of both levels, there are 2 Strong Pillars and 1 "
+        "Strong Stumbling Block; without the 1 whose ban holds an answer-bearing type, 1 and 1 of "
+        "3."
     )
     older = tables.census_table(classes, screen, chosen, 2)
     assert tables.WITHOUT_ANSWERS not in set(older.candidates)
-    assert tables.census_reading(older).endswith("not in this reference.")
-    (axis,) = figures.census_bars(marked, census.LEAST, paper.points("figure4")).axes
-    labels = axis.get_legend_handles_labels()[1]
-    assert "bans part of answers (1)" in labels and "the paper's, MATH-500" in labels
+    assert readings.of_census(older).endswith("not in this reference.")
 
 
-def test_the_papers_points_are_drawn_beside_each_benchmark():
+def test_figure_4_has_both_levels_and_the_papers_points_beside_each_benchmark():
     chosen, _, _, screen = everything()
+    levels = tables.by_level(screen, chosen, [2])
+    assert set(levels.level) == {"token", "window"} and len(levels) == 2 * 2 * N
+    assert levels.mechanical.sum() == 4  # its own ban, at both levels on both benchmarks
     points = paper.points("figure4")
-    axes = figures.census_bars(census.census(screen), census.LEAST, points).axes
-    for axis, (name, some) in zip(axes, points.groupby("benchmark", sort=False), strict=True):
-        (line,) = (one for one in axis.lines if one.get_label() == f"the paper's, {name}")
-        assert line.get_ydata() == pytest.approx(sorted(some.delta_correct / some.problems))
-    assert len(figures.control_bars(screen, chosen, census.LEAST).axes) == 2
+    drawn = figures.census_bars(levels, points, followed=0)
+    axes = np.array(drawn.axes).reshape(2, 2)
+    for line in axes:
+        for axis, (name, some) in zip(line, points.groupby("benchmark", sort=False), strict=True):
+            (line_of,) = (one for one in axis.lines if one.get_label() == f"the paper, {name}")
+            assert line_of.get_ydata() == pytest.approx(sorted(some.delta_correct / some.problems))
+    assert axes[0, 0].get_title().startswith("maths, token level")
+    assert "token level" in drawn.caption and "window" in drawn.caption
+    assert len(figures.control_bars(screen, chosen, followed=0).axes) == 2
+
+
+def test_the_followed_candidate_is_named_in_the_figures_of_predictors_and_nulls():
+    chosen, changes, knockouts, screen = everything()
+    spelled = types().assign(spelling=[f"t{i}" for i in range(len(types()))])
+    table = tables.with_predictors(screen, changes, knockouts, spelled)
+    for axis in figures.ban_and_null(table, followed=3).axes:
+        assert "t3" in {text.get_text() for text in axis.texts}
+    of = tables.correlations(table, np.random.default_rng(0))
+    levels = tables.by_level(screen, chosen)
+    parts = (some[some.benchmark == "maths"] for some in (table, of[of["of"] == "Delta"], levels))
+    first, of_first, classes = parts
+    classes = classes[classes.level == "token"]
+    drawn = figures.predictor_panels(first, of_first, classes, tables.PANELS, followed=3)
+    shown = [axis for axis in drawn.axes if axis.get_visible()]
+    assert len(shown) == len(tables.PANELS)
+    assert all("t3" in {text.get_text() for text in axis.texts} for axis in shown)
+    assert "maths" in drawn.caption
 
 
 def test_d_is_the_ban_minus_the_null_of_every_candidate():
@@ -175,7 +198,7 @@ def test_rocks_are_compared_with_their_own_controls():
     assert one.difference == pytest.approx(np.mean(apart)) and one.lo > 0
     assert rest.difference == pytest.approx(np.mean(apart[1:4])) and rest.n_pairs == 3
     assert one.control_pillars == K and one.fisher < 0.05
-    assert "difference +0." in tables.control_reading(found)
+    assert "difference +0." in readings.of_controls(found)
     alone = tables.against_controls(changes, screen, chosen[chosen.level != "control"])
     assert alone.empty
 

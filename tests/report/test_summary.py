@@ -91,7 +91,7 @@ def test_groups_are_followed_for_each_seed_by_their_pooled_loss(run, put):
     found = summary.persistence(run).set_index(["seed", "step"]).rkl
     assert found.to_dict() == {(0, 1): 3.0, (0, 2): 1.0, (1, 1): 1.0, (1, 2): 3.0}
     drawn = report_figures.lifecycle(summary.persistence(run), None, None)
-    assert drawn.axes[0].get_legend().get_texts()[0].get_text() == "rock: 2.00 to 2.00"
+    assert texts(drawn)[0] == "rock: 2.00 to 2.00"
 
 
 def test_settings_stand_beside_the_papers(run):

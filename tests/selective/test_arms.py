@@ -15,7 +15,7 @@ from rockstudy.errors import StudyError
 from rockstudy.rocks import selectors
 from rockstudy.rocks.detection import Detection
 from rockstudy.runs import Run
-from rockstudy.selective import arms
+from rockstudy.selective import arms, readings
 from rockstudy.selective import claims as selective_claims
 from rockstudy.selective import steps as selective_steps
 from rockstudy.selective.material import Material
@@ -188,14 +188,14 @@ def test_means_are_over_seeds_and_problems(table):
 
 
 def test_the_reading_says_what_can_be_concluded_and_what_not(table):
-    said = selective_steps.reading(selective_steps.differences(table), "maths").splitlines()
+    said = readings.of_differences(selective_steps.differences(table), "maths").splitlines()
     assert [line.split(":")[0] for line in said] == ["a", "b", "c"]
     assert "no difference shown" in said[0] and "cannot be excluded" in said[0]
     assert "over 4 seeds: worse than the baseline" in said[1]
     assert "one seed" in said[2]
     same = table[table["arm"] == "baseline"]
     same = pd.concat([same, same.assign(arm="same")])
-    assert selective_steps.reading(selective_steps.differences(same), "maths").endswith(
+    assert readings.of_differences(selective_steps.differences(same), "maths").endswith(
         "over 4 seeds: no variation, and no conclusion."
     )
 
