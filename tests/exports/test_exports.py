@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from rockstudy import runs
 from rockstudy.errors import StudyError
