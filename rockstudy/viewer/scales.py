@@ -15,7 +15,7 @@ import pandas as pd
 
 STEPS = 7  # ours: changes of colour of a measure without a sign
 SIDE = 4  # ours: on each side of zero of a signed one
-TOP = 0.995  # ours: quantile of the sizes at which colours end
+TOP = 0.98  # ours: quantile of the sizes at which colours end
 RANKS = (1, 2, 3, 5, 10, 100, 1000)  # ours: tokens that the teacher finds likelier
 STUDENTS = {"pre": "before", "post": "after"}  # names of columns
 NATS = {

@@ -329,14 +329,14 @@
       active = this;
       span.setAttribute("aria-selected", "true");
       this.text.setAttribute("aria-activedescendant", span.id);
-      if (scroll || say) {
+      document.body.classList.add("open"); // which makes room for the sheet
+      if (scroll || say || narrow()) {
         const box = span.getBoundingClientRect(), sheet = narrow() ? innerHeight / 2 : innerHeight;
         if (box.top < 60 || box.bottom > sheet - 60) span.scrollIntoView({
           block: narrow() ? "start" : "center",
           behavior: matchMedia("(prefers-reduced-motion: no-preference)").matches ? "smooth" : "auto",
         });
       }
-      document.body.classList.add("open");
       tell(this, t, say || scroll);
       twins();
     }
