@@ -55,7 +55,8 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=2_000)
     given = parser.parse_args()
-    corpus = shown(VOCABULARY, given.rollouts, 1, given.tokens, hostile=False)
+    size = given.tokens
+    corpus = shown(VOCABULARY, given.rollouts, 1, size, shortest=size, hostile=False)
     tokenizer = loading.tokenizer_of(runs.opened(runs.reference_dir("lab")))
     started = time.perf_counter()
     made = page.page(payload(corpus, tokenizer, "viewer", {}))

@@ -54,8 +54,12 @@ def export(
 
 def folder_of(run_id: str | None, reference: str | None) -> Path:
     """Return the folder of a run or of a reference; `StudyError` for neither or both."""
+    if run_id is None and reference is None:
+        raise StudyError(
+            "RUN: must be the name of a run, or --reference that of a preset; got none"
+        )
     if reference is None:
-        return runs.existing(run_id or "", "RUN")
+        return runs.existing(run_id, "RUN")
     if run_id is not None:
         raise StudyError(f"--reference: must not be given together with RUN; got {run_id!r}")
     folder = runs.reference_dir(reference)

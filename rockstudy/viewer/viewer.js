@@ -45,18 +45,24 @@
     const exponent = (i >> 10) & 31, rest = i & 1023, sign = i & 32768 ? -1 : 1;
     HALF[i] = sign * (exponent ? 2 ** (exponent - 15) * (1 + rest / 1024) : 2 ** -14 * rest / 1024);
   }
-  const ARRAYS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f2: Uint16Array };
+  const ARRAYS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f2: Float32Array };
   const bytes = async (packed) => {
     const raw = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
     const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Response(stream).arrayBuffer();
   };
-  const cut = (buffer, kinds, n) => { // arrays that lie one after another
+  const cut = (buffer, kinds, n) => { // arrays one after another, each by planes of its bytes
+    const all = new Uint8Array(buffer);
     let at = 0;
     return kinds.map(([kind, width]) => {
-      const found = new ARRAYS[kind](buffer, at, n * width);
-      at += found.byteLength;
-      return kind === "f2" ? Float32Array.from(found, (i) => HALF[i]) : found;
+      const length = n * width, size = Number(kind[1]), found = new ARRAYS[kind](length);
+      for (let i = 0; i < length; i++) {
+        let value = 0;
+        for (let plane = size - 1; plane >= 0; plane--) value = value * 256 + all[at + plane * length + i];
+        found[i] = kind === "f2" ? HALF[value] : value;
+      }
+      at += length * size;
+      return found;
     });
   };
   const kept = new Map();
@@ -383,7 +389,7 @@
       ` \u00b7 token ${t + 1} of ${pane.one.n}`);
     if (D.types.count[type]) {
       const plural = D.types.count[type] === 1 ? "occurrence" : "occurrences";
-      what.append(make("br"), `${D.types.count[type]} ${plural} in all rollouts, mean ${number(D.types.loss[type])} nats after`);
+      what.append(make("br"), `${D.types.count[type]} ${plural} in all rollouts, mean ${number(D.types.loss[type])} nats`);
     }
     const tags = make("p", { class: "tags" });
     if (f & 1) tags.append(make("span", { class: "rocky" }, `rock, rank ${D.types.rank[type]}`));
@@ -411,7 +417,7 @@
           make("code", {}, spelled(D.types.text[top.ids[i]])), make("span", {}, percent(top.p[i]))));
       }
       const there = items.some((item) => item.className);
-      return make("section", {}, make("h3", {}, name), make("ol", {}, ...items),
+      return make("section", {}, make("h3", {}, name.replace("the ", "")), make("ol", {}, ...items),
         ...(there ? [] : [make("p", { class: "none" }, "what was written is not among its five")]));
     }));
     const close = make("button", { type: "button", id: "close", "aria-label": "Close" }, "\u00d7");

@@ -39,11 +39,13 @@ def tokenizer_of(tiny_tokenizer):
     return made
 
 
-def shown(n_types=333, prompts=4, samples=2, longest=60, few=None, seed=0, hostile=True):
+def shown(
+    n_types=333, prompts=4, samples=2, longest=60, shortest=None, few=None, seed=0, hostile=True
+):
     """Rollouts over `n_types` ids, their token table, and likeliest tokens of the first `few`."""
     rng = np.random.default_rng(seed)
     n = prompts * samples
-    lengths = rng.integers(longest // 2, longest + 1, n)
+    lengths = rng.integers(longest // 2 if shortest is None else shortest, longest + 1, n)
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = np.where(mask, 3 + rng.zipf(1.3, mask.shape) % (n_types - 3), 0).astype(np.int32)
     if hostile:

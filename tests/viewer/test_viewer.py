@@ -37,12 +37,15 @@ def data(corpus, tokenizer):
 
 
 def unpacked(data, one, name, kinds):
-    """The arrays of a rollout's stream, as the page cuts them."""
+    """The arrays of a rollout's stream, as the page cuts them.
+
+    Bytes of a kind lie in planes: the first bytes of all its numbers, then the second ones.
+    """
     content, at, found = zlib.decompress(base64.b64decode(one[name])), 0, []
     for kind, width in kinds:
         size = int(kind[1]) * one["n"] * width
-        assert at % int(kind[1]) == 0  # a typed array must start at a multiple of its size
-        found.append(np.frombuffer(content[at : at + size], f"<{kind}").reshape(one["n"], width))
+        planes = np.frombuffer(content[at : at + size], "u1").reshape(int(kind[1]), -1)
+        found.append(planes.T.copy().view(f"<{kind}").reshape(one["n"], width))
         at += size
     assert at == len(content)
     return found
@@ -94,7 +97,7 @@ def test_the_likeliest_tokens_of_a_position_are_those_of_the_table(corpus, data)
             some = slice(m * data["top"], (m + 1) * data["top"])
             wanted = np.stack(rows[f"top_ids_{name}"])
             assert np.array_equal(np.array(data["types"]["id"])[ids[:, some]], wanted)
-            assert np.allclose(p[:, some], np.stack(rows[f"top_probs_{name}"]), rtol=5e-4)
+            assert np.allclose(p[:, some], np.stack(rows[f"top_probs_{name}"]), rtol=2**-8)
 
 
 def test_the_share_of_the_five_worst_tokens_is_that_of_a_sorted_list(corpus, data):
@@ -261,7 +264,8 @@ def test_the_command_writes_a_reference_beside_the_runs(tmp_path, monkeypatch, c
             "the reference of lab holds no models",
         ),
         (["view", "--reference", "labb"], "--reference: must be one of lab"),
-        (["view"], "RUN: must name a run, and there is none yet; got ''"),
+        (["view"], "RUN: must be the name of a run, or --reference that of a preset; got none"),
+        (["view", "mine"], "RUN: must name a run, and there is none yet; got 'mine'"),
         (["view", "--reference", "lab", "--to", "x.txt"], "--to: must end in .html; got 'x.txt'"),
         (["view", "--reference", "lab", "--to", "no/x.html"], "--to: must be in a folder that"),
     ],
