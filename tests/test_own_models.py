@@ -354,7 +354,7 @@ def test_rooms_of_the_same_name_are_called_as_functions():
         rs.rocks(pd.DataFrame(), None, k=-1.0)
 
 
-@pytest.mark.parametrize("name", ["view", "_private"])
+@pytest.mark.parametrize("name", ["views", "_private"])
 def test_an_unknown_name_of_the_package_is_an_attribute_error(name):
     with pytest.raises(AttributeError, match=name):
         getattr(rs, name)

@@ -29,6 +29,7 @@ from pygments.formatters import HtmlFormatter
 from rockstudy.claims.verdicts import FINDING, VERDICTS
 from rockstudy.figure_style import CAUSE_CSS
 from rockstudy.report import listing
+from rockstudy.viewer import page as viewer
 
 REORDERING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
 SPELLED = {code: f"[U+{code:04X}]" for code in REORDERING}
@@ -240,6 +241,7 @@ def page(*, title: str, sections: Sequence[Section], **values: Any) -> str:
         style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS,
         script=script,
         script_hash=f"sha256-{digest}",
+        viewer_hash=viewer.script_hash(),  # a viewer in a frame keeps the rules of the report
         **values,
     )
     return whole.translate(SPELLED)

@@ -97,7 +97,7 @@ def test_the_likeliest_tokens_of_a_position_are_those_of_the_table(corpus, data)
             some = slice(m * data["top"], (m + 1) * data["top"])
             wanted = np.stack(rows[f"top_ids_{name}"])
             assert np.array_equal(np.array(data["types"]["id"])[ids[:, some]], wanted)
-            assert np.allclose(p[:, some], np.stack(rows[f"top_probs_{name}"]), rtol=2**-8)
+            assert np.allclose(p[:, some], np.stack(rows[f"top_probs_{name}"]), 5e-3, 1e-6)
 
 
 def test_the_share_of_the_five_worst_tokens_is_that_of_a_sorted_list(corpus, data):
