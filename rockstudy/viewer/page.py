@@ -47,7 +47,8 @@ class Viewer:
         """The page inside another one: a frame that can neither reach it nor open anything."""
         return (
             f'<iframe class="viewer" title="Token viewer" sandbox="allow-scripts" loading="lazy" '
-            f'width="100%" height="{height}" srcdoc="{html.escape(self.html)}"></iframe>'
+            f'width="100%" height="{height}" style="border:1px solid #8886;border-radius:6px" '
+            f'srcdoc="{html.escape(self.html)}"></iframe>'
         )
 
     def _repr_html_(self) -> str:

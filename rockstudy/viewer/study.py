@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from rockstudy import paths, runs, tasks
@@ -53,7 +54,7 @@ def view(run: Run, n: int = SHOWN) -> Viewer:
     return page.page(payload(shown, loading.tokenizer_of(run), title, about))
 
 
-def _likeliest(run: Run, n: int):
+def _likeliest(run: Run, n: int) -> pd.DataFrame:
     """The likeliest tokens, stored or computed."""
     try:
         return likeliest.shown(reading(run), n)

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import unicodedata
 import zlib
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from pages import HOSTILE, shown, tokenizer_of
 
 from rockstudy import runs
-from rockstudy.cli import main
+from rockstudy.cli import main, running
 from rockstudy.errors import StudyError
 from rockstudy.rocks import likeliest
 from rockstudy.rocks import steps as rocks_steps
@@ -279,6 +280,19 @@ def test_what_cannot_be_viewed_is_one_line(given, line, tmp_path, monkeypatch, c
     assert (ended.value.code, shown.out) == (2, "")
     assert line in shown.err.splitlines()[-1]
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_a_study_gets_its_viewer_or_a_line_that_says_why_not(lab, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    path = tmp_path / "runs" / "mine"
+    path.mkdir(parents=True)
+    runs._record(path, lab.config, None)
+    running.view(path)
+    line = capsys.readouterr().err
+    assert line.startswith("token viewer: ") and "not stored in the run 'mine'" in line
+    shutil.copytree(lab.path, path, dirs_exist_ok=True)
+    running.view(path)
+    assert (path / "viewer.html").is_file() and study.embedded(path) is not None
 
 
 def test_a_report_gets_a_frame_or_nothing(lab, tmp_path):
