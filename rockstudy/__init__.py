@@ -14,11 +14,21 @@ if TYPE_CHECKING:
         rocks,
         sample,
         token_table,
+        view,
         weights,
     )
 
 __version__ = "0.1.0"
-__all__ = ["checkpoints", "knockout", "read_rollouts", "rocks", "sample", "token_table", "weights"]
+__all__ = [
+    "checkpoints",
+    "knockout",
+    "read_rollouts",
+    "rocks",
+    "sample",
+    "token_table",
+    "view",
+    "weights",
+]
 
 
 def __getattr__(name: str) -> Any:

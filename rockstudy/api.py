@@ -6,6 +6,7 @@
     rollouts = rs.sample(models, prompts, max_new_tokens=512)
     tokens = rs.token_table(models, rollouts)
     found = rs.rocks(tokens, rollouts, models=models)
+    rs.view(models, rollouts, tokens, found)
     deltas = rs.knockout(models, rollouts, found.rocks().ids, grade)
 
 Nothing here is stored, resumed or recorded: a run (`rockstudy run --config FILE`) does that, with
@@ -29,13 +30,14 @@ from rockstudy.config.fields import ModelsConfig, PairConfig, pair_of
 from rockstudy.config.overrides import changed
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError, unknown
+from rockstudy.exports.tables import display_name
 from rockstudy.knockout import census, prefix_reuse
 from rockstudy.knockout.prefix_reuse import Candidate, Screen
 from rockstudy.models import checkpoints as students
 from rockstudy.models import loading
 from rockstudy.models.chats import Prompt
 from rockstudy.models.token_texts import token_texts, visible
-from rockstudy.rocks import detection
+from rockstudy.rocks import detection, likeliest
 from rockstudy.rocks import token_table as tables
 from rockstudy.rocks.detection import Detection
 from rockstudy.rocks.encoders import needs_student
@@ -46,6 +48,9 @@ from rockstudy.sampling.given import GivenRollouts
 from rockstudy.sampling.rollout import Rollouts
 from rockstudy.selective.rock_weights import RockWeights
 from rockstudy.store.seeds import generator, torch_seed
+from rockstudy.viewer import page, study
+from rockstudy.viewer.page import Viewer
+from rockstudy.viewer.payload import Shown, payload
 
 Grade = Callable[[int, str], bool]
 STUDENTS = {"before": "pre", "after": "post"}  # names of columns
@@ -198,6 +203,58 @@ def rocks(
     text = token_texts(models.tokenizer, found.types.token_id.tolist())
     types = found.types.assign(text=text, spelling=[visible(one) for one in text])
     return replace(found, types=types)
+
+
+def view(
+    models: Models,
+    rollouts: Rollouts,
+    tokens: pd.DataFrame,
+    found: Detection,
+    *,
+    n: int = likeliest.SHOWN,
+    rows: Sequence[int] | np.ndarray | None = None,
+    prompts: Sequence[str] | None = None,
+    weights: Mapping[str, np.ndarray] | None = None,
+    title: str = "Token viewer",
+) -> Viewer:
+    """Show rollouts as text, each token in the colour of its loss, with the models' likeliest ones.
+
+    A notebook shows what is returned in a frame of its own; ``.save("tokens.html")`` writes it as
+    one file. The three models read the shown rollouts once, for the five likeliest tokens of each
+    at every position.
+
+    `rows` are the rollouts to show; without them, `n` that differ in loss (half right, half wrong,
+    where they are graded). `prompts` are texts to show, by prompt; by default the decoded ids.
+    `weights` are more measures by name, float (R, T), such as those of `weights` or of a trainer;
+    Rock-Freeze's are always there for rocks by the reverse KL.
+
+    `StudyError`: rows that are no rollouts with a token; weights of another shape; a token table of
+    other rollouts.
+    """
+    if rows is None:
+        chosen = likeliest.chosen(rollouts, tokens, n)
+    else:
+        chosen = np.unique(np.asarray(rows, np.int64))
+        there = np.flatnonzero(rollouts.lengths)
+        if not len(chosen) or not np.isin(chosen, there).all():
+            got = f"{chosen.min()} to {chosen.max()}" if len(chosen) else "none"
+            raise StudyError(f"rows: must be rollouts with a token, of {len(there)}; got {got}")
+    if prompts is not None and len(prompts) != rollouts.n_prompts:
+        must = f"must have a text for each of {rollouts.n_prompts} prompts"
+        raise StudyError(f"prompts: {must}; got {len(prompts)}")
+    arms = dict(weights or {})
+    for name, one in arms.items():
+        if one.shape != rollouts.mask.shape:
+            must = f"must have the shape of the rollouts, {rollouts.mask.shape}"
+            raise StudyError(f"weights {name}: {must}; got {one.shape}")
+    if found.settings.loss == "rkl":
+        arms = {study.FREEZE: study.freeze(rollouts, tokens.rkl_post.to_numpy(), found)} | arms
+    columns = {column: name for name, column in STUDENTS.items()} | {"teacher": "teacher"}
+    top = likeliest.of_rows(rollouts, chosen, lambda name: models.model(columns[name]))
+    shown = Shown(rollouts, tokens, found, top, arms, prompts)
+    named = {"before": models.config.before, "after": models.config.after}
+    about = {name: display_name(one.name) for name, one in named.items()}
+    return page.page(payload(shown, models.tokenizer, title, about))
 
 
 def knockout(

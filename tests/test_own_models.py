@@ -277,6 +277,27 @@ def test_the_functions_give_what_a_run_gives(own, models):
     assert found.rocks() == known.rocks() and found.types.text.notna().all()
 
 
+def test_a_viewer_shows_what_the_functions_measure(own, models, tmp_path):
+    rollouts, tokens = measured(own).rollouts, measured(own).tokens
+    found = rs.rocks(tokens, rollouts, models, **own.config.rocks.model_dump())
+    half = np.full(rollouts.mask.shape, 0.5, np.float32)
+    how = {"rows": [1, 0], "weights": {"mine": half}, "prompts": ["?"] * rollouts.n_prompts}
+    made = rs.view(models, rollouts, tokens, found, **how)
+    data = json.loads(made.html.partition('id="data">')[2].partition("</script>")[0])
+    assert [one["prompt"] for one in data["rollouts"]] == rollouts.prompt_index[:2].tolist()
+    assert "Weight in mine" in [one["label"] for one in data["measures"]]
+    assert data["prompts"] == ["?"] and made.save(tmp_path / "x.html").is_file()
+    spread = rs.view(models, rollouts, tokens, found, n=3).html
+    assert spread.count('"loss_post":') == 3
+    for wrong, line in (
+        ({"rows": [len(rollouts)]}, "rows: must be rollouts with a token"),
+        ({"weights": {"mine": half[:1]}}, "weights mine: must have the shape"),
+        ({"prompts": []}, "prompts: must have a text for each"),
+    ):
+        with pytest.raises(StudyError, match=line):
+            rs.view(models, rollouts, tokens, found, **wrong)
+
+
 def test_a_knockout_gives_the_delta_of_the_screen(own, models):
     task, how = own.config.benchmarks[0], own.config.knockout
     problems = tasks.load(task, "eval")
@@ -333,7 +354,7 @@ def test_rooms_of_the_same_name_are_called_as_functions():
         rs.rocks(pd.DataFrame(), None, k=-1.0)
 
 
-@pytest.mark.parametrize("name", ["view", "_private"])
+@pytest.mark.parametrize("name", ["views", "_private"])
 def test_an_unknown_name_of_the_package_is_an_attribute_error(name):
     with pytest.raises(AttributeError, match=name):
         getattr(rs, name)

@@ -11,7 +11,7 @@ from rockstudy import paths
 PACKAGE = paths.REPO / "rockstudy"
 ORDER = [  # a room imports from its own and from those below it (the design's section 3)
     {"cli"},
-    {"report", "exports", "api"},
+    {"report", "viewer", "exports", "api"},
     {"knockout", "gradients", "selective"},
     {"rocks"},
     {"training"},

@@ -42,7 +42,7 @@ def export(
         run_id, what = None, run_id
     if what is None:
         raise StudyError(f"WHAT: must be one of {', '.join(targets.SUFFIXES)}; got nothing")
-    folder = _folder(run_id, reference)
+    folder = folder_of(run_id, reference)
     if to is None:
         raise StudyError("--to: must be given: the file or folder to write")
     targets.check(what, to, overwrite)
@@ -52,10 +52,14 @@ def export(
     print(to)
 
 
-def _folder(run_id: str | None, reference: str | None) -> Path:
-    """The folder of a run or of a reference."""
+def folder_of(run_id: str | None, reference: str | None) -> Path:
+    """Return the folder of a run or of a reference; `StudyError` for neither or both."""
+    if run_id is None and reference is None:
+        raise StudyError(
+            "RUN: must be the name of a run, or --reference that of a preset; got none"
+        )
     if reference is None:
-        return runs.existing(run_id or "", "RUN")
+        return runs.existing(run_id, "RUN")
     if run_id is not None:
         raise StudyError(f"--reference: must not be given together with RUN; got {run_id!r}")
     folder = runs.reference_dir(reference)

@@ -26,6 +26,7 @@ from rockstudy.cli import (
     parameters,
     run_commands,
     running,
+    view_command,
 )
 from rockstudy.cli.execute import NotebookError
 from rockstudy.cli.options import (
@@ -55,6 +56,7 @@ app.add_typer(lab, name="lab")
 app.command("config")(config_commands.config_command)
 app.command("fields")(config_commands.fields_command)
 app.command("export")(export_commands.export)
+app.command("view")(view_command.view)
 for command in run_commands.COMMANDS:
     app.command(command.__name__)(command)
 

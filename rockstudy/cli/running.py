@@ -14,6 +14,7 @@ from rockstudy.errors import StudyError
 from rockstudy.paths import notebook_order
 
 TRAINING = ("01_distillation", "07_selective_distillation")  # notebooks that train
+DETECTING = "02_rock_tokens"  # the notebook whose tables the token viewer shows
 GRADING = ("00_task_and_models", "05_causal_knockout", "06_pillars_and_predictors")
 
 
@@ -109,6 +110,8 @@ def run_study(
             with contextlib.suppress(StudyError, OSError):
                 rendered(run)
             raise
+        if DETECTING in {notebook.stem for notebook in notebooks}:
+            view(run)
         return rendered(run)
 
 
@@ -148,6 +151,16 @@ def rendered(run: Path) -> Path:
     from rockstudy.report import render  # imports nbconvert: not needed to refuse a command
 
     return render.render(run)
+
+
+def view(run: Path) -> None:
+    """Write a run's token viewer beside its report; where that fails, a line tells why."""
+    from rockstudy.viewer import study
+
+    try:
+        study.write(runs.opened(run))
+    except StudyError as error:
+        messages.say(f"token viewer: {error}")
 
 
 @contextlib.contextmanager

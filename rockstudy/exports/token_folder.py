@@ -31,22 +31,16 @@ from rockstudy.exports.tables import (
     reading,
 )
 from rockstudy.models import loading
-from rockstudy.models.divergence import Head, States
 from rockstudy.models.token_texts import token_texts
-from rockstudy.models.top_tokens import top_tokens
-from rockstudy.parallel.out_of_memory import advised
 from rockstudy.rocks import steps as rocks_steps
 from rockstudy.rocks.detection import Detection
-from rockstudy.rocks.token_table import BATCH_TOKENS
+from rockstudy.rocks.likeliest import MODELS, TOP, likeliest, missing_models
 from rockstudy.runs import Run
-from rockstudy.sampling.rollout import Rollouts, completion_states
+from rockstudy.sampling.rollout import Rollouts
 from rockstudy.store import files
-from rockstudy.training import stages
 
 VERSION = 1  # of the columns' names and meanings
-TOP = 5  # of each model at each position
 BLOCK = 65_536  # ours: positions in a file
-MODELS = {"teacher": "the teacher", "pre": "the student before", "post": "the student after"}
 POSITION = ["prompt_index", "sample_index", "position"]
 
 _STATISTICS = {
@@ -89,7 +83,7 @@ def write(run: Run, to: Path) -> Written:
         stored = reading(run)
         (rollouts, tokens), found = corpus_of(stored), detection_of(stored)
     tokens = tokens.assign(**_flags(tokens, found))
-    reason = _without_models(run)
+    reason = missing_models(run)
     models = {} if reason else {name: rocks_steps.Measured(run).model(name) for name in MODELS}
     tokenizer = loading.tokenizer_of(run)
     blocks = list(_blocks(rollouts))
@@ -117,16 +111,6 @@ def _flags(tokens: pd.DataFrame, found: Detection) -> dict[str, np.ndarray]:
         "persistent": there.notna().to_numpy(),
         "rock_occurrence": there.eq(True).to_numpy(),
     }
-
-
-def _without_models(run: Run) -> str | None:
-    """Why no model can be read without training one; None where all can be."""
-    if run.reference is not None:
-        return f"the reference of {run.config.preset} holds no models"
-    given = run.config.models is not None
-    if not given and not stages.is_trained(run, "stage2", seed=run.config.seeds[0]):
-        return f"the checkpoints of the run {run.id!r} are not stored"
-    return None
 
 
 def _blocks(rollouts: Rollouts) -> Iterator[np.ndarray]:
@@ -158,31 +142,10 @@ def _block(
     if "cause" in frame:
         frame["cause"] = frame["cause"].astype("str")
     for name, model in models.items():
-        with advised(f"likeliest tokens of {MODELS[name]}", {}):
-            ids, probabilities = _top(model, rollouts, rows)
+        ids, probabilities = likeliest(model, rollouts, rows)
         columns = {"ids": ids, "texts": _texts(tokenizer, ids), "probs": probabilities}
         frame = frame.assign(**{f"top_{what}_{name}": list(of) for what, of in columns.items()})
     return frame
-
-
-def _top(
-    model: PreTrainedModel, rollouts: Rollouts, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int32 and probabilities float32 (N, TOP) at the positions of some completions."""
-    lengths = rollouts.lengths[rows]
-    widths = lengths + [len(rollouts.prompt_ids[rollouts.prompt_index[r]]) for r in rows]
-    made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    order, head = np.argsort(widths, kind="stable"), Head.of(model)
-    while len(order):  # the widest first, as many as fit
-        n = max(1, BATCH_TOKENS // int(widths[order[-1]]))
-        order, some = order[:-n], order[-n:]
-        top = top_tokens(States(completion_states(model, rollouts, rows[some]), head), TOP)
-        ids, probabilities = (one.cpu().numpy() for one in top)
-        cuts = np.cumsum(lengths[some])[:-1]
-        both = (np.split(ids.astype(np.int32), cuts), np.split(probabilities, cuts))
-        made |= dict(zip(some.tolist(), zip(*both, strict=True), strict=True))
-    ids, probabilities = zip(*(made[place] for place in range(len(rows))), strict=True)
-    return np.concatenate(ids), np.concatenate(probabilities)
 
 
 def about(column: str) -> str:

@@ -30,6 +30,7 @@ from rockstudy.claims.verdicts import FINDING, VERDICTS
 from rockstudy.display import ALIGNED_CSS, MARKS, SPELLED
 from rockstudy.figure_style import CAUSE_CSS, for_both_grounds
 from rockstudy.report import listing
+from rockstudy.viewer import page as viewer
 
 REORDERING = {code: SPELLED[code] for code in MARKS}
 IMAGE_TYPES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
@@ -351,6 +352,7 @@ def filled_template(name: str, **values: Any) -> str:
         style=(here / "report.css").read_text() + HIGHLIGHTING + CAUSE_CSS + ALIGNED_CSS,
         script=script,
         script_hash=f"sha256-{digest}",
+        viewer_hash=viewer.script_hash(),  # a viewer in a frame keeps the rules of the report
         **values,
     )
     return whole.translate(REORDERING)

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from rockstudy import runs
 from rockstudy.errors import StudyError
@@ -175,30 +174,6 @@ def test_the_card_documents_every_column(folder):
     for column in columns:
         assert f"| `{column}` |" in card
     assert "as in the token table" not in card and str(to.parent) not in card
-
-
-def test_the_likeliest_tokens_are_those_of_full_logits(tiny_pair_dir, monkeypatch):
-    model = loading.load_model(str(tiny_pair_dir / "student"), device="cpu")
-    generator = np.random.default_rng(0)
-    prompts = [generator.integers(3, 320, n) for n in (4, 9)]
-    mask = np.arange(7) < np.array([[7], [1], [3], [5]])
-    ids = np.where(mask, generator.integers(3, 320, mask.shape), 0).astype(np.int32)
-    made = Rollouts(
-        prompts, ids, mask, np.array([0, 1, 1, 0], np.int32), np.zeros(4, np.int16), mask.any(1)
-    )
-    monkeypatch.setattr(token_folder, "BATCH_TOKENS", 24)  # one or two rows at a time
-    rows = np.array([2, 0, 3, 1])
-    found, probabilities = token_folder._top(model, made, rows)
-    wanted = []
-    for r in rows:
-        prompt = prompts[made.prompt_index[r]]
-        read = torch.from_numpy(np.concatenate([prompt, ids[r][mask[r]]]))[None].long()
-        logits = model(read).logits[0, len(prompt) - 1 : -1].detach().double()
-        wanted.append(logits.softmax(-1).topk(5))
-    assert np.array_equal(found, torch.cat([top.indices for top in wanted]))
-    whole = torch.cat([top.values for top in wanted])
-    assert np.allclose(probabilities, whole, rtol=1e-4, atol=1e-7)
-    assert (found.dtype, probabilities.dtype) == (np.int32, np.float32)
 
 
 # --- targets --------------------------------------------------------------------------------------
