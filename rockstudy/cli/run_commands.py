@@ -159,4 +159,30 @@ def new(
     print(scaffold.write(name, to or paths.notebooks_dir(), preset=start, run_id=run))
 
 
+def open_command(
+    notebook: Annotated[
+        str, typer.Argument(help="Name, number or path (default: the rock tokens).")
+    ] = "02",
+    run_id: Annotated[
+        str, typer.Option("--run-id", "--run", help="A run, or the committed reference of the lab.")
+    ] = runs.REFERENCE,
+    browser: Annotated[
+        bool, typer.Option(help="Open a browser; without one JupyterLab prints its address.")
+    ] = True,
+) -> None:
+    """Open a copy of a notebook in JupyterLab; by default it replays the committed reference."""
+    from rockstudy.cli import opening
+
+    (found,) = running.find([notebook], paths.notebooks_dir())
+    if run_id != runs.REFERENCE:
+        runs.existing(run_id, "--run-id")
+    opening.needs_jupyterlab()
+    copy, new_copy = opening.copied(found, run_id)
+    of = "the committed reference" if run_id == runs.REFERENCE else f"the run {run_id}"
+    what = "a new copy" if new_copy else "your copy"
+    say(f"{what} on {of}: {copy}")
+    say("in JupyterLab, Run > Run All Cells shows its figures; Ctrl-C twice ends JupyterLab")
+    opening.in_jupyterlab(copy, browser)
+
+
 COMMANDS = (report, claims, info, forget, new)

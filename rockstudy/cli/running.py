@@ -2,18 +2,20 @@
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rockstudy import runs
-from rockstudy.cli import execute, messages
+from rockstudy import progress, runs, status
+from rockstudy.cli import course, execute, messages
 from rockstudy.cli.execute import NotebookError
 from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
 from rockstudy.paths import notebook_order
 
 TRAINING = ("01_distillation", "07_selective_distillation")  # notebooks that train
+ENOUGH_S = 5.0  # ours: a study that ends sooner needs no forecast
 GRADING = ("00_task_and_models", "05_causal_knockout", "06_pillars_and_predictors")
 
 
@@ -101,15 +103,56 @@ def run_study(
         runs.check(run)
         messages.release()
         try:
-            for notebook in notebooks:
-                output = run / "notebooks" / notebook.name
-                seconds = execute.execute(notebook, output, values[notebook], timeout=timeout)
-                messages.say(f"{notebook.stem}: {seconds:.0f} s")
-        except (NotebookError, KeyboardInterrupt):
+            with interruptible(run):
+                _execute_all(notebooks, values, run, timeout)
+        except NotebookError:
             with contextlib.suppress(StudyError, OSError):
                 rendered(run)
             raise
         return rendered(run)
+
+
+def _execute_all(
+    notebooks: Sequence[Path],
+    values: Mapping[Path, Mapping[str, Any]],
+    run: Path,
+    timeout: float | None,
+) -> None:
+    """Execute the notebooks in their order, and show where the study is."""
+    names = [notebook.stem for notebook in notebooks]
+    study = course.StudyCourse(names, course.expected(run, runs.recorded(run), names))
+    with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
+        bars = Path(scratch) / "progress"
+        with status.shown(bars, study):
+            if (left := study.left()) is not None and left > ENOUGH_S:
+                messages.say(f"{len(names)} notebooks, about {progress.duration(left)}")
+            for notebook in notebooks:
+                output = run / "notebooks" / notebook.name
+                how: Any = {"timeout": timeout, "course": study, "bars": bars}
+                seconds = execute.execute(notebook, output, values[notebook], **how)
+                with contextlib.suppress(OSError):
+                    course.record(run, notebook.stem, study.finish())
+                messages.say(f"{notebook.stem}: {seconds:.0f} s")
+
+
+@contextlib.contextmanager
+def interruptible(run: Path) -> Iterator[None]:
+    """Have the line of an interrupted command tell what the run has kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        messages.interrupted(_kept(run))
+        raise
+
+
+def _kept(run: Path) -> str:
+    executed = [one for one in runs.notebook_states(run) if " executed " in one]
+    parts = runs.artefacts(run)
+    books = f"{len(executed)} notebook{'s' * (len(executed) != 1)}"
+    return (
+        f"{books} and {len(parts)} artefacts are kept in runs/{run.name}; "
+        f"the same command, or `rockstudy run --run-id {run.name}`, goes on from there"
+    )
 
 
 def refuse_reference(run_id: str) -> None:
