@@ -39,12 +39,15 @@ def claims(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     headlines: Annotated[bool, typer.Option("--headlines", help="The headline findings.")] = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="The headline findings as the table in the README.")
+        bool, typer.Option("--markdown", help="The headline findings as in docs/claims.md.")
+    ] = False,
+    as_sentences: Annotated[
+        bool, typer.Option("--five", help="Five findings as sentences, as in the README.")
     ] = False,
 ) -> None:
     """Print the paper's claims against what a run measured."""
     from rockstudy.claims import records
-    from rockstudy.report import listing
+    from rockstudy.report import findings, listing
 
     if run_id is not None and reference is not None:
         raise StudyError("--reference: must not be given together with --run")
@@ -57,7 +60,9 @@ def claims(
             raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
     table = records.read_claims(folder)
     rows = table[table.headline] if headlines else table
-    if as_json:
+    if as_sentences:
+        print("\n".join(f"{n}. {one}" for n, one in enumerate(findings.five(table), start=1)))
+    elif as_json:
         for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
             print(json.dumps(row, ensure_ascii=False))
     else:
