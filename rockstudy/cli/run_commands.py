@@ -61,7 +61,7 @@ def claims(
     table = records.read_claims(folder)
     rows = table[table.headline] if headlines else table
     if as_sentences:
-        print("\n".join(f"{n}. {one}" for n, one in enumerate(findings.five(table), start=1)))
+        print("\n".join(findings.numbered(table)))
     elif as_json:
         for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
             print(json.dumps(row, ensure_ascii=False))

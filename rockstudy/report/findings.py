@@ -13,10 +13,10 @@ import pandas as pd
 from rockstudy.claims.verdicts import DIFFERS, INCONCLUSIVE, REPRODUCED
 
 Row = Mapping[str, Any]
-AGREES = {
-    REPRODUCED: "as the paper finds",
-    DIFFERS: "unlike the paper",
-    INCONCLUSIVE: "which this run cannot decide",
+AGREES = {  # where the paper has a number, and where it has only the direction
+    REPRODUCED: ("as in the paper", "in line with the paper"),
+    DIFFERS: ("unlike in the paper", "against the paper"),
+    INCONCLUSIVE: ("which decides nothing here", "which decides nothing here"),
 }
 
 
@@ -76,6 +76,11 @@ def five(claims: pd.DataFrame) -> list[str]:
     return [_sentence(told, row) for told in TOLD for row in rows if _is(told, row)]
 
 
+def numbered(claims: pd.DataFrame) -> list[str]:
+    """Return the five findings as the lines of a numbered list."""
+    return [f"{number}. {one}" for number, one in enumerate(five(claims), start=1)]
+
+
 def _is(told: Told, row: Row) -> bool:
     claim = row["claim"]
     return claim.startswith(told.claim) if told.claim.endswith("-") else claim == told.claim
@@ -91,12 +96,13 @@ def _sentence(told: Told, row: Row) -> str:
     ours = _number(row, ("value", "lo", "hi"), sign, told.unit)
     subject = row["statement"].split(" carry ")[0].rstrip(",")  # who carries, in the claim's words
     subject = subject[:1].lower() + subject[1:]
-    parts = [f"{row['n']} {row['unit']}"]
-    if row["paper"] == row["paper"]:
+    sample = f"{row['n']} {row['unit']}".replace(" x ", ", ").replace(" (", ", ").rstrip(")")
+    parts, published = [sample], row["paper"] == row["paper"]
+    if published:
         theirs = _number(row, ("paper", "paper_lo", "paper_hi"), sign, told.unit)
         parts.append(f"the paper: {theirs}")
     agrees = AGREES.get(row["direction"])
-    end = f", {agrees}" if agrees else ""
+    end = f", {agrees[not published]}" if agrees else ""
     return f"{words.format(size=ours, subject=subject)}{end} ({'; '.join(parts)})."
 
 
