@@ -227,7 +227,7 @@ class _Terminal(_View):
         rows, parts = board.rows(), []
         if course:
             head = "; ".join(filter(None, (course.place(), course.ahead(board.left()))))
-            parts.append(Text(head, overflow="ellipsis", no_wrap=True))
+            parts.append(Text(head))
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
         for _ in range(3):
@@ -258,7 +258,7 @@ class _Output(_View):
         self._put("")
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        print(text.strip(), flush=True)  # not on stderr, which a notebook shows as an error
 
     def show(self, board: Board, course: Course | None) -> None:
         rows = board.rows()

@@ -127,6 +127,8 @@ class StudyCourse:
 
     def place(self) -> str:
         """Which notebook and cell, such as ``notebook 3 of 9, 02_rock_tokens, cell 5 of 12``."""
+        if len(self.done) == len(self.names):
+            return "writing the report"
         if not self.number:
             return ""
         name, number = self.names[self.number - 1], self.number
@@ -136,7 +138,7 @@ class StudyCourse:
     def ahead(self, step_left: float | None) -> str:
         """How far the study is and how long it will take, as far as that is known."""
         left = self.left(step_left)
-        if left is None:
+        if left is None or len(self.done) == len(self.names):
             return ""
         over = sum(self.done.values()) + self._spent()
         share = f"{over / (over + left):.0%} of the study done, " if over + left else ""

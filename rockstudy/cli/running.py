@@ -104,21 +104,20 @@ def run_study(
         messages.release()
         try:
             with interruptible(run):
-                _execute_all(notebooks, values, run, timeout)
+                return _executed(notebooks, values, run, timeout)
         except NotebookError:
             with contextlib.suppress(StudyError, OSError):
                 rendered(run)
             raise
-        return rendered(run)
 
 
-def _execute_all(
+def _executed(
     notebooks: Sequence[Path],
     values: Mapping[Path, Mapping[str, Any]],
     run: Path,
     timeout: float | None,
-) -> None:
-    """Execute the notebooks in their order, and show where the study is."""
+) -> Path:
+    """Execute the notebooks in their order, render the report, and show where the study is."""
     names = [notebook.stem for notebook in notebooks]
     study = course.StudyCourse(names, course.expected(run, runs.recorded(run), names))
     with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
@@ -133,6 +132,7 @@ def _execute_all(
                 with contextlib.suppress(OSError):
                     course.record(run, notebook.stem, study.finish())
                 messages.say(f"{notebook.stem}: {seconds:.0f} s")
+            return rendered(run)
 
 
 @contextlib.contextmanager

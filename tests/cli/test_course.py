@@ -84,6 +84,9 @@ def test_time_left_is_what_remains_of_this_cell_and_all_later_cells_and_notebook
     clock[0] = 20.0
     assert study.finish() == [2.0, 10.0, 8.0]
     assert study.left() == 50.0
+    study.start("b", 1)
+    study.finish()
+    assert (study.place(), study.ahead(None)) == ("writing the report", "")
 
 
 def test_an_unknown_notebook_leaves_the_end_of_the_study_unknown(clock):
