@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rockstudy import runs
 from rockstudy.claims import records
-from rockstudy.report import findings, listing
+from rockstudy.report import listing, sentences
 
 REPO = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- claims: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 NONE = "This run's claims were recorded by earlier rules, so that it has none by today's."
 LINES = {
-    "README.md": findings.numbered,
+    "README.md": sentences.numbered,
     "docs/claims.md": lambda table: listing.markdown(table) or [NONE],
 }
 

@@ -47,7 +47,7 @@ def claims(
 ) -> None:
     """Print the paper's claims against what a run measured."""
     from rockstudy.claims import records
-    from rockstudy.report import findings, listing
+    from rockstudy.report import listing, sentences
 
     if run_id is not None and reference is not None:
         raise StudyError("--reference: must not be given together with --run")
@@ -61,7 +61,7 @@ def claims(
     table = records.read_claims(folder)
     rows = table[table.headline] if headlines else table
     if as_sentences:
-        print("\n".join(findings.numbered(table)))
+        print("\n".join(sentences.numbered(table)))
     elif as_json:
         for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
             print(json.dumps(row, ensure_ascii=False))

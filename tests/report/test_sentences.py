@@ -5,7 +5,7 @@ import pytest
 
 from rockstudy import runs
 from rockstudy.claims import records
-from rockstudy.report import findings
+from rockstudy.report import sentences
 
 ROW = {"claim": "opd-accuracy-rises", "headline": True, "statement": "", "unit": "problems"}
 ROW |= {"n": 500, "direction": "reproduced", "paper": None, "paper_lo": None, "paper_hi": None}
@@ -13,7 +13,7 @@ ROW |= {"n": 500, "direction": "reproduced", "paper": None, "paper_lo": None, "p
 
 def told(**values) -> str:
     frame = pd.DataFrame([ROW | values]).astype({"paper": float, "value": float})
-    (sentence,) = findings.five(frame)
+    (sentence,) = sentences.five(frame)
     return sentence
 
 
@@ -29,7 +29,7 @@ def test_the_words_follow_the_interval(interval, direction, expected):
     value, lo, hi = interval
     sentence = told(value=value, lo=lo, hi=hi, direction=direction)
     assert expected in sentence
-    assert findings.AGREES[direction][1] in sentence
+    assert sentences.AGREES[direction][1] in sentence
     assert sentence.endswith("(500 problems).")
 
 
@@ -43,10 +43,10 @@ def test_the_papers_number_has_the_same_sign_and_unit():
 
 def test_what_a_run_has_not_measured_has_no_sentence():
     rows = [ROW | {"value": float("nan"), "lo": 0.0, "hi": 0.0}, ROW | {"value": 1, "claim": "x"}]
-    assert findings.five(pd.DataFrame(rows)) == []
+    assert sentences.five(pd.DataFrame(rows)) == []
 
 
 def test_the_lab_has_five():
-    sentences = findings.five(records.read_claims(runs.reference_dir("lab")))
-    assert len(sentences) == 5
-    assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences)
+    told = sentences.five(records.read_claims(runs.reference_dir("lab")))
+    assert len(told) == 5
+    assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in told)
