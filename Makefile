@@ -1,3 +1,4 @@
+# make setup    the environment alone; then `.venv/bin/rockstudy open` shows a first figure
 # make study    the whole study on the lab preset; prints the report's path last
 # make test     unit tests, notebooks through papermill on tiny, notebooks through nbval
 
@@ -5,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help study test reference docs smollm2 picture lint clean
+.PHONY: help setup study test reference docs smollm2 picture lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,6 +29,9 @@ help:  ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 	@echo
 	@echo "variables: PRESET=$(PRESET)  ARGS='-p name value'  PYTEST_ARGS='-k name'  PYTHON=..."
+
+setup: $(STAMP)  ## make the environment in .venv, and nothing else
+	@echo "ready; a first figure: $(BIN)/rockstudy open"
 
 study: $(STAMP)  ## run the notebooks in order and write the report (PRESET=lab)
 	@$(BIN)/rockstudy run --preset $(PRESET) $(ARGS)

@@ -1,9 +1,10 @@
-"""Progress bars, and lines, that are visible wherever the work runs.
+"""What long work tells about itself: bars, announcements and notices, wherever the work runs.
 
-In a terminal or a notebook a bar is a tqdm bar. Under `rockstudy run` a kernel does the work, whose
-output is invisible until the notebook ends. Its bars append their states as JSON lines to the file
-in the environment variable ``ROCKSTUDY_PROGRESS``, and the `rockstudy run` process draws them
-(`drawn`). The workers of `rockstudy.parallel.cpu_pool` do the same.
+In a terminal or a notebook a bar is a tqdm bar, and in a log it is a plain line from time to time.
+Under `rockstudy run` a kernel does the work, whose output is invisible until the notebook ends. Its
+bars append their states as JSON lines to the file in the environment variable
+``ROCKSTUDY_PROGRESS``, and the `rockstudy run` process shows them (`rockstudy.status`). The workers
+of `rockstudy.parallel.cpu_pool` do the same.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import itertools
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 _INTERVAL = 0.2  # ours: seconds between lines of one bar
 _DELAY = 1.0  # ours: seconds before a bar is drawn, so that quick cells show none
+_FIRST, _EVERY, _LONGEST = 10.0, 30.0, 600.0  # ours: seconds between lines of a log
 _numbers = itertools.count()
 _NOTICED: set[str] = set()
 
@@ -28,6 +29,35 @@ def notice(text: str, about: str = "") -> None:
     if (about or text) not in _NOTICED:
         _NOTICED.add(about or text)
         print(text, file=sys.stderr, flush=True)
+
+
+def announce(what: str, seconds: float | None = None) -> None:
+    """Tell in one line what a step is about to compute, and about how long it will take.
+
+    A step calls this before models run, and only where it computes: a step whose table is stored
+    announces nothing. Under `rockstudy run` the line appears in the terminal, else where the work
+    is; of several launched processes the first one prints it.
+    """
+    about = "" if seconds is None else f", about {duration(seconds)}"
+    if file := os.environ.get("ROCKSTUDY_PROGRESS"):
+        _append(Path(file), {"say": f"{what}{about}"})
+    elif os.environ.get("RANK", "0") == "0":
+        # a notebook shows what goes to stderr as if something were wrong
+        print(f"{what}{about}", file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, as exact as an estimate is: ``40 s``, ``6 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds) if seconds < 10 else 5 * round(seconds / 5)):.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    module = sys.modules.get("IPython")
+    return getattr(module and module.get_ipython(), "kernel", None) is not None
 
 
 class Bar(Protocol):
@@ -41,7 +71,7 @@ class Bar(Protocol):
 
 
 @contextlib.contextmanager
-def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
+def bar(total: int | None, desc: str, unit: str = "item") -> Iterator[Bar]:
     """Show the progress of a ``with`` block; ``total=None`` if the end is unknown.
 
     A line in the ``ROCKSTUDY_PROGRESS`` file has ``id`` (unique per bar), ``desc``, ``n``,
@@ -56,14 +86,59 @@ def bar(total: int | None, desc: str, unit: str = "it") -> Iterator[Bar]:
         finally:
             lines.write(done=True)
         return
+    later = os.environ.get("RANK", "0") != "0"  # only the first launched process draws
+    if not (sys.stderr.isatty() or in_notebook()):
+        yield _LogBar(total, desc, unit, silent=later)
+        return
     from tqdm.auto import tqdm  # slow to import
 
-    later = os.environ.get("RANK", "0") != "0"  # only the first launched process draws
-    quiet = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    interval = 10.0 if quiet else 0.1  # a log file gets a line per update
-    how: dict[str, Any] = {"delay": _DELAY, "mininterval": interval, "disable": later}
+    how: dict[str, Any] = {"delay": _DELAY, "disable": later, "leave": False}
     with tqdm(total=total, desc=desc, unit=unit, **how) as drawn:
         yield drawn
+
+
+class Pace:
+    """When the next line of a log is due: after ten seconds, then ever less often.
+
+    A quarter of an hour has about thirty lines, a day about two hundred.
+    """
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.next = self.started + _FIRST
+
+    def due(self) -> bool:
+        """Whether a line is due; if so, the next one is due later."""
+        now = time.monotonic()
+        if now < self.next:
+            return False
+        self.next = now + min(_LONGEST, max(_EVERY, (now - self.started) / 20))
+        return True
+
+
+class _LogBar:
+    """A bar in a log: a plain line from time to time."""
+
+    def __init__(self, total: float | None, desc: str, unit: str, silent: bool) -> None:
+        self.total, self.desc, self.unit, self.silent = total, desc, unit, silent
+        self.n, self.values, self.pace = 0.0, "", Pace()
+
+    def update(self, n: float = 1) -> None:
+        self.n += n
+        if not self.silent and self.pace.due():
+            spent = time.monotonic() - self.pace.started
+            left = None if not (self.total and self.n) else spent * (self.total / self.n - 1)
+            print(told(self.desc, self.n, self.total, self.unit, left), file=sys.stderr, flush=True)
+
+    def set_postfix(self, **values: Any) -> None:
+        self.update(0)
+
+
+def told(desc: str, n: float, total: float | None, unit: str, left: float | None) -> str:
+    """Return how far one piece of work is, in words."""
+    of = f" of {total:,.0f}" if total else ""
+    about = "" if left is None else f", about {duration(left)} left"
+    return f"{desc}: {n:,.0f}{of} {unit}{'s' * (unit[-1:] != 's')}{about}"
 
 
 class _FileBar:
@@ -87,63 +162,12 @@ class _FileBar:
         self.update(0)
 
     def write(self, done: bool = False) -> None:
-        """Append one line in a single write, so that the lines of several processes stay apart."""
         self._last = time.monotonic()
         n = int(self._n) if self._n == int(self._n) else self._n
-        line = json.dumps(self._state | {"n": n, "t": time.time(), "done": done}) + "\n"
-        with contextlib.suppress(OSError), self._file.open("ab", buffering=0) as stream:
-            stream.write(line.encode())
+        _append(self._file, self._state | {"n": n, "t": time.time(), "done": done})
 
 
-@contextlib.contextmanager
-def drawn(file: Path) -> Iterator[None]:
-    """Draw the bars whose states other processes write to ``file``."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(file, stop), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
-
-
-def _follow(file: Path, stop: threading.Event) -> None:
-    bars: dict[str, Any] = {}
-    position, last = 0, False
-    while not last:
-        last = stop.wait(0.2)
-        if file.exists():
-            with file.open("rb") as lines:
-                lines.seek(position)
-                whole = lines.read().rpartition(b"\n")[0]
-            position += len(whole) + 1 if whole else 0
-            for line in whole.splitlines():
-                _draw(bars, line)
-    for bar in bars.values():
-        bar.close()
-
-
-def _draw(bars: dict[str, Any], line: bytes) -> None:
-    from tqdm import tqdm
-
-    try:
-        state = json.loads(line)
-        name, n, total = str(state["id"]), state["n"], state.get("total")
-    except (ValueError, KeyError, TypeError):
-        return  # a broken line must not stop a study
-    if name not in bars:
-        bars[name] = tqdm(
-            total=total,
-            desc=state.get("desc"),
-            unit=state.get("unit") or "it",
-            leave=False,
-            delay=1,
-            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log gets a line for each drawing
-            dynamic_ncols=True,
-        )
-    bar = bars[name]
-    bar.set_postfix(state.get("postfix") or {}, refresh=False)
-    bar.update(max(0, n - bar.n))
-    if state.get("done"):
-        bars.pop(name).close()
+def _append(file: Path, state: dict[str, Any]) -> None:
+    """Append one line in a single write, so that the lines of several processes stay apart."""
+    with contextlib.suppress(OSError), file.open("ab", buffering=0) as stream:
+        stream.write(f"{json.dumps(state)}\n".encode())

@@ -226,6 +226,15 @@ class Run:
                 cache.link(nearest.path, place.path)
         return place
 
+    def took(self, begin: str) -> float | None:
+        """Median seconds of what this run has made under names that begin with `begin`.
+
+        Such as ``training/stage2-``; for announcements. None where there is none yet.
+        """
+        found = map(cache.seconds, self.path.glob(f"{begin}*.json"))
+        known = [seconds for seconds in found if seconds is not None]
+        return float(np.median(known)) if known else None
+
     def provenance(self) -> pd.DataFrame:
         """Return a row for each artefact: what it is, what it depends on, what it took."""
         folder = self.path if self.path.is_dir() else self.reference

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -78,10 +79,39 @@ def test_a_progress_file_that_cannot_be_written_never_stops_the_work(
         bar.update()
 
 
-def test_without_a_file_a_bar_is_drawn(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else shows this process's bars."""
     monkeypatch.delenv("ROCKSTUDY_PROGRESS", raising=False)
+    monkeypatch.setattr(progress, "in_notebook", lambda: False)
+
+
+def test_in_a_log_a_bar_is_a_plain_line_from_time_to_time(alone, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    with progress.bar(2000, "token table", unit="token") as bar:
+        for _ in range(1500):
+            bar.update(1)
+            bar.set_postfix(loss=0.5)
+    drawn = capsys.readouterr().err
+    assert drawn.startswith("token table: 1 of 2,000 tokens, about ")
+    assert drawn.count("\n") == 1
+    assert "\r" not in drawn and "\x1b" not in drawn
+
+
+def test_a_log_of_a_quarter_of_an_hour_has_tens_of_lines_and_one_of_a_day_hundreds(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    pace, lines = progress.Pace(), {900: 0, 86_400: 0}
+    while now[0] < 86_400:
+        now[0] += 1
+        if pace.due():
+            lines |= {end: n + 1 for end, n in lines.items() if now[0] <= end}
+    assert 20 <= lines[900] <= 40
+    assert 100 <= lines[86_400] <= 250
+
+
+def test_in_a_terminal_a_bar_is_drawn(alone, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(progress, "_DELAY", 0.0)
     with progress.bar(2, "drawn", unit="step") as bar:
         bar.update(2)
@@ -89,8 +119,38 @@ def test_without_a_file_a_bar_is_drawn(
     assert "drawn: 100%" in capsys.readouterr().err
 
 
-def test_a_quick_block_draws_nothing(monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.delenv("ROCKSTUDY_PROGRESS", raising=False)
+def test_a_quick_block_draws_nothing(alone, capsys):
     with progress.bar(2, "quick") as bar:
         bar.update(2)
     assert capsys.readouterr().err == ""
+
+
+def test_of_several_launched_processes_the_first_one_speaks(alone, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    progress.announce("token table")
+    with progress.bar(2, "token table") as bar:
+        bar.update(1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_step_announces_what_it_computes_and_about_how_long(alone, capsys):
+    progress.announce("token table: 40,000 tokens under 3 models", 24.0)
+    progress.announce("no time is known")
+    assert capsys.readouterr().err == (
+        "token table: 40,000 tokens under 3 models, about 25 s\nno time is known\n"
+    )
+
+
+def test_in_a_notebook_an_announcement_does_not_look_like_an_error(alone, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    progress.announce("token table")
+    assert capsys.readouterr() == ("token table\n", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (7.4, "7 s"), (43, "45 s"), (89, "90 s"), (200, "3 min"), (9000, "2.5 h")],
+)
+def test_a_duration_is_as_exact_as_an_estimate(seconds, words):
+    assert progress.duration(seconds) == words

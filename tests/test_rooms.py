@@ -22,7 +22,7 @@ ORDER = [  # a room imports from its own and from those below it (the design's s
     {"tasks"},
     {"parallel"},
     {"store", "config"},
-    {"figure_style", "intervals", "display", "notebooks", "progress", "paths", "errors"}
+    {"figure_style", "intervals", "display", "notebooks", "progress", "status", "paths", "errors"}
     | {"callable_rooms", "figure_labels"},
 ]
 LEVEL = {room: len(ORDER) - i for i, rooms in enumerate(ORDER) for room in rooms}

@@ -1,8 +1,9 @@
-"""Executing a notebook through papermill, in the running interpreter, with progress.
+"""Executing a notebook through papermill, in the running interpreter, cell by cell in view.
 
-This module adds two things to papermill. The kernel is always the running interpreter, with the
-same package, whatever kernelspecs the machine has. And after a dead kernel or a time-out the error
-names the cell, and the partly executed notebook is kept.
+This module adds three things to papermill. The kernel is always the running interpreter, with the
+same package, whatever kernelspecs the machine has. The course of the study learns of each cell as
+it starts. And after a dead kernel or a time-out the error names the cell, and the partly executed
+notebook is kept.
 """
 
 import contextlib
@@ -15,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from rockstudy.cli.course import StudyCourse
 from rockstudy.errors import StudyError
 from rockstudy.notebooks import read
-from rockstudy.progress import drawn
 
 FULL = "the disk is full; free some space, and the same command continues from what is stored"
 _FULL_DISK = tuple(f"[Errno {code}]" for code in (errno.ENOSPC, errno.EDQUOT))
@@ -48,9 +49,17 @@ class NotebookError(RuntimeError):
 
 
 def execute(
-    notebook: Path, output: Path, values: Mapping[str, Any], *, timeout: float | None = None
+    notebook: Path,
+    output: Path,
+    values: Mapping[str, Any],
+    *,
+    timeout: float | None = None,
+    course: StudyCourse | None = None,
+    bars: Path | None = None,
 ) -> float:
     """Execute a notebook with these parameter values and return the duration in seconds.
+
+    `course` learns where the notebook is, and its kernel appends the states of bars to `bars`.
 
     During execution the output is ``<name>.partial.ipynb``. A failed notebook is kept as
     ``<name>.failed.ipynb``, with its kernel's stderr in ``<name>.failed.log``. `parameters.assign`
@@ -65,7 +74,10 @@ def execute(
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
         try:
-            _papermill(notebook, partial, values, timeout, Path(scratch))
+            with (Path(scratch) / "stderr").open("wb") as stderr:
+                environment = {"ROCKSTUDY_PROGRESS": str(bars or Path(scratch) / "progress")}
+                kernel = _kernel_manager(environment, stderr)
+                _papermill(notebook, partial, values, timeout, kernel, course)
         except BaseException as error:
             output.unlink(missing_ok=True)  # an earlier one would be mistaken for this one
             if partial.exists():
@@ -84,23 +96,56 @@ def execute(
 
 
 def _papermill(
-    notebook: Path, output: Path, values: Mapping[str, Any], timeout: float | None, scratch: Path
+    notebook: Path,
+    output: Path,
+    values: Mapping[str, Any],
+    timeout: float | None,
+    kernel: type,
+    course: StudyCourse | None,
 ) -> None:
-    with (scratch / "stderr").open("wb") as stderr, drawn(scratch / "progress"):
-        import papermill  # takes a second
+    import papermill  # takes a second
 
-        environment = {"ROCKSTUDY_PROGRESS": str(scratch / "progress")}
-        papermill.execute_notebook(
-            _no_fields(notebook),
-            _no_fields(output),
-            parameters=dict(values),
-            kernel_name="python3",
-            language="python",
-            progress_bar={"desc": notebook.stem, "dynamic_ncols": True},  # pyright: ignore
-            start_timeout=120,
-            execution_timeout=timeout,
-            kernel_manager_class=_kernel_manager(environment, stderr),
-        )
+    papermill.execute_notebook(
+        _no_fields(notebook),
+        _no_fields(output),
+        engine_name=_engine(notebook.stem, course),
+        parameters=dict(values),
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        start_timeout=120,
+        execution_timeout=timeout,
+        kernel_manager_class=kernel,
+    )
+
+
+def _engine(name: str, course: StudyCourse | None) -> str | None:
+    """Name of papermill's engine: its own, or one that tells the course of each code cell."""
+    if course is None:
+        return None
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class CourseEngine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, *given: Any, **settings: Any) -> Any:
+            course.start(name, sum(map(_runs, nb_man.nb.cells)))
+            start = nb_man.cell_start
+
+            def cell_start(cell: Any, *given: Any, **more: Any) -> None:
+                if _runs(cell):
+                    course.next_cell()
+                start(cell, *given, **more)
+
+            nb_man.cell_start = cell_start
+            return super().execute_managed_notebook(nb_man, *given, **settings)
+
+    papermill_engines.register("rockstudy", CourseEngine)
+    return "rockstudy"
+
+
+def _runs(cell: Any) -> bool:
+    """Whether Jupyter gives this cell a number."""
+    return cell.cell_type == "code" and bool(cell.source.strip())
 
 
 def _no_fields(path: Path) -> str:
@@ -169,6 +214,5 @@ def _last_started(kept: Path) -> int | None:
         cells = read(kept).cells
     except StudyError:  # not there, or cut short by a full disk
         return None
-    code = [c for c in cells if c.cell_type == "code" and c.source.strip()]
-    began = [bool(c.metadata.get("papermill", {}).get("start_time")) for c in code]
+    began = [bool(c.metadata.get("papermill", {}).get("start_time")) for c in filter(_runs, cells)]
     return max((number for number, yes in enumerate(began, start=1) if yes), default=None)

@@ -57,6 +57,7 @@ app.command("config")(config_commands.config_command)
 app.command("fields")(config_commands.fields_command)
 app.command("export")(export_commands.export)
 app.command("view")(view_command.view)
+app.command("open")(run_commands.open_command)
 for command in run_commands.COMMANDS:
     app.command(command.__name__)(command)
 
@@ -160,10 +161,11 @@ def measure_command(
     first = os.environ.get("RANK", "0") == "0" and processes == 1
     with running.locked(run.path) if first else contextlib.nullcontext():
         messages.release()
-        if processes == 1:
-            measure.measure(run, parts or [])
-            return
-        launcher.launch(["measure", *(parts or []), "--run-id", run_id], processes)
+        with running.interruptible(run.path):
+            if processes == 1:
+                measure.measure(run, parts or [])
+            else:
+                launcher.launch(["measure", *(parts or []), "--run-id", run_id], processes)
 
 
 @lab.command("build")
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if status == INTERRUPTED:  # typer's own answer to Ctrl-C too
         words = f"ended by {ended[0].name}" if ended else "interrupted"
         status = 128 + ended[0] if ended else INTERRUPTED
-        _stop(f"{words}; the same command continues from what is stored", status)
+        _stop(f"{words}; {messages.kept()}", status)
     sys.exit(status or 0)
 
 

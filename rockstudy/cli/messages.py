@@ -15,6 +15,7 @@ from typing import IO
 
 from rockstudy.errors import line
 
+_KEPT: list[str] = []  # what an interrupted command has kept
 _WAITING: list[tuple[int, IO[bytes]]] = []  # stderr's own descriptor, and the file in its place
 
 
@@ -26,6 +27,16 @@ def say(text: str) -> None:
         bar.close()
     with contextlib.suppress(OSError):  # a stderr that nobody reads any more
         print(line(text), file=sys.stderr, flush=True)
+
+
+def interrupted(text: str) -> None:
+    """Note what an interrupted command has kept and how to go on, for its one line."""
+    _KEPT.append(text)
+
+
+def kept() -> str:
+    """Return what `interrupted` noted last."""
+    return _KEPT.pop() if _KEPT else "the same command continues from what is stored"
 
 
 @contextlib.contextmanager

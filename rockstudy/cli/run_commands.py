@@ -39,12 +39,15 @@ def claims(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     headlines: Annotated[bool, typer.Option("--headlines", help="The headline findings.")] = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="The headline findings as the table in the README.")
+        bool, typer.Option("--markdown", help="The headline findings as in docs/claims.md.")
+    ] = False,
+    as_sentences: Annotated[
+        bool, typer.Option("--five", help="Five findings as sentences, as in the README.")
     ] = False,
 ) -> None:
     """Print the paper's claims against what a run measured."""
     from rockstudy.claims import records
-    from rockstudy.report import listing
+    from rockstudy.report import listing, sentences
 
     if run_id is not None and reference is not None:
         raise StudyError("--reference: must not be given together with --run")
@@ -57,7 +60,9 @@ def claims(
             raise StudyError(f"--reference: must be one of {legal}; got {reference!r}")
     table = records.read_claims(folder)
     rows = table[table.headline] if headlines else table
-    if as_json:
+    if as_sentences:
+        print("\n".join(sentences.numbered(table)))
+    elif as_json:
         for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
             print(json.dumps(row, ensure_ascii=False))
     else:
@@ -157,6 +162,32 @@ def new(
         from_parameters(base or "lab")  # which refuses an unknown preset
     start = None if known else base
     print(scaffold.write(name, to or paths.notebooks_dir(), preset=start, run_id=run))
+
+
+def open_command(
+    notebook: Annotated[
+        str, typer.Argument(help="Name, number or path (default: the rock tokens).")
+    ] = "02",
+    run_id: Annotated[
+        str, typer.Option("--run-id", "--run", help="A run, or the committed reference of the lab.")
+    ] = runs.REFERENCE,
+    browser: Annotated[
+        bool, typer.Option(help="Open a browser; without one JupyterLab prints its address.")
+    ] = True,
+) -> None:
+    """Open a copy of a notebook in JupyterLab; by default it replays the committed reference."""
+    from rockstudy.cli import opening
+
+    (found,) = running.find([notebook], paths.notebooks_dir())
+    if run_id != runs.REFERENCE:
+        runs.existing(run_id, "--run-id")
+    opening.needs_jupyterlab()
+    copy, new_copy = opening.copied(found, run_id)
+    of = "the committed reference" if run_id == runs.REFERENCE else f"the run {run_id}"
+    what = "a new copy" if new_copy else "your copy"
+    say(f"{what} on {of}: {copy}")
+    say("in JupyterLab, Run > Run All Cells shows its figures; Ctrl-C twice ends JupyterLab")
+    opening.in_jupyterlab(copy, browser)
 
 
 COMMANDS = (report, claims, info, forget, new)

@@ -2,12 +2,13 @@
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rockstudy import runs
-from rockstudy.cli import execute, messages
+from rockstudy import progress, runs, status
+from rockstudy.cli import course, execute, messages
 from rockstudy.cli.execute import NotebookError
 from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
@@ -15,6 +16,7 @@ from rockstudy.paths import notebook_order
 
 TRAINING = ("01_distillation", "07_selective_distillation")  # notebooks that train
 DETECTING = "02_rock_tokens"  # the notebook whose tables the token viewer shows
+ENOUGH_S = 5.0  # ours: a study that ends sooner needs no forecast
 GRADING = ("00_task_and_models", "05_causal_knockout", "06_pillars_and_predictors")
 
 
@@ -102,17 +104,58 @@ def run_study(
         runs.check(run)
         messages.release()
         try:
-            for notebook in notebooks:
-                output = run / "notebooks" / notebook.name
-                seconds = execute.execute(notebook, output, values[notebook], timeout=timeout)
-                messages.say(f"{notebook.stem}: {seconds:.0f} s")
-        except (NotebookError, KeyboardInterrupt):
+            with interruptible(run):
+                return _executed(notebooks, values, run, timeout)
+        except NotebookError:
             with contextlib.suppress(StudyError, OSError):
                 rendered(run)
             raise
-        if DETECTING in {notebook.stem for notebook in notebooks}:
-            view(run)
-        return rendered(run)
+
+
+def _executed(
+    notebooks: Sequence[Path],
+    values: Mapping[Path, Mapping[str, Any]],
+    run: Path,
+    timeout: float | None,
+) -> Path:
+    """Execute the notebooks in their order, render the report, and show where the study is."""
+    names = [notebook.stem for notebook in notebooks]
+    study = course.StudyCourse(names, course.expected(run, runs.recorded(run), names))
+    with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
+        bars = Path(scratch) / "progress"
+        with status.shown(bars, study):
+            if (left := study.left()) is not None and left > ENOUGH_S:
+                messages.say(f"{len(names)} notebooks, about {progress.duration(left)}")
+            for notebook in notebooks:
+                output = run / "notebooks" / notebook.name
+                how: Any = {"timeout": timeout, "course": study, "bars": bars}
+                seconds = execute.execute(notebook, output, values[notebook], **how)
+                with contextlib.suppress(OSError):
+                    course.record(run, notebook.stem, study.finish())
+                messages.say(f"{notebook.stem}: {seconds:.0f} s")
+            if DETECTING in names:
+                view(run)
+            return rendered(run)
+
+
+@contextlib.contextmanager
+def interruptible(run: Path) -> Iterator[None]:
+    """Have the line of an interrupted command tell what the run has kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        messages.interrupted(_kept(run))
+        raise
+
+
+def _kept(run: Path) -> str:
+    executed = [one for one in runs.notebook_states(run) if " executed " in one]
+    parts = runs.artefacts(run)
+    books = f"{len(executed)} notebook{'s' * (len(executed) != 1)}"
+    return (
+        f"{books} and {len(parts)} artefacts are kept in runs/{run.name}; "
+        f"the same command, or `rockstudy run --run-id {run.name}`, goes on from there"
+    )
 
 
 def refuse_reference(run_id: str) -> None:

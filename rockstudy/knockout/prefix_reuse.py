@@ -193,6 +193,12 @@ def outcomes(
             "knockout", f"{name}-{number:04d}", config=config, inputs=lambda: inputs, by=outcomes
         )
 
+    new = [mine for number, (mine, part) in own if not cache.is_current(place(number, part))]
+    if new:
+        progress.announce(
+            f"{name}: {sum(map(len, new)):,} completions are continued, "
+            f"for {len(screen.candidates)} candidates on {len(screen.rollouts):,} completions each"
+        )
     with progress.bar(sum(int(mine.limit.sum()) for _, (mine, _) in own), name, "token") as bar:
         for number, (mine, part) in own:
             compute = functools.partial(_graded, screen, task, problems, mine, bar)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from rockstudy import progress
+from rockstudy import status
 from rockstudy.errors import StudyError
 from rockstudy.parallel.distributed import agreed, together
 
@@ -36,13 +36,19 @@ def run(jobs: Mapping[str, Job], done: Callable[[str], bool]) -> None:
     unfinished jobs. The first error of a job is raised unchanged. Both stop the other jobs.
     """
     todo = {name: jobs[name] for name in agreed([name for name in jobs if not done(name)])}
-    # at most one process per thread; OMP_NUM_THREADS=1 therefore means one process
-    processes = max(1, min(len(jobs), torch.get_num_threads()))
-    if processes == 1 or torch.cuda.is_available() or together().num_processes > 1:
+    if (several := processes(len(jobs))) == 1:
         for function, arguments in todo.values():
             function(*arguments)
     elif todo:
-        _in_pool(todo, processes)
+        _in_pool(todo, several)
+
+
+def processes(jobs: int) -> int:
+    """Return how many of so many jobs, finished or not, run at a time."""
+    if torch.cuda.is_available() or together().num_processes > 1:
+        return 1
+    # at most one process per thread; OMP_NUM_THREADS=1 therefore means one process
+    return max(1, min(jobs, torch.get_num_threads()))
 
 
 def _in_pool(jobs: Mapping[str, Job], processes: int) -> None:
@@ -97,11 +103,11 @@ def die_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def _bars() -> Iterator[str]:
-    """The file for the workers' bars: the study's own, or one that this process draws."""
+    """The file for the workers' bars: the study's own, or one whose bars this process shows."""
     if file := os.environ.get("ROCKSTUDY_PROGRESS"):
         yield file
         return
     with tempfile.TemporaryDirectory(prefix="rockstudy-") as scratch:
         own = Path(scratch) / "progress"
-        with progress.drawn(own):
+        with status.shown(own):
             yield str(own)

@@ -94,6 +94,7 @@ def token_table(
         _check_vocabularies(models)
         some = distributed.mine([(number, order[part]) for number, part in enumerate(parts)])
         n_tokens = sum(int(rollouts.lengths[rows].sum()) for _, rows in some)
+        progress.announce(f"token table: {n_tokens:,} tokens under {len(models)} models")
         with progress.bar(n_tokens, "token table", "token") as bar:
             for number, rows in some:
                 shard = _shard(folder, number).name

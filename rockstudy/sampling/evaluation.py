@@ -1,17 +1,18 @@
 """Grading checkpoints and sampling rollouts, each computed once in a run."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pandas as pd
 
-from rockstudy import tasks
+from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, TaskConfig
 from rockstudy.config.identity import identity
 from rockstudy.errors import StudyError
 from rockstudy.models import loading
 from rockstudy.models.checkpoints import Checkpoint
+from rockstudy.parallel import distributed
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.runs import Run
 from rockstudy.sampling import engines, rollout
@@ -39,11 +40,23 @@ def graded(
     stream = ("evaluation",) if trained_with is None else ("evaluation by seed", trained_with)
     seed = torch_seed(config.seed, *stream)
 
-    def compute(model: engines.Engine, piece: tuple[TaskConfig, slice]) -> pd.DataFrame:
-        task, part = piece
+    def compute(
+        tool: tuple[engines.Engine, progress.Bar], piece: tuple[TaskConfig, slice]
+    ) -> pd.DataFrame:
+        (model, bar), (task, part) = tool, piece
         with advised(f"evaluation of {label}", sampling_knobs("evaluation", how)):
             made = rollout.evaluate(model, loading.tokenizer_of(run), task, how, seed, part)
+        bar.update(len(made))
         return made.assign(model=label)
+
+    @contextmanager
+    def opened() -> Iterator[tuple[engines.Engine, progress.Bar]]:
+        asked = sum(part.stop - part.start for _, part in distributed.mine(pieces()))
+        with (
+            checkpoint(run, one, how) if one else _member(run, label) as model,
+            progress.bar(asked * how.samples, f"grading {label}", "completion") as bar,
+        ):
+            yield model, bar
 
     def pieces() -> list[tuple[TaskConfig, slice]]:
         for task in config.benchmarks:
@@ -56,7 +69,7 @@ def graded(
         **_grading(run, label, one, trained_with),
         by=rollout.evaluate,
         pieces=pieces,
-        opened=lambda: checkpoint(run, one, how) if one else _member(run, label),
+        opened=opened,
         compute=compute,
     ).data
 

@@ -289,6 +289,18 @@ def key(config: Mapping[str, Any], inputs: Mapping[str, str] | None) -> str:
     return fingerprint({"config": config, "inputs": inputs or {}})
 
 
+def seconds(manifest: Path) -> float | None:
+    """Return what a manifest has recorded of the time of computing; None where it cannot be read.
+
+    It is for estimates, which damaged artefacts do not stop.
+    """
+    try:
+        value = files.read_json(manifest).get("seconds")
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, float) and value >= 0 else None
+
+
 def names(run: Path) -> list[str]:
     """Artefacts of a run as ``stage/name``, sorted: the complete, half-filled and damaged ones."""
     stored = {

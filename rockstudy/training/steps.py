@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from rockstudy import intervals, tasks
+from rockstudy import intervals, progress, tasks
 from rockstudy.claims import paper
 from rockstudy.errors import StudyError
 from rockstudy.models import checkpoints, loading
@@ -157,6 +157,12 @@ def train_arms(
     def done(name: str) -> bool:
         return (only is not None and named[name][2] not in only) or _is_graded(*named[name])
 
+    if left := [name for name in named if not done(name)]:
+        one, steps = run.took("training/stage2-"), run.config.stage("stage2").steps
+        progress.announce(
+            f"stage 2: {len(left)} trainings of {steps} steps, and their grades",
+            None if one is None else one * len(left) / cpu_pool.processes(len(named)),
+        )
     cpu_pool.run({name: (_train_and_grade, given) for name, given in named.items()}, done)
 
 

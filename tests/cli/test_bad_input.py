@@ -1,6 +1,6 @@
 """Whatever is wrong with what a user gives: one line, an exit code, nothing half-written.
 
-The same table stands in the README, with the lines as they are printed.
+The same table stands in docs/errors.md, with the lines as they are printed.
 """
 
 import json
@@ -18,7 +18,7 @@ from rockstudy import paths
 from rockstudy.cli import main
 from rockstudy.store import cache
 
-README = Path(__file__).parents[2] / "README.md"
+ERRORS = Path(__file__).parents[2] / "docs" / "errors.md"
 GOOD = json.dumps({"problem": "What is 1 + 1?", "answer": "2"})
 
 
@@ -118,4 +118,4 @@ def test_it_is_one_line_that_the_readme_shows(name, tiny_pair_dir, tmp_path, mon
     for file in after - known:  # complete artefacts may stay
         cache.load(file.with_suffix(""))
     line = re.sub(re.escape(str(pair)) + "/?", "", error.split(": ", 1)[1].strip())
-    assert f"| {name} | `{line}` |" in README.read_text(encoding="utf-8")
+    assert f"| {name} | `{line}` |" in ERRORS.read_text(encoding="utf-8")

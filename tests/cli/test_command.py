@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from rockstudy import notebooks, paths, progress
+from rockstudy import notebooks, paths
 from rockstudy.claims import records
 from rockstudy.cli import main, options, parameters, running
 from rockstudy.errors import StudyError
@@ -361,7 +361,10 @@ def test_a_signal_ends_cleanly_in_a_line_of_its_own_and_leaves_no_kernel(home, n
         err = process.communicate(timeout=60)[1].decode()
     code, words = ENDED[number]
     assert process.returncode == code
-    line = f"rockstudy: {words}; the same command continues from what is stored"
+    line = (
+        f"rockstudy: {words}; 0 notebooks and 0 artefacts are kept in runs/tiny; "
+        "the same command, or `rockstudy run --run-id tiny`, goes on from there"
+    )
     assert err.split("\n")[-2:] == [line, ""]
     assert "Traceback" not in err
     until = time.monotonic() + 10  # on a busy machine a killed process takes a moment to go
@@ -370,21 +373,6 @@ def test_a_signal_ends_cleanly_in_a_line_of_its_own_and_leaves_no_kernel(home, n
     assert not psutil.pid_exists(kernel)
     names = [p.name for p in (home / "runs" / "tiny" / "notebooks").glob("*.ipynb")]
     assert names == ["00_first.failed.ipynb"]
-
-
-def test_bars_written_by_a_kernel_are_drawn_here(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    file = tmp_path / "progress.jsonl"
-    state = {"id": "1", "desc": "stage 2", "n": 0, "total": 4, "unit": "step", "postfix": {}}
-    with progress.drawn(file):
-        for n in (0, 2, 4):
-            line = state | {"n": n, "done": n == 4, "postfix": {"loss": "0.5"}}
-            with file.open("a") as stream:
-                stream.write(json.dumps(line) + "\n" + "not json\n" + '{"id": 3}\n')
-            time.sleep(0.7)
-    drawn = capsys.readouterr().err
-    assert "stage 2" in drawn
-    assert "loss=0.5" in drawn
 
 
 # Making and reading.

@@ -257,7 +257,8 @@ def test_the_bar_counts_the_tokens_that_are_still_to_come(tmp_path, screen, monk
     monkeypatch.setenv("ROCKSTUDY_PROGRESS", str(tmp_path / "bar"))
     monkeypatch.setattr(progress, "_INTERVAL", 0.0)
     table = outcomes(tmp_path / "run", screen, chunk=2)
-    lines = [json.loads(line) for line in (tmp_path / "bar").read_text().splitlines()]
+    first, *lines = [json.loads(line) for line in (tmp_path / "bar").read_text().splitlines()]
+    assert first["say"].endswith("completions each")  # what is about to be computed
     limits = 16 - table.reused_tokens
     assert {(line["total"], line["unit"]) for line in lines} == {(limits.sum(), "token")}
     seen = [line["n"] for line in lines]

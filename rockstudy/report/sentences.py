@@ -1,0 +1,115 @@
+"""Five findings of a run as sentences that a colleague would say, with numbers and verdicts.
+
+One for each question of the study: what distillation gains, how much of the loss rocks carry,
+whether that loss persists, what a ban of a rock costs, and what it costs to leave rocks out of the
+loss. The words follow the interval: a change whose interval holds zero is not called one.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from rockstudy.claims.verdicts import DIFFERS, INCONCLUSIVE, REPRODUCED
+
+Row = Mapping[str, Any]
+AGREES = {  # where the paper has a number, and where it has only the direction
+    REPRODUCED: ("as in the paper", "in line with the paper"),
+    DIFFERS: ("unlike in the paper", "against the paper"),
+    INCONCLUSIVE: ("which decides nothing here", "which decides nothing here"),
+}
+
+
+class Told(NamedTuple):
+    """How a finding is told: by a rise, by a fall, and where the interval holds zero."""
+
+    claim: str  # or the beginning of its id, before the name of a benchmark
+    rises: str
+    falls: str
+    unclear: str
+    unit: str = " points"
+
+
+TOLD = (
+    Told(
+        "opd-accuracy-rises",
+        "On-policy distillation raises the student's accuracy by {size}",
+        "On-policy distillation lowers the student's accuracy by {size}",
+        "On-policy distillation changes the student's accuracy by {size}, which may be nothing",
+    ),
+    Told(
+        "rock-coverage",
+        "Rocks ({subject}) carry {size} of the loss that remains after distillation",
+        "",
+        "",
+        "%",
+    ),
+    Told(
+        "persistence-rock",
+        "The loss of rocks rises by {size} between an early and the last checkpoint",
+        "The loss of rocks falls by {size} between an early and the last checkpoint",
+        "The loss of rocks persists: between an early and the last checkpoint it changes by {size}",
+        "%",
+    ),
+    Told(
+        "redundant-",
+        "Banning a rock costs {size} less accuracy than banning an equally frequent token "
+        "that is no rock",
+        "Banning a rock costs {size} more accuracy than banning an equally frequent token "
+        "that is no rock",
+        "Banning a rock costs as much accuracy as banning an equally frequent token that is no "
+        "rock, up to {size}",
+    ),
+    Told(
+        "rock-freeze-keeps-accuracy",
+        "Leaving rocks and their windows out of the loss raises the accuracy by {size}",
+        "Leaving rocks and their windows out of the loss lowers the accuracy by {size}",
+        "Leaving rocks and their windows out of the loss changes the accuracy by {size}, "
+        "which may be nothing",
+    ),
+)
+
+
+def five(claims: pd.DataFrame) -> list[str]:
+    """Return the five findings of a table of claims, fewer where a run has not measured some."""
+    rows = claims[claims.headline & claims.value.notna()].to_dict("records")
+    return [_sentence(told, row) for told in TOLD for row in rows if _is(told, row)]
+
+
+def numbered(claims: pd.DataFrame) -> list[str]:
+    """Return the five findings as the lines of a numbered list."""
+    return [f"{number}. {one}" for number, one in enumerate(five(claims), start=1)]
+
+
+def _is(told: Told, row: Row) -> bool:
+    claim = row["claim"]
+    return claim.startswith(told.claim) if told.claim.endswith("-") else claim == told.claim
+
+
+def _sentence(told: Told, row: Row) -> str:
+    if row["lo"] > 0:
+        words, sign = told.rises, 1
+    elif row["hi"] < 0:
+        words, sign = told.falls, -1
+    else:
+        words, sign = told.unclear, 1
+    ours = _number(row, ("value", "lo", "hi"), sign, told.unit)
+    subject = row["statement"].split(" carry ")[0].rstrip(",")  # who carries, in the claim's words
+    subject = subject[:1].lower() + subject[1:]
+    sample = f"{row['n']} {row['unit']}".replace(" x ", ", ").replace(" (", ", ").rstrip(")")
+    parts, published = [sample], row["paper"] == row["paper"]
+    if published:
+        theirs = _number(row, ("paper", "paper_lo", "paper_hi"), sign, told.unit)
+        parts.append(f"the paper: {theirs}")
+    agrees = AGREES.get(row["direction"])
+    end = f", {agrees[not published]}" if agrees else ""
+    return f"{words.format(size=ours, subject=subject)}{end} ({'; '.join(parts)})."
+
+
+def _number(row: Row, names: tuple[str, str, str], sign: int, unit: str) -> str:
+    """A share in percent or points, with its interval where it is known."""
+    value, *ends = (100 * sign * row[name] for name in names)
+    if any(end != end for end in ends):
+        return f"{value:.1f}{unit}"
+    lo, hi = sorted(ends)
+    return f"{value:.1f}{unit} [{lo:.1f}, {hi:.1f}]"
