@@ -13,6 +13,7 @@ from rockstudy.notebooks import read
 from rockstudy.report import example, findings, listing, page
 from rockstudy.runs import provenance
 from rockstudy.store import cache, files
+from rockstudy.viewer import study
 
 WORLDS = ("lab", "smollm2")  # with a committed reference
 CLOSING = "_report"  # ends the name of the notebook whose first figure is figure 1
@@ -80,7 +81,7 @@ def render(folder: Path) -> Path:
         verdicts=listing.verdicts(claims),
         provenance_columns=list(shown.columns),
         provenance=shown.where(shown.notna(), "–").to_numpy().tolist(),
-        viewer="",  # HTML of the token viewer
+        viewer=study.embedded(folder) or "",
     )
     target = folder / "report.html"
     with files.temporary(target) as waiting:
