@@ -106,7 +106,9 @@ def test_every_table_is_whole_and_none_is_empty_but_claims(study):
     found = tables(folder)
     assert len(found) >= len(NAMES)
     empty = [name for name, table in found.items() if not len(table)]
-    able = ("claims/", "tables/knockout.changes")  # a student that is never right changes nothing
+    # a student that is never right changes nothing; few completions may lack the followed token
+    able = ("claims/", "tables/knockout.changes", "tables/knockout.followed.banned")
+    able += ("tables/selective.followed.along",)
     assert [name for name in empty if not name.startswith(able)] == []
 
 
