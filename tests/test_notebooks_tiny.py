@@ -146,7 +146,7 @@ def test_a_step_reads_only_fields_that_are_part_of_its_key(study):
 def test_the_report_shows_every_notebook(study):
     _, page, _ = study
     html = page.read_text(encoding="utf-8")
-    assert [name for name in NAMES if f'<section id="{name}">' not in html] == []
+    assert [name for name in NAMES if f'class="notebook" id="{name}"' not in html] == []
 
 
 def test_a_second_run_executes_the_notebooks_and_computes_nothing(study):
