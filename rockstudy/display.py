@@ -68,11 +68,6 @@ def shown(frame: pd.DataFrame) -> str:
     return table(frame, rows=ROWS)._repr_html_()
 
 
-def whole(frame: pd.DataFrame) -> Html:
-    """Return a table with all its rows, and no text cut off."""
-    return table(frame)
-
-
 def text(value: Any) -> str:
     """Return a text for HTML: escaped, with blanks and marks that reorder text visible."""
     visible = BLANKS.sub(lambda found: "␣" * len(found[0]), str(value).translate(SPELLED))

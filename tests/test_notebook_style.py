@@ -36,12 +36,6 @@ def notebook(path):
     return read(path)
 
 
-@pytest.fixture
-def renewed(notebook):
-    """A committed notebook or a fork, read."""
-    return notebook
-
-
 def code(notebook) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
@@ -95,15 +89,15 @@ def shows(source: str) -> bool:
     return isinstance(last, ast.Expr) or re.search(r"\b(display|print)\(", source) is not None
 
 
-def test_something_to_look_at_comes_before_the_question(renewed):
-    places = [i for i, c in enumerate(renewed.cells) if c.source.startswith("## Question")]
+def test_something_to_look_at_comes_before_the_question(notebook):
+    places = [i for i, c in enumerate(notebook.cells) if c.source.startswith("## Question")]
     assert len(places) == 1
-    before = [c for c in renewed.cells[: places[0]] if c.cell_type == "code"]
+    before = [c for c in notebook.cells[: places[0]] if c.cell_type == "code"]
     assert any(shows(c.source) for c in before if "parameters" not in c.metadata.get("tags", []))
 
 
-def test_below_every_figure_stands_a_computed_reading(renewed):
-    codes = code(renewed)
+def test_below_every_figure_stands_a_computed_reading(notebook):
+    codes = code(notebook)
     silent = []
     for source, after in zip(codes, [*codes[1:], ""], strict=True):
         if "figures." in source.replace("import figures", ""):
@@ -112,12 +106,12 @@ def test_below_every_figure_stands_a_computed_reading(renewed):
     assert silent == []
 
 
-def test_an_expectation_comes_before_what_is_measured(renewed):
-    assert re.search(r"expected before looking", prose(renewed), re.IGNORECASE)
+def test_an_expectation_comes_before_what_is_measured(notebook):
+    assert re.search(r"expected before looking", prose(notebook), re.IGNORECASE)
 
 
-def test_your_turn_names_three_changes(renewed):
-    parts = re.split(r"^## +(.+)$", prose(renewed), flags=re.MULTILINE)
+def test_your_turn_names_three_changes(notebook):
+    parts = re.split(r"^## +(.+)$", prose(notebook), flags=re.MULTILINE)
     turns = dict(zip(parts[1::2], parts[2::2], strict=True))
     items = re.findall(r"^(?:-|\d\.) ", turns["Your turn"], re.MULTILINE)
     assert len(items) == 3
@@ -156,8 +150,8 @@ def numbers_in(text: str) -> list[str]:
     return [one for one in plain if re.search(RESULT, one)]
 
 
-def test_no_result_is_written_into_prose(renewed):
-    assert numbers_in(prose(renewed)) == []
+def test_no_result_is_written_into_prose(notebook):
+    assert numbers_in(prose(notebook)) == []
 
 
 @pytest.mark.parametrize(

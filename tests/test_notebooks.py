@@ -66,7 +66,7 @@ def test_mathjax_leaves_tables_and_examples_alone():
     table = pd.DataFrame({"spelling": ["$", " $x"]})
     one = {"rho": 1.0, "rkl_pre": 1.0, "rkl_post": 1.0}
     context = pd.DataFrame([one | {"before": "costs ", "token": "$", "after": "5 or $6"}])
-    for shown in (table, table.style, display.whole(table), examples_html(context)):
+    for shown in (table, table.style, display.table(table), examples_html(context)):
         first = BeautifulSoup(shown._repr_html_(), "html.parser").find("table")
         around = [first, *first.parents]
         assert any("mathjax_ignore" in part.get("class", []) for part in around)

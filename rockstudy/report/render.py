@@ -10,7 +10,7 @@ from rockstudy import runs
 from rockstudy.claims import records
 from rockstudy.errors import StudyError
 from rockstudy.notebooks import read
-from rockstudy.report import example, findings, listing, page
+from rockstudy.report import example, listing, page, sentences
 from rockstudy.runs import provenance
 from rockstudy.store import cache, files
 from rockstudy.viewer import study
@@ -66,7 +66,7 @@ def render(folder: Path) -> Path:
         overview=next((name for name in notebooks if name.endswith(CLOSING)), ""),
         rock=example.ROCK,
         example=example.of_run(runs.opened(folder)) if runs.has_record(folder) else None,
-        findings=findings.told(claims),
+        findings=sentences.told(claims),
         run=folder.name,
         facts=_facts(folder, table),
         failures=[

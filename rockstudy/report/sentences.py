@@ -1,5 +1,7 @@
 """Five findings of a run as sentences that a colleague would say, with numbers and verdicts.
 
+README, `rockstudy claims --five` and the first screen of a report show them.
+
 One for each question of the study: what distillation gains, how much of the loss rocks carry,
 whether that loss persists, what a ban of a rock costs, and what it costs to leave rocks out of the
 loss. The words follow the interval: a change whose interval holds zero is not called one.
@@ -10,13 +12,17 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from rockstudy.claims.verdicts import DIFFERS, INCONCLUSIVE, REPRODUCED
+from rockstudy.claims.verdicts import DIFFERS, INCONCLUSIVE, NOT_RUN, NOT_TESTABLE, REPRODUCED
+from rockstudy.report import listing
 
 Row = Mapping[str, Any]
+MOST = 5
 AGREES = {  # where the paper has a number, and where it has only the direction
     REPRODUCED: ("as in the paper", "in line with the paper"),
     DIFFERS: ("unlike in the paper", "against the paper"),
     INCONCLUSIVE: ("which decides nothing here", "which decides nothing here"),
+    NOT_TESTABLE: ("not testable here", "not testable here"),
+    NOT_RUN: ("not run", "not run"),
 }
 
 
@@ -48,7 +54,7 @@ TOLD = (
         "persistence-rock",
         "The loss of rocks rises by {size} between an early and the last checkpoint",
         "The loss of rocks falls by {size} between an early and the last checkpoint",
-        "The loss of rocks persists: between an early and the last checkpoint it changes by {size}",
+        "Between an early and the last checkpoint the loss of rocks changes by {size}",
         "%",
     ),
     Told(
@@ -57,8 +63,8 @@ TOLD = (
         "that is no rock",
         "Banning a rock costs {size} more accuracy than banning an equally frequent token "
         "that is no rock",
-        "Banning a rock costs as much accuracy as banning an equally frequent token that is no "
-        "rock, up to {size}",
+        "Banning a rock and banning an equally frequent token that is no rock differ by {size} of "
+        "accuracy, which may be nothing",
     ),
     Told(
         "rock-freeze-keeps-accuracy",
@@ -70,10 +76,24 @@ TOLD = (
 )
 
 
-def five(claims: pd.DataFrame) -> list[str]:
+class Finding(NamedTuple):
+    """A finding in words with its numbers, and the verdict on it."""
+
+    words: str
+    numbers: str  # the sample, and the paper's number where there is one
+    agrees: str  # with the paper or not, in words; empty without a verdict
+    verdict: str  # one of `VERDICTS`
+
+    def __str__(self) -> str:
+        """Return the finding as one sentence."""
+        agrees = f", {self.agrees}" if self.agrees else ""
+        return f"{self.words}{agrees} ({self.numbers})."
+
+
+def five(claims: pd.DataFrame) -> list[Finding]:
     """Return the five findings of a table of claims, fewer where a run has not measured some."""
     rows = claims[claims.headline & claims.value.notna()].to_dict("records")
-    return [_sentence(told, row) for told in TOLD for row in rows if _is(told, row)]
+    return [_finding(told, row) for told in TOLD for row in rows if _is(told, row)][:MOST]
 
 
 def numbered(claims: pd.DataFrame) -> list[str]:
@@ -81,12 +101,34 @@ def numbered(claims: pd.DataFrame) -> list[str]:
     return [f"{number}. {one}" for number, one in enumerate(five(claims), start=1)]
 
 
+def told(claims: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return findings for the first screen of a report: sentence, agreement in words, verdict.
+
+    They are the five, and headline claims in their own words where a run has fewer.
+    """
+    known = [(f"{one.words} ({one.numbers}).", one.agrees, one.verdict) for one in five(claims)]
+    rows = claims[claims.headline].to_dict("records")
+    others = [row for row in rows if pd.isna(row["value"]) or not any(_is(t, row) for t in TOLD)]
+    others.sort(key=lambda row: bool(pd.isna(row["value"])))  # what is measured first
+    known += [(listing.sentence(row), _agrees(row), _verdict(row)) for row in others]
+    return known[:MOST]
+
+
+def _verdict(row: Row) -> str:
+    return row["direction"] or row["size"]
+
+
+def _agrees(row: Row) -> str:
+    known = AGREES.get(_verdict(row))
+    return known[row["paper"] != row["paper"]] if known else ""
+
+
 def _is(told: Told, row: Row) -> bool:
     claim = row["claim"]
     return claim.startswith(told.claim) if told.claim.endswith("-") else claim == told.claim
 
 
-def _sentence(told: Told, row: Row) -> str:
+def _finding(told: Told, row: Row) -> Finding:
     if row["lo"] > 0:
         words, sign = told.rises, 1
     elif row["hi"] < 0:
@@ -97,13 +139,12 @@ def _sentence(told: Told, row: Row) -> str:
     subject = row["statement"].split(" carry ")[0].rstrip(",")  # who carries, in the claim's words
     subject = subject[:1].lower() + subject[1:]
     sample = f"{row['n']} {row['unit']}".replace(" x ", ", ").replace(" (", ", ").rstrip(")")
-    parts, published = [sample], row["paper"] == row["paper"]
-    if published:
+    parts = [sample]
+    if row["paper"] == row["paper"]:
         theirs = _number(row, ("paper", "paper_lo", "paper_hi"), sign, told.unit)
         parts.append(f"the paper: {theirs}")
-    agrees = AGREES.get(row["direction"])
-    end = f", {agrees[not published]}" if agrees else ""
-    return f"{words.format(size=ours, subject=subject)}{end} ({'; '.join(parts)})."
+    words = words.format(size=ours, subject=subject)
+    return Finding(words, "; ".join(parts), _agrees(row), _verdict(row))
 
 
 def _number(row: Row, names: tuple[str, str, str], sign: int, unit: str) -> str:

@@ -129,6 +129,6 @@ def test_the_claims_of_one_notebook_lie_open_findings_first(table):
 
 def test_a_table_of_texts_is_shown_whole_and_escaped():
     long = "<i>" + " word" * 40
-    soup = BeautifulSoup(display.whole(pd.DataFrame({"a": [long]})), "html.parser")
+    soup = BeautifulSoup(display.table(pd.DataFrame({"a": [long]})), "html.parser")
     assert soup.find("td").get_text().strip() == long.strip()
     assert soup.find("i") is None

@@ -478,14 +478,17 @@ def test_folded_parts_have_names_of_their_own(run):
 def test_the_first_screen_has_the_findings_in_words_before_the_claims(run):
     executed(run, text("# One"))
     rows = [
-        claim(claim="opd-accuracy-rises", value=0.126, lo=0.085, hi=0.166, paper=0.178),
+        claim(
+            claim="opd-accuracy-rises", headline=True, value=0.126, lo=0.085, hi=0.166, paper=0.178
+        ),
         claim(claim="something", headline=True, value=0.3, lo=0.2, hi=0.4),
         claim(claim="unseen", headline=True, **NOT_RUN),
     ]
     records.claims(run, "00", rows)
     soup = rendered(run)
     first, second, third = [one.get_text(" ", strip=True) for one in soup.select(".findings li")]
-    assert first.startswith("Distillation raises the student's accuracy by 12.6 points [8.5, 16.6]")
+    assert first.startswith("On-policy distillation raises the student's accuracy by 12.6 points")
+    assert "[8.5, 16.6]" in first
     assert first.endswith("as in the paper")
     assert "OPD raises Pass@1" in second and third.endswith("not run")
     assert soup.select_one(".findings").find_parent("header") is not None

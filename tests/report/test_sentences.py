@@ -14,7 +14,7 @@ ROW |= {"n": 500, "direction": "reproduced", "paper": None, "paper_lo": None, "p
 def told(**values) -> str:
     frame = pd.DataFrame([ROW | values]).astype({"paper": float, "value": float})
     (sentence,) = sentences.five(frame)
-    return sentence
+    return str(sentence)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,20 @@ def test_the_papers_number_has_the_same_sign_and_unit():
     assert sentence.endswith("(500 problems; the paper: 1.0 points [-13.0, 15.0]).")
 
 
+def test_an_interval_that_holds_zero_is_called_neither_persistence_nor_equality():
+    values = {"value": -0.05, "lo": -0.6, "hi": 0.5, "direction": "inconclusive"}
+    for claim in ("persistence-rock", "redundant-lab_math"):
+        sentence = told(claim=claim, **values)
+        assert "persists" not in sentence and "as much" not in sentence
+        assert "[-60.0, 50.0], which" in sentence  # may be nothing, or decides nothing
+
+
 def test_what_a_run_has_not_measured_has_no_sentence():
     rows = [ROW | {"value": float("nan"), "lo": 0.0, "hi": 0.0}, ROW | {"value": 1, "claim": "x"}]
     assert sentences.five(pd.DataFrame(rows)) == []
 
 
 def test_the_lab_has_five():
-    told = sentences.five(records.read_claims(runs.reference_dir("lab")))
+    told = [*map(str, sentences.five(records.read_claims(runs.reference_dir("lab"))))]
     assert len(told) == 5
     assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in told)
