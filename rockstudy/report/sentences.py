@@ -63,8 +63,8 @@ TOLD = (
         "that is no rock",
         "Banning a rock costs {size} more accuracy than banning an equally frequent token "
         "that is no rock",
-        "Banning a rock and banning an equally frequent token that is no rock differ by {size} of "
-        "accuracy, which may be nothing",
+        "Banning a rock and banning an equally frequent token that is no rock differ in accuracy "
+        "by {size}, which may be nothing",
     ),
     Told(
         "rock-freeze-keeps-accuracy",
