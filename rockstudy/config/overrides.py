@@ -135,6 +135,8 @@ def _check_paths(config: StudyConfig) -> None:
     tasks |= dict(zip(task_fields(config), config.benchmarks, strict=True))
     for field, task in tasks.items():
         known = TASKS[task.name]
+        if known.grade is None and field != "train_task":
+            raise StudyError(f"{field}__name: must be a task with answers; got {task.name!r}")
         if known.columns and task.path is None:
             legal = f"a JSONL, parquet or CSV file with {', '.join(known.columns)}, or a Hub id"
             raise StudyError(f"{field}__path: must be {legal} (preset {config.preset}); got None")
@@ -143,8 +145,6 @@ def _check_paths(config: StudyConfig) -> None:
         for own in OF_SOME_TASKS:
             if (value := getattr(task, own)) is not None and own not in known.fields:
                 raise StudyError(f"{field}__{own}: must be None for {task.name}; got {value!r}")
-        if known.grade is None and field != "train_task":
-            raise StudyError(f"{field}__name: must be a task with answers; got {task.name!r}")
         same = trained is not None and task.path is not None and task.path == trained.path
         if same and task.n_eval > (most := trained.n_eval):
             legal = f"at most {most} (train_task__n_eval): training takes the problems after those"
