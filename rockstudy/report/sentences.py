@@ -59,9 +59,9 @@ TOLD = (
     ),
     Told(
         "redundant-",
-        "Banning a rock costs {size} less accuracy than banning an equally frequent token "
+        "Banning a rock lowers the accuracy by {size} less than banning an equally frequent token "
         "that is no rock",
-        "Banning a rock costs {size} more accuracy than banning an equally frequent token "
+        "Banning a rock lowers the accuracy by {size} more than banning an equally frequent token "
         "that is no rock",
         "Banning a rock and banning an equally frequent token that is no rock differ in accuracy "
         "by {size}, which may be nothing",
