@@ -17,12 +17,12 @@ from rockstudy.report import listing
 
 Row = Mapping[str, Any]
 MOST = 5
-AGREES = {  # where the paper has a number, and where it has only the direction
-    REPRODUCED: ("as in the paper", "in line with the paper"),
-    DIFFERS: ("unlike in the paper", "against the paper"),
-    INCONCLUSIVE: ("which decides nothing here", "which decides nothing here"),
-    NOT_TESTABLE: ("not testable here", "not testable here"),
-    NOT_RUN: ("not run", "not run"),
+AGREES = {  # a verdict is on what the paper claims, not on the size of its number
+    REPRODUCED: "which agrees with the paper's claim",
+    DIFFERS: "which contradicts the paper's claim",
+    INCONCLUSIVE: "which decides nothing here",
+    NOT_TESTABLE: "not testable here",
+    NOT_RUN: "not run",
 }
 
 
@@ -33,6 +33,7 @@ class Told(NamedTuple):
     rises: str
     falls: str
     unclear: str
+    claimed: str  # what the paper claims, after "the paper's claim"
     unit: str = " points"
 
 
@@ -42,12 +43,14 @@ TOLD = (
         "On-policy distillation raises the student's accuracy by {size}",
         "On-policy distillation lowers the student's accuracy by {size}",
         "On-policy distillation changes the student's accuracy by {size}, which may be nothing",
+        "of a rise",
     ),
     Told(
         "rock-coverage",
         "Rocks ({subject}) carry {size} of the loss that remains after distillation",
         "",
         "",
+        "that they carry most of it",
         "%",
     ),
     Told(
@@ -55,6 +58,7 @@ TOLD = (
         "The loss of rocks rises by {size} between an early and the last checkpoint",
         "The loss of rocks falls by {size} between an early and the last checkpoint",
         "Between an early and the last checkpoint the loss of rocks changes by {size}",
+        "that it persists",
         "%",
     ),
     Told(
@@ -65,6 +69,7 @@ TOLD = (
         "that is no rock",
         "Banning a rock and banning an equally frequent token that is no rock differ in accuracy "
         "by {size}, which may be nothing",
+        "that most rocks can be spared",
     ),
     Told(
         "rock-freeze-keeps-accuracy",
@@ -72,6 +77,7 @@ TOLD = (
         "Leaving rocks and their windows out of the loss lowers the accuracy by {size}",
         "Leaving rocks and their windows out of the loss changes the accuracy by {size}, "
         "which may be nothing",
+        "that it costs nothing",
     ),
 )
 
@@ -111,16 +117,18 @@ def told(claims: pd.DataFrame) -> list[tuple[str, str, str]]:
     others = [row for row in rows if pd.isna(row["value"]) or not any(_is(t, row) for t in TOLD)]
     others.sort(key=lambda row: bool(pd.isna(row["value"])))  # what is measured first
     known += [(listing.sentence(row), _agrees(row), _verdict(row)) for row in others]
-    return known[:MOST]
+    return [
+        (words, agrees.removeprefix("which "), verdict) for words, agrees, verdict in known[:MOST]
+    ]
 
 
 def _verdict(row: Row) -> str:
     return row["direction"] or row["size"]
 
 
-def _agrees(row: Row) -> str:
-    known = AGREES.get(_verdict(row))
-    return known[row["paper"] != row["paper"]] if known else ""
+def _agrees(row: Row, claimed: str = "") -> str:
+    words = AGREES.get(_verdict(row), "")
+    return f"{words} {claimed}" if claimed and _verdict(row) in (REPRODUCED, DIFFERS) else words
 
 
 def _is(told: Told, row: Row) -> bool:
@@ -144,7 +152,7 @@ def _finding(told: Told, row: Row) -> Finding:
         theirs = _number(row, ("paper", "paper_lo", "paper_hi"), sign, told.unit)
         parts.append(f"the paper: {theirs}")
     words = words.format(size=ours, subject=subject)
-    return Finding(words, "; ".join(parts), _agrees(row), _verdict(row))
+    return Finding(words, "; ".join(parts), _agrees(row, told.claimed), _verdict(row))
 
 
 def _number(row: Row, names: tuple[str, str, str], sign: int, unit: str) -> str:

@@ -489,7 +489,7 @@ def test_the_first_screen_has_the_findings_in_words_before_the_claims(run):
     first, second, third = [one.get_text(" ", strip=True) for one in soup.select(".findings li")]
     assert first.startswith("On-policy distillation raises the student's accuracy by 12.6 points")
     assert "[8.5, 16.6]" in first
-    assert first.endswith("as in the paper")
+    assert first.endswith("). agrees with the paper's claim of a rise")
     assert "OPD raises Pass@1" in second and third.endswith("not run")
     assert soup.select_one(".findings").find_parent("header") is not None
     assert "A rock token is" in soup.header.get_text()

@@ -29,7 +29,7 @@ def test_the_words_follow_the_interval(interval, direction, expected):
     value, lo, hi = interval
     sentence = told(value=value, lo=lo, hi=hi, direction=direction)
     assert expected in sentence
-    assert sentences.AGREES[direction][1] in sentence
+    assert sentences.AGREES[direction] in sentence
     assert sentence.endswith("(500 problems).")
 
 
@@ -37,7 +37,8 @@ def test_the_papers_number_has_the_same_sign_and_unit():
     values = {"value": -0.05, "lo": -0.08, "hi": -0.01, "paper": -0.01}
     values |= {"paper_lo": -0.15, "paper_hi": 0.13, "direction": "differs"}
     sentence = told(claim="rock-freeze-keeps-accuracy", **values)
-    assert "lowers the accuracy by 5.0 points [1.0, 8.0], unlike in the paper" in sentence
+    assert "lowers the accuracy by 5.0 points [1.0, 8.0], which contradicts the" in sentence
+    assert "the paper's claim that it costs nothing (" in sentence
     assert sentence.endswith("(500 problems; the paper: 1.0 points [-13.0, 15.0]).")
 
 
