@@ -17,9 +17,13 @@ from rockstudy.report import listing
 
 Row = Mapping[str, Any]
 MOST = 5
-AGREES = {  # a verdict is on what the paper claims, not on the size of its number
+CLAIM = {  # by the verdict on the direction, which is what the paper claims
     REPRODUCED: "which agrees with the paper's claim",
     DIFFERS: "which contradicts the paper's claim",
+}
+AGREES = {  # by the verdict, where no claim is named or only the size has a verdict
+    REPRODUCED: "in line with the paper",
+    DIFFERS: "against the paper",
     INCONCLUSIVE: "which decides nothing here",
     NOT_TESTABLE: "not testable here",
     NOT_RUN: "not run",
@@ -33,7 +37,7 @@ class Told(NamedTuple):
     rises: str
     falls: str
     unclear: str
-    claimed: str  # what the paper claims, after "the paper's claim"
+    claimed: str  # after "the paper's claim"; empty where the comparison is ours
     unit: str = " points"
 
 
@@ -69,7 +73,7 @@ TOLD = (
         "that is no rock",
         "Banning a rock and banning an equally frequent token that is no rock differ in accuracy "
         "by {size}, which may be nothing",
-        "that most rocks can be spared",
+        "",  # the paper bans no control: it has no such comparison
     ),
     Told(
         "rock-freeze-keeps-accuracy",
@@ -77,7 +81,7 @@ TOLD = (
         "Leaving rocks and their windows out of the loss lowers the accuracy by {size}",
         "Leaving rocks and their windows out of the loss changes the accuracy by {size}, "
         "which may be nothing",
-        "that it costs nothing",
+        "that it keeps the accuracy",
     ),
 )
 
@@ -127,8 +131,9 @@ def _verdict(row: Row) -> str:
 
 
 def _agrees(row: Row, claimed: str = "") -> str:
-    words = AGREES.get(_verdict(row), "")
-    return f"{words} {claimed}" if claimed and _verdict(row) in (REPRODUCED, DIFFERS) else words
+    if claimed and row["direction"] in CLAIM:
+        return f"{CLAIM[row['direction']]} {claimed}"
+    return AGREES.get(_verdict(row), "")
 
 
 def _is(told: Told, row: Row) -> bool:

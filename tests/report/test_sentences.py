@@ -29,7 +29,9 @@ def test_the_words_follow_the_interval(interval, direction, expected):
     value, lo, hi = interval
     sentence = told(value=value, lo=lo, hi=hi, direction=direction)
     assert expected in sentence
-    assert sentences.AGREES[direction] in sentence
+    words = {"reproduced": "which agrees with the paper's claim of a rise ("}
+    words |= {"differs": "which contradicts the paper's claim of a rise ("}
+    assert words.get(direction, "which decides nothing here") in sentence
     assert sentence.endswith("(500 problems).")
 
 
@@ -38,8 +40,15 @@ def test_the_papers_number_has_the_same_sign_and_unit():
     values |= {"paper_lo": -0.15, "paper_hi": 0.13, "direction": "differs"}
     sentence = told(claim="rock-freeze-keeps-accuracy", **values)
     assert "lowers the accuracy by 5.0 points [1.0, 8.0], which contradicts the" in sentence
-    assert "the paper's claim that it costs nothing (" in sentence
+    assert "the paper's claim that it keeps the accuracy (" in sentence
     assert sentence.endswith("(500 problems; the paper: 1.0 points [-13.0, 15.0]).")
+
+
+def test_a_verdict_on_the_size_alone_speaks_of_no_claim():
+    values = {"value": 0.1, "lo": 0.08, "hi": 0.12, "paper": 0.18}
+    values |= dict.fromkeys(("paper_lo", "paper_hi"), float("nan"))
+    sentence = told(**values, direction="", size="differs")
+    assert ", against the paper (" in sentence and "claim" not in sentence
 
 
 def test_an_interval_that_holds_zero_is_called_neither_persistence_nor_equality():
