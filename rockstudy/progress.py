@@ -138,7 +138,14 @@ def told(desc: str, n: float, total: float | None, unit: str, left: float | None
     """Return how far one piece of work is, in words."""
     of = f" of {total:,.0f}" if total else ""
     about = "" if left is None else f", about {duration(left)} left"
-    return f"{desc}: {n:,.0f}{of} {unit}{'s' * (unit[-1:] != 's')}{about}"
+    return f"{desc}: {n:,.0f}{of} {plural(unit)}{about}"
+
+
+def plural(unit: str) -> str:
+    """Return the plural of a unit: ``steps, batches``; one that ends in s is plural already."""
+    if unit.endswith("s"):
+        return unit
+    return unit + ("es" if unit.endswith(("ch", "sh", "x")) else "s")
 
 
 class _FileBar:

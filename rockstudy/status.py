@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rockstudy import errors
-from rockstudy.progress import Pace, duration, in_notebook, told
+from rockstudy.progress import Pace, duration, in_notebook, plural, told
 
 _LOOK = 0.2  # ours: seconds between two looks at the file
 _DELAY = 1.0  # ours: seconds before a bar is shown
@@ -237,7 +237,7 @@ class _Terminal(_View):
             of = f"/{row.total:,.0f}" if row.total else ""
             left = "" if row.left is None else f"{duration(row.left)} left"
             more = ", ".join(filter(None, (left, row.postfix)))
-            numbers = f"{row.n:,.0f}{of} {row.unit}s"
+            numbers = f"{row.n:,.0f}{of} {plural(row.unit)}"
             table.add_row(Text(f"  {row.name}"), bar, Text(numbers), Text(more))
         self.live.update(Group(*parts, *([table] if rows else [])), refresh=True)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rockstudy import progress
 from rockstudy.models.divergence import Head, States, logits
 from rockstudy.models.token_texts import visible
 from rockstudy.rocks import followed
@@ -47,6 +48,7 @@ def pulls(run: Run) -> pd.DataFrame:
     rows = found.tokens[found.tokens.token_id == wanted].sort_values(followed.KEYS, kind="stable")
     places = np.unique(np.linspace(0, len(rows) - 1, OCCURRENCES).round().astype(int))
     rows = rows.iloc[places][followed.KEYS].reset_index(drop=True)
+    progress.announce(f"gradients at {len(rows)} occurrences of the followed token")
     g = _gradients(found, rows)  # (n, V)
     most = g.abs().mean(0).topk(min(SHOWN, g.shape[1])).indices.tolist()
     norms = {"norm": g.norm(dim=1).numpy(), "norm_mean": float(g.mean(0).norm())}

@@ -62,6 +62,8 @@ def half_samples(run: Run) -> pd.DataFrame:
     """Statistics of every type, with those of every half-sample of the prompts' folds."""
     run.needs_models("gradients")
     corpus, megabytes = measured(run), run.config.gradient_memory_mb
+    n = len(np.unique(corpus.tokens.token_id))
+    progress.announce(f"gradients of {n:,} token types at {len(corpus.tokens):,} positions")
     scratch = tempfile.TemporaryDirectory(dir=run.path)
     with scratch as folder, advised("gradients", {"gradient_memory_mb": megabytes}):
         student, teacher = corpus.model("post"), corpus.model("teacher")
