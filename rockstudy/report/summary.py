@@ -1,4 +1,4 @@
-"""Tables of notebook 09 from a finished run: the life of rock tokens, and a comparison of settings.
+"""Tables of notebook 11 from a finished run: the life of rock tokens, and a comparison of settings.
 
 This module computes nothing that an earlier notebook computes, and stores nothing. The table of a
 notebook that was not run is None.
@@ -83,7 +83,7 @@ def claims(run: Run) -> pd.DataFrame:
         gain = None if outcomes is None else training_steps.given_gains(outcomes, rng)
         records.claims(run, "01_distillation", training_claims.distillation_claims(run, gain))
         records.claims(run, "07_selective_distillation", selective_claims.of_given_models())
-    return records.read_claims(run, before="09_report")
+    return records.read_claims(run, before="11_report")
 
 
 def stored(run: Run, step: Callable[[Run], pd.DataFrame]) -> pd.DataFrame | None:

@@ -428,13 +428,13 @@ def test_the_provenance_of_a_notebook_is_folded(run):
 
 
 def test_the_figure_of_the_closing_notebook_is_figure_1_at_the_top(run):
-    executed(run, text("# One"), output({"image/png": PIXEL}, alt="a life"), name="09_report")
+    executed(run, text("# One"), output({"image/png": PIXEL}, alt="a life"), name="11_report")
     executed(run, text("# Zero"), output({"image/png": PIXEL}, alt="another"))
     soup = rendered(run)
     assert [image["alt"] for image in soup.find_all("img")] == ["a life", "another"]
     assert soup.img.find_parent("header") is not None
     assert [figure["id"] for figure in soup.find_all("figure")] == ["figure-1", "figure-2"]
-    assert soup.find(id="09_report").find("a", href="#figure-1") is not None
+    assert soup.find(id="11_report").find("a", href="#figure-1") is not None
 
 
 def test_a_figure_of_ours_is_vectors_with_its_caption_and_true_size(run):

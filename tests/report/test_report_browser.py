@@ -74,7 +74,7 @@ def path(tmp_path_factory):
         output = nbformat.v4.new_output("display_data", data=data)
         cells.append(nbformat.v4.new_code_cell("show()" + " # long" * 40, outputs=[output]))
     (run.path / "notebooks").mkdir()
-    for name in ("01_first", "09_report"):
+    for name in ("01_first", "11_report"):
         notebook = nbformat.v4.new_notebook(cells=cells)
         nbformat.write(notebook, run.path / "notebooks" / f"{name}.ipynb")
         records.claims(run, name, claims())

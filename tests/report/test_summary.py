@@ -1,4 +1,4 @@
-"""What notebook 09 reads: there or not, with intervals over seeds, drawn as three panels."""
+"""What notebook 11 reads: there or not, with intervals over seeds, drawn as three panels."""
 
 import numpy as np
 import pandas as pd
