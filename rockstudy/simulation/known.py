@@ -39,6 +39,9 @@ class Known(TorchFunctionMode):
                 return self.length
             if func in _SCALARS:
                 return 1.0
+            if func is Tensor.data_ptr:  # accelerate finds the optimiser's parameters by it
+                held = args[0]._local_tensor if isinstance(args[0], DTensor) else args[0]
+                return held.untyped_storage()._cdata
             if func is Tensor.__bool__:
                 return True
             if func is Tensor.numpy:

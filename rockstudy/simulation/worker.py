@@ -29,6 +29,7 @@ def _launch(processes: int) -> None:
     node = str(min(NODE, processes))
     os.environ.update(_launched(), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=node)
     os.environ.update(RANK="0", LOCAL_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0")
+    import torch
     import torch.distributed as dist
     from accelerate import PartialState
     from accelerate.utils import DistributedType
@@ -43,6 +44,7 @@ def _launch(processes: int) -> None:
         start(self, *args, **kwargs)
         if self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = DistributedType.MULTI_GPU
+            self.device = torch.device("cpu")
 
     PartialState.__init__ = as_devices
 
