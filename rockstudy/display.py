@@ -28,6 +28,8 @@ MARKS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
 SPELLED = {code: f"[U+{code:04X}]" for code in MARKS} | {10: "⏎", 13: "\\r", 9: "⇥"}
 BLANKS = re.compile(r"^ +| +$| {2,}")  # that HTML would not show
 TEXT = 'style="text-align: left"'  # JupyterLab aligns all cells at the right, other pages none
+RIGHT = 'style="text-align: right"'
+CELL = re.compile(r"<(td|th)\b((?![^>]*\bstyle=)[^>]*)>")  # without a style of its own
 WIDTH = 'style="max-width: 46em"'  # of sentences: some 90 characters a line
 NUMBER = 'class="n" style="text-align: right"'
 
@@ -36,7 +38,14 @@ class Html(str):
     """Text that a notebook shows as HTML; MathJax leaves its dollar signs alone."""
 
     def _repr_html_(self) -> str:
-        return f'<div class="mathjax_ignore tex2jax_ignore">{self}</div>'
+        aligned = CELL.sub(_aligned, self)
+        return f'<div class="mathjax_ignore tex2jax_ignore">{aligned}</div>'
+
+
+def _aligned(found: re.Match) -> str:
+    """A cell aligned by itself: JupyterLab drops style sheets of notebooks it has not run."""
+    at_right = re.search(r"""class=['"]?(before|number)\b""", found[2])
+    return f"<{found[1]}{found[2]} {RIGHT if at_right else TEXT}>"
 
 
 class Prose(str):

@@ -146,3 +146,10 @@ def test_sentences_are_plain_text_where_no_html_is_shown():
     data, _ = InteractiveShell.instance().display_formatter.format(display.prose("One.", "Two."))
     assert data["text/plain"] == "One. Two."
     assert "<p>One. Two.</p>" in data["text/html"]
+
+
+def test_cells_are_aligned_where_a_style_sheet_is_dropped():
+    cells = "<td class='before'>a</td><td>b</td><th class='number'>1</th><td style='color: red'>c"
+    found = BeautifulSoup(display.Html(f"<table><tr>{cells}")._repr_html_(), "html.parser")
+    aligned = [cell["style"].removeprefix("text-align: ") for cell in found(["td", "th"])]
+    assert aligned == ["right", "left", "right", "color: red"]
