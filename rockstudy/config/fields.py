@@ -419,10 +419,11 @@ class FreezeConfig(_Frozen):
 
 
 class PersistenceConfig(_Frozen):
-    """Why rocks persist (beyond the paper): steps and gradients at checkpoints, other optimisers."""
+    """Why rocks persist (beyond the paper): steps at checkpoints, other optimisers."""
 
     n_prompts: Count = 128
-    """prompts whose losses are followed, in two halves (ours)"""
+    """maximum number of prompts whose losses are followed, at most half of those of the statistics
+    (ours)"""
     batch: Count = 32
     """completions in an update, on other prompts (ours)"""
     batches: Few = 2

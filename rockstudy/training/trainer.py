@@ -51,11 +51,11 @@ class DistillTrainer(trl.DistillationTrainer):
     """Trains one stage, whose `name` errors give; `seed` is that of its rollouts.
 
     Without position `weights` they are 1 everywhere. With `own_optimizer` each kept checkpoint has
-    what it remembers, which FSDP2 does not allow: it shards the parameters. `teacher_model` is not changed: on a different
-    device of the same kind it computes there; on the CPU, FSDP2 trains with a sharded copy of it
-    (`rockstudy.parallel.placement`). Other arguments are TRL's. ``train_dataset`` holds one row per
-    prompt in the order of training: ``prompt_ids``, and ``completions`` with ``stopped``, one per
-    rollout, where they were sampled before.
+    what it remembers, which FSDP2 does not allow: it shards the parameters. `teacher_model` is not
+    changed: on a different device of the same kind it computes there; on the CPU, FSDP2 trains with
+    a sharded copy of it (`rockstudy.parallel.placement`). Other arguments are TRL's.
+    ``train_dataset`` holds one row per prompt in the order of training: ``prompt_ids``, and
+    ``completions`` with ``stopped``, one per rollout, where they were sampled before.
     """
 
     def __init__(

@@ -64,7 +64,9 @@ def kappa(some: pd.DataFrame, rng: Generator) -> tuple[float, np.ndarray, float]
     gram = some.pivot(index="fold", columns="other", values="product").to_numpy()
     own = some.drop_duplicates("fold").sort_values("fold")
     n, squares = own.n.to_numpy(float), own.squares.to_numpy()
-    weights = np.vstack([np.ones(len(n)), rng.multinomial(len(n), np.full(len(n), 1 / len(n)), DRAWS)])
+    weights = np.vstack(
+        [np.ones(len(n)), rng.multinomial(len(n), np.full(len(n), 1 / len(n)), DRAWS)]
+    )
     apart = gram * ~np.eye(len(n), dtype=bool)
     pairs = np.outer(n, n) * ~np.eye(len(n), dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-r"""Stage 2 with other optimisers: does the loss of rocks fall more where nothing suppresses it?
+r"""Stage 2 with other optimisers: whether rocks then fall more, for the fall of all.
 
     adamw          the baseline, to the byte; it keeps the optimiser's running means
     adamw-tensor   one second moment for a tensor: no weight is scaled against another of it
@@ -54,11 +54,15 @@ def arm_of(name: str, counts: pd.Series, moments_at: dict[str, float], lr: float
 
 
 def last_losses(type_losses: pd.DataFrame, rocks: Sequence[int]) -> tuple[float, float]:
-    """Mean loss of the rocks and of all other types in the last window of a training, nats."""
+    """Mean loss of the rocks and of all other types in the last window of a training, in nats.
+
+    NaN for the rocks where that window has none.
+    """
     last = type_losses[type_losses.step == type_losses.step.max()]
     rock = last.token_id.isin(list(rocks))
-    means = [some.rkl_sum.sum() / some["count"].sum() for some in (last[rock], last[~rock])]
-    return means[0], means[1]
+    sums = last.groupby(rock.to_numpy())[["rkl_sum", "count"]].sum().reindex([True, False])
+    of_rocks, of_others = (sums.rkl_sum / sums["count"]).tolist()
+    return of_rocks, of_others
 
 
 def ratios(ends: pd.DataFrame, k: int, rng: Generator) -> pd.DataFrame:

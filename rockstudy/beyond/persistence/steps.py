@@ -116,13 +116,15 @@ def _inputs(run: Run) -> dict[str, str]:
 def prompts(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the prompts whose losses are followed, and of those that updates are made of.
 
-    `StudyError`: not enough prompts for both.
+    At most half of the prompts are followed. `StudyError`: fewer than four prompts.
     """
     every = np.unique(measured(run).rollouts.prompt_index)
-    n = run.config.persistence.n_prompts
-    if not 2 <= n < len(every):
-        legal = f"from 2 to {len(every) - 1}, so that some are left for updates"
-        raise StudyError(f"persistence__n_prompts: must be {legal}; got {n}")
+    if len(every) < 4:
+        legal = "at least 4, to follow some of them and to make updates of others"
+        raise StudyError(
+            f"statistics__n_prompts: must be {legal}; got {len(every)} with completions"
+        )
+    n = min(run.config.persistence.n_prompts, len(every) // 2)
     order = run.rng("persistence-prompts").permutation(every)
     return np.sort(order[:n]), order[n:]
 
@@ -201,11 +203,11 @@ def _kept_moments(one: Checkpoint, texts: FixedTexts) -> Moments:
 def moved(run: Run, seed: int, name: str) -> pd.DataFrame:
     """What one step of each optimiser does to every type at a checkpoint, by prompt and cause.
 
-    Sums over the occurrences of a type in a prompt, means over the updates: ``prompt_index,
-    token_id, group, cause, count, loss`` (nats, before), and for each step of `updates.STEPS` the
-    fall of the loss, ``phi_<step>`` to first order and ``real_<step>`` when it is taken. At the
-    first seed of a training that kept its running means also ``phi_rebuilt, real_rebuilt``:
-    AdamW's step from rebuilt ones.
+    Sums over the occurrences of a type in a prompt, means over the updates: ``seed, checkpoint,
+    prompt_index, token_id, group, cause, count, loss`` (nats, before), and for each step of
+    `updates.STEPS` the fall of the loss, ``phi_<step>`` to first order and ``real_<step>`` when it
+    is taken. At the first seed of a training that kept its running means also ``phi_rebuilt,
+    real_rebuilt``: AdamW's step from rebuilt ones.
     """
     how = run.config.persistence
     progress.announce(f"steps of {', '.join(STEPS)} at the checkpoint {name}, seed {seed}")
@@ -236,12 +238,13 @@ def moved(run: Run, seed: int, name: str) -> pd.DataFrame:
     frame = labelled(run, texts.frame).assign(count=1, loss=before, **sums)
     keys = ["prompt_index", "token_id", "group", "cause"]
     made = frame.groupby(keys, as_index=False)[["count", "loss", *sums]].sum()
-    return made.astype(dict.fromkeys(["loss", *sums], np.float32))
+    made = made.astype(dict.fromkeys(["loss", *sums], np.float32))
+    return made.assign(seed=seed, checkpoint=name)
 
 
 @table(*INSTRUMENT, inputs=_inputs)
 def products(run: Run, seed: int, name: str) -> pd.DataFrame:
-    """`coherence.products` of the groups and the causes at a checkpoint, with ``by``."""
+    """`coherence.products` of groups and causes at a checkpoint: ``seed, checkpoint, by``."""
     progress.announce(f"gradients of groups at the checkpoint {name}, seed {seed}")
     texts = followed(run, _load(students(run)[seed, name]))
     frame, rng = labelled(run, texts.frame), run.rng("persistence-signs", seed)
@@ -251,22 +254,26 @@ def products(run: Run, seed: int, name: str) -> pd.DataFrame:
         chosen = {one: (frame[by] == one).to_numpy() for one in names}
         if chosen:
             tables.append(coherence.products(texts, chosen, rng).assign(by=by))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).assign(seed=seed, checkpoint=name)
 
 
 def _everywhere(run: Run, step: Any) -> pd.DataFrame:
-    """A step at all of `places`, with ``seed, checkpoint``."""
-    frames = [step(run, seed, name).assign(seed=seed, checkpoint=name) for seed, name in places(run)]
-    return pd.concat(frames, ignore_index=True)
+    """A step at all of `places`."""
+    return pd.concat([step(run, *place) for place in places(run)], ignore_index=True)
 
 
 def all_moved(run: Run) -> pd.DataFrame:
-    """`moved` at every seed and checkpoint, with ``seed, checkpoint``."""
+    """`moved` at every seed and checkpoint."""
     return _everywhere(run, moved)
 
 
+def last(run: Run) -> str:
+    """The last checkpoint of `places`, at which claims are judged."""
+    return places(run)[-1][1]
+
+
 def all_products(run: Run) -> pd.DataFrame:
-    """`products` at every seed and checkpoint, with ``seed, checkpoint``."""
+    """`products` at every seed and checkpoint."""
     return _everywhere(run, products)
 
 
@@ -288,11 +295,43 @@ def frequencies(run: Run) -> pd.Series:
     return rocks_steps.types(run).set_index("token_id")["count"]
 
 
+def by_type(run: Run, sums: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
+    """Mean falls of each type with at least `suppression.LEAST` occurrences at one checkpoint.
+
+    ``token_id, spelling, group, n`` (occurrences), and for each step ``phi_<step>, real_<step>`` in
+    nats, seeds pooled.
+    """
+    here = sums[sums.checkpoint == checkpoint]
+    falls = [f"{kind}_{step}" for kind in suppression.KINDS for step in STEPS]
+    made = here.groupby(["token_id", "group"])[["count", *falls]].sum().reset_index()
+    made[falls] = made[falls].div(made["count"], axis=0)
+    made = made.assign(n=made["count"] // here.seed.nunique()).drop(columns="count")
+    return gradients_steps.spelled(run, made[made.n >= suppression.LEAST])
+
+
+def check_of_rebuilt(run: Run, sums: pd.DataFrame) -> pd.DataFrame:
+    """S of the rocks against SGD at the first seed, from kept and from rebuilt running means.
+
+    ``checkpoint, kept, rebuilt``; empty where training kept none.
+    """
+    if "phi_rebuilt" not in sums:
+        return pd.DataFrame(columns=["checkpoint", "kept", "rebuilt"])
+    first = sums[sums.seed == sums.seed.iloc[0]]
+    swapped = first.assign(phi_adamw=first.phi_rebuilt, real_adamw=first.real_rebuilt)
+    found = {}
+    for name, some in (("kept", first), ("rebuilt", swapped)):
+        made = suppression.of_groups(some, "group", REST, run.rng("persistence-rebuilt"))
+        rocks = made[(made.group == "rock") & (made.measure == "S") & (made.kind == "phi")]
+        found[name] = rocks[rocks.against == "sgd"].set_index("checkpoint").value
+    return pd.DataFrame(found).rename_axis("checkpoint").reset_index()
+
+
 def type_table(run: Run, sums: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`suppression.over_types`: S of every type, and its regression on frequency and rocks."""
+    """`suppression.over_types`: S of every type with its group, and its regression."""
     chosen = gradients_steps.groups(run)
     rocks = chosen.token_id[chosen.group == "rock"].to_numpy()
-    return suppression.over_types(sums, frequencies(run), rocks, run.rng("persistence-types"))
+    made = suppression.over_types(sums, frequencies(run), rocks, run.rng("persistence-types"))
+    return labelled_types(run, made[0]), made[1]
 
 
 def coherences(run: Run, found: pd.DataFrame) -> pd.DataFrame:
@@ -312,7 +351,9 @@ def coherences(run: Run, found: pd.DataFrame) -> pd.DataFrame:
             of[group] = (np.array([m[0] for m in made]), np.stack([m[1] for m in made]))
             at = {"by": by, "checkpoint": checkpoint, "group": group}
             cosine = float(np.mean([m[2] for m in made]))
-            rows.append(at | {"measure": "kappa", "cosine": cosine} | suppression.pooled(*of[group]))
+            rows.append(
+                at | {"measure": "kappa", "cosine": cosine} | suppression.pooled(*of[group])
+            )
         for group, (values, draws) in of.items():
             if by == "group" and group != REST and REST in of:
                 apart = suppression.pooled(values - of[REST][0], draws - of[REST][1])
@@ -373,9 +414,7 @@ def _trained(run: Run) -> dict[tuple[str, int], stages.TrainResult]:
             arms[name] = _arm(run, name, chosen_rate(run) if name == "sgd" else None)
         jobs = [(name, seed) for name in arms for seed in _seeds(run)]
         training_steps.train_arms(run, [(arms[name], seed, ()) for name, seed in jobs])
-        return {
-            (name, seed): training_steps.trained(run, arms[name], seed) for name, seed in jobs
-        }
+        return {(name, seed): training_steps.trained(run, arms[name], seed) for name, seed in jobs}
 
     return run.in_memory("persistence arms", made)
 

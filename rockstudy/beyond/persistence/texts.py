@@ -124,7 +124,9 @@ class FixedTexts:
         with loading.evaluating(self.student), sdpa_kernel(SDPBackend.MATH):
             for part in self.parts:
                 with torch.no_grad(), forward_ad.dual_level():
-                    dual = {n: forward_ad.make_dual(p, moved[n]) for n, p in self.parameters.items()}
+                    dual = {
+                        n: forward_ad.make_dual(p, moved[n]) for n, p in self.parameters.items()
+                    }
                     made = functional_call(self.module, dual, (part,))
                     found.append(forward_ad.unpack_dual(made).tangent)
         return torch.cat(found).double().cpu().numpy()
@@ -178,9 +180,7 @@ def _cut(rows: np.ndarray, lengths: np.ndarray, most: int) -> Iterator[np.ndarra
         yield rows[place == number]
 
 
-def _read(
-    rollouts: Rollouts, rows: np.ndarray, teacher: Tensor, device: torch.device
-) -> _Part:
+def _read(rollouts: Rollouts, rows: np.ndarray, teacher: Tensor, device: torch.device) -> _Part:
     prompts = [rollouts.prompt_ids[rollouts.prompt_index[row]] for row in rows]
     written = [rollouts.completion_ids[row][rollouts.mask[row]] for row in rows]
     read = [np.concatenate([p, ids[:-1]]) for p, ids in zip(prompts, written, strict=True)]
