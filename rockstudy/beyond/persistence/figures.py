@@ -25,10 +25,10 @@ def one_step(types: pd.DataFrame) -> Figure:
     `types` has ``spelling, group, n`` and the mean falls ``phi_sgd, phi_adamw`` (nats).
     """
     made, [[axis]] = panels(6.4, 4.0, 1, 1)
-    largest = types[["phi_sgd", "phi_adamw"]].abs().to_numpy().max()
+    largest = max(types[["phi_sgd", "phi_adamw"]].abs().to_numpy().max(initial=0.0), 1e-12)
     for scale in (axis.set_xscale, axis.set_yscale):
-        scale("symlog", linthresh=max(largest / 100, 1e-12))
-    axis.axline((0, 0), (largest, largest), color="black", lw=0.8)
+        scale("symlog", linthresh=largest / 100)
+    axis.plot([-largest, largest], [-largest, largest], color="black", lw=0.8)
     for group, role in LOOKS.items():
         some = types[types.group == group]
         look = {"s": 6 + 3 * np.log1p(some.n), "color": ROLES[role], "lw": 0}
@@ -38,7 +38,8 @@ def one_step(types: pd.DataFrame) -> Figure:
     axis.set_ylabel("fall by a step of AdamW (nats)")
     axis.legend(frameon=False, fontsize=SMALLEST, markerscale=0.8)
     named = types[types.group == "rock"].nlargest(NAMED, "n")
-    name_points(axis, named.phi_sgd.tolist(), named.phi_adamw.tolist(), named.spelling.tolist())
+    if len(named):
+        name_points(axis, named.phi_sgd.tolist(), named.phi_adamw.tolist(), named.spelling.tolist())
     made.caption = (
         f"A dot is one of {len(types)} token types, larger where it is frequent: how much its mean "
         "loss falls, to first order, by one step of training on other prompts, once with AdamW and "
@@ -159,7 +160,7 @@ def arms(ratios: pd.DataFrame) -> Figure:
             look = [ROLES[roles[choice]]] * len(names)
             _forest(axis, by, names, look, shift=0.25 * (number - 0.5), zero=measure != "ratio")
     for choice, role in roles.items():
-        axes[0].plot([], [], ls="", label=CHOSEN_BY[choice], **style(role))
+        axes[0].plot([], [], "o", ms=4, color=ROLES[role], label=CHOSEN_BY[choice])
     axes[0].legend(frameon=False, fontsize=SMALLEST)
     axes[0].set_xlabel("fall of the rocks / fall of all")
     axes[1].set_xlabel("minus AdamW of the same seed")

@@ -16,6 +16,9 @@ def of_one_step(types: pd.DataFrame) -> str:
     told = []
     for group in ("rock", "rest"):
         some = types[types.group == group]
+        if some.empty:
+            told.append(f"No type of the group {group} occurs often enough here.")
+            continue
         above = (some.phi_adamw > some.phi_sgd).mean()
         rising = (some[["phi_adamw", "phi_sgd"]] <= 0).any(axis=1).mean()
         told.append(
