@@ -66,6 +66,16 @@ def test_slopes_are_the_products_of_single_gradients_with_the_step(texts):
     torch.testing.assert_close(texts.gradients(weights), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_products_of_sketched_gradients_are_those_of_whole_ones(texts):
+    weights, width = np.random.default_rng(1).normal(size=(3, len(texts.frame))), 4_000
+    whole, sketched = texts.gradients(weights), texts.gradients(weights, width)
+    assert sketched.shape == (3, width) and whole.shape[1] > width
+    norms = whole.norm(dim=1)
+    noise = (norms[:, None] * norms) / width**0.5
+    assert bool(((sketched @ sketched.T - whole @ whole.T).abs() < 5 * noise).all())
+    torch.testing.assert_close(texts.gradients(weights, 10**9), whole)
+
+
 def test_a_step_moves_the_losses_as_a_moved_copy_would_and_leaves_the_student_alone(texts):
     before = {name: p.clone() for name, p in texts.student.named_parameters()}
     step = 30 * direction(texts, 1)
@@ -223,7 +233,7 @@ class Known:
     def __init__(self, g, prompts):
         self.g, self.frame = torch.from_numpy(g).float(), pd.DataFrame({"prompt_index": prompts})
 
-    def gradients(self, weights):
+    def gradients(self, weights, width=None):
         return torch.from_numpy(weights).float() @ self.g
 
 

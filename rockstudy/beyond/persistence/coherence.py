@@ -27,6 +27,7 @@ from rockstudy.beyond.persistence.texts import FixedTexts
 
 FOLDS = 8  # ours: four in each half; every fold costs two backward passes for each group
 DRAWS = 2_000  # ours
+WIDTH = 2**23  # ours: gradients of a larger student are sketched, 32 MB for each fold
 
 
 def folds_of(prompts: np.ndarray) -> np.ndarray:
@@ -45,8 +46,10 @@ def products(texts: FixedTexts, groups: Mapping[str, np.ndarray], rng: Generator
     signs = rng.choice([-1.0, 1.0], len(fold))
     inside = np.arange(fold.max() + 1)[:, None] == fold
     for name, chosen in groups.items():
-        sums: Tensor = texts.gradients(inside * chosen)
-        squares = texts.gradients(inside * chosen * signs).square().sum(1).double().cpu().numpy()
+        sums: Tensor = texts.gradients(inside * chosen, WIDTH)
+        squares = (
+            texts.gradients(inside * chosen * signs, WIDTH).square().sum(1).double().cpu().numpy()
+        )
         gram = (sums @ sums.T).double().cpu().numpy()
         a, b = np.indices(gram.shape).reshape(2, -1)
         n = (inside * chosen).sum(1)

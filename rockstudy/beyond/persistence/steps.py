@@ -190,7 +190,7 @@ def _kept_moments(one: Checkpoint, texts: FixedTexts) -> Moments:
     found = read_moments(one.folder)
     names = [name.removeprefix("student.") for name in texts.parameters]
     flat = [
-        torch.cat([found[what][name].reshape(-1) for name in names]).to(texts.student.device)
+        torch.cat([found[what][name].reshape(-1) for name in names])
         for what in ("exp_avg", "exp_avg_sq")
     ]
     return Moments(*flat, int(found["step"][names[0]]))

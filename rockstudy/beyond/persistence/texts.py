@@ -8,12 +8,14 @@ At position i of the texts, with the student's weights theta and a direction d,
 
 Slopes give the first-order effect of one step of training on *every position* for the price of
 about three forward passes; gradients of single positions are never made. Texts are read a few at a
-time, so that logits of a few rows exist at once, and never those of a corpus.
+time, so that logits of a few rows exist at once, and never those of a corpus. Vectors of all weights
+lie in the machine's memory; the device holds the student in float32, its gradient or a direction, and
+the teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,13 +133,19 @@ class FixedTexts:
                     found.append(forward_ad.unpack_dual(made).tangent)
         return torch.cat(found).double().cpu().numpy()
 
-    def gradients(self, weights: np.ndarray) -> Tensor:
-        """Weighted sums of the positions' gradients: float32 (K, P) for weights (K, N).
+    def gradients(self, weights: np.ndarray, width: int | None = None) -> Tensor:
+        """Weighted sums of the positions' gradients: float32 (K, P) on the CPU for weights (K, N).
 
-        A row of weights that is 0 on a part costs nothing there.
+        With a `width` below P each sum is sketched to (K, width): every weight of the student goes
+        to a random place with a random sign, the same in all calls, so that products of two sums
+        have the right expectation, with a standard deviation of their norms' product over the root
+        of the width (Charikar, Chen and Farach-Colton 2002). A row of weights that is 0 on a part
+        costs nothing there.
         """
         own = [p for _, p in self.module.named_parameters()]
-        total = torch.zeros(len(weights), sum(p.numel() for p in own), device=self.student.device)
+        size = sum(p.numel() for p in own)
+        sketched = width is not None and width < size
+        total = torch.zeros(len(weights), width if sketched else size)
         done = 0
         for part in self.parts:
             n = int(part.predicts.sum())
@@ -151,14 +159,27 @@ class FixedTexts:
             for k in wanted:
                 aim = some[k].to(losses.device) @ losses
                 found = torch.autograd.grad(aim, own, retain_graph=k != wanted[-1])
-                total[k] += torch.cat([g.reshape(-1) for g in found])
+                if sketched:
+                    _sketch(total[k], found)
+                else:
+                    total[k] += torch.cat([g.reshape(-1).float().cpu() for g in found])
         return total
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """A vector of all weights (P,) by name, in their shapes."""
         own = self.parameters
         parts = flat.split([p.numel() for p in own.values()])
-        return {n: x.view_as(own[n]) for n, x in zip(own, parts, strict=True)}
+        device = self.student.device
+        return {n: x.view(own[n].shape).to(device) for n, x in zip(own, parts, strict=True)}
+
+
+def _sketch(total: Tensor, gradients: Sequence[Tensor]) -> None:
+    """Add gradients of all weights to their random places, with random signs, in place (W,)."""
+    for number, g in enumerate(gradients):
+        rng = torch.Generator().manual_seed(number)
+        place = torch.randint(len(total), (g.numel(),), generator=rng)
+        sign = torch.randint(2, (g.numel(),), generator=rng, dtype=torch.int8) * 2 - 1
+        total.index_add_(0, place, g.reshape(-1).float().cpu() * sign)
 
 
 def _frame(rollouts: Rollouts, rows: np.ndarray) -> pd.DataFrame:
