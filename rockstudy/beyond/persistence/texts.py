@@ -8,13 +8,14 @@ At position i of the texts, with the student's weights theta and a direction d,
 
 Slopes give the first-order effect of one step of training on *every position* for the price of
 about three forward passes; gradients of single positions are never made. Texts are read a few at a
-time, so that logits of a few rows exist at once, and never those of a corpus. Vectors of all weights
-lie in the machine's memory; the device holds the student in float32, its gradient or a direction, and
-the teacher.
+time, so that logits of a few rows exist at once, and never those of a corpus. Vectors of all
+weights lie in the machine's memory; the device holds the student in float32, its gradient or a
+direction, and the teacher.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -122,6 +123,7 @@ class FixedTexts:
     def slopes(self, step: Tensor) -> np.ndarray:
         """Derivative (N,) of the losses along a step (P,): <grad loss_i, step>, in nats."""
         moved, found = self.split(step), []
+        _load_derivatives()
         # the fused kernels of attention have no forward derivative
         with loading.evaluating(self.student), sdpa_kernel(SDPBackend.MATH):
             for part in self.parts:
@@ -171,6 +173,13 @@ class FixedTexts:
         parts = flat.split([p.numel() for p in own.values()])
         device = self.student.device
         return {n: x.view(own[n].shape).to(device) for n, x in zip(own, parts, strict=True)}
+
+
+def _load_derivatives() -> None:
+    """Let torch load its forward derivatives, which it compiles with its own deprecated compiler."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated", DeprecationWarning)
+        forward_ad._maybe_load_decompositions()
 
 
 def _sketch(total: Tensor, gradients: Sequence[Tensor]) -> None:
