@@ -176,10 +176,10 @@ class FixedTexts:
 
 
 def _load_derivatives() -> None:
-    """Let torch load its forward derivatives, which it compiles with its own deprecated compiler."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated", DeprecationWarning)
-        forward_ad._maybe_load_decompositions()
+    """Let torch load its forward derivatives, for which it calls its own deprecated compiler."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.filterwarnings("ignore", ".*jit.script. is deprecated", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
 def _sketch(total: Tensor, gradients: Sequence[Tensor]) -> None:
