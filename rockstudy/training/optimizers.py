@@ -61,7 +61,7 @@ class TensorAdamW(torch.optim.Optimizer):
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(p)
-            state["exp_avg_sq"] = torch.zeros((), device=p.device)
+            state["exp_avg_sq"] = p.new_zeros(())
         state["step"] += 1
         state["exp_avg"].lerp_(p.grad, 1 - BETAS[0])
         state["exp_avg_sq"].lerp_(p.grad.square().mean(), 1 - BETAS[1])

@@ -3,6 +3,8 @@
 Against autograd, torch's own optimisers, closed forms and simulations with a known truth.
 """
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -260,6 +262,16 @@ def test_the_mean_square_needs_no_single_gradient():
         .drop_duplicates("fold").squares.sum() for _ in range(40)
     ]  # fmt: skip
     assert np.mean(made) == pytest.approx((g**2).sum(), rel=0.03)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_over_all_orders_of_the_signs_the_sum_of_squares_is_exact(n):
+    g = np.random.default_rng(n).normal(size=(n, 3))
+    orders = set(itertools.permutations(np.resize([1.0, -1.0], n)))
+    signed = np.array([((np.array(s) @ g) ** 2).sum() for s in orders])
+    whole, count = np.full(len(signed), (g.sum(0) ** 2).sum()), np.full(len(signed), n)
+    found = coherence.sum_of_squares(signed, whole, count)
+    assert found.mean() == pytest.approx((g**2).sum())
 
 
 def test_draws_of_folds_never_pair_a_fold_with_itself():

@@ -5,13 +5,14 @@ With g_i the gradient of the loss at position i to all weights, and mu its mean 
     kappa = |mu|^2 / E |g_i|^2          1 where all are equal, 0 where they cancel
 
 |mu|^2 is estimated without bias from sums S_f over disjoint folds of whole prompts, by products of
-different folds alone (`rockstudy.gradients.type_gradients.between`), so that noise cancels and the
-estimate may be negative. E |g_i|^2 needs no single gradient either: with random signs s_i,
+different folds alone (as in `rockstudy.gradients.type_gradients`), so that noise cancels and the
+estimate may be negative. E |g_i|^2 needs no single gradient either. With signs s_i in a random
+order, as many of each as can be, so that their sum c is 0 or 1,
 
-    E | sum_i s_i g_i |^2 = sum_i |g_i|^2
+    E |sum_i s_i g_i|^2 = (1 - r) sum_i |g_i|^2 + r |S|^2,   r = (c^2 - n) / (n (n - 1))
 
-and one backward pass for each fold gives an unbiased value, whose noise is small where many
-gradients point in different directions.
+so that one more backward pass for each fold gives an unbiased sum of squares, in which what the
+gradients have in common adds no noise.
 """
 
 from __future__ import annotations
@@ -43,19 +44,32 @@ def products(texts: FixedTexts, groups: Mapping[str, np.ndarray], rng: Generator
     the first fold ``n`` (positions) and ``squares``, the estimated sum of |g_i|^2.
     """
     fold, frames = folds_of(texts.frame.prompt_index.to_numpy()), []
-    signs = rng.choice([-1.0, 1.0], len(fold))
     inside = np.arange(fold.max() + 1)[:, None] == fold
     for name, chosen in groups.items():
-        sums: Tensor = texts.gradients(inside * chosen, WIDTH)
-        squares = (
-            texts.gradients(inside * chosen * signs, WIDTH).square().sum(1).double().cpu().numpy()
-        )
-        gram = (sums @ sums.T).double().cpu().numpy()
+        mine = inside * chosen
+        sums: Tensor = texts.gradients(mine, WIDTH)
+        signed = texts.gradients(np.stack([_signs(one, rng) for one in mine]), WIDTH)
+        gram, n = (sums @ sums.T).double().cpu().numpy(), mine.sum(1)
+        own = signed.square().sum(1).double().cpu().numpy()
+        squares = sum_of_squares(own, np.diag(gram), n)
         a, b = np.indices(gram.shape).reshape(2, -1)
-        n = (inside * chosen).sum(1)
         rows = {"group": name, "fold": a, "other": b, "product": gram.ravel()}
         frames.append(pd.DataFrame(rows | {"n": n[a], "squares": squares[a]}))
     return pd.concat(frames, ignore_index=True)
+
+
+def _signs(chosen: np.ndarray, rng: Generator) -> np.ndarray:
+    """Signs in random order at the chosen positions (N,), as many of each as can be; else 0."""
+    signs = np.zeros(len(chosen))
+    signs[chosen] = rng.permutation(np.resize([1.0, -1.0], int(chosen.sum())))
+    return signs
+
+
+def sum_of_squares(signed: np.ndarray, whole: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Unbiased sums of |g_i|^2 (F,) from |sum s_i g_i|^2 and |S|^2 of n gradients each."""
+    several = np.maximum(n, 2)
+    r = np.where(n > 1, (n % 2 - several) / (several * (several - 1)), 0.0)
+    return (signed - r * whole) / (1 - r)
 
 
 def kappa(some: pd.DataFrame, rng: Generator) -> tuple[float, np.ndarray, float]:
