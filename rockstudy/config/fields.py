@@ -441,7 +441,7 @@ class PersistenceConfig(_Frozen):
     """stage 2 with other optimisers, trained at those seeds"""
     sgd_lr: tuple[Share, ...] = Field(default=(0.1, 0.2, 0.4), min_length=1, max_length=MOST)
     """learning rates of sgd, of which the first seed chooses one"""
-    lr: Share | None = None
+    step_lr: Share | None = None
     """learning rate of AdamW's step; none: that of stage 2, and 2e-6 where models are given
     (paper 1, stage 2: 2e-6)"""
 
@@ -541,7 +541,7 @@ class StudyConfig(_Frozen):
     """indices, from 0, of one or two benchmarks to knock out on; []: the first two"""
     freeze: FreezeConfig = FreezeConfig()
     """arms of selective distillation (`selective.arms`)"""
-    persistence: Annotated[PersistenceConfig, NEW] = PersistenceConfig()
+    persistence: PersistenceConfig = PersistenceConfig()
     """why rocks persist (`beyond.persistence`)"""
     gradient_memory_mb: Annotated[Count, COST] = 1024
     """memory in MB for the sums over token types in a pass over the vocabulary"""

@@ -161,3 +161,22 @@ def test_steps_groups_and_moments_at_a_checkpoint_agree_with_each_other(run):
         Run(from_parameters("tiny", persistence__arms=[]), run.path)
     )
     assert readings.of_effects(steps.effects(run, sums), "late")
+
+
+def test_given_checkpoints_are_measured_without_any_training(run, tmp_path):
+    last = stages.train(run, "stage2", seed=0).checkpoints
+    before = training_steps.stage1(run).checkpoints["late"]
+    models = {"teacher": "tiny:teacher", "before": str(before), "after": str(last["late"])}
+    models |= {"between": {"early": str(last["early"])}}
+    same = ("seed", "evaluation", "statistics", "rocks", "knockout", "screen")
+    values = {name: getattr(run.config, name) for name in same}
+    how = {"persistence__batch": 4, "persistence__batches": 1, "persistence__rebuilt": 2}
+    prompts = run.config.benchmarks[0].model_dump()
+    config = from_parameters("own", models=models, prompts=prompts, **values, **how)
+    given = Run(config, tmp_path / "given")
+    assert steps.places(given) == [(0, "pre"), (0, "early"), (0, "post")]
+    sums = steps.moved(given, 0, "post")
+    assert (sums.phi_sgd.sum() > 0) and "phi_rebuilt" not in sums
+    assert "rebuilt" in readings.of_rebuilt(steps.check_of_rebuilt(given, sums))
+    assert steps.has_arms(given).startswith("This run's models are given")
+    assert not (given.path / "training").exists()

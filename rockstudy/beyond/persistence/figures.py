@@ -78,7 +78,7 @@ def over_types(types: pd.DataFrame, slopes: pd.DataFrame, checkpoint: str) -> Fi
 
     The frames are those of `suppression.over_types`, the first with ``group``.
     """
-    made, axes = panels(7.0, 3.4, 1, 2)
+    made, [axes] = panels(7.0, 3.4, 1, 2)
     here = types[(types.checkpoint == checkpoint) & (types.kind == "phi")]
     here = here[here.against == "sgd"]
     for group, role in LOOKS.items():
@@ -106,7 +106,7 @@ def coherence(found: pd.DataFrame, types: pd.DataFrame, shares: Mapping[str, flo
 
     `found` is `steps.coherences`, `types` `steps.type_coherence`.
     """
-    made, axes = panels(7.0, 3.4, 1, 2)
+    made, [axes] = panels(7.0, 3.4, 1, 2)
     some = found[(found.by == "group") & (found.measure == "kappa")]
     _along(axes[0], some, shares)
     axes[0].set_xlabel("share of stage 2 that is done")
@@ -129,7 +129,7 @@ def coherence(found: pd.DataFrame, types: pd.DataFrame, shares: Mapping[str, flo
 
 def causes(effects: pd.DataFrame, found: pd.DataFrame, checkpoint: str) -> Figure:
     """S and kappa by the known cause of a position at one checkpoint."""
-    made, axes = panels(7.0, 3.2, 1, 2, sharey=True)
+    made, [axes] = panels(7.0, 3.2, 1, 2, sharey=True)
     S = effects[(effects.by == "cause") & (effects.measure == "S") & (effects.kind == "phi")]
     S = S[(S.against == "sgd") & (S.checkpoint == checkpoint)]
     kappa = found[(found.by == "cause") & (found.checkpoint == checkpoint)]
@@ -150,7 +150,7 @@ def causes(effects: pd.DataFrame, found: pd.DataFrame, checkpoint: str) -> Figur
 
 def arms(ratios: pd.DataFrame) -> Figure:
     """Fall of the rocks over the fall of all, by arm, and minus that of AdamW."""
-    made, axes = panels(7.0, 2.8, 1, 2, sharey=True)
+    made, [axes] = panels(7.0, 2.8, 1, 2, sharey=True)
     names = list(dict.fromkeys(ratios["arm"]))
     roles = dict(zip(CHOICES, ("rock", "student"), strict=True))
     for axis, measure in zip(axes, ("ratio", "minus adamw"), strict=True):

@@ -40,7 +40,7 @@ GROUPS = ("rock", "control", "high-KL", REST)  # "high-KL": rare types with a hi
 GIVEN_LR = 2e-6  # paper 1: of stage 2
 PER_PROMPT = 4  # paper 1: completions of a prompt in an update
 KEYS = ["prompt_index", "sample_index", "position", "token_id"]
-_OF = ("n_prompts", "batch", "batches", "rebuilt", "checkpoints", "moments_at", "seeds", "lr")
+_OF = ("n_prompts", "batch", "batches", "rebuilt", "checkpoints", "moments_at", "seeds", "step_lr")
 INSTRUMENT = (*TOKENS, "rocks", *(f"persistence.{name}" for name in _OF))
 TRAINED = (*INSTRUMENT, "persistence.arms", "persistence.sgd_lr")
 
@@ -223,7 +223,7 @@ def moved(run: Run, seed: int, name: str) -> pd.DataFrame:
     moments = _kept_moments(one, texts) if has else rebuilt
     assert moments is not None
     settings = run.config.stage2
-    lr = how.lr or (settings.lr if settings else GIVEN_LR)
+    lr = how.step_lr or (settings.lr if settings else GIVEN_LR)
     before, sums = texts.losses(), {}
     for number in range(how.batches):
         gradient = batches.gradient(number)
