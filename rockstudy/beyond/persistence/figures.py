@@ -86,7 +86,9 @@ def over_types(types: pd.DataFrame, slopes: pd.DataFrame, checkpoint: str) -> Fi
         alpha = 0.35 if group == "rest" else 0.8
         axes[0].scatter(some.n, some.S, s=10, lw=0, alpha=alpha, color=ROLES[role], label=group)
     axes[0].axhline(0, color="black", lw=0.8)
-    axes[0].set(xscale="log", xlabel="occurrences of the type", ylabel="S against SGD")
+    axes[0].set(xlabel="occurrences of the type", ylabel="S against SGD")
+    if len(here):  # an axis without a point has no logarithms
+        axes[0].set_xscale("log")
     axes[0].legend(frameon=False, fontsize=SMALLEST)
     rows = slopes[(slopes.checkpoint == checkpoint)].reset_index(drop=True)
     names = [f"{r.term}, {KINDS[r.kind]}, {STEP_NAMES[r.against]}" for r in rows.itertuples()]
@@ -117,7 +119,9 @@ def coherence(found: pd.DataFrame, types: pd.DataFrame, shares: Mapping[str, flo
         alpha = 0.35 if group == "rest" else 0.8
         axes[1].scatter(mine["count"], mine.kappa, s=10, lw=0, alpha=alpha, color=ROLES[role])
     axes[1].axhline(0, color="black", lw=0.8)
-    axes[1].set(xscale="log", xlabel="occurrences of the type", ylabel="kappa, in logit space")
+    axes[1].set(xlabel="occurrences of the type", ylabel="kappa, in logit space")
+    if len(types):
+        axes[1].set_xscale("log")
     made.caption = (
         "Share of the squared gradients that is common to a group: 0 where gradients cancel, 1 "
         f"where all are equal. Left: groups. Right: each of {len(types)} types after OPD, in the "
