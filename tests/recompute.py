@@ -438,6 +438,7 @@ def rock_gradients_cancel(tables: Tables) -> float:
 
 
 @of("{arm}-frees-rocks")
+@np.errstate(invalid="ignore")  # chosen types may not occur on the other half
 def frees_rocks(tables: Tables, arm: str) -> float:
     ends, k = tables["beyond.persistence.ends"], len(_first(tables))
     found = []
@@ -445,10 +446,11 @@ def frees_rocks(tables: Tables, arm: str) -> float:
         ratios = {}
         for name in ("adamw", arm):
             mine, sides = ends[(ends["arm"] == name) & (ends.seed == seed)], []
+            mine = mine.astype({"start": "float64", "end": "float64"})
             for side in (0, 1):
                 chosen = mine[mine.fold % 2 == side].groupby("token_id").end.sum()
-                rocks = chosen.astype("float64").nlargest(k).index
-                rest = mine[mine.fold % 2 != side].astype({"start": "float64", "end": "float64"})
+                rocks = chosen.nlargest(k).index
+                rest = mine[mine.fold % 2 != side]
                 falls = [
                     (some.start - some.end).sum() / some["count"].sum()
                     for some in (rest[rest.token_id.isin(rocks)], rest)

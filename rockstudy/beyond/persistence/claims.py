@@ -63,7 +63,7 @@ def _shown(here: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[ClaimRow]:
     for other in ("sgd", "momentum"):
         words = f"S of rocks by a step of AdamW that is really taken, against {other}."
         one = _measured(here.loc["real", other])
-        yield verdicts.shown(f"rocks-real-step-{other}", words, one, None, OURS)
+        yield verdicts.shown(f"real-step-{other}", words, one, None, OURS)
     some = slopes[(slopes.kind == "phi") & (slopes.against == "sgd")]
     for row in some.itertuples():
         if pd.notna(row.value):

@@ -97,7 +97,9 @@ def ratios(ends: pd.DataFrame, k: int, rng: Generator) -> pd.DataFrame:
 
 def _cube(some: pd.DataFrame) -> pd.DataFrame:
     """Sums by fold and type, from which halves are made."""
-    return some.groupby(["fold", "token_id"])[["count", "start", "end"]].sum().reset_index()
+    columns = ["count", "start", "end"]
+    whole = some.astype(dict.fromkeys(columns, np.float64))
+    return whole.groupby(["fold", "token_id"])[columns].sum().reset_index()
 
 
 def _ratio(mine: pd.DataFrame, chosen: pd.DataFrame, k: int, drawn: np.ndarray) -> np.ndarray:
