@@ -47,7 +47,12 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 FROM ?=
 REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p knockout__n_prompts 500 -p knockout__samples 2 \
 	-p freeze__extra_seeds 1 \
-	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]'
+	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]' \
+	-p persistence__moments_at '{"tenth":0.1,"quarter":0.25,"early":0.5,"late":1.0}' \
+	-p persistence__checkpoints '[]' -p persistence__seeds 3 -p persistence__n_prompts 128 \
+	-p persistence__batches 2 -p persistence__rebuilt 8 \
+	-p persistence__arms '["sgd","adamw-tensor","adamw-types"]' \
+	-p persistence__sgd_lr '[0.1,0.2,0.4,0.8]'
 
 # SmolLM2 at a size that two cores finish in about an hour: the preset's own tasks, from local files
 # in this folder, and a student that lacks every fifth layer, which little training recovers.

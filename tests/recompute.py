@@ -386,6 +386,81 @@ def gain(tables: Tables, arm: str) -> float:
     return (by_step[table.step.max()] - by_step[0]).mean()
 
 
+# Notebook 08.
+
+
+def _every(tables: Tables, name: str) -> pd.DataFrame:
+    """The tables of a step at several checkpoints; its last one in the order of training."""
+    files = sorted((tables.folder / "tables").glob(f"beyond.persistence.{name}-*.parquet"))
+    made = pd.concat([pd.read_parquet(file) for file in files])
+    how = tables.config["persistence"]
+    at = how["moments_at"] or tables.config["stage2"]["keep"]
+    order = sorted(set(made.checkpoint), key=lambda one: at[one])
+    return made[made.checkpoint == order[-1]]
+
+
+def _suppression(tables: Tables, other: str) -> float:
+    found = []
+    for _, some in _every(tables, "moved").groupby("seed"):
+        sums = some.groupby("group")[["phi_adamw", f"phi_{other}"]].sum()
+        rocks, rest = (sums.loc[name] for name in ("rock", "rest"))
+        if (rocks > 0).all() and (rest > 0).all():
+            ratio = rocks.iloc[0] / rocks.iloc[1] / (rest.iloc[0] / rest.iloc[1])
+            found.append(np.log(ratio))
+    return float(np.mean(found)) if found else float("nan")
+
+
+@of("adamw-suppresses-rocks")
+def adamw_suppresses_rocks(tables: Tables) -> float:
+    return _suppression(tables, "sgd")
+
+
+@of("second-moment-suppresses-rocks")
+def second_moment_suppresses_rocks(tables: Tables) -> float:
+    return _suppression(tables, "momentum")
+
+
+@of("rock-gradients-cancel")
+def rock_gradients_cancel(tables: Tables) -> float:
+    found = _every(tables, "products")
+    made = []
+    for _, some in found[found.by == "group"].groupby("seed"):
+        kappa = {}
+        for group in ("rock", "rest"):
+            mine = some[some.group == group]
+            n = mine.drop_duplicates("fold").set_index("fold").n
+            apart = mine[mine.fold != mine.other]
+            pairs = (apart.n * apart.other.map(n)).sum()
+            own = mine.drop_duplicates("fold")
+            kappa[group] = apart["product"].sum() / pairs / (own.squares.sum() / own.n.sum())
+        made.append(kappa["rock"] - kappa["rest"])
+    return float(np.nanmean(made))
+
+
+@of("{arm}-frees-rocks")
+@np.errstate(invalid="ignore")  # chosen types may not occur on the other half
+def frees_rocks(tables: Tables, arm: str) -> float:
+    ends, k = tables["beyond.persistence.ends"], len(_first(tables))
+    found = []
+    for seed in ends.seed.unique():
+        ratios = {}
+        for name in ("adamw", arm):
+            mine, sides = ends[(ends["arm"] == name) & (ends.seed == seed)], []
+            mine = mine.astype({"start": "float64", "end": "float64"})
+            for side in (0, 1):
+                chosen = mine[mine.fold % 2 == side].groupby("token_id").end.sum()
+                rocks = chosen.nlargest(k).index
+                rest = mine[mine.fold % 2 != side]
+                falls = [
+                    (some.start - some.end).sum() / some["count"].sum()
+                    for some in (rest[rest.token_id.isin(rocks)], rest)
+                ]
+                sides.append(falls[0] / falls[1])
+            ratios[name] = np.mean(sides)
+        found.append(ratios[arm] - ratios["adamw"])
+    return float(np.nanmean(found))
+
+
 if __name__ == "__main__":
     found = compare(Path(sys.argv[1]))
     print(found.to_string())

@@ -418,6 +418,50 @@ class FreezeConfig(_Frozen):
         return self
 
 
+class PersistenceConfig(_Frozen):
+    """Why rocks persist (beyond the paper): steps at checkpoints, other optimisers."""
+
+    n_prompts: Count = 128
+    """maximum number of prompts whose losses are followed, at most half of those of the statistics
+    (ours)"""
+    batch: Count = 32
+    """completions in an update, on other prompts (ours)"""
+    batches: Few = 2
+    """updates that are measured at each checkpoint (ours)"""
+    rebuilt: Few = 8
+    """batches that AdamW's running means are rebuilt from, where training kept none (ours)"""
+    checkpoints: tuple[Label, ...] = Field(default=(), max_length=MOST)
+    """checkpoints of stage 2, or given ones, at which this is measured; []: all of them"""
+    moments_at: dict[Label, Share] = Field(default={}, max_length=MOST)
+    """further checkpoints, by name with their share of stage 2, of a second baseline that keeps
+    AdamW's running means, in place of checkpoints; {}: none is trained"""
+    seeds: Few = 1
+    """number of training seeds, the first ones"""
+    arms: tuple[Literal["sgd", "adamw-tensor", "adamw-types"], ...] = ()
+    """stage 2 with other optimisers, trained at those seeds"""
+    sgd_lr: tuple[Share, ...] = Field(default=(0.1, 0.2, 0.4), min_length=1, max_length=MOST)
+    """learning rates of sgd, of which the first seed chooses one"""
+    step_lr: Share | None = None
+    """learning rate of AdamW's step; none: that of stage 2, and 2e-6 where models are given
+    (paper 1, stage 2: 2e-6)"""
+
+    @field_validator("moments_at")
+    @classmethod
+    def _in_order_of_training(cls, moments_at: dict[str, float]) -> dict[str, float]:
+        if moments_at and moments_at.get("late") != 1.0:
+            raise ValueError("moments_at must hold late: 1.0, the end of the stage")
+        return dict(sorted(moments_at.items(), key=lambda kept: kept[::-1]))
+
+    @model_validator(mode="after")
+    def _all_distinct(self) -> Self:
+        for field in ("checkpoints", "arms", "sgd_lr"):
+            if len(set(values := getattr(self, field))) < len(values):
+                raise ValueError(f"{field} must be distinct, got {list(values)}")
+        if self.arms and not self.moments_at:
+            raise ValueError("arms need moments_at, whose baseline they are compared with")
+        return self
+
+
 UNNAMED = "path/to/prompts.jsonl"  # in the preset own
 STAGES = ("stage1", "stage2")
 TRAINING = ("train_task", *STAGES)  # fields that only a study which trains has
@@ -497,6 +541,8 @@ class StudyConfig(_Frozen):
     """indices, from 0, of one or two benchmarks to knock out on; []: the first two"""
     freeze: FreezeConfig = FreezeConfig()
     """arms of selective distillation (`selective.arms`)"""
+    persistence: PersistenceConfig = PersistenceConfig()
+    """why rocks persist (`beyond.persistence`)"""
     gradient_memory_mb: Annotated[Count, COST] = 1024
     """memory in MB for the sums over token types in a pass over the vocabulary"""
     plugins: tuple[Name, ...] = Field(default=(), max_length=MOST)

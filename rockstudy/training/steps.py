@@ -169,7 +169,13 @@ def train_arms(
 @kept_apart
 def trained(run: Run, arm: Arm, seed: int) -> stages.TrainResult:
     """Train an arm at one seed, or read it back."""
-    return stages.train(arm.of(run), "stage2", seed=seed, arm=arm.name, weights=arm.weights)
+    return stages.train(arm.of(run), "stage2", **_job(arm, seed))
+
+
+def _job(arm: Arm, seed: int) -> dict[str, Any]:
+    """An arm at one seed as arguments of `stages.train`."""
+    how = {"arm": arm.name, "weights": arm.weights, "optimizer": arm.optimizer}
+    return how | {"seed": seed}
 
 
 def _train_and_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> None:
@@ -191,8 +197,7 @@ def _start(seed: int) -> str:
 
 
 def _is_graded(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
-    how = {"seed": seed, "arm": arm.name, "weights": arm.weights}
-    if not stages.is_trained(arm.of(run), "stage2", **how):
+    if not stages.is_trained(arm.of(run), "stage2", **_job(arm, seed)):
         return False
     folders = _to_grade(run, arm, seed, names)
     return all(

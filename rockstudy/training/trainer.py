@@ -38,6 +38,7 @@ from rockstudy.sampling import rollout
 from rockstudy.store import files, resumable
 from rockstudy.store.seeds import torch_seed
 from rockstudy.training.metrics import Clock, Ledger
+from rockstudy.training.optimizers import Optimizer, write_moments
 from rockstudy.training.position_weights import Batch, WeightFunction, evaluate
 from rockstudy.training.vllm_rollouts import Generation
 
@@ -49,11 +50,12 @@ Inputs = dict[str, Tensor]
 class DistillTrainer(trl.DistillationTrainer):
     """Trains one stage, whose `name` errors give; `seed` is that of its rollouts.
 
-    Without position `weights` they are 1 everywhere. `teacher_model` is not changed: on a different
-    device of the same kind it computes there; on the CPU, FSDP2 trains with a sharded copy of it
-    (`rockstudy.parallel.placement`). Other arguments are TRL's. ``train_dataset`` holds one row per
-    prompt in the order of training: ``prompt_ids``, and ``completions`` with ``stopped``, one per
-    rollout, where they were sampled before.
+    Without position `weights` they are 1 everywhere. With `own_optimizer` each kept checkpoint has
+    what it remembers, which FSDP2 does not allow: it shards the parameters. `teacher_model` is not
+    changed: on a different device of the same kind it computes there; on the CPU, FSDP2 trains with
+    a sharded copy of it (`rockstudy.parallel.placement`). Other arguments are TRL's.
+    ``train_dataset`` holds one row per prompt in the order of training: ``prompt_ids``, and
+    ``completions`` with ``stopped``, one per rollout, where they were sampled before.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class DistillTrainer(trl.DistillationTrainer):
         name: str,
         seed: int,
         weights: WeightFunction | None = None,
+        own_optimizer: Optimizer | None = None,
         teacher_model: PreTrainedModel,
         **kwargs: Any,
     ) -> None:
@@ -75,6 +78,9 @@ class DistillTrainer(trl.DistillationTrainer):
         self._weighs_late = self._needs_losses and stage.normalize == "tokens"
         self.kept: dict[str, str] = {}  # hashes of the files of kept checkpoints (`resumable`)
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
+        self.own_optimizer = own_optimizer
+        if own_optimizer is not None:
+            self.optimizer_cls_and_kwargs = own_optimizer.made_by(self.args.learning_rate)
         self._keep_float32()
         if stage.engine == "vllm" and stage.source == "student":
             self._take_engine()
@@ -374,6 +380,8 @@ class DistillTrainer(trl.DistillationTrainer):
             raise
         if main:
             (waiting / "training_args.bin").unlink(missing_ok=True)  # a pickle
+            if self.own_optimizer is not None:
+                write_moments(self.optimizer, self.model.named_parameters(), waiting)
             waiting.rename(folder)
             self.kept |= resumable.hashed(folder)
 
