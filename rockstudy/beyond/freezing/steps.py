@@ -112,8 +112,8 @@ def _hashes(run: Run) -> dict[str, str]:
 
 
 def _all_hashes(run: Run) -> dict[str, str]:
-    """The trained arms of both notebooks as inputs."""
-    return selective_steps.trained_hashes(run) | _hashes(run)
+    """The trained arms of both notebooks as inputs; those of this one are trained first."""
+    return _hashes(run) | selective_steps.trained_hashes(run)
 
 
 @table(*BOTH, inputs=lambda run: _all_hashes(run) | evaluation.graded_on(run))
