@@ -6,6 +6,7 @@ in another way than the rooms do. ``python tests/recompute.py data/reference/lab
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -384,6 +385,75 @@ def gain(tables: Tables, arm: str) -> float:
     table = table[(table.benchmark == _main(tables, table)) & (table["arm"] == arm)]
     by_step = table.set_index(["step", "seed", "prompt_index"]).accuracy
     return (by_step[table.step.max()] - by_step[0]).mean()
+
+
+# Notebook 09.
+
+
+def _excess(tables: Tables, arm: str, seeds: list[int] | None = None) -> tuple[float, list[int]]:
+    """An arm's change minus that of the plain loss at equal gain, and the seeds of the mean."""
+    table = tables["beyond.freezing.accuracy"]
+    main, trained = _main(tables, table), tables.config["train_task"]["name"]
+    other = next(name for name in table.benchmark.unique() if name not in (main, trained))
+    means = table.pivot_table("accuracy", ["arm", "seed", "step"], "benchmark")
+    risen = means - means.groupby(level=["arm", "seed"]).transform("first")
+    if seeds is None:
+        seeds = (
+            risen.loc[arm]
+            .index.unique("seed")
+            .intersection(risen.loc["baseline"].index.unique("seed"))
+        )
+    gain, change = risen.loc[arm].loc[list(seeds)].groupby("step").mean().iloc[-1][[main, other]]
+    found, away = [], []
+    for name in risen.index.unique("arm"):
+        plain = name == "baseline" or name.startswith("rate-")
+        if name == arm or not plain or not set(seeds) <= set(risen.loc[name].index.unique("seed")):
+            continue
+        curve = risen.loc[name].loc[list(seeds)].groupby("step").mean()[[main, other]].to_numpy()
+        away += [(abs(g - gain), c) for g, c in curve]
+        for (g, c), (h, d) in itertools.pairwise(curve):
+            if g != h and min(g, h) <= gain <= max(g, h):
+                found.append(c + (d - c) * (gain - g) / (h - g))
+                break
+    at = np.mean(found) if found else min(away)[1]
+    return change - at, list(seeds)
+
+
+def _contrast(tables: Tables, arm: str, against: str) -> float:
+    mine, other = (set(_excess(tables, one)[1]) for one in (arm, against))
+    seeds = sorted(mine & other)
+    return _excess(tables, arm, seeds)[0] - _excess(tables, against, seeds)[0]
+
+
+@of("rock-freeze-forgets-less-at-equal-gain")
+def rock_freeze_forgets_less_at_equal_gain(tables: Tables) -> float:
+    return _excess(tables, "rock-freeze")[0]
+
+
+@of("excess-{arm}")
+def excess(tables: Tables, arm: str) -> float:
+    return _excess(tables, arm)[0]
+
+
+@of("rocks-spare-more-than-as-much-loss")
+def rocks_spare_more_than_as_much_loss(tables: Tables) -> float:
+    return _contrast(tables, "rock-freeze", "random-windows-loss")
+
+
+@of("rocks-spare-more-than-as-many-positions")
+def rocks_spare_more_than_as_many_positions(tables: Tables) -> float:
+    return _contrast(tables, "equal-positions-score", "equal-positions-random")
+
+
+@of("rocks-spare-more-than-high-kl-of-as-much-loss")
+def rocks_spare_more_than_high_kl_of_as_much_loss(tables: Tables) -> float:
+    return _contrast(tables, "equal-loss-score", "equal-loss-rkl")
+
+
+@of("left-out-{arm}")
+def left_out(tables: Tables, arm: str) -> float:
+    rows = tables["beyond.freezing.trainings"]
+    return rows.loss_share[rows["arm"] == arm].mean()
 
 
 if __name__ == "__main__":

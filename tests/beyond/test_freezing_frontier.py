@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rockstudy.beyond.freezing import frontier
+from rockstudy.beyond.freezing import authors, frontier
 from rockstudy.beyond.freezing.frontier import Curve, Frontier
 
 STEPS = {10: 0.25, 20: 0.5, 40: 1.0}
@@ -130,13 +130,13 @@ def test_benchmarks_of_different_sizes_keep_the_mean_of_all_problems():
 
 def test_the_order_of_the_authors_is_compared_by_ranks():
     rng = np.random.default_rng(0)
-    theirs = frontier.orders(pd.DataFrame(columns=_COLUMNS), "maths")
-    assert theirs.value.isna().all() and frontier.rank_correlation(theirs, rng) == {}
+    theirs = authors.orders(pd.DataFrame(columns=_COLUMNS), "maths")
+    assert theirs.value.isna().all() and authors.rank_correlation(theirs, rng) == {}
     same = theirs.assign(value=theirs.their_accuracy, error=1e-6)
-    found = frontier.rank_correlation(same, rng)
-    assert found["value"] == pytest.approx(1.0) and found["n"] == len(frontier.THEIRS)
+    found = authors.rank_correlation(same, rng)
+    assert found["value"] == pytest.approx(1.0) and found["n"] == len(authors.THEIRS)
     assert found["lo"] < 0.8  # of theirs alone, 90 problems leave the order open
-    assert frontier.rank_correlation(same.assign(value=-same.value), rng)["value"] == -1.0
+    assert authors.rank_correlation(same.assign(value=-same.value), rng)["value"] == -1.0
 
 
 _COLUMNS = ["arm", "seed", "step", "benchmark", "prompt_index", "accuracy"]

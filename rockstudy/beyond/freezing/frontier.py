@@ -44,21 +44,9 @@ from scipy import stats
 
 from rockstudy import intervals
 from rockstudy.beyond.freezing.arms import RATE
-from rockstudy.claims import paper
 
 BASELINE = "baseline"
 POWER = 0.8  # ours: of the least effect that a row could have seen
-DRAWS = 10_000  # ours: of the order of the arms
-THEIRS = {  # arms of the authors' branch, and ours that are nearest
-    "top-frequency": "equal-positions-frequency",
-    "top-mean-kl": "equal-positions-rkl",
-    "top-gradient-norm": "equal-positions-gradient-norm",
-    "top-gradient-alignment": "equal-positions-gradient-alignment",
-    "rocks-at-0.3": "lambda-0.3",
-    "rocks-at-0.5": "lambda-0.5",
-    "rocks-at-0.7": "lambda-0.7",
-}
-THEIR_PROBLEMS = 90  # in a branch of the public code, unpublished
 Points = Mapping[tuple[str, int], np.ndarray]  # (arm, step): cells (S, P), minus those of the start
 
 
@@ -145,6 +133,18 @@ def frontier(
         return np.array([by_step[step].loc[seeds].to_numpy().mean() for step in sorted(by_step)])
 
     return Frontier({arm: Curve(means(gains[arm]), means(changes[arm])) for arm in whole})
+
+
+def curves(accuracy: pd.DataFrame, trained: str, other: str) -> dict[str, pd.DataFrame]:
+    """``step, gain, change`` of the baseline at each learning rate, over the seeds of all rates."""
+    gains, changes = cells(accuracy, trained), cells(accuracy, other)
+    rates = [arm for arm in gains if is_baseline(arm)]
+    seeds = sorted(set.intersection(*(set(gains[arm][0].index) for arm in rates)))
+    found = frontier(gains, changes, seeds).curves
+    return {
+        arm: pd.DataFrame({"step": sorted(gains[arm]), "gain": one.gain, "change": one.change})
+        for arm, one in found.items()
+    }
 
 
 def _has(by_step: Mapping[int, pd.DataFrame], seeds: Sequence[int]) -> bool:
@@ -258,66 +258,3 @@ def as_claim(row: Mapping[str, Any], seeds: int, problems: int) -> dict[str, Any
     names |= {"lo90": "excess_lo90", "hi90": "excess_hi90", "detectable": "detectable"}
     unit = f"problems x {seeds} seeds"
     return {k: row.get(v, np.nan) for k, v in names.items()} | {"unit": unit, "n": problems}
-
-
-def orders(accuracy: pd.DataFrame, benchmark: str) -> pd.DataFrame:
-    """The authors' arms beside ours: ``theirs, arm, their_accuracy``, and our ``value, lo, hi``.
-
-    Ours are accuracies at the end of training on a benchmark, with the standard error ``error``
-    over seeds and problems of the difference to the arms' common mean; NaN where an arm was not
-    trained. Rows in the order of their accuracies.
-    """
-    grids = {}
-    some = accuracy[(accuracy.benchmark == benchmark) & (accuracy.step > 0)]
-    for arm in THEIRS.values():
-        rows = some[(some["arm"] == arm)]
-        if len(rows):
-            rows = rows[rows.step == rows.step.max()]
-            grids[arm] = rows.pivot(index="seed", columns="prompt_index", values="accuracy")
-    seeds = sorted(set.intersection(*(set(one.index) for one in grids.values()))) if grids else []
-    known = {arm: grid.loc[seeds].to_numpy() for arm, grid in grids.items() if seeds}
-    common = np.mean(list(known.values()), 0) if known else np.zeros((1, 1))
-    table = []
-    for name, arm in THEIRS.items():
-        theirs = paper.number(f"horse-race/{name}").value
-        row: dict[str, Any] = {"theirs": name, "arm": arm, "their_accuracy": theirs}
-        row |= {"value": np.nan, "error": np.nan, "seeds": len(seeds)}
-        if arm in known:
-            row["value"] = known[arm].mean()
-            if len(seeds) > 1:
-                row["error"] = float(intervals.two_way_error(known[arm] - common)[1])
-        table.append(row)
-    return pd.DataFrame(table).sort_values("their_accuracy", ascending=False, ignore_index=True)
-
-
-def rank_correlation(table: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
-    """Spearman's correlation of our order with the authors', with an interval.
-
-    `table` is that of `orders`. The interval holds 95% of the correlations of draws in which every
-    arm's accuracy has its own error: ours that over seeds and problems; theirs, which is not
-    published, that of 90 problems with the same decoding noise in all, at least. The keys are
-    ``value, lo, hi, unit, n``; empty with fewer than three arms.
-    """
-    known = table.dropna(subset=["value", "error"])
-    if len(known) < 3:
-        return {}
-    theirs, ours = known.their_accuracy.to_numpy(), known.value.to_numpy()
-    spread = np.sqrt(theirs * (1 - theirs) / THEIR_PROBLEMS)
-    both = [
-        rng.normal(mean, sd, (DRAWS, len(known)))
-        for mean, sd in ((theirs, spread), (ours, known.error.to_numpy()))
-    ]
-    ranks = [stats.rankdata(one, axis=1) for one in both]
-    drawn = _pearson(*ranks)
-    lo, hi = np.quantile(drawn, [(1 - intervals.LEVEL) / 2, (1 + intervals.LEVEL) / 2])
-    value = float(stats.spearmanr(theirs, ours).statistic)
-    if np.isnan(value):
-        return {}
-    ends = {"lo": min(float(lo), value), "hi": max(float(hi), value)}
-    return {"value": value} | ends | {"unit": "arms, errors drawn", "n": len(known)}
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Correlation of the rows of two arrays (B, N)."""
-    x, y = (one - one.mean(1, keepdims=True) for one in (x, y))
-    return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
