@@ -6,7 +6,6 @@ in another way than the rooms do. ``python tests/recompute.py data/reference/lab
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import sys
@@ -404,18 +403,18 @@ def _excess(tables: Tables, arm: str, seeds: list[int] | None = None) -> tuple[f
             .intersection(risen.loc["baseline"].index.unique("seed"))
         )
     gain, change = risen.loc[arm].loc[list(seeds)].groupby("step").mean().iloc[-1][[main, other]]
-    found, away = [], []
+    points = []
     for name in risen.index.unique("arm"):
         plain = name == "baseline" or name.startswith("rate-")
-        if name == arm or not plain or not set(seeds) <= set(risen.loc[name].index.unique("seed")):
-            continue
-        curve = risen.loc[name].loc[list(seeds)].groupby("step").mean()[[main, other]].to_numpy()
-        away += [(abs(g - gain), c) for g, c in curve]
-        for (g, c), (h, d) in itertools.pairwise(curve):
-            if g != h and min(g, h) <= gain <= max(g, h):
-                found.append(c + (d - c) * (gain - g) / (h - g))
-                break
-    at = np.mean(found) if found else min(away)[1]
+        if name != arm and plain and set(seeds) <= set(risen.loc[name].index.unique("seed")):
+            curve = risen.loc[name].loc[list(seeds)].groupby("step").mean()[[main, other]]
+            points.append(curve.drop(index=0).to_numpy())
+    x, y = np.concatenate(points).T
+    if len(np.unique(x)) < 3:
+        return change - gain * (x * y).sum() / (x * x).sum(), list(seeds)
+    squares = [[(x**2).sum(), (x**3).sum()], [(x**3).sum(), (x**4).sum()]]
+    a, b = np.linalg.solve(squares, [(x * y).sum(), (x * x * y).sum()])
+    at = a * gain + b * gain**2
     return change - at, list(seeds)
 
 

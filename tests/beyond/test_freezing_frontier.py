@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from rockstudy.beyond.freezing import authors, frontier
-from rockstudy.beyond.freezing.frontier import Curve, Frontier
+from rockstudy.beyond.freezing.frontier import Frontier
 
 STEPS = {10: 0.25, 20: 0.5, 40: 1.0}
 
@@ -25,45 +25,58 @@ def grid(values, problems=2):
     return pd.DataFrame(rows)
 
 
-def test_a_curve_is_interpolated_where_it_first_reaches_a_gain():
-    curve = Curve(np.array([0.0, 0.1, 0.3, 0.2, 0.4]), np.array([0.0, -0.1, -0.2, -0.6, -0.8]))
-    weights, slope = curve.at(0.25)
-    np.testing.assert_allclose(weights, [0, 0.25, 0.75, 0, 0])
-    assert weights @ curve.change == pytest.approx(np.interp(0.25, [0.1, 0.3], [-0.1, -0.2]))
-    assert slope == pytest.approx(-0.5)
-    assert curve.at(0.41) is None and curve.at(-0.01) is None
+def on_a_parabola(gain):
+    return -0.2 * gain - 3 * gain**2
 
 
-def test_outside_all_curves_the_nearest_point_stands_in():
-    one = Curve(np.array([0.0, 0.2]), np.array([0.0, -0.1]))
-    two = Curve(np.array([0.0, 0.3]), np.array([0.0, -0.3]))
-    both = Frontier({"baseline": one, "rate-0.5": two})
-    assert both.change(0.1) == pytest.approx((-0.05 - 0.1) / 2)  # the mean of the two
-    assert both.change(0.25) == pytest.approx(-0.25)  # one of them does not get there
-    assert both.change(0.5) == -0.3 and both.at(0.5)[1]
-    assert both.change(-0.5) == 0.0
+def test_the_frontier_is_the_least_squares_curve_through_the_start():
+    rng = np.random.default_rng(0)
+    gain, change = rng.random(7), rng.normal(size=7)
+    curve = Frontier(gain, change)
+    expected, *_ = optimize.curve_fit(lambda g, a, b: a * g + b * g**2, gain, change)
+    np.testing.assert_allclose(curve.coefficients, expected, rtol=1e-5)
+    assert curve.at(0.0) == 0.0
+    np.testing.assert_allclose(curve.slope(0.3), expected[0] + 0.6 * expected[1], rtol=1e-5)
+    exact = Frontier(gain, on_a_parabola(gain))
+    np.testing.assert_allclose(exact.at(gain), on_a_parabola(gain))
+    assert Frontier(gain[:2], change[:2]).degree == 1
+    assert curve.holds(gain.max()) and not curve.holds(gain.max() + 0.01) and not curve.holds(-0.1)
+
+
+def test_the_weights_of_the_points_are_the_derivatives_of_the_curve():
+    rng, h = np.random.default_rng(1), 1e-6
+    gain, change = rng.random(6), rng.normal(size=6)
+    of_changes, of_gains = Frontier(gain, change).weights(0.4)
+    for j in range(6):
+        step = h * (np.arange(6) == j)
+        up, down = (Frontier(gain, change + s * step).at(0.4) for s in (1, -1))
+        assert of_changes[j] == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-6)
+        up, down = (Frontier(gain + s * step, change).at(0.4) for s in (1, -1))
+        assert of_gains[j] == pytest.approx((up - down) / (2 * h), rel=1e-4, abs=1e-5)
 
 
 def test_a_known_crossing_is_found():
-    """At half of its gain the baseline forgets 0.1: an arm that forgets less is above."""
-    start = (0.4, 0.5)
-    table = grid(
-        {
-            "baseline": {0: start, 20: (0.5, 0.4), 40: (0.6, 0.1)},
-            "above": {0: start, 40: (0.5, 0.45)},
-            "on": {0: start, 40: (0.55, 0.25)},
-            "below": {0: start, 40: (0.45, 0.35)},
-            "more": {0: start, 40: (0.7, 0.1)},
-        }
-    )
+    """The baseline's points lie on a parabola, and arms a known distance from it."""
+    start = (0.3, 0.8)
+    offsets = {"above": (0.1, 0.05), "on": (0.15, 0.0), "below": (0.05, -0.1), "more": (0.4, 0.0)}
+
+    def ends(gain, extra=0.0):
+        return start[0] + gain, start[1] + on_a_parabola(gain) + extra
+
+    values = {"baseline": {0: start} | {step: ends(0.3 * x) for step, x in STEPS.items()}}
+    values |= {arm: {0: start, 40: ends(*where)} for arm, where in offsets.items()}
+    table = grid(values)
     found = frontier.excess(table, "maths", "other").set_index("arm")
-    expected = {"above": 0.05, "on": 0.0, "below": -0.1, "more": 0.0}
-    np.testing.assert_allclose(found.excess[list(expected)], list(expected.values()), atol=1e-12)
+    for arm, (gain, extra) in offsets.items():
+        assert found.excess[arm] == pytest.approx(extra, abs=1e-12)
+        assert found.at_equal_gain[arm] == pytest.approx(on_a_parabola(gain))
     assert found.beyond["more"] and not found.beyond["on"]
     assert np.isnan(found.excess["baseline"])  # there is no other rate to compare it with
     apart = frontier.contrast(table, "maths", "other", "above", "below")
     assert apart["value"] == pytest.approx(0.15)
     assert frontier.contrast(table, "maths", "other", "above", "absent") == {}
+    curves = frontier.curves(table, "maths", "other")
+    np.testing.assert_allclose(curves.fitted, curves.change, atol=1e-12)
 
 
 def simulated(rng, rates, seeds=3, problems=300, extra=0.0):
@@ -95,13 +108,13 @@ def test_an_arm_that_only_scales_the_rate_lies_on_the_frontier(extra):
     """And one that forgets less by a known amount lies that far above it; intervals hold both."""
     rng, rates = np.random.default_rng(1), {"baseline": 1.0, "rate-0.5": 0.5, "rate-0.25": 0.25}
     errors, held = [], []
-    for _ in range(60):
+    for _ in range(40):
         table = simulated(rng, rates | {"arm": 0.7}, extra=extra)
         row = frontier.excess(table, "maths", "other").set_index("arm").loc["arm"]
         errors.append(row.excess - extra)
         held.append(row.excess_lo <= extra <= row.excess_hi)
     assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(len(errors)) + 0.002  # it is bent
-    assert np.mean(held) >= 0.85  # 95%, within three standard errors of 60 draws
+    assert np.mean(held) >= 0.85  # 95%, within three standard errors of 40 draws
 
 
 def test_a_rate_is_compared_with_the_other_rates_and_one_seed_has_no_interval():
@@ -109,7 +122,7 @@ def test_a_rate_is_compared_with_the_other_rates_and_one_seed_has_no_interval():
     rates = {"baseline": 1.0, "rate-0.5": 0.5, "arm": 0.7}
     table = simulated(rng, rates, seeds=2, problems=50)
     found = frontier.excess(table, "maths", "other").set_index("arm")
-    assert found.curves["rate-0.5"] == 1
+    assert found.points["rate-0.5"] == len(STEPS)
     single = frontier.excess(
         table[(table.seed == 0) | (table["arm"] != "arm")], "maths", "other"
     ).set_index("arm")
@@ -123,9 +136,9 @@ def test_benchmarks_of_different_sizes_keep_the_mean_of_all_problems():
     fewer = table[(table.benchmark == "maths") | (table.prompt_index < 40)]
     row = frontier.excess(fewer, "maths", "other").set_index("arm").loc["arm"]
     gains, changes = (frontier.cells(fewer, name) for name in ("maths", "other"))
-    curves = frontier.frontier(gains, changes, [0, 1, 2])
+    _, curve = frontier.frontier(gains, changes, [0, 1, 2])
     gain, change = (one["arm"][40].to_numpy().mean() for one in (gains, changes))
-    assert row.excess == pytest.approx(change - curves.change(gain))
+    assert row.excess == pytest.approx(change - curve.at(gain))
 
 
 def test_the_order_of_the_authors_is_compared_by_ranks():

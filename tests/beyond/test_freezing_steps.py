@@ -113,7 +113,7 @@ def test_readings_and_figures_of_a_run_without_further_arms(accuracy, trainings,
     summary, names = shown.summary(own, matched.iloc[:0]), ("maths", "other")
     excess, curves = frontier.excess(some, *names), frontier.curves(some, *names)
     assert readings.of_shares(summary, 0.1) == readings.NO_ARMS
-    assert "the frontier is one curve" in readings.of_frontier(curves, names)
+    assert "the frontier is that of one training" in readings.of_frontier(curves, names)
     assert "one seed: no conclusion" in readings.of_excess(excess, 0.02)
     for one in (
         figures.shares(summary, 0.1),

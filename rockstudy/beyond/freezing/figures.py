@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -74,17 +72,20 @@ def shares(table: pd.DataFrame, share: float) -> Figure:
 
 
 def learning_and_forgetting(
-    table: pd.DataFrame, curves: Mapping[str, pd.DataFrame], names: tuple[str, str]
+    table: pd.DataFrame, curves: pd.DataFrame, names: tuple[str, str]
 ) -> Figure:
     """Gain against change of every arm, with the baseline's curves at its learning rates.
 
-    `table` is that of `frontier.excess`, `curves` have ``step, gain, change`` by arm
-    (`frontier.curves`), and `names` are the trained benchmark and the other one.
+    `table` is that of `frontier.excess`, `curves` that of `frontier.curves`, and `names` are the
+    trained benchmark and the other one.
     """
     made, (axis,) = figure(7.2, 5.0)
-    for (arm, rows), line in zip(curves.items(), LINES * len(curves), strict=False):
-        look = style("student") | {"ls": line, "ms": 3.5, "lw": 1.4, "zorder": 2}
+    groups = curves.groupby("arm", sort=False)
+    for (arm, rows), line in zip(groups, LINES * groups.ngroups, strict=False):
+        look = style("student") | {"ls": line, "ms": 3.5, "lw": 1, "zorder": 2, "alpha": 0.7}
         axis.plot(rows.gain, rows.change, label=arm, **look)
+    fitted = curves.sort_values("gain")
+    axis.plot(fitted.gain, fitted.fitted, color="black", lw=2, label="frontier", zorder=2)
     ours = table[~table["arm"].map(is_baseline)]
     for row in ours.itertuples():
         bars = {"xerr": [[row.gain - row.gain_lo], [row.gain_hi - row.gain]]}
@@ -102,10 +103,11 @@ def learning_and_forgetting(
     made.alt = "Change on the other benchmark against gain on the trained one, for every arm."
     made.caption = (
         "Change of the accuracy since the start of stage 2 on the benchmark that is not trained, "
-        "against the gain on the trained one. Lines: the plain loss at the learning rates of the "
-        "study, from the start over the graded checkpoints to the end. Marks: other arms at their "
-        "end, those of equal loss hollow; above a line an arm forgets less than a baseline that "
-        f"has learnt as much. Whiskers: 95% intervals over problems and {seeds} training seeds. "
+        "against the gain on the trained one. Thin: the plain loss at each learning rate, from the "
+        "start over the graded checkpoints to the end; thick: the curve through all of them. "
+        "Marks: other arms at their end, those of equal loss hollow; above the curve an arm "
+        "forgets less than a baseline that has learnt as much. Whiskers: 95% intervals over "
+        f"problems and {seeds} training seeds. "
         "The paper grades no benchmark beside those it compares the regimes on."
     )
     return made
@@ -136,7 +138,7 @@ def excess(table: pd.DataFrame, margin: float) -> Figure:
         "gained as much on the trained one; right of 0 an arm forgets less. Thin: 95%, thick: 90% "
         "intervals over problems and training seeds (their number is in brackets; one seed has "
         f"none). Grey: the margin of equivalence, {margin:g}. A star: no baseline has gained as "
-        "much, and its point of the nearest gain stands in. The paper has no such comparison."
+        "much, and the frontier is extrapolated. The paper has no such comparison."
     )
     return made
 

@@ -7,29 +7,32 @@ another one,
     change = change of the accuracy on the other one
 
 An arm that learns less may forget less for that reason alone. So it is compared with a baseline
-that has learnt the same: the plain loss at the learning rates of the study and at smaller ones (the
-arms ``rate-<number>``), at the start and at every graded checkpoint. Along each of these curves r
-the change at a gain g is interpolated where the curve first reaches g, between points a and b:
+that has learnt the same: the plain loss at the learning rate of the study and at smaller ones (the
+arms ``rate-<number>``), at every graded checkpoint. Its points (gain_j, change_j) are interpolated
+by one curve through the start, in least squares,
 
-    f_r(g) = (1 - w) change_a + w change_b,    w = (g - gain_a) / (gain_b - gain_a)
+    f(g) = a g + b g^2
 
-and f(g) is the mean over the curves that reach g. The **excess** of an arm is change - f(gain),
-positive where it forgets less. An arm whose gain no curve reaches is compared with the point of the
-nearest gain, and is marked (``beyond``): what a baseline that learnt as much would forget is not
-known.
+(a line with fewer than three points), and the **excess** of an arm is change - f(gain): positive
+where it forgets less. Straight pieces from checkpoint to checkpoint would do without a form of the
+curve. Yet where the baseline stops gaining, two neighbours have almost the same gain, the slope
+between them is noise, and the interval of an arm beside them is several times as wide. An arm that
+gains more than every point, or less than nothing, is marked (``beyond``): its f is extrapolated.
 
-All of this is measured, the gains too. To first order the excess is a mean over seeds and problems,
+All of this is measured, the gains too. To first order, with x(g) = (g, g^2), the weights l of the
+points in f(gain), the residuals r of the curve and X of the rows x(gain_j),
 
-    e = [change - sum_j l_j change_j] - s [gain - sum_j l_j gain_j]
+    d excess = d change - f'(gain) d gain - sum_j l_j d change_j - sum_j k_j d gain_j
+    l = x(gain)' (X'X)^-1 X',   k_j = x(gain)' (X'X)^-1 x'(gain_j) r_j - l_j f'(gain_j)
 
-over the points j with their weights l_j in f, and with the slope s_r of each curve's segment: the
-cells of the first bracket are problems of the other benchmark, those of the second of the trained
-one (0 in the mean). They are independent problems of the same trainings. With as many of each (the
-first ones, where one has more) a cell of the two-way table is their sum, and its interval is that
-of `rockstudy.intervals`.
+so that the excess has the spread of a mean over seeds and problems: of the changes those of the
+other benchmark, of the gains those of the trained one. They are independent problems of the same
+trainings. With as many of each (the first ones, where one has more) a cell of the two-way table is
+their sum, and its interval is that of `rockstudy.intervals`.
 
-How this can mislead: where the curve is flat in gain, w and s are hardly known, which the interval
-has only to first order; few checkpoints make a bent curve of straight pieces.
+How this can mislead: if forgetting is no such curve of the gain, f is biased between its points;
+that a baseline at one rate has an excess over the others would show it. The interval holds only to
+first order.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ from rockstudy.beyond.freezing.arms import RATE
 
 BASELINE = "baseline"
 POWER = 0.8  # ours: of the least effect that a row could have seen
-Points = Mapping[tuple[str, int], np.ndarray]  # (arm, step): cells (S, P), minus those of the start
+FEWEST = 3  # ours: points of a bent curve
+Grids = Mapping[str, Mapping[int, pd.DataFrame]]  # of `cells`
 
 
 def is_baseline(arm: str) -> bool:
@@ -72,83 +76,95 @@ def cells(accuracy: pd.DataFrame, benchmark: str) -> dict[str, dict[int, pd.Data
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The baseline at one learning rate: gain and change of its points, from the start on."""
+class Frontier:
+    """The change of a baseline as a function of its gain: a curve through 0 and its points."""
 
-    gain: np.ndarray  # (K,), the first one 0
+    gain: np.ndarray  # (J,), without the start
     change: np.ndarray
 
-    def at(self, gain: float) -> tuple[np.ndarray, float] | None:
-        """Weights of the points (K,) and the slope where the curve first reaches a gain.
+    @property
+    def degree(self) -> int:
+        """2, and 1 where the points do not suffice."""
+        return 2 if len(np.unique(self.gain)) >= FEWEST else 1
 
-        None where it never does.
-        """
-        for k, (a, b) in enumerate(zip(self.gain, self.gain[1:], strict=False)):
-            if min(a, b) <= gain <= max(a, b) and a != b:
-                w, weights = (gain - a) / (b - a), np.zeros(len(self.gain))
-                weights[[k, k + 1]] = 1 - w, w
-                return weights, float((self.change[k + 1] - self.change[k]) / (b - a))
-        return None
+    def _row(self, gain: Any) -> np.ndarray:
+        """x(g), (..., degree)."""
+        return np.stack([np.asarray(gain) ** (n + 1) for n in range(self.degree)], -1)
 
+    def _slopes(self, gain: Any) -> np.ndarray:
+        """x'(g), (..., degree)."""
+        powers = [(n + 1) * np.asarray(gain, np.float64) ** n for n in range(self.degree)]
+        return np.stack(powers, -1)
 
-@dataclass(frozen=True)
-class Frontier:
-    """The curves of the baseline by their learning rate, for arms with the same seeds."""
+    @property
+    def coefficients(self) -> np.ndarray:
+        """The coefficients of g and g^2, in least squares."""
+        return np.linalg.lstsq(self._row(self.gain), self.change, rcond=None)[0]
 
-    curves: Mapping[str, Curve]
+    def at(self, gain: Any) -> Any:
+        """The baseline's change where it has gained as much."""
+        return self._row(gain) @ self.coefficients
 
-    def at(self, gain: float) -> tuple[dict[str, tuple[np.ndarray, float]], bool]:
-        """Weights of every point and slope of each curve that reaches a gain; whether none does.
+    def slope(self, gain: Any) -> Any:
+        """How much more it changes as it gains more."""
+        return self._slopes(gain) @ self.coefficients
 
-        The weights add up to 1 over all curves, and so do the curves' parts of their slopes to
-        that of the mean. Outside all curves it is the point of the nearest gain, with slope 0.
-        """
-        found = {name: curve.at(gain) for name, curve in self.curves.items()}
-        reached = {name: one for name, one in found.items() if one is not None}
-        if reached:
-            n = len(reached)
-            return {name: (w / n, slope / n) for name, (w, slope) in reached.items()}, False
-        away = {name: np.abs(curve.gain - gain) for name, curve in self.curves.items()}
-        name = min(away, key=lambda one: away[one].min())
-        nearest = np.arange(len(away[name])) == away[name].argmin()
-        return {name: (nearest.astype(float), 0.0)}, True
+    def holds(self, gain: float) -> bool:
+        """Whether a gain lies between the start and the largest gain of a point."""
+        return min(0.0, self.gain.min()) <= gain <= max(0.0, self.gain.max())
 
-    def change(self, gain: float) -> float:
-        """The baseline's change on the other benchmark where it has gained as much."""
-        at, _ = self.at(gain)
-        return sum(float(w @ self.curves[name].change) for name, (w, _) in at.items())
+    def weights(self, gain: float) -> tuple[np.ndarray, np.ndarray]:
+        """How `at` moves with the changes of the points, and with their gains: (J,) each."""
+        x, rows = self._row(gain), self._row(self.gain)
+        inverse = np.linalg.pinv(rows.T @ rows)
+        of_changes = x @ inverse @ rows.T
+        left = self.change - rows @ self.coefficients
+        of_gains = self._slopes(self.gain) @ inverse @ x * left
+        return of_changes, of_gains - of_changes * self.slope(self.gain)
 
 
 def frontier(
-    gains: Mapping[str, Mapping[int, pd.DataFrame]],
-    changes: Mapping[str, Mapping[int, pd.DataFrame]],
-    seeds: Sequence[int],
-    without: str = "",
-) -> Frontier:
-    """The curves of every baseline that has all of the seeds; `without` leaves one of them out."""
-    known = [arm for arm in gains if is_baseline(arm) and arm != without]
-    whole = [arm for arm in known if _has(gains[arm], seeds)]
+    gains: Grids, changes: Grids, seeds: Sequence[int], without: str = ""
+) -> tuple[list[tuple[str, int]], Frontier] | None:
+    """The points of every baseline that has all of the seeds, and the curve through them.
 
-    def means(by_step: Mapping[int, pd.DataFrame]) -> np.ndarray:
-        return np.array([by_step[step].loc[seeds].to_numpy().mean() for step in sorted(by_step)])
+    A point is an arm and a step. `without` leaves one of the baselines out; None without any left.
+    """
+    known = [
+        (arm, step)
+        for arm in gains
+        if is_baseline(arm) and arm != without
+        for step, grid in gains[arm].items()
+        if step > 0 and set(seeds) <= set(grid.index)
+    ]
+    if not known:
+        return None
+    means = [
+        np.array([of[arm][step].loc[seeds].to_numpy().mean() for arm, step in known])
+        for of in (gains, changes)
+    ]
+    return known, Frontier(*means)
 
-    return Frontier({arm: Curve(means(gains[arm]), means(changes[arm])) for arm in whole})
 
+def curves(accuracy: pd.DataFrame, trained: str, other: str) -> pd.DataFrame:
+    """The points of the frontier over the seeds that all rates have: ``arm, step, gain, change``.
 
-def curves(accuracy: pd.DataFrame, trained: str, other: str) -> dict[str, pd.DataFrame]:
-    """``step, gain, change`` of the baseline at each learning rate, over the seeds of all rates."""
+    With the start of each, and ``fitted``, the curve at the gain of the point.
+    """
     gains, changes = cells(accuracy, trained), cells(accuracy, other)
     rates = [arm for arm in gains if is_baseline(arm)]
     seeds = sorted(set.intersection(*(set(gains[arm][0].index) for arm in rates)))
-    found = frontier(gains, changes, seeds).curves
-    return {
-        arm: pd.DataFrame({"step": sorted(gains[arm]), "gain": one.gain, "change": one.change})
-        for arm, one in found.items()
-    }
-
-
-def _has(by_step: Mapping[int, pd.DataFrame], seeds: Sequence[int]) -> bool:
-    return all(set(seeds) <= set(grid.index) for grid in by_step.values())
+    found = frontier(gains, changes, seeds)
+    rows = [(arm, 0, 0.0, 0.0) for arm in rates]
+    if found is not None:
+        points, curve = found
+        rows += [
+            (arm, step, *pair)
+            for (arm, step), *pair in zip(points, curve.gain, curve.change, strict=True)
+        ]
+    table = pd.DataFrame(rows, columns=["arm", "step", "gain", "change"])
+    table["fitted"] = 0.0 if found is None else found[1].at(table.gain.to_numpy())
+    return table.sort_values(["arm", "step"], ignore_index=True)
 
 
 def excess(accuracy: pd.DataFrame, trained: str, other: str) -> pd.DataFrame:
@@ -156,56 +172,48 @@ def excess(accuracy: pd.DataFrame, trained: str, other: str) -> pd.DataFrame:
 
     Columns: ``arm, seeds`` and for each of ``gain, change, excess`` the value with ``_lo, _hi``
     (95%), of the excess ``_lo90, _hi90`` as well; ``at_equal_gain`` (the baseline's change there),
-    ``curves`` (the number that it is a mean of), ``beyond``, and ``detectable`` (the least excess
-    that a test at 5% finds with a power of 80%). A single seed has no intervals (NaN). A baseline
-    at another rate is compared with the other rates; without any that has an arm's seeds, as for
-    the baseline alone, there is no excess (NaN).
+    ``points`` (of the frontier), ``beyond``, and ``detectable`` (the least excess that a test at 5%
+    finds with a power of 80%). A single seed has no intervals (NaN). A baseline at one rate is
+    compared with the other rates; without any that has an arm's seeds there is no excess (NaN).
     """
     gains, changes = cells(accuracy, trained), cells(accuracy, other)
     rows = []
     for arm in gains:
         end = max(gains[arm])
-        if end == 0:
-            continue
         seeds = sorted(set(gains[arm][end].index) & set(gains[BASELINE][0].index))
         own = [one[arm][end].loc[seeds].to_numpy() for one in (gains, changes)]
         row: dict[str, Any] = {"arm": arm, "seeds": len(seeds)}
         for name, grid in zip(("gain", "change"), own, strict=True):
             row |= _named(name, grid)
-        curves = frontier(gains, changes, seeds, without=arm)
-        if curves.curves:
-            at, beyond = curves.at(float(own[0].mean()))
-            row |= {"at_equal_gain": curves.change(float(own[0].mean())), "curves": len(at)}
-            row |= {"beyond": beyond} | _named("excess", _linear(*own, at, gains, changes, seeds))
+        if (found := frontier(gains, changes, seeds, without=arm)) is not None:
+            curve, gain = found[1], float(own[0].mean())
+            row |= {"at_equal_gain": float(curve.at(gain)), "points": len(found[0])}
+            row |= {"beyond": not curve.holds(gain)}
+            row |= _named("excess", _linear(*own, *found, gains, changes, seeds))
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.reindex(columns=[*table.columns, *(set(_EXCESS) - set(table.columns))])
 
 
-_EXCESS = ("excess", "excess_lo", "excess_hi", "excess_lo90", "excess_hi90", "detectable")
+_EXCESS = ("excess", "excess_lo", "excess_hi", "excess_lo90", "excess_hi90", "detectable", "beyond")
 
 
 def _linear(
     gain: np.ndarray,
     change: np.ndarray,
-    at: Mapping[str, tuple[np.ndarray, float]],
-    gains: Mapping[str, Mapping[int, pd.DataFrame]],
-    changes: Mapping[str, Mapping[int, pd.DataFrame]],
+    points: Sequence[tuple[str, int]],
+    curve: Frontier,
+    gains: Grids,
+    changes: Grids,
     seeds: Sequence[int],
 ) -> np.ndarray:
     """Cells (S, P) whose mean is the excess and whose spread is that of its linear form."""
-    n = min(gain.shape[1], change.shape[1])
-    of_other, of_trained = change.copy(), np.zeros_like(gain)
-    for arm, (weights, slope) in at.items():
-        whole = weights.sum()  # of this curve
-        reached = np.zeros_like(gain)
-        for step, weight in zip(sorted(gains[arm]), weights, strict=True):
-            of_other = of_other - weight * changes[arm][step].loc[seeds].to_numpy()
-            reached = reached + weight / whole * gains[arm][step].loc[seeds].to_numpy()
-        of_trained = of_trained - slope * (gain - reached)
-    if gain.shape[1] == change.shape[1]:
-        return of_other + of_trained
-    # of the first problems alone, with the mean of all
+    at = float(gain.mean())
+    of_other, of_trained = change.copy(), -curve.slope(at) * (gain - at)
+    for (arm, step), w, k in zip(points, *curve.weights(at), strict=True):
+        of_other = of_other - w * changes[arm][step].loc[seeds].to_numpy()
+        of_trained = of_trained - k * gains[arm][step].loc[seeds].to_numpy()
+    n = min(gain.shape[1], change.shape[1])  # of the first problems alone, with the mean of all
     of_other = of_other[:, :n] + (of_other.mean() - of_other[:, :n].mean())
     return of_other + of_trained[:, :n] - of_trained[:, :n].mean()
 
@@ -244,11 +252,10 @@ def contrast(
     parts = []
     for one, end in ends.items():
         own = [grids[one][end].loc[seeds].to_numpy() for grids in (gains, changes)]
-        curves = frontier(gains, changes, seeds, without=one)
-        if not seeds or not curves.curves:
+        found = frontier(gains, changes, seeds, without=one) if seeds else None
+        if found is None:
             return {}
-        at, _ = curves.at(float(own[0].mean()))
-        parts.append(_linear(*own, at, gains, changes, seeds))
+        parts.append(_linear(*own, *found, gains, changes, seeds))
     return as_claim(_named("excess", parts[0] - parts[1]), len(seeds), parts[0].shape[1])
 
 

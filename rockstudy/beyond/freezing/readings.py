@@ -55,18 +55,20 @@ def of_distances(table: pd.DataFrame) -> str:
     return " ".join(told)
 
 
-def of_frontier(curves: Mapping[str, pd.DataFrame], names: tuple[str, str]) -> str:
+def of_frontier(curves: pd.DataFrame, names: tuple[str, str]) -> str:
     """Sentences on `frontier.curves`: what the plain loss gains and forgets at each rate."""
     told = []
-    for arm, rows in curves.items():
+    for arm, rows in curves.groupby("arm", sort=False):
         last = rows.iloc[-1]
         word = "forgets" if last.change < 0 else "gains"
         told.append(
             f"{arm}: at its end it has gained {last.gain:+.3f} on {names[0]} and {word} "
             f"{abs(last.change):.3f} on {names[1]}."
         )
-    if len(curves) == 1:
-        told.append("No other learning rate was trained: the frontier is one curve.")
+    if len(told) == 1:
+        told.append("No other learning rate was trained: the frontier is that of one training.")
+    apart = curves.change - curves.fitted
+    told.append(f"The points lie within {apart.abs().max():.3f} of the curve through them.")
     return "\n".join(told)
 
 
