@@ -410,11 +410,9 @@ def _excess(tables: Tables, arm: str, seeds: list[int] | None = None) -> tuple[f
             curve = risen.loc[name].loc[list(seeds)].groupby("step").mean()[[main, other]]
             points.append(curve.drop(index=0).to_numpy())
     x, y = np.concatenate(points).T
-    if len(np.unique(x)) < 3:
-        return change - gain * (x * y).sum() / (x * x).sum(), list(seeds)
-    squares = [[(x**2).sum(), (x**3).sum()], [(x**3).sum(), (x**4).sum()]]
-    a, b = np.linalg.solve(squares, [(x * y).sum(), (x * x * y).sum()])
-    at = a * gain + b * gain**2
+    powers = np.arange(1, 3 if len(np.unique(x)) > 2 else 2)
+    fit, *_ = np.linalg.lstsq(x[:, None] ** powers, y, rcond=None)
+    at = (fit * gain**powers).sum()
     return change - at, list(seeds)
 
 
@@ -434,18 +432,18 @@ def excess(tables: Tables, arm: str) -> float:
     return _excess(tables, arm)[0]
 
 
-@of("rocks-spare-more-than-as-much-loss")
-def rocks_spare_more_than_as_much_loss(tables: Tables) -> float:
+@of("forgets-less-than-as-much-loss")
+def forgets_less_than_as_much_loss(tables: Tables) -> float:
     return _contrast(tables, "rock-freeze", "random-windows-loss")
 
 
-@of("rocks-spare-more-than-as-many-positions")
-def rocks_spare_more_than_as_many_positions(tables: Tables) -> float:
+@of("forgets-less-than-as-many-positions")
+def forgets_less_than_as_many_positions(tables: Tables) -> float:
     return _contrast(tables, "equal-positions-score", "equal-positions-random")
 
 
-@of("rocks-spare-more-than-high-kl-of-as-much-loss")
-def rocks_spare_more_than_high_kl_of_as_much_loss(tables: Tables) -> float:
+@of("forgets-less-than-high-kl")
+def forgets_less_than_high_kl(tables: Tables) -> float:
     return _contrast(tables, "equal-loss-score", "equal-loss-rkl")
 
 

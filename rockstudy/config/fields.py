@@ -425,7 +425,7 @@ class FreezingConfig(_Frozen):
     """more arms, in the order in which they are trained, graded at the end of training; those that
     change the learning rate at every named checkpoint"""
     seeds: Few = 3
-    """number of seeds, from the first one, that train these arms"""
+    """number of seeds, from the first one, that train these arms; a learning rate has all"""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """share of the positions, or of the loss, that arms of equal shares leave out"""
 

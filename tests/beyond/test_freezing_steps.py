@@ -147,7 +147,7 @@ def test_claims_are_recorded_and_those_of_given_models_are_not_run(
     given = claims.of_given_models()
     assert list(findings.index) == [row["claim"] for row in given]
     assert {row["direction"] for row in given} == {verdicts.NOT_RUN}
-    assert table.direction["rocks-spare-more-than-high-kl-of-as-much-loss"] == verdicts.NOT_RUN
+    assert table.direction["forgets-less-than-high-kl"] == verdicts.NOT_RUN
     assert "80% power from" in table.reason[claims.ROCKS]
     assert {"excess-rate-0.5", "left-out-equal-positions-score"} <= set(table.index)
 

@@ -79,10 +79,15 @@ def _equal(made: Material, selector: str, of: str) -> Arm:
 def plan(config: StudyConfig) -> list[tuple[str, int, bool]]:
     """Arms and seeds in the order of training, and whether every named checkpoint is graded.
 
-    An arm's seeds come together, so that a plan that is cut short has whole arms. Those that
-    notebook 07 trains at a seed are not in it.
+    An arm's seeds come together, so that a plan that is cut short has whole arms. A learning rate
+    is trained at every seed, because arms of notebook 07 are compared with it too. What notebook 07
+    trains at a seed is not in it.
     """
     trained = {(name, seed) for name, seed, _ in selective.plan(config)}
     few = config.seeds[: config.freezing.seeds]
-    jobs = [(name, seed) for name in config.freezing.arms for seed in few]
+    jobs = [
+        (name, seed)
+        for name in config.freezing.arms
+        for seed in (config.seeds if name.startswith(RATE) else few)
+    ]
     return [(*job, job[0].startswith(RATE)) for job in jobs if job not in trained]

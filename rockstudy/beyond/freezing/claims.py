@@ -29,17 +29,17 @@ class Contrast(NamedTuple):
 
 CONTRASTS = (
     Contrast(
-        "rocks-spare-more-than-as-much-loss",
+        "forgets-less-than-as-much-loss",
         "At equal gain Rock-Freeze forgets less than random windows that carry as much loss.",
         *("rock-freeze", "random-windows-loss"),
     ),
     Contrast(
-        "rocks-spare-more-than-as-many-positions",
+        "forgets-less-than-as-many-positions",
         "At equal gain leaving out rocks forgets less than leaving out as many random positions.",
         *("equal-positions-score", "equal-positions-random"),
     ),
     Contrast(
-        "rocks-spare-more-than-high-kl-of-as-much-loss",
+        "forgets-less-than-high-kl",
         "At equal gain leaving out rocks forgets less than leaving out as much loss at types of "
         "high mean KL.",
         *("equal-loss-score", "equal-loss-rkl"),

@@ -93,6 +93,8 @@ def of_excess(table: pd.DataFrame, margin: float) -> str:
 
 
 def _means(row: Any, margin: float) -> str:
+    if row.excess_lo == row.excess_hi:  # the same in every cell
+        return "no variation, and no conclusion"
     if row.excess_lo > 0 or row.excess_hi < 0:
         word = "less" if row.excess > 0 else "more"
         return f"it forgets {word} than a baseline that has learnt as much"
@@ -115,7 +117,7 @@ def of_contrasts(rows: list[dict[str, Any]]) -> str:
         elif pd.isna(one["lo"]):
             lines.append(f"{pair}: {one['value']:+.3f}, one seed: no conclusion.")
         else:
-            word = "no difference shown"
+            word = "no difference shown" if one["lo"] < one["hi"] else "no variation"
             if one["lo"] > 0 or one["hi"] < 0:
                 word = f"it forgets {'less' if one['value'] > 0 else 'more'} at equal gain"
             lines.append(
