@@ -38,6 +38,7 @@ def role_of(arm: str) -> str:
 def _look(arm: str) -> dict:
     """Colour and marker; arms of equal loss are hollow."""
     look = style(role_of(arm)) | {"ms": 6, "ls": "none"}
+    look |= {"marker": "o"} if role_of(arm) == "neutral" else {}
     return look | ({"mfc": GROUND} if arm.startswith(arms.LOSS) else {})
 
 
@@ -51,7 +52,7 @@ def shares(table: pd.DataFrame, share: float) -> Figure:
     heads = {"share": "share of the positions", "loss_share": "share of the loss"}
     for axis, (column, head) in zip(axes, heads.items(), strict=True):
         for place, row in rows.iterrows():
-            look = style(role_of(row["arm"])) | {"ls": "none", "ms": 6}
+            look = _look(row["arm"]) | {"mfc": ROLES[role_of(row["arm"])]}
             axis.plot(row[column], place, **look)
             around = look | {"mfc": GROUND, "ms": 9, "zorder": 1}
             axis.plot(row[f"{column}_matched"], place, **around)
@@ -88,10 +89,7 @@ def learning_and_forgetting(
     axis.plot(fitted.gain, fitted.fitted, color="black", lw=2, label="frontier", zorder=2)
     ours = table[~table["arm"].map(is_baseline)]
     for row in ours.itertuples():
-        bars = {"xerr": [[row.gain - row.gain_lo], [row.gain_hi - row.gain]]}
-        bars |= {"yerr": [[row.change - row.change_lo], [row.change_hi - row.change]]}
-        known = bars if row.seeds > 1 else {}
-        axis.errorbar(row.gain, row.change, **known, **_look(row.arm), elinewidth=0.4, zorder=3)
+        axis.plot(row.gain, row.change, zorder=3, **_look(row.arm))
     axis.axhline(0, color="black", lw=0.8)
     axis.axvline(0, color="black", lw=0.8)
     axis.set(xlabel=f"gain on {names[0]} (Pass@1)", ylabel=f"change on {names[1]} (Pass@1)")
@@ -99,15 +97,14 @@ def learning_and_forgetting(
     axis.margins(0.08)
     order = ours.assign(far=ours.excess.abs()).sort_values("far", ascending=False)
     name_points(axis, order.gain.to_list(), order.change.to_list(), order["arm"].to_list())
-    seeds = f"{ours.seeds.min()} to {ours.seeds.max()}" if len(ours) else "no"
     made.alt = "Change on the other benchmark against gain on the trained one, for every arm."
     made.caption = (
         "Change of the accuracy since the start of stage 2 on the benchmark that is not trained, "
         "against the gain on the trained one. Thin: the plain loss at each learning rate, from the "
         "start over the graded checkpoints to the end; thick: the curve through all of them. "
         "Marks: other arms at their end, those of equal loss hollow; above the curve an arm "
-        "forgets less than a baseline that has learnt as much. Whiskers: 95% intervals over "
-        f"problems and {seeds} training seeds. "
+        "forgets less than a baseline that has learnt as much. Means over problems and training "
+        "seeds; nothing is resampled, and the intervals are in the next figure. "
         "The paper grades no benchmark beside those it compares the regimes on."
     )
     return made
