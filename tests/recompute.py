@@ -397,11 +397,8 @@ def _excess(tables: Tables, arm: str, seeds: list[int] | None = None) -> tuple[f
     means = table.pivot_table("accuracy", ["arm", "seed", "step"], "benchmark")
     risen = means - means.groupby(level=["arm", "seed"]).transform("first")
     if seeds is None:
-        seeds = (
-            risen.loc[arm]
-            .index.unique("seed")
-            .intersection(risen.loc["baseline"].index.unique("seed"))
-        )
+        base, own = (risen.loc[name].reset_index() for name in ("baseline", arm))
+        seeds = sorted({*own.seed[own.step == own.step.max()]} & {*base.seed})
     gain, change = risen.loc[arm].loc[list(seeds)].groupby("step").mean().iloc[-1][[main, other]]
     points = []
     for name in risen.index.unique("arm"):
