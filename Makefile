@@ -42,6 +42,14 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 	$(BESIDE) --nbval-lax notebooks/ || status=$$?; \
 	exit $$status
 
+# Arms of notebook 09, those that decide first: a list that is cut short is a study too.
+FREEZING := '["rate-0.5","rate-0.25","equal-positions-score","equal-loss-score",$\
+"equal-positions-random","equal-positions-rkl","equal-loss-rkl","equal-positions-frequency",$\
+"equal-loss-frequency","equal-positions-gradient-norm","equal-positions-gradient-alignment",$\
+"equal-positions-low-probability","importance","lambda-0.5","uniform-0.5",$\
+"equal-positions-first","equal-positions-last","equal-positions-score_ctx","soft","lambda-0.3",$\
+"lambda-0.7"]'
+
 # What the reference of the lab has more than `make study`: seeds, problems, completions, arms. What
 # a run of `make study` has trained is the same: FROM=lab takes it over.
 FROM ?=
@@ -52,7 +60,8 @@ REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p knockout__n_prompts 500 -p knockout__
 	-p persistence__checkpoints '[]' -p persistence__seeds 3 -p persistence__n_prompts 128 \
 	-p persistence__batches 2 -p persistence__rebuilt 8 \
 	-p persistence__arms '["sgd","adamw-tensor","adamw-types"]' \
-	-p persistence__sgd_lr '[0.1,0.2,0.4,0.8]'
+	-p persistence__sgd_lr '[0.1,0.2,0.4,0.8]' \
+	-p freezing__seeds 3 -p freezing__arms $(FREEZING)
 
 # SmolLM2 at a size that two cores finish in about an hour: the preset's own tasks, from local files
 # in this folder, and a student that lacks every fifth layer, which little training recovers.

@@ -461,6 +461,70 @@ def frees_rocks(tables: Tables, arm: str) -> float:
     return float(np.nanmean(found))
 
 
+# Notebook 09.
+
+
+def _excess(tables: Tables, arm: str, seeds: list[int] | None = None) -> tuple[float, list[int]]:
+    """An arm's change minus that of the plain loss at equal gain, and the seeds of the mean."""
+    table = tables["beyond.freezing.accuracy"]
+    main, trained = _main(tables, table), tables.config["train_task"]["name"]
+    other = next(name for name in table.benchmark.unique() if name not in (main, trained))
+    means = table.pivot_table("accuracy", ["arm", "seed", "step"], "benchmark")
+    risen = means - means.groupby(level=["arm", "seed"]).transform("first")
+    if seeds is None:
+        base, own = (risen.loc[name].reset_index() for name in ("baseline", arm))
+        seeds = sorted({*own.seed[own.step == own.step.max()]} & {*base.seed})
+    gain, change = risen.loc[arm].loc[list(seeds)].groupby("step").mean().iloc[-1][[main, other]]
+    points = []
+    for name in risen.index.unique("arm"):
+        plain = name == "baseline" or name.startswith("rate-")
+        if name != arm and plain and set(seeds) <= set(risen.loc[name].index.unique("seed")):
+            curve = risen.loc[name].loc[list(seeds)].groupby("step").mean()[[main, other]]
+            points.append(curve.drop(index=0).to_numpy())
+    x, y = np.concatenate(points).T
+    powers = np.arange(1, 3 if len(np.unique(x)) > 2 else 2)
+    fit, *_ = np.linalg.lstsq(x[:, None] ** powers, y, rcond=None)
+    at = (fit * gain**powers).sum()
+    return change - at, list(seeds)
+
+
+def _contrast(tables: Tables, arm: str, against: str) -> float:
+    mine, other = (set(_excess(tables, one)[1]) for one in (arm, against))
+    seeds = sorted(mine & other)
+    return _excess(tables, arm, seeds)[0] - _excess(tables, against, seeds)[0]
+
+
+@of("rock-freeze-forgets-less-at-equal-gain")
+def rock_freeze_forgets_less_at_equal_gain(tables: Tables) -> float:
+    return _excess(tables, "rock-freeze")[0]
+
+
+@of("excess-{arm}")
+def excess(tables: Tables, arm: str) -> float:
+    return _excess(tables, arm)[0]
+
+
+@of("forgets-less-than-as-much-loss")
+def forgets_less_than_as_much_loss(tables: Tables) -> float:
+    return _contrast(tables, "rock-freeze", "random-windows-loss")
+
+
+@of("forgets-less-than-as-many-positions")
+def forgets_less_than_as_many_positions(tables: Tables) -> float:
+    return _contrast(tables, "equal-positions-score", "equal-positions-random")
+
+
+@of("forgets-less-than-high-kl")
+def forgets_less_than_high_kl(tables: Tables) -> float:
+    return _contrast(tables, "equal-loss-score", "equal-loss-rkl")
+
+
+@of("left-out-{arm}")
+def left_out(tables: Tables, arm: str) -> float:
+    rows = tables["beyond.freezing.trainings"]
+    return rows.loss_share[rows["arm"] == arm].mean()
+
+
 if __name__ == "__main__":
     found = compare(Path(sys.argv[1]))
     print(found.to_string())

@@ -462,6 +462,24 @@ class PersistenceConfig(_Frozen):
         return self
 
 
+class FreezingConfig(_Frozen):
+    """What else to leave out of the loss (notebook 09); `beyond.freezing.arms` describes it."""
+
+    arms: tuple[ArmName, ...] = Field(default=(), max_length=MOST)
+    """more arms, in the order in which they are trained, graded at the end of training; those that
+    change the learning rate at every named checkpoint"""
+    seeds: Few = 3
+    """number of seeds, from the first one, that train these arms; a learning rate has all"""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share of the positions, or of the loss, that arms of equal shares leave out"""
+
+    @model_validator(mode="after")
+    def _has_distinct_arms(self) -> Self:
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms must be distinct, got {list(self.arms)}")
+        return self
+
+
 UNNAMED = "path/to/prompts.jsonl"  # in the preset own
 STAGES = ("stage1", "stage2")
 TRAINING = ("train_task", *STAGES)  # fields that only a study which trains has
@@ -541,8 +559,10 @@ class StudyConfig(_Frozen):
     """indices, from 0, of one or two benchmarks to knock out on; []: the first two"""
     freeze: FreezeConfig = FreezeConfig()
     """arms of selective distillation (`selective.arms`)"""
-    persistence: PersistenceConfig = PersistenceConfig()
+    persistence: Annotated[PersistenceConfig, NEW] = PersistenceConfig()
     """why rocks persist (`beyond.persistence`)"""
+    freezing: Annotated[FreezingConfig, NEW] = FreezingConfig()
+    """arms of equal shares (`beyond.freezing.arms`)"""
     gradient_memory_mb: Annotated[Count, COST] = 1024
     """memory in MB for the sums over token types in a pass over the vocabulary"""
     plugins: tuple[Name, ...] = Field(default=(), max_length=MOST)

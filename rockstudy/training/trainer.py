@@ -72,6 +72,7 @@ class DistillTrainer(trl.DistillationTrainer):
         self.stage, self.stage_name, self.rollout_seed = stage, name, seed
         self.position_weights = weights
         self._needs_losses = weights is not None and weights.needs_losses
+        self._needs_log_probs = bool(getattr(weights, "needs_log_probs", False))
         # Then weights are made from the losses of the micro-batch that is trained on, which costs
         # nothing. Where the normaliser is the sum of weights, it must be known before the first
         # micro-batch, which takes one more forward pass of both models (`_losses_before`).
@@ -180,10 +181,13 @@ class DistillTrainer(trl.DistillationTrainer):
         step["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
         return step
 
-    def _weighed(self, rows: Inputs, losses: Tensor | None) -> Tensor:
+    def _weighed(
+        self, rows: Inputs, losses: Tensor | None, log_probs: Tensor | None = None
+    ) -> Tensor:
         """Weights of some rollouts, float32 (R, T)."""
         ids, mask = rows["completion_ids"], rows["completion_mask"].bool()
-        batch = Batch(ids, mask, self.state.global_step, int(rows["part"]), self.ledger.types)
+        where: Any = (self.state.global_step, int(rows["part"]), self.ledger.types)
+        batch = Batch(ids, mask, *where, log_probs)
         return evaluate(self.position_weights, batch, losses)
 
     def _rollouts(self, inputs: list[dict[str, Any]]) -> tuple[list[Sequence[int]], list[bool]]:
@@ -289,7 +293,8 @@ class DistillTrainer(trl.DistillationTrainer):
         self.clock.lap("student")
         if hidden.requires_grad:  # called when backward has gone through the heads
             hidden.register_hook(lambda _: self.clock.lap("head"))
-        teacher = self._teacher(ids, where) if stage.reverse_kl or stage.forward_kl else ()
+        compared = stage.reverse_kl or stage.forward_kl or self._needs_log_probs
+        teacher = self._teacher(ids, where) if compared else ()
         self.clock.lap("teacher")
         own: Any = (hidden, Head.of(student))
         losses = entropy = torch.zeros(len(tokens), device=hidden.device)
@@ -306,7 +311,11 @@ class DistillTrainer(trl.DistillationTrainer):
         if self._weighs_late:
             known = torch.zeros(w.shape, device=w.device)
             known[rows, columns] = losses.detach().float()
-            w = self._weighed(inputs, known)
+            log_probs = None
+            if self._needs_log_probs:
+                log_probs = torch.zeros((2, *w.shape), device=w.device)
+                log_probs[:, rows, columns] = _log_probs(tokens, own, teacher)
+            w = self._weighed(inputs, known, log_probs)
         return losses, rkl, entropy, tokens, w[rows, columns]
 
     def _hidden(self, model: Any, ids: Tensor, where: Tensor) -> Tensor:
@@ -403,6 +412,13 @@ class DistillTrainer(trl.DistillationTrainer):
     def _broken(self, what: str, got: Any) -> str:
         lower = f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
         return f"{self._where()}: the {what} must be finite; got {got}; {lower}"
+
+
+@torch.no_grad()
+def _log_probs(tokens: Tensor, *models: Any) -> Tensor:
+    """Log-probability of the tokens by the states and the head of each model, float32 (2, N)."""
+    states = [(hidden.detach(), head) for hidden, head in models]
+    return torch.stack([token_log_prob(*one, tokens)[0] for one in states])
 
 
 def _left_aligned(inputs: Inputs) -> tuple[Tensor, Tensor]:
