@@ -128,6 +128,7 @@ def test_both_sides_together_weigh_places_as_they_occur():
     names = {f"p_{one}" for pair in effects.MEASURES.values() for one in pair}
     some = some.assign(**dict.fromkeys(names, some.p_stands))
     table = effects.table(some).set_index(["measure", "group", "side"])
+    assert set(table.types) == {"all"}
     assert table.value["L", "rock", "both"] == pytest.approx(0.1)
     assert table.value["L", "rock", "wrong"] == 1 and table.value["L", "rock", "right"] == 0
     assert table.before["H", "rock", "both"] == pytest.approx(0.9)
@@ -258,3 +259,29 @@ def test_a_table_and_a_curve_of_the_budget_agree_with_each_other():
 def test_without_two_places_of_a_problem_there_are_no_parts():
     some = simulated(np.random.default_rng(13), 10, 1, 2)
     assert np.isnan(budget.components(some, "L", 2)["problems"])
+
+
+def test_answer_bearing_types_are_left_out_of_a_part_of_the_table():
+    rng = np.random.default_rng(14)
+    some = places(rng).assign(null=0.0, H_best=0.0)
+    names = {f"p_{one}" for pair in effects.MEASURES.values() for one in pair}
+    some = some.assign(**dict.fromkeys(names, 0.5))
+    table = effects.table(some, answers=[0, 1]).set_index(["measure", "types", "group", "side"])
+    rest = some[(some.token_id > 1) & (some.group == "rock") & some.right]
+    found = table.loc[("L", "not answer-bearing", "rock", "right")]
+    assert found.value == pytest.approx(rest["L"].mean()) and found.places == len(rest)
+    whole = table.xs("all", level="types")
+    assert whole.places["L", "rock - control", "both"] == len(some)
+
+
+def test_tables_of_no_places_have_their_columns_and_no_rows():
+    none = places(np.random.default_rng(15)).head(0)
+    names = {f"p_{one}" for pair in effects.MEASURES.values() for one in pair}
+    none = none.assign(**dict.fromkeys([*names, "H_best", "null"], 0.0))
+    columns = ["level", "target", "delta", "se", "holding", "n_problems", "samples"]
+    types = effects.by_type(none, pd.DataFrame(columns=columns))
+    tables = (effects.table(none), effects.by_kl(none), types, effects.together(types))
+    for table in (*tables, budget.needed(none, 4, 500)):
+        assert len(table) == 0 and len(table.columns) > 5
+    assert effects.on_kl(none).value.isna().all()
+    assert budget.curve(none, 4, 500).half_width.isna().all()

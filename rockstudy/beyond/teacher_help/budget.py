@@ -34,6 +34,8 @@ WIDTH = 0.02  # ours: two points, the half width at which an effect of 0 exclude
 DRAWS = (1, 4, 16)  # ours: continuations of a place, for the curve
 Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 PARTS = ("problems", "places", "continuations")
+NEEDED = (*(f"sd_{name}" for name in PARTS), "places_1", "continuations_1")
+NEEDED += ("places", "continuations")
 
 
 def components(some: pd.DataFrame, measure: str, draws: int) -> dict[str, float]:
@@ -100,7 +102,7 @@ def needed(some: pd.DataFrame, draws: int, problems: int) -> pd.DataFrame:
                 places = problems * places_needed(parts, problems, r)
                 row |= {f"places{end}": places, f"continuations{end}": 2 * places * r}
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["measure", "group", *NEEDED])
 
 
 def curve(

@@ -38,6 +38,12 @@ from rockstudy.store.seeds import generator
 
 CHOICES = ("stands", "again", "without", "fresh", "teacher", "best")
 DRAWN = ("without", "fresh", "teacher")  # those that are draws
+TYPES = (  # of the columns of `at_places`
+    {"token_id": "int32"}
+    | dict.fromkeys(DRAWN, "object")
+    | {"best": "int32"}
+    | dict.fromkeys(("rkl", "student_p", "teacher_p", "tv"), "float32")
+)
 UNIFORMS = 5  # of one draw: fresh, and two for each of the two that are coupled to it
 CELLS = 2**22  # ours: places x vocabulary in memory at once, 32 MB in float64
 
@@ -121,6 +127,8 @@ def at_places(
     sizes = {name: model.get_output_embeddings().weight.shape[0] for name, model in models.items()}
     if len(set(sizes.values())) > 1:
         raise StudyError(f"teacher, student: must share one vocabulary; got {sizes}")
+    if places.empty:
+        return pd.DataFrame({name: np.empty(0, kind) for name, kind in TYPES.items()})
     ids = rollouts.completion_ids[places.row, places.position]
     made = []
     for some, states in _states(rollouts, places, models):
@@ -187,4 +195,4 @@ def _of_states(
         "tv": (q - p).clamp(min=0).sum(-1).float(),
     }
     columns |= {name: value.cpu().numpy() for name, value in numbers.items()}
-    return pd.DataFrame({"token_id": stands} | columns).astype({"best": np.int32})
+    return pd.DataFrame({"token_id": stands} | columns).astype(TYPES)

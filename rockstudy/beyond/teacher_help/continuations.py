@@ -29,6 +29,13 @@ Grade = Callable[[Sequence[int], Sequence[str]], Any]
 KEYS = ["place", "draw", "token", "null"]  # of a continuation
 
 
+def none() -> pd.DataFrame:
+    """The table of `outcomes` for no places."""
+    kinds = {"place": int, "draw": int} | dict.fromkeys(CHOICES, bool)
+    kinds |= {"continuations": np.int8, "tokens": np.int32}
+    return pd.DataFrame({name: np.empty(0, kind) for name, kind in kinds.items()})
+
+
 def planned(places: pd.DataFrame) -> pd.DataFrame:
     """Each choice of each draw at each place: ``place, draw, choice, token, null, number``.
 

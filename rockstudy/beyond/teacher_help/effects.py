@@ -23,6 +23,7 @@ either, whose choices are both drawn anew, have not.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from scipy import stats
 
 from rockstudy.intervals import EQUIVALENCE, LEVEL, two_way_error
 from rockstudy.knockout.census import POWER
+from rockstudy.knockout.tables import WITHOUT_ANSWERS
 
 MEASURES = {  # what minus what
     "L": ("without", "stands"),
@@ -44,7 +46,11 @@ SIDES = {"right": True, "wrong": False}  # of completions, with the values of `r
 BOTH = "both"  # sides, weighted as they occur
 APART = "rock - control"
 PARTS = 4  # ours: equally many positions by KL, from low to high
+KL = ("kl_from", "kl_to", "kl", "tv")
 CELL = ["seed", "prompt_index"]
+ESTIMATE = ("value", "lo", "hi", "lo90", "hi90", "se", "detectable", "unit", "n", "places")
+SHARES = ("before", "after")
+EVERY = "all"  # types
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def ratio(some: pd.DataFrame, above: str, below: str | None = None) -> Linear:
     w, y = some.weight.to_numpy(float), some[above].to_numpy(float)
     x = np.ones(len(some)) if below is None else some[below].to_numpy(float)
     total = (w * x).sum()
-    if not len(some) or total == 0:
+    if not total > 0:
         return Linear(np.nan, _cells(some, np.full(len(some), np.nan)), len(some))
     value = (w * y).sum() / total
     return Linear(value, _cells(some, w * (y - value * x) / total), len(some))
@@ -146,30 +152,39 @@ def sides(some: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {BOTH: some} | {name: some[some.right == right] for name, right in SIDES.items()}
 
 
-def table(some: pd.DataFrame) -> pd.DataFrame:
+def table(some: pd.DataFrame, answers: Collection[int] | None = None) -> pd.DataFrame:
     """Each of `MEASURES` at rocks, at controls and their difference, by side of the completion.
 
-    `some` is that of `of_places`. Columns: ``measure, group, side``, those of `estimate`, and
-    ``before, after`` (shares of right continuations that the value is the difference of; NaN for
-    the difference of the groups). What has no place is left out.
+    `some` is that of `of_places`, `answers` are the ids of the answer-bearing types. Columns:
+    ``measure, types`` (all, or those that are not answer-bearing where these are known) ``, group,
+    side``, those of `estimate`, and ``before, after`` (shares of right continuations that the value
+    is the difference of; NaN for the difference of the groups). What has no place is left out.
     """
-    rows = []
-    for measure, (what, minus) in MEASURES.items():
-        for side, these in sides(some).items():
-            found = {}
-            for group in GROUPS:
-                mine = these[these.group == group]
-                if mine.empty:
-                    continue
-                found[group] = ratio(mine, measure)
-                shares = {"before": f"p_{minus}", "after": f"p_{what}"}
-                shares = {name: ratio(mine, column).value for name, column in shares.items()}
-                about = {"measure": measure, "group": group, "side": side}
-                rows.append(about | estimate(found[group]) | shares)
-            if len(found) == len(GROUPS):
-                apart = estimate(found["rock"] - found["control"])
-                rows.append({"measure": measure, "group": APART, "side": side} | apart)
-    return pd.DataFrame(rows)
+    kinds = {EVERY: some}
+    if answers is not None:
+        kinds[WITHOUT_ANSWERS] = some[~some.token_id.isin(list(answers))]
+    rows = [
+        {"measure": measure, "types": kind, "side": side} | row
+        for measure in MEASURES
+        for kind, rest in kinds.items()
+        for side, these in sides(rest).items()
+        for row in _groups(these, measure)
+    ]
+    return pd.DataFrame(rows, columns=["measure", "types", "group", "side", *ESTIMATE, *SHARES])
+
+
+def _groups(some: pd.DataFrame, measure: str) -> Iterator[dict[str, Any]]:
+    """The rows of `table` for one measure and the groups that have a place."""
+    what, minus = MEASURES[measure]
+    found = {}
+    for group in GROUPS:
+        mine = some[some.group == group]
+        if len(mine):
+            found[group] = ratio(mine, measure)
+            shares = (ratio(mine, f"p_{choice}").value for choice in (minus, what))
+            yield {"group": group} | estimate(found[group]) | dict(zip(SHARES, shares, strict=True))
+    if len(found) == len(GROUPS):
+        yield {"group": APART} | estimate(found["rock"] - found["control"])
 
 
 def by_kl(some: pd.DataFrame) -> pd.DataFrame:
@@ -189,14 +204,14 @@ def by_kl(some: pd.DataFrame) -> pd.DataFrame:
         for what, below in (("H", None), ("H per change", "tv")):
             about = {"what": what, "part": number} | ends | means
             rows.append(about | estimate(ratio(mine, "H", below)))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["what", "part", *KL, *ESTIMATE])
 
 
 def parts(some: pd.DataFrame) -> np.ndarray:
     """The part by KL of each place, from 1; each has an equal share of the weight."""
     order = np.argsort(some.rkl.to_numpy(), kind="stable")
     w = some.weight.to_numpy(float)[order]
-    middle = (w.cumsum() - w / 2) / w.sum()
+    middle = (w.cumsum() - w / 2) / max(w.sum(), 1e-300)
     found = np.empty(len(some), int)
     found[order] = np.minimum((middle * PARTS).astype(int), PARTS - 1) + 1
     return found
@@ -230,17 +245,18 @@ def by_type(some: pd.DataFrame, screen: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (group, token), mine in some.groupby(["group", "token_id"], sort=True):
-        row = {"group": group, "token_id": int(token), "places": len(mine)}
+        row: dict[str, Any] = {"group": group, "token_id": int(token), "places": len(mine)}
         for measure in ("L", "H"):
             one = estimate(ratio(mine, measure))
             row |= {measure: one["value"], f"{measure}_se": one["se"]}
         rows.append(row)
+    made = pd.DataFrame(rows, columns=["group", "token_id", "places", "L", "L_se", "H", "H_se"])
     level = {"token": "rock", "control": "control"}
     known = screen[screen.level.isin(level)].assign(group=lambda one: one.level.map(level))
     known = known.rename(columns={"target": "token_id", "se": "delta_se"})
     known["holding"] = known.holding / (known.n_problems * known.samples)
     columns = ["group", "token_id", "delta", "delta_se", "holding"]
-    table = pd.DataFrame(rows).merge(known[columns], on=["group", "token_id"], how="left")
+    table = made.merge(known[columns], on=["group", "token_id"], how="left")
     held = table.holding.where(table.holding > 0)
     return table.assign(delta_held=table.delta / held)
 

@@ -84,7 +84,9 @@ def places(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     completions) ``, prompt_index, sample_index, position, weight`` (places that it stands for), and
     those of `choices.at_places`.
 
-    `StudyError`: a benchmark without answers, no rock with a control, none of them in a completion.
+    Without rows where no completion holds any of them.
+
+    `StudyError`: a benchmark without answers, no rock with a control.
     """
     task, asked, how = run.config.screens[0], run.config.teacher_help, run.config.knockout
     rollout.gradable(task)  # refused before a model is opened
@@ -95,16 +97,12 @@ def places(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
         for seed in students(run)
     }
     n = sum(map(len, drawn.values()))
-    if not n:
-        raise StudyError(f"rocks__k: must leave a rock or a control in answers to {task.label}")
     progress.announce(
         f"choices at {n:,} places of {len(drawn)} students, under teacher and student"
     )
     teacher, frames = measured(run).model("teacher"), []
     with advised("choices at places", {"knockout__max_new_tokens": how.max_new_tokens}):
         for seed, student in students(run).items():
-            if drawn[seed].empty:
-                continue
             models = {"teacher": teacher, "student": student.load()}
             stream = (run.config.seed, f"help-choices-{seed}")
             given = (answered(run, seed), drawn[seed], models, how, asked.continuations, stream)
@@ -164,6 +162,8 @@ def outcomes(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """
     run.needs_models("continuations of choices")
     seeds = list(dict.fromkeys(chosen.seed.tolist()))
+    if not seeds:
+        return continuations.none()
     if run.config.knockout.engine == "transformers":
         jobs = {f"help of seed {seed}": (_continued, (run, chosen, seed)) for seed in seeds}
         cpu_pool.run(jobs, lambda name: False)
