@@ -102,7 +102,8 @@ def needed(some: pd.DataFrame, draws: int, problems: int) -> pd.DataFrame:
                 places = problems * places_needed(parts, problems, r)
                 row |= {f"places{end}": places, f"continuations{end}": 2 * places * r}
             rows.append(row)
-    return pd.DataFrame(rows, columns=["measure", "group", *NEEDED])
+    made = pd.DataFrame(rows, columns=["measure", "group", *NEEDED])
+    return made.astype(dict.fromkeys(NEEDED, float))
 
 
 def curve(
