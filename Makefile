@@ -47,7 +47,8 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 FROM ?=
 REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p knockout__n_prompts 500 -p knockout__samples 2 \
 	-p freeze__extra_seeds 1 \
-	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]'
+	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]' \
+	-p teacher_help__occurrences 400 -p teacher_help__seeds 5
 
 # SmolLM2 at a size that two cores finish in about an hour: the preset's own tasks, from local files
 # in this folder, and a student that lacks every fifth layer, which little training recovers.

@@ -91,7 +91,7 @@ def exact(models, rollouts, place):
 
 def test_every_choice_has_its_enumerated_probability_of_a_right_answer(models, rollouts):
     places = placed(rollouts, [0, 0, 1, 2, 3], [0, 3, 1, 1, 0])
-    draws = 3_000
+    draws = 1_200
     found = choices.at_places(rollouts, places, models, HOW, draws, (5, "x"))
     places = places.join(found.drop(columns="token_id"))
     given = (models["student"], TOKENIZER, rollouts, places, HOW, grade, (5, "x"))

@@ -65,20 +65,25 @@ def components(some: pd.DataFrame, measure: str, draws: int) -> dict[str, float]
 
 
 def half_width(parts: dict[str, float], problems: int, places: float, draws: int) -> float:
-    """Half of the 95% interval of the mean over problems with so many places and draws each."""
+    """Half of the 95% interval of the mean over so many places, with `draws` draws each.
+
+    They are spread evenly over `problems` problems; fewer places are in one problem each.
+    """
     of_places = parts["places"] + parts["continuations"] / draws
-    return Z * float(np.sqrt((parts["problems"] + of_places / places) / problems))
+    return Z * float(np.sqrt(parts["problems"] / min(places, problems) + of_places / places))
 
 
 def places_needed(
     parts: dict[str, float], problems: int, draws: int, width: float = WIDTH
 ) -> float:
-    """Places of each problem, at least 1, for a half width of `width`; infinite where none is."""
-    room = problems * (width / Z) ** 2 - parts["problems"]
+    """Places for a half width of `width`; infinite where no number does."""
     of_places = parts["places"] + parts["continuations"] / draws
-    if room <= 0:
-        return np.inf if of_places + parts["problems"] > 0 else 1.0
-    return max(1.0, of_places / room)
+    variance = (width / Z) ** 2
+    alone = (parts["problems"] + of_places) / variance
+    if alone <= problems:
+        return alone
+    room = variance - parts["problems"] / problems
+    return of_places / room if room > 0 else np.inf
 
 
 def needed(some: pd.DataFrame, draws: int, problems: int) -> pd.DataFrame:
@@ -99,7 +104,7 @@ def needed(some: pd.DataFrame, draws: int, problems: int) -> pd.DataFrame:
             row = {"measure": measure, "group": group}
             row |= {f"sd_{name}": np.sqrt(value) for name, value in parts.items()}
             for end, r in (("_1", 1), ("", draws)):
-                places = problems * places_needed(parts, problems, r)
+                places = places_needed(parts, problems, r)
                 row |= {f"places{end}": places, f"continuations{end}": 2 * places * r}
             rows.append(row)
     made = pd.DataFrame(rows, columns=["measure", "group", *NEEDED])
@@ -111,13 +116,13 @@ def curve(
 ) -> pd.DataFrame:
     """Half width against continuations: ``measure, draws, continuations, half_width`` of rocks.
 
-    Places are added at a fixed number of draws each, over `problems` problems.
+    Places are added at a fixed number of draws each, on `problems` problems at most.
     """
     rows = []
     for measure in ("L", "H"):
         parts = components(some[some.group == "rock"], measure, draws)
         for r in numbers:
-            for places in np.geomspace(1, 256, 25):
+            for places in np.geomspace(16, 256 * problems, 40):
                 width = half_width(parts, problems, float(places), r)
-                rows.append((measure, r, 2 * problems * places * r, width))
+                rows.append((measure, r, 2 * places * r, width))
     return pd.DataFrame(rows, columns=["measure", "draws", "continuations", "half_width"])

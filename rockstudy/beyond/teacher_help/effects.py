@@ -222,7 +222,8 @@ def on_kl(some: pd.DataFrame) -> pd.DataFrame:
 
     ``H, top`` is H in the highest part by KL, ``H, top - rest`` minus that of the others; ``H per
     change, top - rest`` the same of H over the share of draws that differ, which takes out that a
-    higher KL changes more tokens; ``slope``, of H on the KL, in accuracy a nat.
+    higher KL changes more tokens; ``slope``, of H on the KL, in accuracy a nat. ``L, top`` and ``L,
+    top - rest`` tell the same of the local ban: whether the token matters there.
     """
     top = parts(some) == PARTS
     high, rest = some[top], some[~top]
@@ -231,6 +232,8 @@ def on_kl(some: pd.DataFrame) -> pd.DataFrame:
         "H, top - rest": ratio(high, "H") - ratio(rest, "H"),
         "H per change, top - rest": ratio(high, "H", "tv") - ratio(rest, "H", "tv"),
         "slope": slope(some, "H", "rkl"),
+        "L, top": ratio(high, "L"),
+        "L, top - rest": ratio(high, "L") - ratio(rest, "L"),
     }
     return pd.DataFrame([{"what": what} | estimate(one) for what, one in found.items()])
 

@@ -70,10 +70,11 @@ def gain_by_kl(table: pd.DataFrame) -> Figure:
         for one in some.itertuples():
             look = {"lw": 1.2, "ms": 5, "capsize": 2, **style("teacher")}
             axis.errorbar([one.part], [one.value], whiskers(one), ls="none", **look)
-        labels = [f"{one.kl:.2g}\n({one.tv:.0%})" for one in table[table.what == what].itertuples()]
-        axis.set_xticks(table.part[table.what == what].tolist(), labels)
+        every = table[table.what == what]
+        labels = [f"{_short(one.kl)}\n{one.tv:.0%} differ" for one in every.itertuples()]
+        axis.set_xticks(every.part.tolist(), labels)
         axis.set_title(title, fontsize=SMALLEST + 1)
-        axis.set_xlabel("mean KL (nats), and how often the draws differ")
+        axis.set_xlabel("mean KL (nats); draws that differ")
         axis.grid(visible=False, axis="x")
     axes[0, 0].set_ylabel(GAIN)
     made.caption = (
@@ -84,6 +85,10 @@ def gain_by_kl(table: pd.DataFrame) -> Figure:
     )
     made.alt = "The teacher's gain by the reverse KL at the place, as it is and per changed token."
     return made
+
+
+def _short(kl: float) -> str:
+    return f"{kl:.2g}" if kl >= 0.001 else "< 0.001"
 
 
 def local_and_global(types: pd.DataFrame) -> Figure:

@@ -62,7 +62,7 @@ def _means(one: pd.Series) -> str:
     if one.lo == one.hi:
         return "nothing changes, in any place"
     if one.lo > 0 or one.hi < 0:
-        size = "" if one.lo > WIDTH or one.hi < -WIDTH else f", of less than {WIDTH:g} perhaps"
+        size = "" if one.lo > WIDTH or one.hi < -WIDTH else f", perhaps of less than {WIDTH:g}"
         return f"a {'gain' if one.lo > 0 else 'loss'} is shown{size}"
     found = f"the smallest effect that this would find is {one.detectable:.3f}"
     inside = one.lo90 > -WIDTH and one.hi90 < WIDTH
@@ -125,7 +125,7 @@ def of_effect(table: pd.DataFrame, measure: str) -> str:
 def of_kl(on_kl: pd.DataFrame, by_kl: pd.DataFrame) -> str:
     """Sentences on `effects.on_kl`: whether a high KL marks a useful correction."""
     known = on_kl.set_index("what")
-    top, apart, change, slope = (known.loc[name] for name in known.index)
+    top, apart, change, slope, ban, bans = (known.loc[name] for name in known.index)
     parts = by_kl[by_kl.what == "H"]
     if parts.empty or pd.isna(apart.lo):
         return "Too few places differ in their KL to compare them."
@@ -148,6 +148,14 @@ def of_kl(on_kl: pd.DataFrame, by_kl: pd.DataFrame) -> str:
     if not pd.isna(change.lo):
         told.append(
             f"For each token that changes, the gain differs by {_interval(change)} from elsewhere."
+        )
+    if not pd.isna(bans.lo):
+        where = "what stands there is not shown to matter less, or more"
+        if bans.lo > 0 or bans.hi < 0:
+            where = f"what stands there matters {'less' if bans.lo > 0 else 'more'}"
+        told.append(
+            f"Another token of the student's there changes P(correct) by {_interval(ban)}, "
+            f"{_interval(bans)} from elsewhere: {where}."
         )
     return " ".join(told)
 
