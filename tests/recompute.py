@@ -421,8 +421,8 @@ def local_ban_apart(tables: Tables) -> float:
     return local_ban_rock(tables) - _of_group(tables, "local", "control")
 
 
-@of("gain-at-high-kl")
-def gain_at_high_kl(tables: Tables) -> float:
+@of("high-kl-gain")
+def high_kl_gain(tables: Tables) -> float:
     places = _local(tables).sort_values("rkl", kind="stable")
     middle = (places.weight.cumsum() - places.weight / 2) / places.weight.sum()
     top = middle >= 0.75

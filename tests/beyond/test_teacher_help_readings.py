@@ -71,7 +71,7 @@ def test_verdicts_follow_known_effects():
     assert helped["teacher-gain-rock"] == verdicts.REPRODUCED
     assert helped["local-ban-rock"] == helped["local-ban-apart"] == verdicts.DIFFERS
     assert judged(made(gain=-0.1))["teacher-gain-rock"] == verdicts.DIFFERS
-    assert judged(made(slope=0.2))["gain-at-high-kl"] == verdicts.REPRODUCED
+    assert judged(made(slope=0.2))["high-kl-gain"] == verdicts.REPRODUCED
 
 
 def test_sentences_tell_what_is_shown_and_what_could_have_been_found():

@@ -36,7 +36,7 @@ def rows(table: pd.DataFrame, on_kl: pd.DataFrame, together: pd.DataFrame) -> li
             headline=True,
         ),
         _finding(
-            "gain-at-high-kl",
+            "high-kl-gain",
             "A high KL marks a useful correction: the teacher's gain in the quarter of positions "
             "with the highest KL, minus that elsewhere.",
             None if pd.isna(kl.value) else kl,
