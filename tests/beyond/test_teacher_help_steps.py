@@ -174,3 +174,13 @@ def test_a_run_in_which_no_rock_is_written_has_empty_tables(run, chosen, places,
 def test_a_single_continuation_is_refused():
     with pytest.raises(StudyError, match="teacher_help__continuations: must be"):
         changed(from_parameters("tiny"), {"teacher_help__continuations": 1})
+
+
+def test_counts_of_places_are_those_of_each_group_and_side(places, outcomes):
+    table = effects.counted(effects.of_places(places, outcomes))
+    assert table.places.sum() == len(places) and table.of.sum() == pytest.approx(
+        places.weight.sum()
+    )
+    (group, side), one = next(iter(table.iterrows()))
+    mine = places[(places.group == group) & (places.right == effects.SIDES[side])]
+    assert one.kl == pytest.approx(mine.rkl.mean()) and one.differ == pytest.approx(mine.tv.mean())

@@ -152,6 +152,24 @@ def sides(some: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {BOTH: some} | {name: some[some.right == right] for name, right in SIDES.items()}
 
 
+def counted(some: pd.DataFrame) -> pd.DataFrame:
+    """Places by group and side: how many, what they stand for, problems, and means at them.
+
+    ``kl`` is the mean reverse KL (nats), ``differ`` how often the draws of the two models differ,
+    ``student, teacher`` the mean probability of what stands there.
+    """
+    side = some.right.map({right: name for name, right in SIDES.items()}).rename("side")
+    return some.groupby([some.group, side]).agg(
+        places=("weight", "size"),
+        of=("weight", "sum"),
+        problems=("prompt_index", "nunique"),
+        kl=("rkl", "mean"),
+        differ=("tv", "mean"),
+        student=("student_p", "mean"),
+        teacher=("teacher_p", "mean"),
+    )
+
+
 def table(some: pd.DataFrame, answers: Collection[int] | None = None) -> pd.DataFrame:
     """Each of `MEASURES` at rocks, at controls and their difference, by side of the completion.
 
