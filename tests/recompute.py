@@ -406,7 +406,7 @@ def _of_group(tables: Tables, column: str, group: str) -> float:
     return _weighted(places[places.group == group], column)
 
 
-@of("teacher-gain-rock")
+@of("teacher-gain-rock|teacher-gain-small")
 def teacher_gain_rock(tables: Tables) -> float:
     return _of_group(tables, "gain", "rock")
 

@@ -65,11 +65,12 @@ def judged(some):
 def test_verdicts_follow_known_effects():
     none = judged(made())
     assert none["teacher-gain-rock"] != verdicts.REPRODUCED
-    assert none["local-ban-rock"] == verdicts.REPRODUCED
+    assert none["local-ban-rock"] == none["teacher-gain-small"] == verdicts.REPRODUCED
     assert set(none[["local-null-rock", "local-null-control"]]) == {verdicts.PASSED}
     helped = judged(made(gain=0.1, ban=-0.2))
     assert helped["teacher-gain-rock"] == verdicts.REPRODUCED
     assert helped["local-ban-rock"] == helped["local-ban-apart"] == verdicts.DIFFERS
+    assert helped["teacher-gain-small"] == verdicts.DIFFERS
     assert judged(made(gain=-0.1))["teacher-gain-rock"] == verdicts.DIFFERS
     assert judged(made(slope=0.2))["high-kl-gain"] == verdicts.REPRODUCED
 

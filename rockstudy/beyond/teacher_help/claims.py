@@ -30,15 +30,22 @@ def rows(table: pd.DataFrame, on_kl: pd.DataFrame, together: pd.DataFrame) -> li
         _finding(
             "teacher-gain-rock",
             "At a rock the teacher's token leads to more right answers than the student's: draws "
-            f"of both, in all texts{_rest(table, 'H', 'rock')}.",
+            f"of both, in all texts{_rest(table, 'H', 'rock')}{_least(gain)}.",
             gain,
             verdicts.above(0, widest=WIDEST),
             headline=True,
         ),
         _finding(
+            "teacher-gain-small",
+            "At a rock the teacher's token changes the share of right answers by less than two "
+            "points, either way.",
+            gain,
+            None if gain is None else verdicts.within(MARGIN, gain.lo90, gain.hi90),
+        ),
+        _finding(
             "high-kl-gain",
             "A high KL marks a useful correction: the teacher's gain in the quarter of positions "
-            "with the highest KL, minus that elsewhere.",
+            f"with the highest KL, minus that elsewhere{_least(kl)}.",
             None if pd.isna(kl.value) else kl,
             verdicts.above(0, widest=WIDEST),
             headline=True,
@@ -75,6 +82,13 @@ def _rest(table: pd.DataFrame, measure: str, group: str) -> str:
     if one is None or pd.isna(one.lo):
         return ""
     return f" ({one.value:+.3f} [{one.lo:+.3f}, {one.hi:+.3f}] without answer-bearing types)"
+
+
+def _least(one: pd.Series | None) -> str:
+    """What would have been found, in words; empty without an interval."""
+    if one is None or pd.isna(one.detectable):
+        return ""
+    return f"; the smallest effect that this would find is {one.detectable:.3f}"
 
 
 def _finding(
