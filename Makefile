@@ -61,7 +61,8 @@ REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p knockout__n_prompts 500 -p knockout__
 	-p persistence__batches 2 -p persistence__rebuilt 8 \
 	-p persistence__arms '["sgd","adamw-tensor","adamw-types"]' \
 	-p persistence__sgd_lr '[0.1,0.2,0.4,0.8]' \
-	-p freezing__seeds 3 -p freezing__arms $(FREEZING)
+	-p freezing__seeds 3 -p freezing__arms $(FREEZING) \
+	-p teacher_help__occurrences 400 -p teacher_help__seeds 5
 
 # SmolLM2 at a size that two cores finish in about an hour: the preset's own tasks, from local files
 # in this folder, and a student that lacks every fifth layer, which little training recovers.

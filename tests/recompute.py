@@ -525,6 +525,64 @@ def left_out(tables: Tables, arm: str) -> float:
     return rows.loss_share[rows["arm"] == arm].mean()
 
 
+# Notebook 10.
+
+
+def _local(tables: Tables) -> pd.DataFrame:
+    """Places with L and H, means over their draws."""
+    places, rows = (tables[f"beyond.teacher_help.{name}"] for name in ("places", "outcomes"))
+    means = rows.groupby("place")[["stands", "without", "fresh", "teacher"]].mean()
+    local, gain = means.without - means.stands, means.teacher - means.fresh
+    return places.assign(local=local, gain=gain)
+
+
+def _weighted(some: pd.DataFrame, column: str) -> float:
+    return np.average(some[column], weights=some.weight)
+
+
+def _of_group(tables: Tables, column: str, group: str) -> float:
+    places = _local(tables)
+    return _weighted(places[places.group == group], column)
+
+
+@of("teacher-gain-rock|teacher-gain-small")
+def teacher_gain_rock(tables: Tables) -> float:
+    return _of_group(tables, "gain", "rock")
+
+
+@of("local-ban-rock")
+def local_ban_rock(tables: Tables) -> float:
+    return _of_group(tables, "local", "rock")
+
+
+@of("local-ban-apart")
+def local_ban_apart(tables: Tables) -> float:
+    return local_ban_rock(tables) - _of_group(tables, "local", "control")
+
+
+@of("high-kl-gain")
+def high_kl_gain(tables: Tables) -> float:
+    places = _local(tables).sort_values("rkl", kind="stable")
+    middle = (places.weight.cumsum() - places.weight / 2) / places.weight.sum()
+    top = middle >= 0.75
+    return _weighted(places[top], "gain") - _weighted(places[~top], "gain")
+
+
+@of("local-global")
+def local_global(tables: Tables) -> float:
+    places, screen = _local(tables), tables["knockout.screen"]
+    level = {"rock": "token", "control": "control"}
+    screen = screen[screen.benchmark == screen.benchmark.iloc[0]]
+    delta = screen.set_index(["level", "target"]).eval("delta / holding")
+    pairs = []
+    for (group, token), some in places.groupby(["group", "token_id"]):
+        several = some.groupby(["seed", "prompt_index"]).ngroups > 1
+        known = np.isfinite(delta[level[group], token])
+        if known and some.prompt_index.nunique() > 1 and several:
+            pairs.append((_weighted(some, "local"), delta[level[group], token]))
+    return stats.spearmanr(*np.array(pairs).T).statistic
+
+
 if __name__ == "__main__":
     found = compare(Path(sys.argv[1]))
     print(found.to_string())

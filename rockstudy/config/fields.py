@@ -480,6 +480,18 @@ class FreezingConfig(_Frozen):
         return self
 
 
+class TeacherHelpConfig(_Frozen):
+    """The local intervention at occurrences of rocks and controls (`beyond.teacher_help`)."""
+
+    occurrences: Count = 40
+    """occurrences of each group (rocks, controls), of each seed's right and of its wrong
+    completions, at most"""
+    continuations: Annotated[int, Field(ge=2, le=1_000)] = 4
+    """continuations of each occurrence for every choice of its token"""
+    seeds: Few = 3
+    """number of training seeds whose students are measured, the first ones"""
+
+
 UNNAMED = "path/to/prompts.jsonl"  # in the preset own
 STAGES = ("stage1", "stage2")
 TRAINING = ("train_task", *STAGES)  # fields that only a study which trains has
@@ -563,6 +575,8 @@ class StudyConfig(_Frozen):
     """why rocks persist (`beyond.persistence`)"""
     freezing: Annotated[FreezingConfig, NEW] = FreezingConfig()
     """arms of equal shares (`beyond.freezing.arms`)"""
+    teacher_help: Annotated[TeacherHelpConfig, NEW] = TeacherHelpConfig()
+    """local intervention at rocks: does the teacher help there?"""
     gradient_memory_mb: Annotated[Count, COST] = 1024
     """memory in MB for the sums over token types in a pass over the vocabulary"""
     plugins: tuple[Name, ...] = Field(default=(), max_length=MOST)
