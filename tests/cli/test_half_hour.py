@@ -1,4 +1,4 @@
-"""The first half hour on a CUDA machine: parts that hang, fail or lack something, and the real ones."""
+"""The first half hour on a CUDA machine: parts that hang, fail, lack something; the real ones."""
 
 import csv
 import json
@@ -46,6 +46,13 @@ def states(folder):
     return {row["part"]: row["state"] for row in rows(folder)}
 
 
+def is_alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_part_that_hangs_fails_or_lacks_something_keeps_no_other_from_running(given, tmp_path):
     left = tmp_path / "pid"
     hangs = (
@@ -56,7 +63,7 @@ def test_a_part_that_hangs_fails_or_lacks_something_keeps_no_other_from_running(
         "print('at step 7', flush=True); time.sleep(600)"
     )
     code = given(
-        part("hangs", hangs, limit=8),
+        part("hangs", hangs, limit=15),
         part("fails", "print('begun'); 1 / 0"),
         part("memory", "print('torch.OutOfMemoryError: CUDA out of memory. Tried'); exit(1)"),
         part("lacks", GOOD, needs=("cuda", "no_such_module")),
@@ -71,11 +78,11 @@ def test_a_part_that_hangs_fails_or_lacks_something_keeps_no_other_from_running(
         "lacks": "skipped",
         "good": "done",
     }
-    assert why["hangs"] == "ended after 8 s; at step 7"
+    assert why["hangs"] == "ended after 15 s; at step 7"
     assert why["fails"] == "ZeroDivisionError: division by zero"
     assert why["memory"].startswith("torch.OutOfMemoryError")
     assert why["lacks"] == "needs no_such_module"
-    assert not psutil.pid_exists(int(left.read_text()))  # nor what the part has started
+    assert not is_alive(int(left.read_text()))  # nor what the part has started
     found = [tuple(row.values()) for row in rows(given.folder, "results")]
     assert found == [("good", "speed", "2.5", ""), ("good", "rows", "3", "")]
     assert all(row["card"] == "a card" and row["torch"] == "2.11.0" for row in rows(given.folder))
