@@ -78,6 +78,7 @@ class HalfHour:
 
     def __init__(self, folder: Path, shrunken: bool, total: float = TOTAL) -> None:
         self.folder, self.shrunken, self.total = folder, shrunken, total
+        self.size = "shrunken" if shrunken else "whole"
         (folder / "home").mkdir(parents=True, exist_ok=True)
         (folder / "logs").mkdir(exist_ok=True)
         known = filter(None, (str(paths.REPO), os.environ.get("PYTHONPATH")))
@@ -151,18 +152,16 @@ class HalfHour:
 
     def _is_done(self, part: Part) -> bool:
         record = self.records.get(part.name, {})
-        now = {"shrunken": self.shrunken} | {name: self.machine[name] for name in ("card", "torch")}
+        now = {"size": self.size} | {name: self.machine[name] for name in ("card", "torch")}
         return record.get("state") == DONE and all(record.get(k) == v for k, v in now.items())
 
     def _put(self, part: Part, record: dict[str, Any]) -> None:
         """Record a part, and write every file anew."""
-        about = {"part": part.name, "limit_s": part.limit, "shrunken": self.shrunken}
+        about = {"part": part.name, "limit_s": part.limit, "size": self.size}
         self.records[part.name] = about | self.machine | record
         known = {one.name: i for i, one in enumerate(parts())}
         rows = sorted(self.records.values(), key=lambda one: known.get(one["part"], len(known)))
         files.write_json(self.folder / "records.json", {"records": rows})
-        for row in rows:
-            row["size"] = "shrunken" if row["shrunken"] else "whole"
         found = [[row["part"], *one] for row in rows for one in row.get("results", [])]
         table = [[row.get(name, "") for name in COLUMNS] for row in rows]
         self._write("parts.csv", _csv(COLUMNS, table))

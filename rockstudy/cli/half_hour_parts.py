@@ -80,7 +80,7 @@ def _objects(log: str) -> list[dict[str, Any]]:
     return found
 
 
-def lacking(needs: Iterable[str], cuda: bool) -> list[str]:
+def lacking(needs: Iterable[str], cuda: bool = False) -> list[str]:
     """Names of what a part needs and this machine has not."""
     there = {"cuda": cuda}
     return [one for one in needs if not there.get(one, importlib.util.find_spec(one) is not None)]
@@ -150,39 +150,40 @@ def _smollm2(tiny: bool = False, folder: Path = REPO) -> list[str]:
     """The study's parameters: a size for a card and minutes, with `tiny` random models instead.
 
     It trains on GSM8K and measures MATH-500, arithmetic and IFEval, if their files lie in `folder`
-    (docs/scale.md); without them it has the lab's problems and arithmetic, which need no file.
+    (docs/scale.md) and IFEval's checkers are there; else it has the lab's problems and arithmetic.
     """
-    there = all((folder / file).is_file() for file in DATA.values())
-    length, n = (16, 8) if tiny else (128, 100)
-    prompts = {"max_prompt_tokens": 800}
+    there = all((folder / file).is_file() for file in DATA.values()) and not lacking(["lm_eval"])
+    length, n, steps = (16, 8, (1, 1)) if tiny else (128, 100, (200, 60))
 
-    def task(name: str, n_train: int, n_eval: int, file: str | None = None) -> dict[str, Any]:
-        path = {} if file is None else {"path": str(folder / file)}
-        return {"name": name, "n_train": n_train, "n_eval": n_eval, **path, **prompts}
+    def task(name: str, n_train: int, n_eval: int, file: str = "") -> dict[str, Any]:
+        path = {"path": str(folder / DATA[file])} if file else {}
+        sizes = {"n_train": n_train, "n_eval": n_eval, "max_prompt_tokens": 800}
+        return {"name": name, **sizes, **path}
 
+    arithmetic = task("arithmetic", 1, n)
     if there:
-        train = task("math", 1_270, min(n, 40), DATA["gsm8k"])
-        measured = [
-            *(task("math", 1, n, DATA["math500"]), task("arithmetic", 1, n)),
-            *(task("ifeval", 1, n, DATA["ifeval"]), train | {"n_train": 1}),
-        ]
+        train = task("math", 1_270, min(n, 40), "gsm8k")
+        rest = [task("math", 1, n, "math500"), arithmetic, task("ifeval", 1, n, "ifeval")]
     else:
-        train = task("lab_math", 1_270, n)
-        measured = [train, task("arithmetic", 1, n)]
-    steps = {"stage1__steps": 1, "stage2__steps": 1} if tiny else {
-        "stage1__steps": 200, "stage2__steps": 60
-    }  # fmt: skip
-    pair = {"pair__teacher": "tiny:teacher", "pair__student": "tiny:student"} if tiny else {}
-    sizes = {
-        f"{stage}__max_new_tokens": length
-        for stage in ("stage1", "stage2", "evaluation", "statistics", "knockout")
-    }
-    counted = {f"{one}__n_prompts": n for one in ("evaluation", "statistics", "knockout")}
+        train, rest = task("lab_math", 1_270, n), [arithmetic]
     values: dict[str, Any] = {
-        **{"seeds": [0, 1, 2], "train_task": train, "benchmarks": measured},
-        **{"freeze__extra": [], "rocks__k": 20, "screen": 16, "evaluation__samples": 1},
-        **{"pair__drop_every": None if tiny else 5, "knockout__samples": 1},
-        **(steps | pair | sizes | counted),
+        "seeds": [0, 1, 2],
+        "train_task": train,
+        "benchmarks": [*rest, train],
+        "screened": [1, 2] if there else [0, 1],
+        "screen": 16,
+        "rocks__k": 20,
+        "freeze__extra": [],
+        "pair__drop_every": None if tiny else 5,
+        "evaluation__samples": 1,
+        "knockout__samples": 1,
+        "stage1__steps": steps[0],
+        "stage2__steps": steps[1],
     }
+    if tiny:
+        values |= {f"pair__{role}": f"tiny:{role}" for role in ("teacher", "student")}
+    measuring = ("evaluation", "statistics", "knockout")
+    values |= {f"{one}__n_prompts": n for one in measuring}
+    values |= {f"{one}__max_new_tokens": length for one in ("stage1", "stage2", *measuring)}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
     return [word for name, value in texts.items() for word in ("-p", name, value)]

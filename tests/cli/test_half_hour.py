@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import time
 
 import psutil
@@ -104,6 +105,14 @@ def test_what_is_done_is_passed_over_and_all_else_runs_again(given, tmp_path, ca
 
 
 def test_ctrl_c_is_recorded_and_the_next_call_goes_on(given, tmp_path, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        interrupted_then_finished(given, tmp_path, capsys)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupted_then_finished(given, tmp_path, capsys):
     once = str(tmp_path / "once")
     stops = (
         "import os, signal, time\n"
@@ -195,13 +204,17 @@ def test_smollm2_has_three_seeds_with_and_without_the_files_of_its_data(tmp_path
     for file in half_hour_parts.DATA.values() if there else ():
         (tmp_path / file).touch()
     words = half_hour_parts._smollm2(tiny, tmp_path)
-    given = dict(zip(words[1::3], words[2::3], strict=True))
-    values = {k: v if k.startswith("pair__t") else json.loads(v) for k, v in given.items()
-              if k != "pair__student"}  # fmt: skip
-    study = from_parameters("smollm2", **values)
-    assert study.seeds == [0, 1, 2] or tuple(study.seeds) == (0, 1, 2)
+    texts = dict(zip(words[1::3], words[2::3], strict=True))
+    words = {k: v for k, v in texts.items() if k in ("pair__teacher", "pair__student")}
+    numbers = {k: json.loads(v) for k, v in texts.items() if k not in words}
+    study = from_parameters("smollm2", **words, **numbers)
+    assert study.seeds == (0, 1, 2)
     assert study.train_task.name == ("math" if there else "lab_math")
     assert len(study.benchmarks) == (4 if there else 2)
+    assert {task.name for task in study.screens} == {
+        "arithmetic",
+        "ifeval" if there else "lab_math",
+    }
 
 
 @pytest.mark.slow
