@@ -93,13 +93,12 @@ def _bare(job: Job, turns: Turns) -> None:
     """Make states and logits of both models in the same batches, and nothing of them."""
     pair = _pair(job)
     rows = random_rollouts(job["vocab"], job["rows"], job["length"])
-    order = np.argsort(rows.lengths)
-    widths = rows.lengths[order] + 24
+    written = np.flatnonzero(rows.lengths)
 
     def once() -> dict[str, Any]:
-        for batch in token_table._batches(widths, token_table.BATCH_TOKENS):
+        for batch in token_table.batches(rows, written):
             for model in pair:
-                states = completion_states(model, rows, order[batch])
+                states = completion_states(model, rows, batch)
                 weight = Head.of(model).weight
                 for part in states.split(1_024):
                     part.to(weight.dtype) @ weight.T
