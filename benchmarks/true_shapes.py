@@ -54,7 +54,7 @@ def summary(kind: str, sides: dict[str, Side]) -> dict[str, float]:
         found[f"{name}_tokens_per_s"] = float(side.rate)
         found[f"{name}_peak_bytes"], found[f"{name}_whole_bytes"] = side.peak, side.whole
         if side is not first:
-            found[f"{name}_speedup"] = faster(first, side)
+            found[f"{kind}_tokens_per_s_vs_{way.replace('-', '_')}"] = faster(first, side)
     return found
 
 

@@ -119,7 +119,7 @@ class HalfHour:
         if left <= 0:
             return {"state": LATE, "why": f"the {self.total:.0f} s of the call were over before it"}
         limit, start = min(part.limit, left), time.monotonic()
-        self._tell(part, f"at most {limit:.0f} s", part.about)
+        self._tell(part, f"{self.size}, at most {limit:.0f} s", part.about)
         log = self.folder / "logs" / f"{part.name}.log"
         log.write_bytes(b"")
         code = None

@@ -99,7 +99,7 @@ def parts() -> list[Part]:
         ),
         Part(
             "precision", "bf16 against float32", 150, [["benchmarks/precision.py"]],
-            [["benchmarks/precision.py", "--problems", "16"]], ("cuda",), numbers,
+            [["benchmarks/precision.py", "--problems", "48"]], ("cuda",), numbers,
         ),
         *[_speed(kind, vocab) for vocab in VOCABULARIES for kind in ("opd", "rollouts", "table")],
         Part(
