@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup study test reference docs smollm2 picture lint clean
+.PHONY: help setup study test reference gpu docs smollm2 picture lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -90,6 +90,10 @@ reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (a
 	@cd runs/reference-$(PRESET) && to=../../data/reference/$(PRESET) && cp -r tables claims run.json $$to/ && \
 		cp rollouts/post* $$to/rollouts/ && cp -r tokens/post* $$to/tokens/ && rm -f $$to/tables/*.half_samples*
 	@du -sh data/reference/$(PRESET)
+
+# Takes the machine's own torch, which make setup would replace: hence without the environment.
+gpu:  ## one CUDA card, no network: what runs there, how right, how fast (ARGS='PART ...')
+	@launch/first_half_hour.sh $(ARGS)
 
 docs: $(STAMP)  ## the notebooks with their outputs, as docs/notebooks (from the committed reference)
 	@$(BIN)/python -m rockstudy.cli.copies

@@ -41,7 +41,8 @@ from rockstudy.sampling import rollout
 
 GROUPS = 10  # ours: deciles of the candidates by occurrences
 MODES = ("reuse", "naive")
-LARGE = {"model": "random", "vocab": SMOLLM2, "hidden": 96, "limit": 64, "batch": 64, "samples": 1}
+BODY = {"hidden": 96, "layers": 3, "heads": 3}
+LARGE = {"model": "random", "vocab": SMOLLM2, "body": BODY, "limit": 64, "batch": 64, "samples": 1}
 GROWTH = {
     "candidates": ("candidates", (2, 4, 8, 16), LARGE | {"problems": 8}, MODES),
     "problems": ("prompts", (4, 8, 16, 32), LARGE | {"candidates": 4}, MODES),
@@ -77,7 +78,7 @@ def _lab(job: Job, turns: Turns) -> None:
 
 def _random(job: Job, turns: Turns) -> None:
     """Knock out, without tasks and grades."""
-    model = writer(job["vocab"], job["hidden"], mean_length=job["limit"] / 2)
+    model = writer(job["vocab"], job["body"], mean_length=job["limit"] / 2)
     tokenizer, how = SimpleNamespace(eos_token_id=END), _how(job)
     prompts = np.random.default_rng(0).integers(2, job["vocab"], (job["problems"], 24)).tolist()
     base = rollout.generate(
