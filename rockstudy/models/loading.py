@@ -38,7 +38,7 @@ from rockstudy.runs import Run
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _TINY = {"teacher": (32, 0), "student": (16, 1)}  # ours: hidden size, seed
 
-DType = Literal["auto", "float32", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16", "fastest"]
 
 
 @dataclass
@@ -53,6 +53,18 @@ class Pair:
 def default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA, float32 elsewhere."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware: CUDA, or a CPU with AMX or AVX512-BF16.
+
+    On another CPU torch emulates it, far slower than float32.
+    """
+    if device.type != "cpu":
+        return device.type == "cuda"
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # an older torch cannot tell
+    has = ask()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 def load_pair(
@@ -268,6 +280,8 @@ def _text_part(model: PreTrainedModel) -> PreTrainedModel:
 def _dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
+    if dtype == "fastest":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     return default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
 
 
