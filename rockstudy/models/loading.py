@@ -67,6 +67,11 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
+def is_fastest_in_bfloat16(pair: PairConfig) -> bool:
+    """Whether a pair of the type ``fastest`` is bfloat16 here."""
+    return pair.dtype == "fastest" and multiplies_bfloat16(default_device())
+
+
 def load_pair(
     config: PairConfig,
     device: torch.device | str | None = None,
@@ -94,7 +99,7 @@ def load_pair(
     else:
         computes = torch.device(device)
         at = Places(computes, computes)
-    dtype = _dtype(config.dtype, computes)
+    dtype = torch_dtype(config.dtype, computes)
     if tokenizer is None:
         tokenizer = pair_tokenizer(config)
     other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
@@ -234,7 +239,7 @@ def load_model(
     an adapter without its base or of a different one, fewer ids than `vocabulary`.
     """
     device = default_device() if device is None else torch.device(device)
-    kind = _dtype(dtype, device)
+    kind = torch_dtype(dtype, device)
     if name.startswith("tiny:"):
         tiny: Any = tiny_model(role_of(name, field), load_tokenizer(name, field=field))
         return tiny.to(device=device, dtype=kind)
@@ -277,7 +282,8 @@ def _text_part(model: PreTrainedModel) -> PreTrainedModel:
     return text
 
 
-def _dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
+def torch_dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
+    """The type that weights get on a device."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "fastest":

@@ -79,7 +79,11 @@ def resolve(
         if adapter is not None:
             must = f"{field}: its adapter must be None for {name}, which has one"
             raise StudyError(f"{must}; got {shortened(adapter)}")
-        adapter = str(paths.data_dir() / "smollm2" / "teacher")
+        folder = paths.data_dir() / "smollm2" / "teacher"
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            must = f"{field}: must have its adapter in {folder}"
+            raise StudyError(f"{must}; it is not built: run `rockstudy smollm2 build`")
+        adapter = str(folder)
     if adapter is not None:
         added = _whole(adapter, None, None, field)
         if file_of(added, ADAPTER) is None:

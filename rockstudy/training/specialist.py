@@ -12,6 +12,7 @@ is written every ``save_steps``: a killed training goes on from there and ends w
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -115,7 +116,8 @@ class Learner:
 
         dtype, head = model.dtype, model.get_output_embeddings().weight
         wanted: Any = adapters.adapters(config["rank"])
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft reads an old property of every model
             torch.manual_seed(torch_seed(config["seed"], "specialist"))
             self.model: Any = peft.get_peft_model(model, wanted)  # pyright: ignore
         self.plain, self.head, self.config = model, head.detach(), config

