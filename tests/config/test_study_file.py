@@ -29,9 +29,10 @@ def test_a_preset_that_is_written_is_read_back_equal(file, name):
 
 def test_a_changed_configuration_is_read_back_equal_where_a_field_became_empty(file):
     pair = {"teacher": 'a "quoted" \\ name', "student": "ü\x7f\n"}
-    given = {"screen": None, "freeze__extra": [], "stage2__lr": 1e-5}
-    changed = from_parameters("tiny", seed=4, pair=pair, **given)
-    assert changed.screen is None != PRESETS["tiny"].screen
+    task = {"name": "lab_math", "n_train": 9, "n_eval": 9, "max_prompt_tokens": 64}  # no path
+    given = {"train_task": task, "freeze__extra": [], "stage2__lr": 1e-5}
+    changed = from_parameters("qwen3", seed=4, pair=pair, **given)
+    assert changed.train_task.path is None != PRESETS["qwen3"].train_task.path
     assert from_parameters(file(study_file.text(changed))) == changed
 
 

@@ -8,8 +8,9 @@ from rockstudy.config.overrides import from_parameters
 from rockstudy.models import checkpoints, loading
 from rockstudy.rocks import token_table
 from rockstudy.runs import Run
-from rockstudy.sampling import rollout
+from rockstudy.sampling import engines, rollout
 from rockstudy.training import stages
+from rockstudy.training.trainer import DistillTrainer
 
 CPU = torch.device("cpu")
 
@@ -39,23 +40,29 @@ def test_a_torch_that_cannot_tell_has_none(monkeypatch):
 def test_a_stage_computes_in_bfloat16_and_keeps_float32(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "multiplies_bfloat16", lambda device: True)
     made, computed = {}, []
-    plain = rollout.generate
+    rollouts = DistillTrainer._rollouts
+    decode = engines.decode
 
-    def watched(*args, **kwargs):
+    def decoded(*args, **kwargs):
         computed.append(torch.is_autocast_enabled("cpu"))
-        return plain(*args, **kwargs)
+        yield from decode(*args, **kwargs)
 
-    monkeypatch.setattr(rollout, "generate", watched)
+    def watched(trainer, inputs):
+        with pytest.MonkeyPatch.context() as patched:  # not while the teacher writes its answers
+            patched.setattr(engines, "decode", decoded)
+            return rollouts(trainer, inputs)
+
+    monkeypatch.setattr(DistillTrainer, "_rollouts", watched)
     for dtype in ("float32", "fastest"):
         config = from_parameters("tiny", pair__dtype=dtype, stage2__steps=2)
         run = Run(config, tmp_path / dtype)
         made[dtype] = stages.train(run, "stage2", seed=0)
         one = checkpoints.in_folder(made[dtype].checkpoints["late"], config.pair)
-        assert one.load().dtype == (torch.bfloat16 if dtype == "fastest" else torch.float32)
-        assert one.hash != checkpoints.in_folder(one.folder, from_parameters("tiny").pair).hash or (
-            dtype == "float32"
-        )
-    assert computed.count(True) == 2  # the steps of stage 2; those of the teacher are in its type
+        plain = checkpoints.in_folder(one.folder, from_parameters("tiny").pair)
+        fast = dtype == "fastest"
+        assert one.load().dtype == (torch.bfloat16 if fast else torch.float32)
+        assert (one.hash != plain.hash) is fast  # what was sampled in another type is sampled anew
+    assert computed == [False, False, True, True]  # two steps of stage 2 each
     late = {
         dtype: loading.load_model(str(one.checkpoints["late"]), dtype="auto", device="cpu")
         for dtype, one in made.items()
