@@ -97,7 +97,9 @@ def students(run: Run) -> dict[tuple[int, str], Checkpoint]:
             training_steps.train_arms(run, [(adamw(run), seed, ()) for seed in seeds])
             made = {seed: training_steps.trained(run, adamw(run), seed) for seed in seeds}
         folders = {(seed, name): made[seed].checkpoints[name] for seed, name in wanted}
-        return {at: checkpoints.in_folder(folder) for at, folder in folders.items()}
+        return {
+            at: checkpoints.in_folder(folder, run.config.pair) for at, folder in folders.items()
+        }
 
     return run.in_memory("persistence students", found)
 
@@ -473,9 +475,9 @@ def ends(run: Run) -> pd.DataFrame:
     texts = FixedTexts(written, rows, start, measured(run).model("teacher"))
     frame = texts.frame.assign(count=1, start=texts.losses(), cause=_causes(run, written, texts))
     frame["fold"] = np.unique(frame.prompt_index, return_inverse=True)[1] % interventions.FOLDS
-    frames, keys = [], ["fold", "token_id", "cause"]
+    frames, keys, pair = [], ["fold", "token_id", "cause"], run.config.pair
     for (name, seed), one in trained.items():
-        student = _load(checkpoints.in_folder(one.checkpoints["late"]))
+        student = _load(checkpoints.in_folder(one.checkpoints["late"], pair))
         frame["end"] = texts.losses(weights=texts.weights_of(student))
         sums = frame.groupby(keys, as_index=False)[["count", "start", "end"]].sum()
         frames.append(sums.assign(arm=name, seed=seed))

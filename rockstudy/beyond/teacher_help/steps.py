@@ -47,7 +47,9 @@ def students(run: Run) -> dict[int, Checkpoint]:
         if run.config.models is not None:
             return {run.config.seeds[0]: measured(run).checkpoints["post"]}
         seeds, trained = run.config.seeds[: run.config.teacher_help.seeds], baselines(run)
-        return {seed: checkpoints.in_folder(trained[seed].checkpoints["late"]) for seed in seeds}
+        folders = {seed: trained[seed].checkpoints["late"] for seed in seeds}
+        pair = run.config.pair
+        return {seed: checkpoints.in_folder(folder, pair) for seed, folder in folders.items()}
 
     return run.in_memory("students of the intervention", found)
 
