@@ -261,8 +261,8 @@ def outcomes(
     Columns: ``benchmark, level, target, prompt_index, sample_index, correct, base_correct, stopped,
     n_new_tokens, reused_tokens``: a row per generated completion. A candidate that never occurs has
     none: its difference is 0 exactly. New tokens are those drawn for this candidate and no earlier
-    one; reused ones are those of the completion that were there. Where a drawn token was banned by
-    all that had come so far, both exceed the completion's length.
+    one; reused ones are those of the completion that were there. Both together exceed its length
+    where an engine that cannot stop at a ban has drawn tokens that no candidate takes.
 
     `StudyError`: rollouts without grades; as `plan` and `resample`.
     """

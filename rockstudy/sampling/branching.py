@@ -54,7 +54,8 @@ class Tree:
     """The nodes of some policies on some texts: who leaves where, what is done, what it took.
 
     `policies` are the ids that each bans. ``drawn`` and ``lost``, int64 (policies, texts), count
-    tokens: those drawn for the first of a node's members, and those of them that nobody took.
+    the tokens that were drawn for the first of a node's members, and those of them that were drawn
+    after the last member had left.
     """
 
     policies: Sequence[Sequence[int]]
@@ -86,10 +87,7 @@ class Tree:
         lead, child = node.lead, self._leave(node, ids, token)
         if child is None:
             return None
-        if not node.members:
-            self._count(lead, node, len(ids) + 1)
-            self.lost[lead, node.text] += 1
-        elif node.lead != lead:  # who comes next needs the token
+        if node.lead != lead:  # whoever comes next needs the token
             self._count(lead, node, len(ids))
         return child
 

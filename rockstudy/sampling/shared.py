@@ -78,8 +78,8 @@ def by_rounds(
                 child = tree.meet(node, ids[:column], int(ids[column]))
                 children += [] if child is None else [child]
                 if not node.members:
-                    tree.drawn[lead, node.text] += len(ids) - column - 1
-                    tree.lost[lead, node.text] += len(ids) - column - 1
+                    tree.drawn[lead, node.text] += len(ids) - column
+                    tree.lost[lead, node.text] += len(ids) - column
                     break
             else:
                 tree.end(node, ids)

@@ -20,10 +20,9 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rockstudy.errors import StudyError
 from rockstudy.sampling.branching import Node, Tree
-from rockstudy.sampling.decoding import Chooser, _without
+from rockstudy.sampling.decoding import Chooser
 
 READ = 8  # ours: texts that are read together
-GROW = 64  # ours: columns and slots by which the buffers grow
 BITS = 62  # members in a word
 
 
@@ -52,7 +51,8 @@ def write(
 
     `StudyError`: logits with NaN or infinity, or a row with every token banned.
     """
-    slots = _Slots(model, tree, uniforms, limit)
+    longest = max((len(prompt) for prompt, _ in texts), default=0)
+    slots = _Slots(model, tree, uniforms, longest, limit)
     waiting = _read(model, tree, texts)
     more = True
     while more or slots.nodes:
@@ -85,10 +85,19 @@ def _read(
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of all slots, (slots, heads, columns, size), each with its own length."""
+    """Keys and values of all slots, (slots, heads, columns, size), each with its own length.
+
+    Position i stands in column i modulo their number, so that a window overwrites what it no longer
+    sees; positions are in the keys, and their order does not matter.
+    """
 
     keys: Tensor
     values: Tensor
+
+    def begin(self, at: Tensor, width: int) -> None:
+        """Write position ``at[i]`` of slot i next; look at `width` columns."""
+        self.at, self.width = at % self.keys.shape[2], width
+        self.rows = torch.arange(len(at), device=at.device)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -98,21 +107,21 @@ class _Layer(DynamicLayer):
         self.values[self.rows, :, self.at] = value_states[:, :, 0]
         return self.keys[:n, :, : self.width], self.values[:n, :, : self.width]
 
-    def begin(self, at: Tensor, width: int) -> None:
-        """Write the next column of slot i at ``at[i]``; look at `width` columns."""
-        self.at, self.width = at, width
-        self.rows = torch.arange(len(at), device=at.device)
-
     def get_seq_length(self) -> int:
         return self.width - 1
 
-    def resize(self, slots: int, columns: int) -> None:
+    def resize(self, slots: int) -> None:
         """Have room for so many."""
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_zeros(slots, old.shape[1], columns, old.shape[3])
-            new[: old.shape[0], :, : old.shape[2]] = old
+            new = old.new_zeros(slots, *old.shape[1:])
+            new[: len(old)] = old
             setattr(self, name, new)
+
+    def fill(self, into: slice, states: tuple[Tensor, Tensor], where: Tensor) -> None:
+        """Put positions `where`, int (slots, columns), of a text into the first columns."""
+        for buffer, state in zip((self.keys, self.values), states, strict=True):
+            buffer[into, :, : where.shape[1]] = state[:, where].transpose(0, 1)
 
     def copy(self, into: Any, out_of: Any, columns: int) -> None:
         """Copy the first columns of some slots into others."""
@@ -128,20 +137,21 @@ class _Slots:
         model: PreTrainedModel,
         tree: Tree,
         uniforms: Callable[[Node, int], np.ndarray],
+        longest: int,
         limit: int,
     ) -> None:
         self.model, self.tree, self.uniforms, self.limit = model, tree, uniforms, limit
-        self.cache = DynamicCache()
-        self.window = _window(DynamicCache(config=model.config).layers[0])
-        self.nodes: list[Node] = []
-        words = len(tree.policies) // BITS + 1
-        self.holding = np.zeros((model.get_input_embeddings().weight.shape[0], words), np.int64)
+        self.cache, self.nodes = DynamicCache(), list[Node]()
+        window = _window(DynamicCache(config=model.config).layers[0])
+        self.columns = longest + limit if window is None else min(window, longest + limit)
+        self.words = len(tree.policies) // BITS + 1
+        self.holding = np.zeros((model.get_input_embeddings().weight.shape[0], self.words), int)
         for token, members in tree.holding.items():
-            self.holding[token] = _words(members, words)
+            self.holding[token] = _words(members, self.words)
         self.state = {  # by slot
-            "alive": np.zeros((0, words), np.int64),
+            "alive": np.zeros((0, self.words), np.int64),  # members
             "token": np.zeros(0, np.int64),  # the last one, which is read next
-            "at": np.zeros(0, np.int64),  # its column in the cache
+            "at": np.zeros(0, np.int64),  # its position
             "column": np.zeros(0, np.int64),  # of the completion, to be written
             "u": np.zeros((0, limit)),
             "written": np.zeros((0, limit), np.int32),
@@ -153,131 +163,138 @@ class _Slots:
     ) -> None:
         """Let the roots of a text begin."""
         if not self.cache.layers:
-            self.cache.layers = [_of(keys, values) for keys, values in states]  # type: ignore[assignment]
+            self.cache.layers = [_empty(*state, self.columns) for state in states]  # type: ignore[assignment]
         at = np.array([prompt + len(node.kept) - 1 for node in roots])
-        new = slice(len(self.nodes), len(self.nodes) + len(roots))
-        self._room(new.stop, int(at.max()) + 1)
-        for layer, (keys, values) in zip(self.cache.layers, states, strict=True):
-            layer.keys[new, :, : at.max()] = keys[:, : at.max()]  # type: ignore[index]
-            layer.values[new, :, : at.max()] = values[:, : at.max()]  # type: ignore[index]
-        self._begin(roots, at, ids[at])
+        new = self._begin(roots, at)
+        self.state["token"][new] = ids[at]
+        before, columns = at[:, None] - 1, np.arange(min(int(at.max()), self.columns))
+        where = np.maximum(before - (before - columns) % self.columns, 0)  # (slots, columns)
+        for layer, state in zip(self.cache.layers, states, strict=True):
+            layer.fill(new, state, torch.from_numpy(where).to(self.model.device))  # type: ignore[operator]
 
-    @torch.no_grad()
     def step(self, choose: Chooser, ends: np.ndarray) -> None:
-        """Draw a token in every slot; members that ban it leave, and whole completions too."""
-        n, device, of = len(self.nodes), self.model.device, self.state
-        rows, column, at = np.arange(n), of["column"][:n], of["at"][:n]
-        width = int(at.max()) + 1
-        self._room(n, width)
-        put = torch.from_numpy(at).to(device)
+        """Draw a token in every slot; members that ban it leave, and whole completions too.
+
+        Those that leave draw again from the same logits, until nobody leaves.
+        """
+        logits, gone = self._logits(), []
+        first, source = 0, np.arange(len(self.nodes))  # of slots that draw, and rows of the logits
+        while len(source):
+            children, parents, free = self._draw(logits[source], first, choose, ends)
+            gone.append(free)
+            new = self._begin(children, self.state["at"][parents] - 1)
+            self._copy(torch.arange(new.start, new.stop), torch.from_numpy(parents))
+            first, source = new.start, source[parents - first]
+        self._leave(np.concatenate(gone))
+
+    def _logits(self) -> Tensor:
+        """Read the last token of every slot: (n, V)."""
+        n, device = len(self.nodes), self.model.device
+        at = torch.from_numpy(self.state["at"][:n]).to(device)
+        width = min(int(at.max()) + 1, self.columns)
         for layer in self.cache.layers:
-            layer.begin(put, width)  # type: ignore[operator]
-        logits = self.model(
-            input_ids=torch.from_numpy(of["token"][:n, None]).to(device),
-            attention_mask=self._mask(put, width),
-            position_ids=put[:, None],
+            layer.begin(at, width)  # type: ignore[operator]
+        mask = torch.zeros(n, width, dtype=self.model.dtype, device=device)
+        unseen = torch.arange(width, device=device) > at[:, None]
+        mask.masked_fill_(unseen, torch.finfo(self.model.dtype).min)
+        return self.model(
+            input_ids=torch.from_numpy(self.state["token"][:n, None]).to(device),
+            attention_mask=mask[:, None, None],
+            position_ids=at[:, None],
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        banned = torch.from_numpy(of["banned"][:n]).to(device)
-        u = torch.from_numpy(of["u"][rows, column]).to(device)
-        drawn, usable = choose(_without(logits, banned), u)
+
+    def _draw(
+        self, logits: Tensor, first: int, choose: Chooser, ends: np.ndarray
+    ) -> tuple[list[Node], np.ndarray, np.ndarray]:
+        """Draw in the slots from `first` on.
+
+        Returns the nodes of those who leave, their parents' slots, and the slots that are free.
+        """
+        of, slots = self.state, slice(first, len(self.nodes))
+        column, banned = of["column"][slots], of["banned"][slots]
+        row, place = (banned >= 0).nonzero()
+        logits[row, banned[row, place]] = -torch.inf
+        u = torch.from_numpy(of["u"][slots][np.arange(len(column)), column]).to(logits.device)
+        drawn, usable = choose(logits, u)
         if not bool(usable.all()):
             raise StudyError("logits: must be finite; the model gave NaN or infinity")
         token = drawn.cpu().numpy()
-        before = of["token"][:n].copy()
-        of["written"][rows, column] = of["token"][:n] = token
-        met = of["alive"][:n] & self.holding[token]
-        of["alive"][:n] &= ~met
-        leaving = met.any(1)
+        met = of["alive"][slots] & self.holding[token]
+        of["alive"][slots] &= ~met
         over = np.isin(token, ends) | (column + 1 == self.limit)
-        gone = over | ~of["alive"][:n].any(1)
-        children, parents = [], []
-        for i in np.flatnonzero(leaving):
-            child = self.tree.meet(self.nodes[i], of["written"][i, : column[i]], int(token[i]))
-            assert child is not None
-            children.append(child)
-            parents.append(i)
-        for i in np.flatnonzero(over):
+        children, parents = [], first + np.flatnonzero(met.any(1))
+        for i in parents:
+            so_far = of["written"][i, : of["column"][i]]
+            children.append(self.tree.meet(self.nodes[i], so_far, int(token[i - first])))
+        of["token"][slots] = of["written"][slots][np.arange(len(column)), column] = token
+        for i in first + np.flatnonzero(over):
             if self.nodes[i].members:
-                self.tree.end(self.nodes[i], of["written"][i, : column[i] + 1].copy())
-        of["column"][:n] += 1
-        if children:
-            self._fork(children, np.array(parents), before)
-        of["at"][:n] += 1
-        self._leave(np.flatnonzero(gone))
+                self.tree.end(self.nodes[i], of["written"][i, : of["column"][i] + 1].copy())
+        of["column"][slots] += 1
+        of["at"][slots] += 1
+        return children, parents, first + np.flatnonzero(over | ~of["alive"][slots].any(1))
 
-    def _mask(self, at: Tensor, width: int) -> Tensor:
-        """What each slot sees, (n, 1, 1, width): added to the scores."""
-        columns = torch.arange(width, device=at.device)
-        seen = columns <= at[:, None]
-        if self.window is not None:
-            seen &= columns > at[:, None] - self.window
-        hidden = torch.finfo(self.model.dtype).min
-        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=at.device)
-        return mask.masked_fill_(~seen, hidden)[:, None, None]
+    def _copy(self, into: Tensor, out_of: Tensor) -> None:
+        """Copy what some slots have read into others."""
+        if len(into):
+            read = int(self.state["at"][out_of.numpy()].max())
+            for layer in self.cache.layers:
+                layer.copy(into, out_of, min(read, self.columns))  # type: ignore[operator]
 
-    def _fork(self, children: list[Node], parents: np.ndarray, before: np.ndarray) -> None:
-        """Let children begin with what their parents have read, but for the last token."""
-        new, at = slice(len(self.nodes), len(self.nodes) + len(children)), self.state["at"][parents]
-        self._room(new.stop, 0)
-        for layer in self.cache.layers:
-            layer.copy(new, torch.from_numpy(parents), int(at.max()))  # type: ignore[operator]
-        self._begin(children, at, before[parents])
-
-    def _begin(self, nodes: list[Node], at: np.ndarray, token: np.ndarray) -> None:
-        """Fill the next slots."""
-        of, first, words = self.state, len(self.nodes), self.holding.shape[1]
+    def _begin(self, nodes: list[Node], at: np.ndarray) -> slice:
+        """Let nodes whose last token has the position `at` have the next slots."""
+        new = slice(len(self.nodes), len(self.nodes) + len(nodes))
         self.nodes += nodes
-        widest = max(len(node.banned) for node in nodes)
-        if (missing := widest - of["banned"].shape[1]) > 0:
-            of["banned"] = np.pad(of["banned"], ((0, 0), (0, missing)), constant_values=-1)
-        of["at"][first : len(self.nodes)], of["token"][first : len(self.nodes)] = at, token
-        for i, node in enumerate(nodes, first):
+        self._room(new.stop, max((len(node.banned) for node in nodes), default=0))
+        of = self.state
+        of["at"][new] = at
+        for i, node in enumerate(nodes, new.start):
             start = len(node.kept)
-            of["alive"][i], of["column"][i] = _words(node.members, words), start
+            of["alive"][i], of["column"][i] = _words(node.members, self.words), start
             of["written"][i, :start] = node.kept
             of["u"][i, start:] = self.uniforms(node, self.limit - start)
             of["banned"][i] = -1
             of["banned"][i, : len(node.banned)] = node.banned
+        return new
 
     def _leave(self, gone: np.ndarray) -> None:
         """Free slots, and move the last ones into them."""
         left = len(self.nodes) - len(gone)
+        holes = np.sort(gone[gone < left])
         staying = np.setdiff1d(np.arange(left, len(self.nodes)), gone)
-        holes = gone[gone < left]
-        if len(holes):
-            into, out_of = torch.from_numpy(holes), torch.from_numpy(staying)
-            for layer in self.cache.layers:
-                columns = int(self.state["at"][staying].max())
-                layer.copy(into, out_of, columns)  # type: ignore[operator]
-            for values in self.state.values():
-                values[holes] = values[staying]
-            for hole, i in zip(holes, staying, strict=True):
-                self.nodes[hole] = self.nodes[i]
+        self._copy(torch.from_numpy(holes), torch.from_numpy(staying))
+        for values in self.state.values():
+            values[holes] = values[staying]
+        for hole, i in zip(holes, staying, strict=True):
+            self.nodes[hole] = self.nodes[i]
         del self.nodes[left:]
 
-    def _room(self, slots: int, columns: int) -> None:
-        """Have buffers for so many slots and columns."""
-        have, wide = self.cache.layers[0].keys.shape[0], self.cache.layers[0].keys.shape[2]  # type: ignore[union-attr]
-        if slots > have or columns > wide:
-            more = have if slots <= have else slots + GROW
-            for layer in self.cache.layers:
-                layer.resize(more, wide if columns <= wide else columns + GROW)  # type: ignore[operator]
-        for name, values in self.state.items():
-            if slots > len(values):
-                new = np.zeros((slots + GROW, *values.shape[1:]), values.dtype)
-                new[: len(values)] = values
+    def _room(self, slots: int, banned: int) -> None:
+        """Have buffers for so many slots, and for as many ids that one bans."""
+        if (missing := banned - self.state["banned"].shape[1]) > 0:
+            wider = np.pad(self.state["banned"], ((0, 0), (0, missing)), constant_values=-1)
+            self.state["banned"] = wider
+        have = len(self.state["at"])
+        if slots > have:
+            more = slots + slots // 2
+            for name, values in self.state.items():
+                new = np.zeros((more, *values.shape[1:]), values.dtype)
+                new[:have] = values
                 self.state[name] = new
+            for layer in self.cache.layers:
+                layer.resize(more)  # type: ignore[operator]
 
 
-def _of(keys: Tensor, values: Tensor) -> _Layer:
-    """A layer without slots for keys and values like these, (heads, columns, size)."""
+def _empty(keys: Tensor, values: Tensor, columns: int) -> _Layer:
+    """A layer without slots for keys and values like these, (heads, positions, size)."""
     layer = _Layer()
     layer.lazy_initialization(keys[None], values[None])
-    layer.keys, layer.values = keys[None, :, :0][:0], values[None, :, :0][:0]
-    layer.width = 0
+    layer.keys, layer.values = (
+        state.new_zeros(0, len(state), columns, state.shape[-1]) for state in (keys, values)
+    )
     return layer
 
 
