@@ -71,7 +71,7 @@ def by_rounds(
     while nodes:
         children = []
         for node, made in zip(nodes, complete(nodes), strict=True):
-            ids, lead = np.concatenate([node.kept, made]), node.lead
+            ids = np.concatenate([node.kept, made])
             met = np.isin(made, list(tree.holding)).nonzero()[0] + len(node.kept)
             for column in met:
                 lead = node.lead

@@ -91,7 +91,7 @@ def test_completions_follow_the_enumerated_knockout_policy(model, base, banned, 
 SHARING = (
     Candidate(0, (0,)), Candidate(2, (2,)), Candidate(3, (3, 2), "window"),
     Candidate(0, (3, 0), "window"), Candidate(2, (2, 0, 3), "window"),
-    Candidate(2, (2, 0, 4), "window"), Candidate(4, (0, 4, 3, 2), "window"),
+    Candidate(2, (2, 0, 4), "window"), Candidate(4, (0, 4, 3), "window"),
     Candidate(4, (3, 2), "window"), Candidate(END, (END, 2), "window"),
 )  # fmt: skip
 
