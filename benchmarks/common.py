@@ -4,7 +4,8 @@
 busy machine slows all of them; a ratio is the median over pairs of repetitions. Seconds are
 wall-clock time, or processor time if one CPU thread does the work (OMP_NUM_THREADS=1), which
 depends less on other load. A side's peak memory is the increase over its process's memory before
-the first repetition, on the device if there is one, else resident.
+the first repetition, on the device if there is one, else resident; `whole` is with what that
+process had. On CUDA, models that only read are bf16, as in a study.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # where workers find rockstudy
+os.environ["PYTHONPATH"] = os.pathsep.join(  # where workers find rockstudy
+    filter(None, (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")))
+)
 
 import torch
 from tokenizers import Tokenizer
@@ -30,6 +33,20 @@ ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = 49_152  # its vocabulary
 END, PAD = 1, 0  # token ids of the random models
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+READING = torch.bfloat16 if DEVICE == "cuda" else torch.float32  # models that are not trained
+# Bodies of models. Facts: config.json of HuggingFaceTB/SmolLM2-135M, Qwen/Qwen3-0.6B and Qwen3-4B.
+SHAPES: dict[str, dict[str, int]] = {
+    "small": {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16},
+    "smollm2": {"hidden": 576, "layers": 30, "heads": 9, "kv_heads": 3, "intermediate": 1_536},
+    "qwen3-0.6b": {
+        **{"hidden": 1_024, "layers": 28, "heads": 16, "kv_heads": 8},
+        **{"head_dim": 128, "intermediate": 3_072},
+    },
+    "qwen3-4b": {
+        **{"hidden": 2_560, "layers": 36, "heads": 32, "kv_heads": 8},
+        **{"head_dim": 128, "intermediate": 9_728},
+    },
+}
 PRELOADED = [
     "trl",
     "rockstudy.training.stages",
@@ -71,7 +88,8 @@ class Turns:
         if DEVICE == "cuda":
             torch.cuda.synchronize()
         seconds = clock() - self.start
-        self.pipe.send(found | {"seconds": seconds, "peak": _peak() - self.base})
+        whole = _peak()
+        self.pipe.send(found | {"seconds": seconds, "peak": whole - self.base, "whole": whole})
 
     def run(self, once: Callable[[], dict[str, Any]]) -> None:
         """Repeat a call, which returns what `done` takes."""
@@ -140,6 +158,11 @@ class Side:
         return self.last["peak"]
 
     @property
+    def whole(self) -> int:
+        """The same with what the process had before: models, and without CUDA the libraries."""
+        return self.last["whole"]
+
+    @property
     def tokens(self) -> int:
         """Tokens of the last repetition."""
         return self.last["tokens"]
@@ -182,34 +205,48 @@ def rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def random_model(
-    vocab: int, hidden: int, layers: int, heads: int, seed: int, kv_heads: int | None = None
+    vocab: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    seed: int,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    intermediate: int | None = None,
 ) -> Qwen3ForCausalLM:
-    """A Qwen3 with random weights, in SmolLM2's proportions; weights of embedding and head tied."""
+    """A Qwen3 with random weights, on `DEVICE` in float32; weights of embedding and head tied.
+
+    What is left out has SmolLM2's proportions.
+    """
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocab,
         hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3,
+        intermediate_size=intermediate or hidden * 8 // 3,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads or heads,
-        head_dim=hidden // heads,
+        head_dim=head_dim or hidden // heads,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=END,
         pad_token_id=PAD,
     )
-    return Qwen3ForCausalLM(config)
+    with torch.device(DEVICE):  # a CPU draws billions of numbers for minutes
+        return Qwen3ForCausalLM(config)
 
 
-def writer(vocab: int, hidden: int, mean_length: float, seed: int = 0) -> Qwen3ForCausalLM:
+def writer(
+    vocab: int, shape: Mapping[str, int], mean_length: float, seed: int = 0
+) -> Qwen3ForCausalLM:
     """A random model that writes as people do in one respect: token frequencies are Zipf's.
 
     Its head has a bias: the k-th id after the special ones has a probability of about 1/k, the
     weights move the logits by about 1 up and down, and the end of text comes with probability
     1/`mean_length` at every position, so that lengths are about geometric.
     """
-    model = random_model(vocab, hidden, 3, 3, seed)
+    hidden = shape["hidden"]
+    model = random_model(vocab, **shape, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     head = torch.nn.Linear(hidden, vocab)
     bias = -torch.arange(1, vocab + 1).log().roll(2)
@@ -220,7 +257,7 @@ def writer(vocab: int, hidden: int, mean_length: float, seed: int = 0) -> Qwen3F
     head.weight.data, head.bias.data = weight, bias
     model.lm_head = head
     model.config.tie_word_embeddings = False
-    return model.eval().to(DEVICE)
+    return model.eval().to(DEVICE, READING)
 
 
 def random_tokenizer(vocab: int) -> PreTrainedTokenizerFast:

@@ -1,18 +1,19 @@
 """Cost and variance of knockouts by prefix reuse against regenerating everything.
 
 The lab's student (as shipped, before any training) on lab maths problems. The candidates are those
-of the lab's committed screen at token level: the first types by rank with a positive score, without
-special tokens. Reuse runs over all of them, naive over a few with different frequencies, from which
-its cost for the others is extrapolated. The baseline is sampled beforehand and not counted, since a
+of the lab's committed screen: at token level the first types by rank with a positive score, without
+special tokens; at window level the same types with the candidates near them; and the controls of
+the rocks. Reuse runs over all of them, naive over a few with different frequencies, from which its
+cost for the others is extrapolated. The baseline is sampled beforehand and not counted, since a
 screen needs it anyway. Both modes alternate (`common`).
 
 Names that end in 49k belong to a random model with SmolLM2's vocabulary and Zipf's frequencies. Its
 candidates are evenly spaced in the logarithm of the frequency rank, from the 2nd to the 1,024th
 type; the savings depend on this choice. Nothing is graded there.
 
-    tokens_vs_naive       tokens that reuse generates over those of naive, the whole screen
-    speedup_vs_naive      seconds of naive over those of reuse, grading included, the few;
-                          screen_...: of the whole screen, naive taken from the few
+    tokens_vs_naive       tokens that reuse generates over those of naive, all at token level
+    speedup_vs_naive      seconds of naive over those of reuse, grading included, the few
+    screen_...            both of the whole screen, with windows and controls; naive's from a few
     variance_vs_unpaired  variance of Delta by reuse over that of an independent naive run which may
                           generate as many tokens (its variance grows as its rollouts get fewer),
                           the few
@@ -21,6 +22,7 @@ type; the savings depend on this choice. Nothing is graded there.
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +43,9 @@ from rockstudy.sampling import rollout
 
 GROUPS = 10  # ours: deciles of the candidates by occurrences
 MODES = ("reuse", "naive")
-LARGE = {"model": "random", "vocab": SMOLLM2, "hidden": 96, "limit": 64, "batch": 64, "samples": 1}
+BODY = {"hidden": 96, "layers": 3, "heads": 3}
+LEVELS = ("token", "window", "control")
+LARGE = {"model": "random", "vocab": SMOLLM2, "body": BODY, "limit": 64, "batch": 64, "samples": 1}
 GROWTH = {
     "candidates": ("candidates", (2, 4, 8, 16), LARGE | {"problems": 8}, MODES),
     "problems": ("prompts", (4, 8, 16, 32), LARGE | {"candidates": 4}, MODES),
@@ -61,7 +65,7 @@ def _lab(job: Job, turns: Turns) -> None:
     how = _how(job)
     base, _ = rollout.answer(student, pair.tokenizer, task, how, 0)
     found, counts = np.unique(base.completion_ids[base.mask], return_counts=True)
-    chosen, often = ordered(screened(job["candidates"]), pd.Series(counts, found))
+    chosen, often = ordered(screened(job["candidates"], job["levels"]), pd.Series(counts, found))
     places = np.linspace(0, len(chosen) - 1, min(job["few"] or len(chosen), len(chosen)))
     few = [chosen[i] for i in np.unique(places.round().astype(int))]
 
@@ -77,7 +81,7 @@ def _lab(job: Job, turns: Turns) -> None:
 
 def _random(job: Job, turns: Turns) -> None:
     """Knock out, without tasks and grades."""
-    model = writer(job["vocab"], job["hidden"], mean_length=job["limit"] / 2)
+    model = writer(job["vocab"], job["body"], mean_length=job["limit"] / 2)
     tokenizer, how = SimpleNamespace(eos_token_id=END), _how(job)
     prompts = np.random.default_rng(0).integers(2, job["vocab"], (job["problems"], 24)).tolist()
     base = rollout.generate(
@@ -123,11 +127,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the few, both modes in turns")
     given = parser.parse_args()
     size = {"model": "lab", "problems": given.problems, "samples": given.samples, "limit": 192}
-    size |= {"batch": given.batch_size, "candidates": given.candidates}
+    size |= {"batch": given.batch_size, "candidates": given.candidates, "levels": LEVELS[:1]}
     few = {mode: size | {"way": mode, "few": given.naive} for mode in MODES}
     reuse, naive = measure(work, few, given.repeats, warm=0).values()
-    whole = {"reuse": size | {"way": "reuse", "few": None}}
-    screen = measure(work, whole, 1, warm=0)["reuse"]
+    screen = measure(work, {"reuse": size | {"way": "reuse", "few": None}}, 1, warm=0)["reuse"]
+    every = {mode: jobs | {"levels": LEVELS} for mode, jobs in few.items()}
+    every["reuse"] |= {"few": None}
+    whole, whole_naive = measure(work, every, given.repeats, warm=0).values()
     large = LARGE | {"candidates": 12, "problems": 32}
     wide = measure(work, {mode: large | {"way": mode} for mode in MODES}, given.repeats)
 
@@ -137,15 +143,17 @@ def main() -> None:
     by_candidate(tried, screen.last["often"], reuse.last["table"], naive.last["table"], given)
     ratios = {"tokens_vs_naive": screen.tokens / (each * len(chosen))}
     ratios |= compared(reuse, naive)
-    all_naive = naive.seconds / len(tried) * len(chosen)
-    ratios["screen_speedup_vs_naive"] = all_naive / screen.seconds
+    share = len(whole_naive.last["few"]) / len(whole.last["few"])  # of the candidates
+    ratios["screen_tokens_vs_naive"] = whole.tokens / (whole_naive.tokens / share)
+    seconds = compared(whole, whole_naive)["speedup_vs_naive"]
+    ratios["screen_speedup_vs_naive"] = seconds / share
     ratios |= variances(tried, reuse.last["table"], naive.last["table"], given)
     ratios["tokens_vs_naive_49k"] = wide["reuse"].tokens / wide["naive"].tokens
     ratios |= {name + "_49k": value for name, value in compared(*wide.values()).items()}
     about = {
-        "screen_candidates": len(chosen),
+        "screen_candidates": len(whole.last["few"]),
         "naive_candidates": len(tried),
-        "screen_seconds": screen.seconds,
+        "screen_seconds": whole.seconds,
         "problems": given.problems,
         "samples": given.samples,
         "batch_size": given.batch_size,
@@ -164,11 +172,11 @@ def compared(reuse: Side, naive: Side) -> dict[str, float]:
     }
 
 
-def screened(most: int) -> list[Candidate]:
-    """The token-level candidates of the lab's committed screen, the first ones by rank."""
+def screened(most: int, levels: Sequence[str]) -> list[Candidate]:
+    """Candidates of the lab's committed screen at some levels, the first ones of each by rank."""
     table = steps.candidates(runs.opened(runs.reference_dir("lab")))
-    single = table[table.level == "token"].nsmallest(most, "rank")
-    return [Candidate(int(token), (int(token),)) for token in single.target]
+    some = pd.concat([table[table.level == level].nsmallest(most, "rank") for level in levels])
+    return steps._candidates(some)
 
 
 def tokens(table: pd.DataFrame, candidates: list[Candidate]) -> np.ndarray:

@@ -25,7 +25,9 @@ import torch
 import trl
 from common import (
     DEVICE,
+    READING,
     ROOT,
+    SHAPES,
     SMOLLM2,
     Job,
     Side,
@@ -44,9 +46,14 @@ from rockstudy.training.trainer import DistillTrainer
 
 LAB = ROOT / "data" / "lab" / "student" / "config.json"
 FROZEN = 0.3
-# Hidden size, layers of the student and of the teacher, attention heads. Ours: about the lab's own,
-# and SmolLM2's width with few layers, so that a CPU takes seconds.
-BODIES = {"lab": (96, 3, 4, 3), "smollm2": (576, 4, 8, 9)}
+# Student and teacher. Ours: about the lab's own, and SmolLM2's width with few layers, so that a CPU
+# takes seconds; the other two are those of `true_shapes`.
+BODIES = {
+    "lab": [{"hidden": 96, "layers": layers, "heads": 3} for layers in (3, 4)],
+    "smollm2": [{"hidden": 576, "layers": layers, "heads": 9} for layers in (4, 8)],
+    "small": [SHAPES["small"], SHAPES["small"]],
+    "qwen3": [SHAPES["qwen3-0.6b"], SHAPES["qwen3-4b"]],
+}
 WAYS = ("ours", "trl", "full-logits")
 SIZE = {"body": "lab", "vocab": SMOLLM2, "rows": 4, "micro": 4}
 GROWTH = {
@@ -57,16 +64,15 @@ GROWTH = {
 
 def work(job: Job, turns: Turns) -> None:
     """Do one way: a step in each repetition."""
-    hidden, *depths, heads = BODIES[job["body"]]
     student, teacher = (
-        random_model(job["vocab"], hidden, depth, heads, seed) for seed, depth in enumerate(depths)
+        random_model(job["vocab"], **shape, seed=seed)
+        for seed, shape in enumerate(BODIES[job["body"]])
     )
+    teacher = teacher.eval().to(READING)
     rows = _rows(job)
     turns.begin()
-    if job["way"] == "full-logits":
-        _full_logits(job, student.to(DEVICE), teacher.eval().to(DEVICE), rows, turns)
-    else:
-        _by_trainer(job, student, teacher.eval(), rows, turns)
+    by = _full_logits if job["way"] == "full-logits" else _by_trainer
+    by(job, student, teacher, rows, turns)
 
 
 def _rows(job: Job) -> list[dict[str, Any]]:

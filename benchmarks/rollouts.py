@@ -44,7 +44,8 @@ from rockstudy.models import loading
 from rockstudy.sampling import rollout
 
 WAYS = ("ours", "generate", "static", *(["continuous"] if DEVICE == "cuda" else []))
-LARGE = {"model": "random", "hidden": 192, "vocab": SMOLLM2}
+BODY = {"hidden": 192, "layers": 3, "heads": 3}
+LARGE = {"model": "random", "body": BODY, "vocab": SMOLLM2}
 GROWTH = {
     "limit": ("longest completion", (16, 32, 64, 128), LARGE | {"rows": 8, "batch": 8}, WAYS),
     "batch": ("rows of a batch", (4, 8, 16, 32), LARGE | {"rows": 32, "limit": 16}, WAYS),
@@ -69,7 +70,7 @@ def _random(job: Job) -> tuple:
     rng = np.random.default_rng(0)
     lengths = rng.integers(12, 49, job["rows"])
     prompts = [rng.integers(2, job["vocab"], n).tolist() for n in lengths]
-    model = writer(job["vocab"], job["hidden"], mean_length=job["limit"] / 3)
+    model = writer(job["vocab"], job["body"], mean_length=job["limit"] / 3)
     return model, random_tokenizer(job["vocab"]), prompts
 
 

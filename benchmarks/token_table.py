@@ -19,7 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import DEVICE, SMOLLM2, Job, Turns, faster, measure, random_model, rounded
+from common import (
+    DEVICE,
+    READING,
+    SHAPES,
+    SMOLLM2,
+    Job,
+    Turns,
+    faster,
+    measure,
+    random_model,
+    rounded,
+)
 
 from rockstudy import tasks
 from rockstudy.config.fields import PairConfig, TaskConfig
@@ -31,8 +42,10 @@ from rockstudy.runs import Run
 from rockstudy.sampling import rollout
 from rockstudy.sampling.rollout import Rollouts, completion_states
 
-BODY = {"hidden": 576, "layers": 30, "heads": 9, "kv_heads": 3}  # SmolLM2-135M
-SMALL = {"hidden": 96, "layers": 4, "heads": 3, "kv_heads": 3, "vocab": SMOLLM2, "rows": 8}
+SMALL = {
+    **{"teacher": {"hidden": 96, "layers": 4, "heads": 3}},
+    **{"student": {"hidden": 96, "layers": 2, "heads": 3}, "vocab": SMOLLM2, "rows": 8},
+}
 WAYS = ("table", "bare")
 GROWTH = {
     "length": ("longest completion", (32, 64, 128, 256), SMALL, WAYS),
@@ -50,14 +63,10 @@ def work(job: Job, turns: Turns) -> None:
 
 
 def _pair(job: Job) -> list:
-    """Teacher, and a student of half the depth."""
+    """Teacher and student."""
     return [
-        random_model(
-            job["vocab"], job["hidden"], layers, job["heads"], seed, kv_heads=job["kv_heads"]
-        )
-        .eval()
-        .to(DEVICE)
-        for seed, layers in enumerate((job["layers"], job["layers"] // 2))
+        random_model(job["vocab"], **job[role], seed=seed).eval().to(READING)
+        for seed, role in enumerate(("teacher", "student"))
     ]
 
 
@@ -84,16 +93,15 @@ def _bare(job: Job, turns: Turns) -> None:
     """Make states and logits of both models in the same batches, and nothing of them."""
     pair = _pair(job)
     rows = random_rollouts(job["vocab"], job["rows"], job["length"])
-    order = np.argsort(rows.lengths)
-    widths = rows.lengths[order] + 24
+    written = np.flatnonzero(rows.lengths)
 
     def once() -> dict[str, Any]:
-        for batch in token_table._batches(widths, token_table.BATCH_TOKENS):
+        for batch in token_table.batches(rows, written):
             for model in pair:
-                states = completion_states(model, rows, order[batch])
+                states = completion_states(model, rows, batch)
                 weight = Head.of(model).weight
                 for part in states.split(1_024):
-                    part @ weight.T
+                    part.to(weight.dtype) @ weight.T
         return {"tokens": rows.n_tokens}
 
     turns.run(once)
@@ -168,7 +176,9 @@ def main() -> None:
     parser.add_argument("--loop-prompts", type=int, default=24, help="lab prompts, the loop")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    size = BODY | {"vocab": given.vocab, "layers": given.layers, "rows": given.rows, "length": 256}
+    pair = {"teacher": given.layers, "student": given.layers // 2}  # half as deep
+    size = {role: SHAPES["smollm2"] | {"layers": layers} for role, layers in pair.items()}
+    size |= {"vocab": given.vocab, "rows": given.rows, "length": 256}
     floor = measure(work, {way: size | {"way": way} for way in WAYS}, given.repeats)
     prompts = {"prompts": given.prompts, "loop": given.loop_prompts}
     lab = measure(work, {w: {"way": w, "prompts": n} for w, n in prompts.items()}, given.repeats)

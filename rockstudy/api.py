@@ -102,7 +102,7 @@ def checkpoints(
     before: str | Mapping[str, Any],
     after: str | Mapping[str, Any],
     between: Mapping[str, str | Mapping[str, Any]] | None = None,
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "fastest"] = "auto",
     chat_template: Literal["teacher", "student"] = "teacher",
 ) -> Models:
     """Name the models: each a Hub id, a folder (also of an adapter) or a GGUF file.

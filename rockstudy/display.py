@@ -1,4 +1,4 @@
-r"""What notebooks show beside figures: tables and texts as HTML, numbers as people write them.
+r"""What notebooks show beside figures: tables, texts and sentences as HTML, and their numbers.
 
 Token text is untrusted: it is escaped, blanks and marks that reorder text are visible, and MathJax
 leaves it alone. JupyterLab typesets formulas (``$``, ``\(``, ``\begin``) in every HTML output,
@@ -28,6 +28,9 @@ MARKS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
 SPELLED = {code: f"[U+{code:04X}]" for code in MARKS} | {10: "⏎", 13: "\\r", 9: "⇥"}
 BLANKS = re.compile(r"^ +| +$| {2,}")  # that HTML would not show
 TEXT = 'style="text-align: left"'  # JupyterLab aligns all cells at the right, other pages none
+RIGHT = 'style="text-align: right"'
+CELL = re.compile(r"<(td|th)\b((?![^>]*\bstyle=)[^>]*)>")  # without a style of its own
+WIDTH = 'style="max-width: 46em"'  # of sentences: some 90 characters a line
 NUMBER = 'class="n" style="text-align: right"'
 
 
@@ -35,7 +38,43 @@ class Html(str):
     """Text that a notebook shows as HTML; MathJax leaves its dollar signs alone."""
 
     def _repr_html_(self) -> str:
-        return f'<div class="mathjax_ignore tex2jax_ignore">{self}</div>'
+        aligned = CELL.sub(_aligned, self)
+        return f'<div class="mathjax_ignore tex2jax_ignore">{aligned}</div>'
+
+
+def _aligned(found: re.Match) -> str:
+    """A cell aligned by itself: JupyterLab drops style sheets of notebooks it has not run."""
+    at_right = re.search(r"""class=['"]?(before|number)\b""", found[2])
+    return f"<{found[1]}{found[2]} {RIGHT if at_right else TEXT}>"
+
+
+class Prose(str):
+    """Sentences that a notebook shows as paragraphs; in a terminal they are the plain text.
+
+    Printed text is shown as code is, in one wide line or broken in the middle of words.
+    """
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        lines = [line.strip() for line in self.splitlines() if line.strip()]
+        parts = []
+        for listed, some in itertools.groupby(lines, lambda line: line.startswith("- ")):
+            if listed:
+                parts.append(f"<ul>{''.join(f'<li>{text(line[2:])}</li>' for line in some)}</ul>")
+            else:
+                parts += [f"<p>{text(line)}</p>" for line in some]
+        return f'<div class="reading mathjax_ignore tex2jax_ignore" {WIDTH}>{"".join(parts)}</div>'
+
+
+def prose(*parts: object) -> Prose:
+    """Return sentences as text to read, of a readable width: ``display(prose(reading))``.
+
+    The parts are joined by blanks, as `print` does. Each line is a paragraph, and one that begins
+    with ``- `` is an item of a list. What would be HTML or a formula is shown as it is.
+    """
+    return Prose(" ".join(str(part) for part in parts if str(part)))
 
 
 def table(frame: pd.DataFrame, caption: str = "", *, rows: int | None = None) -> Html:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from unicodedata import category
 
-LINE, WORD, VALUE = 340, 120, 80  # ours: most characters of a line, a word in it, a value in it
+LINE, WORD, VALUE = 420, 120, 80  # ours: most characters of a line, a word in it, a value in it
 CUT = " ... "
 
 

@@ -10,46 +10,69 @@ from matplotlib.transforms import Bbox
 
 SIZE = 8.0  # points of a text
 _AROUND = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
-_FAR = (5.0, 14.0, 26.0, 40.0)  # points from the marker, the nearest first
+_FARTHER = [(x / 2, y) for y in (1, -1) for x in (0, 1, -1, 2, -2, 3, -3)] + [(1, 0), (-1, 0)]
+_FAR = (5.0, 14.0, 26.0, 40.0, 56.0, 74.0)  # points from the marker, the nearest first
+_LED = 5.0  # a name that is farther away has a line to its point
+_MARKER, _GAP = 3.0, 1.5  # points: half a marker, and between two names
 
 
-def name_points(axis: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> int:
+def name_points(
+    axis: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    texts: Sequence[str],
+    others: np.ndarray | None = None,
+) -> int:
     """Write a name beside each point, the first ones first, and return how many found a place.
 
-    A name covers neither another one nor a point of the list. One that is far from its point has a
-    thin line to it; one that finds no place is left out. Limits and scales of the axis must be set.
+    A name covers neither another one nor a point, be it of the list or of `others`, an array
+    (points, 2) of coordinates. One that is far from its point has a thin line to it, which crosses
+    no name and no such line; one that finds no place is left out. Limits and scales of the axis
+    must be set.
     """
     made = axis.get_figure()
     assert made is not None
     made.draw_without_rendering()  # the layout is settled now
     inside, points = axis.get_window_extent(), axis.transData.transform(np.column_stack([x, y]))
     pixels = made.dpi / 72
-    taken = [Bbox.from_extents(*(p - 3 * pixels), *(p + 3 * pixels)) for p in points]
-    written = 0
+    half = _MARKER * pixels
+    taken = [Bbox.from_extents(*(p - half), *(p + half)) for p in points]
+    cloud = np.empty((0, 2)) if others is None else axis.transData.transform(others)
+    names: list[Bbox] = []
+    lines: list[np.ndarray] = []
     for place, text in enumerate(texts):
-        look = {"textcoords": "offset points", "fontsize": SIZE, "parse_math": False}
+        look = {
+            "textcoords": "offset points",
+            "fontsize": SIZE,
+            "parse_math": False,
+            "va": "bottom",
+        }
         look |= {"bbox": {"fc": "white", "alpha": 0.7, "lw": 0, "pad": 0.5}}  # over bars and lines
         label = axis.annotate(text, (x[place], y[place]), (0, 0), **look)
         label.set_in_layout(False)
         size = label.get_window_extent()
-        for far in _FAR:
-            boxes = [_box(points[place], size, way, far * pixels) for way in _AROUND]
-            free = [
-                box
-                for box in boxes
-                if _within(box, inside) and not any(box.overlaps(other) for other in taken)
-            ]
-            if free:
-                corner = (np.array(free[0].min) - points[place]) / pixels
+        ways = [(way, far) for far in _FAR for way in (_AROUND if far <= _LED else _FARTHER)]
+        for way, far in ways:
+            box = _box(points[place], size, way, far * pixels)
+            line = _line(points[place], box) if far > _LED else box.corners()[:0]
+            wide = box.padded(_GAP * pixels)
+            if (
+                _within(box, inside)
+                and not any(wide.overlaps(other) for other in (*taken, *names))
+                and not _holds(box.padded(half), cloud)
+                and not any(_holds(name.padded(pixels), line) for name in names)
+                and not any(_holds(wide, other) or _cross(line, other) for other in lines)
+            ):
+                corner = (np.array(box.min) - points[place]) / pixels
                 label.set_position((float(corner[0]), float(corner[1])))
-                if far > _FAR[1]:
-                    _lead(axis, points[place], free[0])
-                taken.append(free[0])
-                written += 1
+                if len(line):
+                    _lead(axis, line)
+                names.append(box)
+                lines.append(line)
                 break
         else:
             label.remove()
-    return written
+    return len(names)
 
 
 def ring(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
@@ -68,10 +91,31 @@ def _within(box: Bbox, outer: Bbox) -> bool:
     return box.x0 >= outer.x0 and box.x1 <= outer.x1 and box.y0 >= outer.y0 and box.y1 <= outer.y1
 
 
-def _lead(axis: Axes, point: np.ndarray, box: Bbox) -> None:
-    """A thin line from a point to the nearest place of the box of its name."""
-    end = np.clip(point, box.min, box.max)
-    ends = axis.transData.inverted().transform([point, end])
+def _holds(box: Bbox, points: np.ndarray) -> bool:
+    """Whether any of some points lies in a box."""
+    return bool(np.all((points >= box.min) & (points <= box.max), axis=1).any())
+
+
+def _line(point: np.ndarray, box: Bbox) -> np.ndarray:
+    """Places along the way from a point to the nearest place of the box of its name."""
+    return np.linspace(point, np.clip(point, box.min, box.max), 100)
+
+
+def _cross(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two lines, arrays (places, 2), cross each other; not at the point of both."""
+    if not len(one) or not len(other):
+        return False
+
+    def sides(line: np.ndarray, of: np.ndarray) -> float:
+        (x, y), ends = line[-1] - line[0], of[[0, -1]] - line[0]
+        return float(np.prod(x * ends[:, 1] - y * ends[:, 0]))
+
+    return sides(one, other) < 0 and sides(other, one) < 0
+
+
+def _lead(axis: Axes, line: np.ndarray) -> None:
+    """A thin line from a point to its name."""
+    ends = axis.transData.inverted().transform(line[[0, -1]])
     axis.plot(*ends.T, color="0.5", lw=0.6, scalex=False, scaley=False, zorder=1)
 
 

@@ -214,7 +214,7 @@ class Run:
             whose = f"the reference of {self.config.preset}"
             then = "stays; a run of your own computes with the code as it is"
         notice(
-            f"{stage} of {whose} was made by different code ({path.name} first) and {then}",
+            f"{stage} of {whose}: {path.name} was made by different code and {then}",
             about=f"{self.reference or self.path} {stage}",
         )
 

@@ -122,6 +122,19 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def frame(self) -> "Frame":
+        """The one frame of the page once it is there, even if it is a process of its own."""
+        started = time.monotonic()
+        while time.monotonic() - started < SECONDS:
+            found = [t for t in self("Target.getTargets")["targetInfos"] if t["type"] == "iframe"]
+            if found:
+                attached = self(
+                    "Target.attachToTarget", targetId=found[0]["targetId"], flatten=True
+                )
+                return Frame(self, attached["sessionId"])
+            time.sleep(0.1)
+        raise TimeoutError("the page has no frame of its own process")
+
     def press(self, key: str, code: int) -> None:
         """Press and release a key where the focus is."""
         text = {"text": "\r"} if key == "Enter" else {}
@@ -145,3 +158,34 @@ class Browser:
         self[f"window.scrollTo(0, {top})"]
         found = self("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
+
+
+class Frame:
+    """A frame of a tab, with expressions and calls like those of `Browser`."""
+
+    def __init__(self, browser: Browser, session: str) -> None:
+        self.browser, self.session = browser, session
+        for domain in ("Runtime", "Log", "Network"):
+            self(f"{domain}.enable")
+
+    def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the protocol in the frame and return its result."""
+        outer, self.browser.session = self.browser.session, self.session
+        try:
+            return self.browser(method, **parameters)
+        finally:
+            self.browser.session = outer
+
+    def __getitem__(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the frame."""
+        found = self("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = SECONDS) -> None:
+        """Wait until a JavaScript expression is true; `TimeoutError` that names it."""
+        started = time.monotonic()
+        while not self[expression]:
+            if time.monotonic() - started > seconds:
+                raise TimeoutError(f"not true after {seconds:.0f} s: {expression}")
+            time.sleep(0.1)

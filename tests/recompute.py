@@ -386,6 +386,203 @@ def gain(tables: Tables, arm: str) -> float:
     return (by_step[table.step.max()] - by_step[0]).mean()
 
 
+# Notebook 08.
+
+
+def _every(tables: Tables, name: str) -> pd.DataFrame:
+    """The tables of a step at several checkpoints; its last one in the order of training."""
+    files = sorted((tables.folder / "tables").glob(f"beyond.persistence.{name}-*.parquet"))
+    made = pd.concat([pd.read_parquet(file) for file in files])
+    how = tables.config["persistence"]
+    at = how["moments_at"] or tables.config["stage2"]["keep"]
+    order = sorted(set(made.checkpoint), key=lambda one: at[one])
+    return made[made.checkpoint == order[-1]]
+
+
+def _suppression(tables: Tables, other: str) -> float:
+    found = []
+    for _, some in _every(tables, "moved").groupby("seed"):
+        sums = some.groupby("group")[["phi_adamw", f"phi_{other}"]].sum()
+        rocks, rest = (sums.loc[name] for name in ("rock", "rest"))
+        if (rocks > 0).all() and (rest > 0).all():
+            ratio = rocks.iloc[0] / rocks.iloc[1] / (rest.iloc[0] / rest.iloc[1])
+            found.append(np.log(ratio))
+    return float(np.mean(found)) if found else float("nan")
+
+
+@of("adamw-suppresses-rocks")
+def adamw_suppresses_rocks(tables: Tables) -> float:
+    return _suppression(tables, "sgd")
+
+
+@of("second-moment-suppresses-rocks")
+def second_moment_suppresses_rocks(tables: Tables) -> float:
+    return _suppression(tables, "momentum")
+
+
+@of("rock-gradients-cancel")
+def rock_gradients_cancel(tables: Tables) -> float:
+    found = _every(tables, "products")
+    made = []
+    for _, some in found[found.by == "group"].groupby("seed"):
+        kappa = {}
+        for group in ("rock", "rest"):
+            mine = some[some.group == group]
+            n = mine.drop_duplicates("fold").set_index("fold").n
+            apart = mine[mine.fold != mine.other]
+            pairs = (apart.n * apart.other.map(n)).sum()
+            own = mine.drop_duplicates("fold")
+            kappa[group] = apart["product"].sum() / pairs / (own.squares.sum() / own.n.sum())
+        made.append(kappa["rock"] - kappa["rest"])
+    return float(np.nanmean(made))
+
+
+@of("{arm}-frees-rocks")
+@np.errstate(invalid="ignore")  # chosen types may not occur on the other half
+def frees_rocks(tables: Tables, arm: str) -> float:
+    ends, k = tables["beyond.persistence.ends"], len(_first(tables))
+    found = []
+    for seed in ends.seed.unique():
+        ratios = {}
+        for name in ("adamw", arm):
+            mine, sides = ends[(ends["arm"] == name) & (ends.seed == seed)], []
+            mine = mine.astype({"start": "float64", "end": "float64"})
+            for side in (0, 1):
+                chosen = mine[mine.fold % 2 == side].groupby("token_id").end.sum()
+                rocks = chosen.nlargest(k).index
+                rest = mine[mine.fold % 2 != side]
+                falls = [
+                    (some.start - some.end).sum() / some["count"].sum()
+                    for some in (rest[rest.token_id.isin(rocks)], rest)
+                ]
+                sides.append(falls[0] / falls[1])
+            ratios[name] = np.mean(sides)
+        found.append(ratios[arm] - ratios["adamw"])
+    return float(np.nanmean(found))
+
+
+# Notebook 09.
+
+
+def _excess(tables: Tables, arm: str, seeds: list[int] | None = None) -> tuple[float, list[int]]:
+    """An arm's change minus that of the plain loss at equal gain, and the seeds of the mean."""
+    table = tables["beyond.freezing.accuracy"]
+    main, trained = _main(tables, table), tables.config["train_task"]["name"]
+    other = next(name for name in table.benchmark.unique() if name not in (main, trained))
+    means = table.pivot_table("accuracy", ["arm", "seed", "step"], "benchmark")
+    risen = means - means.groupby(level=["arm", "seed"]).transform("first")
+    if seeds is None:
+        base, own = (risen.loc[name].reset_index() for name in ("baseline", arm))
+        seeds = sorted({*own.seed[own.step == own.step.max()]} & {*base.seed})
+    gain, change = risen.loc[arm].loc[list(seeds)].groupby("step").mean().iloc[-1][[main, other]]
+    points = []
+    for name in risen.index.unique("arm"):
+        plain = name == "baseline" or name.startswith("rate-")
+        if name != arm and plain and set(seeds) <= set(risen.loc[name].index.unique("seed")):
+            curve = risen.loc[name].loc[list(seeds)].groupby("step").mean()[[main, other]]
+            points.append(curve.drop(index=0).to_numpy())
+    x, y = np.concatenate(points).T
+    powers = np.arange(1, 3 if len(np.unique(x)) > 2 else 2)
+    fit, *_ = np.linalg.lstsq(x[:, None] ** powers, y, rcond=None)
+    at = (fit * gain**powers).sum()
+    return change - at, list(seeds)
+
+
+def _contrast(tables: Tables, arm: str, against: str) -> float:
+    mine, other = (set(_excess(tables, one)[1]) for one in (arm, against))
+    seeds = sorted(mine & other)
+    return _excess(tables, arm, seeds)[0] - _excess(tables, against, seeds)[0]
+
+
+@of("rock-freeze-forgets-less-at-equal-gain")
+def rock_freeze_forgets_less_at_equal_gain(tables: Tables) -> float:
+    return _excess(tables, "rock-freeze")[0]
+
+
+@of("excess-{arm}")
+def excess(tables: Tables, arm: str) -> float:
+    return _excess(tables, arm)[0]
+
+
+@of("forgets-less-than-as-much-loss")
+def forgets_less_than_as_much_loss(tables: Tables) -> float:
+    return _contrast(tables, "rock-freeze", "random-windows-loss")
+
+
+@of("forgets-less-than-as-many-positions")
+def forgets_less_than_as_many_positions(tables: Tables) -> float:
+    return _contrast(tables, "equal-positions-score", "equal-positions-random")
+
+
+@of("forgets-less-than-high-kl")
+def forgets_less_than_high_kl(tables: Tables) -> float:
+    return _contrast(tables, "equal-loss-score", "equal-loss-rkl")
+
+
+@of("left-out-{arm}")
+def left_out(tables: Tables, arm: str) -> float:
+    rows = tables["beyond.freezing.trainings"]
+    return rows.loss_share[rows["arm"] == arm].mean()
+
+
+# Notebook 10.
+
+
+def _local(tables: Tables) -> pd.DataFrame:
+    """Places with L and H, means over their draws."""
+    places, rows = (tables[f"beyond.teacher_help.{name}"] for name in ("places", "outcomes"))
+    means = rows.groupby("place")[["stands", "without", "fresh", "teacher"]].mean()
+    local, gain = means.without - means.stands, means.teacher - means.fresh
+    return places.assign(local=local, gain=gain)
+
+
+def _weighted(some: pd.DataFrame, column: str) -> float:
+    return np.average(some[column], weights=some.weight)
+
+
+def _of_group(tables: Tables, column: str, group: str) -> float:
+    places = _local(tables)
+    return _weighted(places[places.group == group], column)
+
+
+@of("teacher-gain-rock|teacher-gain-small")
+def teacher_gain_rock(tables: Tables) -> float:
+    return _of_group(tables, "gain", "rock")
+
+
+@of("local-ban-rock")
+def local_ban_rock(tables: Tables) -> float:
+    return _of_group(tables, "local", "rock")
+
+
+@of("local-ban-apart")
+def local_ban_apart(tables: Tables) -> float:
+    return local_ban_rock(tables) - _of_group(tables, "local", "control")
+
+
+@of("high-kl-gain")
+def high_kl_gain(tables: Tables) -> float:
+    places = _local(tables).sort_values("rkl", kind="stable")
+    middle = (places.weight.cumsum() - places.weight / 2) / places.weight.sum()
+    top = middle >= 0.75
+    return _weighted(places[top], "gain") - _weighted(places[~top], "gain")
+
+
+@of("local-global")
+def local_global(tables: Tables) -> float:
+    places, screen = _local(tables), tables["knockout.screen"]
+    level = {"rock": "token", "control": "control"}
+    screen = screen[screen.benchmark == screen.benchmark.iloc[0]]
+    delta = screen.set_index(["level", "target"]).eval("delta / holding")
+    pairs = []
+    for (group, token), some in places.groupby(["group", "token_id"]):
+        several = some.groupby(["seed", "prompt_index"]).ngroups > 1
+        known = np.isfinite(delta[level[group], token])
+        if known and some.prompt_index.nunique() > 1 and several:
+            pairs.append((_weighted(some, "local"), delta[level[group], token]))
+    return stats.spearmanr(*np.array(pairs).T).statistic
+
+
 if __name__ == "__main__":
     found = compare(Path(sys.argv[1]))
     print(found.to_string())

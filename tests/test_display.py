@@ -128,3 +128,28 @@ def test_the_plain_frame_of_a_fork_is_shown_by_our_table_and_not_typeset():
 def test_a_styled_frame_is_escaped():
     open_run()
     assert "<b>" not in pd.DataFrame({"token": ["<b>x</b>"]}).style.to_html()
+
+
+def test_sentences_are_paragraphs_and_items_with_hostile_tokens_as_they_are():
+    hostile = "$x$ \\(a\\) <b>*"
+    made = display.prose(f"The token  {hostile}\u202e costs most.", "", f"\n- {hostile}\n- two")
+    found = BeautifulSoup(made._repr_html_(), "html.parser")
+    (told,) = found("p")
+    assert told.get_text() == f"The token␣␣{hostile}[U+202E] costs most."
+    assert [item.get_text() for item in found("li")] == [hostile, "two"]
+    assert found.b is None and {"mathjax_ignore", "tex2jax_ignore"} <= set(found.div["class"])
+
+
+def test_sentences_are_plain_text_where_no_html_is_shown():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    data, _ = InteractiveShell.instance().display_formatter.format(display.prose("One.", "Two."))
+    assert data["text/plain"] == "One. Two."
+    assert "<p>One. Two.</p>" in data["text/html"]
+
+
+def test_cells_are_aligned_where_a_style_sheet_is_dropped():
+    cells = "<td class='before'>a</td><td>b</td><th class='number'>1</th><td style='color: red'>c"
+    found = BeautifulSoup(display.Html(f"<table><tr>{cells}")._repr_html_(), "html.parser")
+    aligned = [cell["style"].removeprefix("text-align: ") for cell in found(["td", "th"])]
+    assert aligned == ["right", "left", "right", "color: red"]

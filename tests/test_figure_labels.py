@@ -44,3 +44,21 @@ def test_dollars_in_names_are_no_formulas():
     name_lines(axis, [0.2, 0.2], ["$x$", "}$"], ["black", "black"])
     made.draw_without_rendering()
     assert {text.get_text() for text in axis.texts} == {"$\\frac", "$x$", "}$"}
+
+
+def test_names_cover_no_point_of_a_cloud_and_their_lines_cross_neither_names_nor_each_other():
+    made, (axis,) = figure(6, 4)
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    rng = np.random.default_rng(0)
+    cloud = rng.normal(0.5, 0.06, (300, 2))
+    assert name_points(axis, *cloud[:6].T, [f"name {i}" for i in range(6)], cloud) == 6
+    made.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axis.texts]
+    points = axis.transData.transform(cloud)
+    for box in boxes:
+        assert not any(box.contains(*point) for point in points)
+    lines = [line.get_path().transformed(axis.transData) for line in axis.lines]
+    assert lines
+    assert not any(a.intersects_path(b) for a, b in itertools.combinations(lines, 2))
+    crossed = [sum(line.intersects_bbox(box.padded(-1)) for line in lines) for box in boxes]
+    assert sum(crossed) == 0

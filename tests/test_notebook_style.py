@@ -84,9 +84,9 @@ def test_a_notebook_has_one_title_and_its_provenance_last(notebook):
 
 
 def shows(source: str) -> bool:
-    """Whether a code cell ends with something to look at, or displays or prints it."""
+    """Whether a code cell ends with something to look at, or displays it."""
     last = ast.parse(source).body[-1]
-    return isinstance(last, ast.Expr) or re.search(r"\b(display|print)\(", source) is not None
+    return isinstance(last, ast.Expr) or re.search(r"\bdisplay\(", source) is not None
 
 
 def test_something_to_look_at_comes_before_the_question(notebook):
@@ -102,8 +102,13 @@ def test_below_every_figure_stands_a_computed_reading(notebook):
     for source, after in zip(codes, [*codes[1:], ""], strict=True):
         if "figures." in source.replace("import figures", ""):
             rest = source[source.rindex("figures.") :] + "\n" + after
-            silent += [] if re.search(r"\bprint\(", rest) else [source]
+            silent += [] if re.search(r"\bprose\(", rest) else [source]
     assert silent == []
+
+
+def test_sentences_are_shown_as_prose_and_nothing_is_printed(notebook):
+    calls = [n for s in code(notebook) for n in ast.walk(ast.parse(s)) if isinstance(n, ast.Call)]
+    assert [ast.unparse(call) for call in calls if ast.unparse(call.func) == "print"] == []
 
 
 def test_an_expectation_comes_before_what_is_measured(notebook):

@@ -12,6 +12,7 @@ PACKAGE = paths.REPO / "rockstudy"
 ORDER = [  # a room imports from its own and from those below it (the design's section 3)
     {"cli"},
     {"report", "viewer", "exports", "api"},
+    {"beyond"},
     {"knockout", "gradients", "selective"},
     {"rocks"},
     {"training"},

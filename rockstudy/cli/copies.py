@@ -15,9 +15,12 @@ import html
 import json
 import re
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from bs4 import BeautifulSoup
 
 from rockstudy import paths, runs
 from rockstudy.cli import execute
@@ -29,6 +32,9 @@ from rockstudy.store import cache
 
 PRESET = "lab"
 FENCE = "~~~~~~~~"
+WIDTH = 100  # characters of a line of prose
+# what Markdown could take for its own, anywhere or at the beginning of a line
+_MARKS = re.compile(r"[\\`*_~<>&|]|\](?=[(\[:])|:(?=//)|www\.|^[-+=#]|^\d{1,9}[.)](?= )")
 
 
 def folder() -> Path:
@@ -97,6 +103,8 @@ def _copied(notebook: Any, to: Path, stem: str, number: int) -> tuple[str, int]:
                 parts.append(_picture(output, to, f"{stem}-{number}", number))
             elif page.CAPTION.match(str(data.get("text/html", ""))):
                 continue  # it stands below its picture
+            elif str(data.get("text/html", "")).startswith('<div class="reading '):
+                parts.append(_sentences(data["text/html"]))
             elif "text/html" in data:
                 parts.append(_table(data["text/html"]))
             elif output.output_type != "error" and output.get("name") != "stderr":
@@ -127,6 +135,23 @@ def _table(text: str) -> str:
     """HTML in Markdown: cleaned, on one line (a blank one would end it), and no formula."""
     cleaned = re.sub(r"\s*\n\s*", " ", page.clean(text))
     return _plain(cleaned.translate(page.REORDERING))
+
+
+def _sentences(text: str) -> str:
+    """The paragraphs and items of `display.prose` as lines of Markdown that mean nothing else."""
+    blocks = []
+    for element in BeautifulSoup(text, "html.parser")(["p", "li"]):
+        told = element.get_text().translate(page.REORDERING)
+        lines = textwrap.wrap(told, WIDTH, break_long_words=False, break_on_hyphens=False)
+        block = "\n".join(_MARKS.sub(_spelled, line) for line in lines)
+        block = block.replace("$", "<span>$</span>")
+        listed = element.name == "li"
+        blocks.append(f"- {textwrap.indent(block, '  ').lstrip()}" if listed else block)
+    return "\n\n".join(blocks)
+
+
+def _spelled(found: re.Match) -> str:
+    return f"{found[0][:-1]}&#{ord(found[0][-1])};"
 
 
 def _plain(text: str) -> str:

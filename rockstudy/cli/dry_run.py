@@ -27,6 +27,7 @@ from packaging.requirements import Requirement
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from rockstudy import paths, tasks
+from rockstudy.beyond.freezing import arms as freezing
 from rockstudy.cli import estimates
 from rockstudy.cli.dimensions import KNOWN, Dimensions
 from rockstudy.config.fields import (
@@ -474,7 +475,8 @@ def _needs(
         needs = f"needs {_size(stage.memory)}, has {_size(has)}"
         line = f"{stage.stage}: must fit {where}; {needs}"
         yield Check(stage.stage, found, line if stage.memory > has else None)
-    trainings = len(arms.plan(config)) if config.models is None else 0
+    planned = arms.plan(config) + freezing.plan(config) if config.models is None else []
+    trainings = len(planned)
     many = f"stage2 is trained {trainings} times by all arms and seeds"
     rates = f"{estimates.TRAINING:.0%} of its FLOPs, {estimates.READING:.0%} of its bandwidth"
     yield Check("hours", f"estimated for {device.name} in bf16 at {rates}; {many}")

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rockstudy.beyond.freezing import arms as freezing
 from rockstudy.cli.dimensions import Dimensions
 from rockstudy.config.fields import STAGES, EvalConfig, StageConfig, StudyConfig
 from rockstudy.selective import arms
@@ -250,7 +251,8 @@ def disk(config: StudyConfig, student: Dimensions) -> dict[str, float]:
     tokens = 2 * graded * how.max_new_tokens
     if config.models is None:
         first, second = map(config.stage, STAGES)
-        kept = len(first.keep) + len(arms.plan(config)) * len(second.keep)
+        planned = arms.plan(config) + freezing.plan(config)
+        kept = len(first.keep) + len(planned) * len(second.keep)
         answers = first.steps * first.prompts_per_step * first.rollouts_per_prompt
         tokens = graded * how.max_new_tokens * (kept + 1 + len(config.seeds))
         tokens += answers * first.max_new_tokens

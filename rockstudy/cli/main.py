@@ -53,6 +53,8 @@ app = typer.Typer(
 )
 lab = typer.Typer(help="The lab's tokenizer and pair of models.")
 app.add_typer(lab, name="lab")
+smollm2 = typer.Typer(help="The teacher of the preset smollm2.")
+app.add_typer(smollm2, name="smollm2")
 app.command("config")(config_commands.config_command)
 app.command("fields")(config_commands.fields_command)
 app.command("export")(export_commands.export)
@@ -182,6 +184,22 @@ def lab_build_command(
 
     messages.release()
     build.build(out or paths.data_dir() / "lab", config_path)
+
+
+@smollm2.command("build")
+def smollm2_build_command(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; data/smollm2/teacher by default.")
+    ] = None,
+    config_path: Annotated[
+        Path | None, typer.Option("--config", help="JSON file; the recorded one by default.")
+    ] = None,
+) -> None:
+    """Train the adapter that makes SmolLM2 a teacher of the lab's problems; it can be continued."""
+    from rockstudy.training import specialist_build
+
+    messages.release()
+    specialist_build.build(out or paths.data_dir() / "smollm2" / "teacher", config_path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,10 +14,11 @@ from rockstudy.config.fields import StudyConfig
 from rockstudy.errors import StudyError
 from rockstudy.paths import notebook_order
 
-TRAINING = ("01_distillation", "07_selective_distillation")  # notebooks that train
+TRAINING = ("01_distillation", "07_selective_distillation", "09_what_to_freeze")  # that train
 DETECTING = "02_rock_tokens"  # the notebook whose tables the token viewer shows
 ENOUGH_S = 5.0  # ours: a study that ends sooner needs no forecast
 GRADING = ("00_task_and_models", "05_causal_knockout", "06_pillars_and_predictors")
+GRADING += ("10_does_the_teacher_help",)
 
 
 def find(names: Sequence[str], folder: Path) -> list[Path]:

@@ -29,12 +29,14 @@ import pandas as pd
 
 from rockstudy import tasks
 from rockstudy.claims import records
+from rockstudy.display import prose
 from rockstudy.report import listing
 from rockstudy.runs import open_run
 
 run = open_run(preset, run_id, seed, overrides, from_run)
 problems = tasks.load(run.config.benchmarks[0], "eval")
-print(problems[0].text)
+%% code
+display(prose(problems[0].text))
 %% text
 ## Question
 
@@ -60,12 +62,12 @@ assert len(words) == len(problems) and (words.n_words > 0).all()
 
 Expected before looking: a few dozen words, about the same in every family. A figure comes from the
 `figures` module of a room, and below it stands what it shows, computed:
-`display(figures.of_this(words))`, then `print(readings.of_this(words))`.
+`display(figures.of_this(words))`, then `display(prose(readings.of_this(words)))`.
 %% code
 by_family = words.groupby("family").n_words.mean()
 longest, n = by_family.idxmax(), len(words)
-print(f"The longest problems are those of {longest}: {by_family.max():.0f} words on average.")
-print(f"Over all {n} problems it is {words.n_words.mean():.0f}.")
+told = f"The longest problems are those of {longest}: {by_family.max():.0f} words on average."
+display(prose(told, f"Over all {n} problems it is {words.n_words.mean():.0f}."))
 %% text
 ## Paper against measured
 

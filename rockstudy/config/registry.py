@@ -1,7 +1,7 @@
 """Registries of the names in a configuration.
 
 A registry maps names to functions, or to small frozen objects made of functions. Built-in functions
-are registered where they are defined. The first look-up imports the registry's home, which imports
+are registered where they are defined. The first look-up imports the registry's homes, which import
 them all; `config` therefore checks names without importing rooms above it beforehand. Homes import
 neither torch nor transformers, which take seconds. Your own functions register in the same way,
 from a file outside the package (`rockstudy.config.plugins`).
@@ -72,12 +72,17 @@ class Registry(Mapping[str, T]):
     """Names and their values, in the order of registration.
 
     Iteration gives the plain names; look-ups also find the members of families. `what`, the kind of
-    the values, begins error lines, and the import of the module `home` registers built-in names.
+    the values, begins error lines, and the import of the modules `homes` registers built-in names.
     """
 
-    def __init__(self, what: str, home: str) -> None:
-        self.what, self.home = what, home
+    def __init__(self, what: str, *homes: str) -> None:
+        self.what, self.homes = what, homes
         self._entries: dict[str, Entry[T]] = {}
+
+    def _settle(self) -> None:
+        """Register the built-in names, in the order of the homes."""
+        for home in self.homes:
+            importlib.import_module(home)
 
     def register(self, name: str, parse: Parse | None = None) -> Callable[[T], T]:
         """Register the decorated function under a name; errors as `add`."""
@@ -88,8 +93,9 @@ class Registry(Mapping[str, T]):
 
         `StudyError`: a name that a different function has.
         """
-        importlib.import_module(self.home)  # its names come first
         entry = Entry(name, value, parse)
+        if entry.functions[0].__module__ not in self.homes:
+            self._settle()  # built-in names come first
         taken = self._entries.get(name, entry)
         if taken.place != entry.place:
             places = f"{taken.place} and {entry.place}"
@@ -99,7 +105,7 @@ class Registry(Mapping[str, T]):
 
     def entries(self) -> tuple[Entry[T], ...]:
         """Every registered name, families included, with its functions and help text."""
-        importlib.import_module(self.home)
+        self._settle()
         return tuple(self._entries.values())
 
     def check(self, name: str) -> str:
@@ -138,9 +144,11 @@ class Registry(Mapping[str, T]):
         return sum(1 for _ in self)
 
 
-TASKS: Registry[Any] = Registry("task", home="rockstudy.tasks")
-SCORES: Registry[Callable] = Registry("score", home="rockstudy.rocks.scores")
-SELECTORS: Registry[Callable] = Registry("selector", home="rockstudy.rocks.selectors")
-ENCODERS: Registry[Callable] = Registry("encoder", home="rockstudy.rocks.encoders")
-ARMS: Registry[Callable] = Registry("arm", home="rockstudy.selective.arms")
+TASKS: Registry[Any] = Registry("task", "rockstudy.tasks")
+SCORES: Registry[Callable] = Registry("score", "rockstudy.rocks.scores")
+SELECTORS: Registry[Callable] = Registry("selector", "rockstudy.rocks.selectors")
+ENCODERS: Registry[Callable] = Registry("encoder", "rockstudy.rocks.encoders")
+ARMS: Registry[Callable] = Registry(
+    "arm", "rockstudy.selective.arms", "rockstudy.beyond.freezing.arms"
+)
 REGISTRIES = (TASKS, SCORES, SELECTORS, ENCODERS, ARMS)

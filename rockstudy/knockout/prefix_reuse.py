@@ -13,6 +13,11 @@ different sample. Its variance is far below that of two independent runs. The ar
 decoding too. It fails with top-p or top-k below 1, because the kept set changes when a token is
 banned: the mode *naive* then regenerates in full.
 
+The same argument lets candidates share what they write (`rockstudy.sampling.branching`). What a
+window writes after its first token v is what the ban of v alone writes, up to the next token of the
+window; then it is what the ban of both writes, and so on. Candidates that ban the same ids share
+all, and all that a continuation shares is written once.
+
 Two controls run through the same code. A *null* knockout keeps the first v and resamples the rest
 without a ban, so the difference must centre on 0. A *naive* one regenerates everything.
 """
@@ -23,7 +28,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,7 +42,8 @@ from rockstudy.models import configuration
 from rockstudy.models.token_texts import decoded
 from rockstudy.parallel import distributed
 from rockstudy.runs import Run
-from rockstudy.sampling import engines, rollout
+from rockstudy.sampling import engines, rollout, shared
+from rockstudy.sampling.branching import Leaf, Node, Tree
 from rockstudy.sampling.decoding import Chooser
 from rockstudy.sampling.engines import Engine, Request
 from rockstudy.sampling.rollout import Rollouts
@@ -115,23 +121,13 @@ def resample(
     that of the screen; logits that are not finite.
     """
     rollouts, how = screen.rollouts, screen.how
-    if how.top_p < 1 and todo.start.any():
-        raise StudyError(
-            f"knockout__top_p: must be 1 for prefix reuse, which is not exact with truncation; "
-            f"got {how.top_p}; use the mode naive"
-        )
-    cut = np.unique(rollouts.lengths[~rollouts.stopped])
-    if len(cut) and (cut[0], cut[-1]) != (how.max_new_tokens,) * 2:
-        raise StudyError(
-            f"knockout__max_new_tokens: must be the limit of the rollouts, which are cut at "
-            f"{cut[-1]} tokens; got {how.max_new_tokens}"
-        )
+    _check_reuse(screen, bool(todo.start.any()))
     requests, prefixes = [], []
     for one in todo.itertuples():
         candidate, prompt = screen.candidates[one.candidate], int(rollouts.prompt_index[one.row])
         prefixes.append(rollouts.completion_ids[one.row, : one.start])
         ids = np.concatenate([rollouts.prompt_ids[prompt], prefixes[-1]]).tolist()
-        unit = (prompt << 15) + int(rollouts.sample_index[one.row])
+        unit = _unit(rollouts, one.row)
         null = screen.mode == "null"  # numbers of its own: a ban and its null are independent
         name = f"knockout-{'null-' * null}{candidate.level}-{candidate.target}"
         stream, banned = (screen.seed, name, unit), () if null else candidate.banned
@@ -143,6 +139,87 @@ def resample(
         lambda request: bar.update(request.limit) if bar is not None else None,
     )
     return [np.concatenate(parts) for parts in zip(prefixes, made, strict=True)]
+
+
+def _check_reuse(screen: Screen, kept: bool) -> None:
+    """Refuse what makes reuse wrong; `kept` tells whether any part of a completion is kept."""
+    rollouts, how = screen.rollouts, screen.how
+    if how.top_p < 1 and kept:
+        raise StudyError(
+            f"knockout__top_p: must be 1 for prefix reuse, which is not exact with truncation; "
+            f"got {how.top_p}; use the mode naive"
+        )
+    cut = np.unique(rollouts.lengths[~rollouts.stopped])
+    if len(cut) and (cut[0], cut[-1]) != (how.max_new_tokens,) * 2:
+        raise StudyError(
+            f"knockout__max_new_tokens: must be the limit of the rollouts, which are cut at "
+            f"{cut[-1]} tokens; got {how.max_new_tokens}"
+        )
+
+
+class Written(NamedTuple):
+    """What a part of a plan has become; arrays have a value for each of its rows."""
+
+    ids: list[np.ndarray]  # the completions, int32, each once
+    place: np.ndarray  # among them
+    new: np.ndarray  # tokens that were drawn for it
+    reused: np.ndarray  # its tokens that were there: of the baseline or of an earlier candidate
+
+
+def share(screen: Screen, todo: pd.DataFrame, bar: progress.Bar | None = None) -> Written:
+    """Generate the planned completions in the mode ``reuse``; candidates share what they can.
+
+    The random numbers of a completion depend on (seed, prompt, sample, the banned ids that it has
+    met) alone; those of a candidate that bans one id are those of `resample` at token level. Tokens
+    count for the first candidate that needs them. `bar` and errors as `resample`.
+    """
+    rollouts, how = screen.rollouts, screen.how
+    _check_reuse(screen, kept=True)
+    (rows, text), (chosen, policy) = (
+        np.unique(todo[name], return_inverse=True) for name in ("row", "candidate")
+    )
+    completions = [rollouts.completion_ids[row, : rollouts.lengths[row]] for row in rows]
+    prompts = [rollouts.prompt_ids[i].tolist() for i in rollouts.prompt_index[rows]]
+
+    def stream(node: Node) -> tuple[int, str, int]:
+        name = "-".join(map(str, node.banned))
+        return screen.seed, f"knockout-token-{name}", _unit(rollouts, rows[node.text])
+
+    limit = np.zeros((len(chosen), len(rows)), np.int64)
+    limit[policy, text] = todo.limit
+
+    def left(leaf: Leaf) -> None:
+        if bar is not None:
+            bar.update(int(limit[leaf.members, leaf.text].sum()))
+
+    tree = Tree([screen.candidates[c].banned for c in chosen], len(rows), left)
+    shared.write(
+        engines.of(screen.model, how.batch_size),
+        tree,
+        list(zip(prompts, completions, strict=True)),
+        stream,
+        Chooser(how.temperature, how.top_p),
+        rollout.eos_ids(screen.model, screen.tokenizer),
+        how.max_new_tokens,
+    )
+    place = np.zeros(limit.shape, np.int64)
+    for number, leaf in enumerate(tree.leaves):
+        place[leaf.members, leaf.text] = number
+    ids = [leaf.ids for leaf in tree.leaves]
+    lengths, of = np.array([*map(len, ids)], np.int64), (policy, text)
+    reused = lengths[place[of]] - (tree.drawn - tree.lost)[of]
+    return Written(ids, place[of], tree.drawn[of], reused)
+
+
+def _alone(screen: Screen, todo: pd.DataFrame, bar: progress.Bar | None) -> Written:
+    """The same without sharing, in the other modes."""
+    ids, start = resample(screen, todo, bar), todo.start.to_numpy()
+    return Written(ids, np.arange(len(ids)), np.array([*map(len, ids)], np.int64) - start, start)
+
+
+def _unit(rollouts: Rollouts, row: int) -> int:
+    """The unit of a row's random numbers."""
+    return (int(rollouts.prompt_index[row]) << 15) + int(rollouts.sample_index[row])
 
 
 @kept_apart
@@ -157,16 +234,19 @@ def outcomes(
 ) -> pd.DataFrame:
     """Outcomes of the completions that a knockout changes; the others are those of the baseline.
 
-    Candidates form shards of at most about `chunk` tokens. All candidates of a shard share one
-    queue, so batches stay full. A killed screen continues after its last complete shard, and
-    several processes divide the shards.
+    Shards hold at most about `chunk` tokens: of the mode ``reuse`` all candidates on some of the
+    completions, so that they share what they can, otherwise some of the candidates on all. A shard
+    has one queue, so batches stay full. A killed screen continues after its last complete shard,
+    and several processes divide the shards.
 
     Shards are ``<run>/knockout/<name>-<number>-<key>``. The evaluation problems of `task` are those
     of the rollouts; `inputs` are the hashes of the model and of the rollouts.
 
     Columns: ``benchmark, level, target, prompt_index, sample_index, correct, base_correct, stopped,
     n_new_tokens, reused_tokens``: a row per generated completion. A candidate that never occurs has
-    none: its difference is 0 exactly.
+    none: its difference is 0 exactly. New tokens are those drawn for this candidate and no earlier
+    one; reused ones are those of the completion that were there. Both together exceed its length
+    where an engine that cannot stop at a ban has drawn tokens that no candidate takes.
 
     `StudyError`: rollouts without grades; as `plan` and `resample`.
     """
@@ -175,20 +255,22 @@ def outcomes(
     todo, problems = plan(screen), tasks.load(task, "eval")
     if todo.empty:  # no candidate occurs
         return _graded(screen, task, problems, todo)
-    ranges = _ranges(todo, len(screen.candidates), chunk)
-    shards = [(todo[todo.candidate.isin(part)], part) for part in ranges]
+    every = range(len(screen.candidates))
+    by, n = ("row", len(screen.rollouts)) if screen.mode == "reuse" else ("candidate", len(every))
+    ranges = _ranges(todo, by, n, chunk)
+    shards = [(todo[todo[by].isin(part)], part) for part in ranges]
     own = distributed.mine(list(enumerate(shards)))
 
     def place(number: int, part: range) -> cache.Place:
+        some = [screen.candidates[i] for i in (part if by == "candidate" else every)]
         config = {
             "task": tasks.identity(task),
-            "candidates": [
-                [c.level, c.target, list(c.banned)] for c in (screen.candidates[i] for i in part)
-            ],
+            "candidates": [[c.level, c.target, list(c.banned)] for c in some],
             "evaluation": identity(screen.how),
             "seed": screen.seed,
             "mode": screen.mode,
         }
+        config |= {"rows": [part.start, part.stop]} if by == "row" else {}
         return run.addressed(
             "knockout", f"{name}-{number:04d}", config=config, inputs=lambda: inputs, by=outcomes
         )
@@ -209,19 +291,19 @@ def outcomes(
     return pd.concat(made, ignore_index=True)
 
 
-def _ranges(todo: pd.DataFrame, n_candidates: int, chunk: int) -> list[range]:
-    """Cut the candidates, in their order, into ranges of about `chunk` tokens, none of them empty.
+def _ranges(todo: pd.DataFrame, by: str, n: int, chunk: int) -> list[range]:
+    """Cut the rows or the candidates, in order, into ranges of about `chunk` tokens, none empty.
 
-    A candidate that has more by itself is one range.
+    One that has more by itself is one range.
     """
-    sizes = np.bincount(todo.candidate, weights=todo.limit, minlength=n_candidates)
+    sizes = np.bincount(todo[by], weights=todo.limit, minlength=n)
     cuts, total = [0], 0.0
-    for i, n in enumerate(sizes.tolist()):
-        if total and n and total + n > chunk:
+    for i, size in enumerate(sizes.tolist()):
+        if total and size and total + size > chunk:
             cuts.append(i)
             total = 0.0
-        total += n
-    return [range(*ends) for ends in itertools.pairwise([*cuts, n_candidates])]
+        total += size
+    return [range(*ends) for ends in itertools.pairwise([*cuts, n])]
 
 
 def _graded(
@@ -252,11 +334,13 @@ def changes(
     `grade` gives a verdict for each of some prompts, by index, and texts.
     """
     tokenizer, rollouts = screen.tokenizer, screen.rollouts
-    made = [] if todo.empty else [ids.tolist() for ids in resample(screen, todo, bar)]
-    texts = decoded(tokenizer, made, skip_special_tokens=True)
-    prompt, ends = rollouts.prompt_index[todo.row], set(rollout.eos_ids(screen.model, tokenizer))
+    made = (share if screen.mode == "reuse" else _alone)(screen, todo, bar)
+    ids = [one.tolist() for one in made.ids]
+    prompt, of = rollouts.prompt_index[todo.row], np.zeros(len(ids), np.int64)
+    of[made.place] = prompt
+    right = grade(of.tolist(), decoded(tokenizer, ids, skip_special_tokens=True))
+    ends = set(rollout.eos_ids(screen.model, tokenizer))
     chosen = [screen.candidates[i] for i in todo.candidate]
-    start = todo.start.to_numpy()
     assert rollouts.correct is not None
     return pd.DataFrame(
         {
@@ -264,11 +348,11 @@ def changes(
             "target": np.array([c.target for c in chosen], np.int64),
             "prompt_index": prompt,
             "sample_index": rollouts.sample_index[todo.row],
-            "correct": np.asarray(grade(prompt.tolist(), texts), bool),
+            "correct": np.asarray(right, bool)[made.place],
             "base_correct": rollouts.correct[todo.row],
-            "stopped": [bool(ids) and ids[-1] in ends for ids in made],
-            "n_new_tokens": (np.array([*map(len, made)], np.int64) - start).astype(np.int32),
-            "reused_tokens": start.astype(np.int32),
+            "stopped": np.array([bool(one) and one[-1] in ends for one in ids], bool)[made.place],
+            "n_new_tokens": made.new.astype(np.int32),
+            "reused_tokens": made.reused.astype(np.int32),
         }
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from rockstudy.config.fields import CheckpointConfig, ModelsConfig
+from rockstudy.config.fields import CheckpointConfig, ModelsConfig, PairConfig
 from rockstudy.models import loading, sources
 from rockstudy.store import cache
 
@@ -37,14 +37,16 @@ class Checkpoint:
     def hash(self) -> str:
         """Hash of the folder, or identity of the given files and of how they are read."""
         if self.folder is not None:
-            return cache.hash_folder(self.folder)
+            kind = "" if self.dtype == "auto" else f" {self.dtype}"
+            return cache.hash_folder(self.folder) + kind
         cut = "" if self._shared is None else f" {self._shared} ids"
         return f"{sources.identity(**self.source)} {self.dtype}{cut}"
 
 
-def in_folder(folder: Path) -> Checkpoint:
-    """A checkpoint that a run has trained."""
-    return Checkpoint({"name": str(folder)}, "auto", folder)
+def in_folder(folder: Path, pair: PairConfig) -> Checkpoint:
+    """A checkpoint that a run of this pair has trained, to be computed with as the pair is."""
+    dtype: loading.DType = "fastest" if pair.dtype == "fastest" else "auto"
+    return Checkpoint({"name": str(folder)}, dtype, folder)
 
 
 def given(models: ModelsConfig) -> dict[str, Checkpoint]:

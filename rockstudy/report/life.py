@@ -84,7 +84,7 @@ def headlines(claims: pd.DataFrame) -> str:
     """The headline findings as sentences, by what this run says of them."""
     told = []
     for answer, sentences in listing.in_words(claims).items():
-        told += [f"{answer}:", *(f"  - {one}" for one in sentences), ""]
+        told += [f"{answer}:", *(f"- {one}" for one in sentences), ""]
     return "\n".join(told).rstrip() or "No headline is recorded."
 
 

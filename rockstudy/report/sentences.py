@@ -59,28 +59,30 @@ TOLD = (
     ),
     Told(
         "persistence-rock",
-        "The loss of rocks rises by {size} between an early and the last checkpoint",
-        "The loss of rocks falls by {size} between an early and the last checkpoint",
-        "Between an early and the last checkpoint the loss of rocks changes by {size}",
+        "The loss of rocks rises by {size} between an early and the last checkpoint of training",
+        "The loss of rocks falls by {size} between an early and the last checkpoint of training",
+        "Between an early and the last checkpoint of training the loss of rocks changes by {size}",
         "that it persists",
         "%",
     ),
     Told(
         "redundant-",
-        "Banning a rock lowers the accuracy by {size} less than banning an equally frequent token "
-        "that is no rock",
-        "Banning a rock lowers the accuracy by {size} more than banning an equally frequent token "
-        "that is no rock",
-        "Banning a rock and banning an equally frequent token that is no rock differ in accuracy "
-        "by {size}, which may be nothing",
+        "Banning a rock from the student's answers lowers the accuracy by {size} less than banning "
+        "an equally frequent token that is no rock",
+        "Banning a rock from the student's answers lowers the accuracy by {size} more than banning "
+        "an equally frequent token that is no rock",
+        "Banning a rock from the student's answers and banning an equally frequent token that is "
+        "no rock differ in accuracy by {size}, which may be nothing",
         "",  # the paper bans no control: it has no such comparison
     ),
     Told(
         "rock-freeze-keeps-accuracy",
-        "Leaving rocks and their windows out of the loss raises the accuracy by {size}",
-        "Leaving rocks and their windows out of the loss lowers the accuracy by {size}",
-        "Leaving rocks and their windows out of the loss changes the accuracy by {size}, "
-        "which may be nothing",
+        "Leaving rocks and the hard tokens around them out of training raises the accuracy by "
+        "{size}",
+        "Leaving rocks and the hard tokens around them out of training lowers the accuracy by "
+        "{size}",
+        "Leaving rocks and the hard tokens around them out of training changes the accuracy by "
+        "{size}, which may be nothing",
         "that it keeps the accuracy",
     ),
 )
@@ -150,8 +152,8 @@ def _finding(told: Told, row: Row) -> Finding:
         words, sign = told.unclear, 1
     ours = _number(row, ("value", "lo", "hi"), sign, told.unit)
     subject = row["statement"].split(" carry ")[0].rstrip(",")  # who carries, in the claim's words
-    subject = subject[:1].lower() + subject[1:]
-    sample = f"{row['n']} {row['unit']}".replace(" x ", ", ").replace(" (", ", ").rstrip(")")
+    subject = subject.removeprefix("The first ").replace(" types", " token types")
+    sample = f"{row['n']} {row['unit']}".replace(" x ", ", ").partition(" (")[0]
     parts = [sample]
     if row["paper"] == row["paper"]:
         theirs = _number(row, ("paper", "paper_lo", "paper_hi"), sign, told.unit)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from rockstudy.beyond.freezing import claims as freezing_claims
 from rockstudy.claims import paper, records
 from rockstudy.config.fields import StudyConfig
 from rockstudy.gradients import group_losses
@@ -74,8 +75,8 @@ def described(run: Run) -> str:
 def claims(run: Run) -> pd.DataFrame:
     """The claims of the earlier notebooks.
 
-    Notebooks 01 and 07 do not apply to given models: what the graded models tell of the first is
-    recorded here, and what needs training as `not run`.
+    Notebooks 01, 07 and 09 do not apply to given models: what the graded models tell of the first
+    is recorded here, and what needs training as `not run`.
     """
     if run.config.models is not None:
         outcomes = stored(run, training_steps.pair_accuracy)
@@ -83,6 +84,7 @@ def claims(run: Run) -> pd.DataFrame:
         gain = None if outcomes is None else training_steps.given_gains(outcomes, rng)
         records.claims(run, "01_distillation", training_claims.distillation_claims(run, gain))
         records.claims(run, "07_selective_distillation", selective_claims.of_given_models())
+        records.claims(run, "09_what_to_freeze", freezing_claims.of_given_models())
     return records.read_claims(run, before="11_report")
 
 

@@ -38,7 +38,7 @@ def rock_scatter(types: pd.DataFrame, rocks: Sequence[int], named: Sequence[int]
     look = {"color": "black", "alpha": 0.10, "lw": 0, "label": "10th to 90th percentile"}
     axis.fill_between(places, grouped.quantile(0.1), grouped.quantile(0.9), **look)
     look = style("rock") | {"label": f"rock tokens ({chosen.sum()})", "zorder": 3}
-    axis.scatter(x[chosen], y[chosen], s=26, **look)
+    axis.scatter(x[chosen], y[chosen], s=26, edgecolors="white", lw=0.5, **look)
     axis.set(xscale="log", yscale="log", xlabel="occurrences of the type")
     axis.set_ylabel("mean reverse KL after OPD (nats)")
     axis.set_ylim(bottom=y.min() * 0.8)
@@ -46,11 +46,14 @@ def rock_scatter(types: pd.DataFrame, rocks: Sequence[int], named: Sequence[int]
     by_id = types.set_index("token_id")
     shown = [one for one in named if one in by_id.index]
     points = by_id.loc[shown]
+    along = np.geomspace(places[0], places[-1], 200)
+    line = np.column_stack([along, np.interp(np.log(along), np.log(places), grouped.mean())])
     name_points(
         axis,
         points["count"].to_numpy(float),
         points.rkl_post_mean.clip(lower=1e-4).to_numpy(float),
         points.spelling.tolist(),
+        np.concatenate([np.column_stack([x, y]), line]),  # names cover neither
     )
     made.alt = "Mean reverse KL of each token type against its frequency, rocks marked and named."
     made.caption = (

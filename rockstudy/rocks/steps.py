@@ -71,7 +71,10 @@ class Measured:
         last = training_steps.first_baseline(self.run).checkpoints
         folders = {"pre": training_steps.stage1(self.run).checkpoints["late"], "post": last["late"]}
         folders |= {"early": last["early"]} if "early" in last else {}
-        return {name: checkpoints.in_folder(folder) for name, folder in folders.items()}
+        return {
+            name: checkpoints.in_folder(folder, self.run.config.pair)
+            for name, folder in folders.items()
+        }
 
     @property
     def names(self) -> list[str]:

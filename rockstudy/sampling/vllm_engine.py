@@ -78,7 +78,7 @@ class VllmEngine(Engine):
                 self.generation_config = GenerationConfig.from_model_config(self.config)
         self._source, self._device = source, placement.default_device()
         self._resting = [(model, model.device) for model in resting]
-        kind = loading.default_dtype(self._device) if dtype == "auto" else getattr(torch, dtype)
+        kind = loading.torch_dtype(dtype, self._device)
         context = configuration.context(self.config) or longest
         self._settings: dict[str, Any] = {
             "model": where,

@@ -12,6 +12,7 @@ import pandas as pd
 from rockstudy.config.fields import StudyConfig
 from rockstudy.rocks import controls, selectors
 from rockstudy.rocks.detection import Detection
+from rockstudy.runs import Run
 from rockstudy.selective.windows import LossMatchedWindows, RandomWindows, WindowWeights
 from rockstudy.training.arm import Arm
 from rockstudy.training.position_weights import (
@@ -37,6 +38,7 @@ class Material:
     config: StudyConfig
     name: str = "baseline"  # of the arm
     seed: int = 0  # of its training
+    run: Run | None = None  # that measured them; arms of rooms above read more of it
 
     @property
     def rocks(self) -> tuple[int, ...]:

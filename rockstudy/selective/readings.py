@@ -28,7 +28,7 @@ def of_match(match: pd.DataFrame) -> str:
 
 
 def of_differences(differences: pd.DataFrame, benchmark: str) -> str:
-    """A line for each arm of `steps.differences`: its change, and what the interval allows."""
+    """An item for each arm of `steps.differences`: its change, and what the interval allows."""
     lines = []
     for row in differences[differences.benchmark == benchmark].itertuples():
         reading = f"{'better' if row.lo > 0 else 'worse'} than the baseline"
@@ -39,7 +39,7 @@ def of_differences(differences: pd.DataFrame, benchmark: str) -> str:
             reading = "no variation, and no conclusion"
         known = f" [{row.lo:+.3f}, {row.hi:+.3f}] over {row.seeds} seeds: {reading}"
         known = known if row.seeds > 1 else ", one seed: no conclusion about other seeds"
-        lines.append(f"{row.arm}: {row.value:+.3f}{known}.")
+        lines.append(f"- {row.arm}: {row.value:+.3f}{known}.")
     return "\n".join(lines)
 
 

@@ -38,7 +38,8 @@ ARMS = (*TOKENS, "evaluation", "rocks", "freeze")  # fields of the configuration
 def material(run: Run) -> Material:
     """The measurements that the arms need, from the baseline of the first seed."""
     special = tuple(map(int, loading.tokenizer_of(run).all_special_ids))
-    return Material(measured(run).detection, measured(run).tokens, special, run.config)
+    made = measured(run)
+    return Material(made.detection, made.tokens, special, run.config, run=run)
 
 
 def planned(run: Run) -> pd.DataFrame:
@@ -148,7 +149,8 @@ def matched(run: Run) -> pd.DataFrame:
 
 def _left_out(arm: Arm, ids: np.ndarray, mask: np.ndarray, losses: np.ndarray) -> dict[str, Any]:
     """Shares of the positions and of the loss that the weights of an arm take away."""
-    if isinstance(arm.weights, Redetected):
+    of_training = isinstance(arm.weights, Redetected)
+    if of_training or getattr(arm.weights, "needs_log_probs", False):
         return {"arm": arm.name}
     tensors = (torch.from_numpy(array) for array in (ids.astype(np.int64), mask))
     weights = evaluate(arm.weights, Batch(*tensors), torch.from_numpy(losses).float()).numpy()

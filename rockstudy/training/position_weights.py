@@ -35,6 +35,8 @@ class Batch:
     part: int = 0  # number of the part of the step, over processes and micro-batches
     # the closed windows of the ledger, float64 (N, 4): step, token id, count, summed loss
     type_losses: np.ndarray = field(default_factory=lambda: np.empty((0, 4)))
+    # log p and log q of the tokens by student and teacher, float (2, R, T), where they are needed
+    log_probs: Tensor | None = None
 
 
 class WeightFunction(Protocol):
@@ -42,7 +44,8 @@ class WeightFunction(Protocol):
 
     With ``needs_losses`` it receives the stage's loss in nats at every position, float (R, T), zero
     outside the mask. The heads then project every position, because a weight that depends on
-    the loss cannot save its computation.
+    the loss cannot save its computation. One that has ``needs_log_probs`` as well finds the tokens'
+    log-probabilities in the batch (``log_probs``); by default a function has not.
     """
 
     needs_losses: ClassVar[bool]

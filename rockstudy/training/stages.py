@@ -46,6 +46,7 @@ from rockstudy.store import cache, files, resumable
 from rockstudy.store.code import kept_apart
 from rockstudy.store.files import read_tensors
 from rockstudy.store.seeds import torch_seed
+from rockstudy.training.optimizers import Optimizer
 from rockstudy.training.position_weights import WeightFunction, describe
 from rockstudy.training.prompts import lessons
 from rockstudy.training.trainer import LEDGER, DistillTrainer
@@ -87,18 +88,25 @@ class TrainResult:
 
 @kept_apart
 def train(
-    run: Run, stage: str, *, seed: int, arm: str = "baseline", weights: WeightFunction | None = None
+    run: Run,
+    stage: str,
+    *,
+    seed: int,
+    arm: str = "baseline",
+    weights: WeightFunction | None = None,
+    optimizer: Optimizer | None = None,
 ) -> TrainResult:
     """Train one stage, or read it back when the run has it; a killed one is continued.
 
     ``stage2`` starts from the end of ``stage1`` at the study's seed. `seed` is for the order of
     prompts and the rollouts, `arm` (the regime) is part of the folder's name, and `weights` is a
-    dataclass (`training.position_weights`); None is 1 everywhere.
+    dataclass (`training.position_weights`); None is 1 everywhere. With an `optimizer` each
+    checkpoint holds what it remembers (`training.optimizers`); None is AdamW, which keeps nothing.
 
     `StudyError`: too few problems, a loss or weights that are not finite, anything wrong with the
     pair or the run's files.
     """
-    job = _Job(run, stage, seed, arm, weights)
+    job = _Job(run, stage, seed, arm, weights, optimizer)
     with _quiet():
         place = run.addressed("training", job.name, **job.key, by=train)
         folder = once(place, job.fill).path
@@ -108,12 +116,18 @@ def train(
 
 
 def is_trained(
-    run: Run, stage: str, *, seed: int, arm: str = "baseline", weights: WeightFunction | None = None
+    run: Run,
+    stage: str,
+    *,
+    seed: int,
+    arm: str = "baseline",
+    weights: WeightFunction | None = None,
+    optimizer: Optimizer | None = None,
 ) -> bool:
     """Whether `train` with the same arguments would only read."""
     if stage != "stage1" and not is_trained(run, "stage1", seed=run.config.seed):
         return False
-    job = _Job(run, stage, seed, arm, weights)
+    job = _Job(run, stage, seed, arm, weights, optimizer)
     return run.is_stored("training", job.name, **job.key)
 
 
@@ -154,6 +168,7 @@ class _Job:
     seed: int
     arm: str
     weights: WeightFunction | None
+    optimizer: Optimizer | None = None
 
     @property
     def name(self) -> str:
@@ -178,7 +193,8 @@ class _Job:
         """Return the settings that determine the result; the models are inputs."""
         config = self.run.config
         settings = {k: v for k, v in identity(config.stage(self.stage)).items() if v is not None}
-        return {
+        own = {} if self.optimizer is None else {"optimizer": self.optimizer.kind}
+        return own | {
             "stage": settings,
             "task": tasks.identity(config.trained_on),
             "prompts": [s.steps * s.prompts_per_step for s in map(config.stage, STAGES)],
@@ -219,14 +235,16 @@ class _Job:
         else:
             start, device = str(self.first.checkpoints["late"]), places("same").student
             student = loading.load_model(start, dtype="float32", device=device)
-        arguments, lora = _arguments(settings, folder, task.max_prompt_tokens), None
+        fast = loading.is_fastest_in_bfloat16(self.run.config.pair)
+        arguments, lora = _arguments(settings, folder, task.max_prompt_tokens, fast), None
         if settings.lora_rank is not None:
             lora = adapters.adapters(settings.lora_rank)
             arguments.seed = torch_seed(self.seed, f"{self.stage}-lora")  # draws their start
         ours = {"stage": settings, "name": self.stage, "seed": self.seed, "weights": self.weights}
+        ours |= {"own_optimizer": self.optimizer}
         made = DistillTrainer(
             **ours,
-            model=student.float(),  # what the optimiser adds to; CUDA computes in bf16 by autocast
+            model=student.float(),  # what the optimiser adds to; autocast may compute in bf16
             teacher_model=pair.teacher,
             processing_class=pair.tokenizer,
             args=arguments,
@@ -268,7 +286,9 @@ class _Keeper(TrainerCallback):
             self.bar.set_postfix(**last)
 
 
-def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> DistillationConfig:
+def _arguments(
+    settings: StageConfig, folder: Path, max_prompt_tokens: int, bf16_on_cpu: bool = False
+) -> DistillationConfig:
     """The stage in TRL's terms."""
     cuda = torch.cuda.is_available()
     micro, parts = settings.batches(together().num_processes)
@@ -295,7 +315,7 @@ def _arguments(settings: StageConfig, folder: Path, max_prompt_tokens: int) -> D
         vllm_max_model_length=max_prompt_tokens + settings.max_new_tokens,
         disable_dropout=True,
         ddp_find_unused_parameters=False,
-        bf16=cuda,
+        bf16=cuda or bf16_on_cpu,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         disable_tqdm=True,

@@ -169,12 +169,18 @@ def train_arms(
 @kept_apart
 def trained(run: Run, arm: Arm, seed: int) -> stages.TrainResult:
     """Train an arm at one seed, or read it back."""
-    return stages.train(arm.of(run), "stage2", seed=seed, arm=arm.name, weights=arm.weights)
+    return stages.train(arm.of(run), "stage2", **_job(arm, seed))
+
+
+def _job(arm: Arm, seed: int) -> dict[str, Any]:
+    """An arm at one seed as arguments of `stages.train`."""
+    how = {"arm": arm.name, "weights": arm.weights, "optimizer": arm.optimizer}
+    return how | {"seed": seed}
 
 
 def _train_and_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> None:
     for label, folder in _to_grade(run, arm, seed, names).items():
-        evaluation.graded(run, label, in_folder(folder), seed)
+        evaluation.graded(run, label, in_folder(folder, run.config.pair), seed)
 
 
 def _to_grade(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> dict[str, Path]:
@@ -191,12 +197,12 @@ def _start(seed: int) -> str:
 
 
 def _is_graded(run: Run, arm: Arm, seed: int, names: tuple[str, ...]) -> bool:
-    how = {"seed": seed, "arm": arm.name, "weights": arm.weights}
-    if not stages.is_trained(arm.of(run), "stage2", **how):
+    if not stages.is_trained(arm.of(run), "stage2", **_job(arm, seed)):
         return False
     folders = _to_grade(run, arm, seed, names)
     return all(
-        evaluation.is_graded(run, label, in_folder(path), seed) for label, path in folders.items()
+        evaluation.is_graded(run, label, in_folder(path, run.config.pair), seed)
+        for label, path in folders.items()
     )
 
 
@@ -221,12 +227,12 @@ def accuracy_along(run: Run) -> pd.DataFrame:
 def along_training(run: Run, arm: Arm, seed: int, checkpoints: Mapping[str, Path]) -> pd.DataFrame:
     """Outcomes of an arm at step 0 and at some of its checkpoints: `graded`, ``seed, step``."""
     stage = run.config.stage("stage2")
-    start = in_folder(stage1(run).checkpoints["late"])
+    start = in_folder(stage1(run).checkpoints["late"], run.config.pair)
     before = evaluation.graded(run, _start(seed), start, seed)
     frames = [before.assign(seed=seed, step=0)]
     for name, folder in checkpoints.items():
         label = f"{arm.name}-s{seed}-{name}"
-        outcomes = evaluation.graded(run, label, in_folder(folder), seed)
+        outcomes = evaluation.graded(run, label, in_folder(folder, run.config.pair), seed)
         step = max(1, round(stage.keep[name] * stage.steps))
         frames.append(outcomes.assign(seed=seed, step=step))
     return pd.concat(frames, ignore_index=True)

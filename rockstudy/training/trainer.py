@@ -38,6 +38,7 @@ from rockstudy.sampling import rollout
 from rockstudy.store import files, resumable
 from rockstudy.store.seeds import torch_seed
 from rockstudy.training.metrics import Clock, Ledger
+from rockstudy.training.optimizers import Optimizer, write_moments
 from rockstudy.training.position_weights import Batch, WeightFunction, evaluate
 from rockstudy.training.vllm_rollouts import Generation
 
@@ -49,11 +50,12 @@ Inputs = dict[str, Tensor]
 class DistillTrainer(trl.DistillationTrainer):
     """Trains one stage, whose `name` errors give; `seed` is that of its rollouts.
 
-    Without position `weights` they are 1 everywhere. `teacher_model` is not changed: on a different
-    device of the same kind it computes there; on the CPU, FSDP2 trains with a sharded copy of it
-    (`rockstudy.parallel.placement`). Other arguments are TRL's. ``train_dataset`` holds one row per
-    prompt in the order of training: ``prompt_ids``, and ``completions`` with ``stopped``, one per
-    rollout, where they were sampled before.
+    Without position `weights` they are 1 everywhere. With `own_optimizer` each kept checkpoint has
+    what it remembers, which FSDP2 does not allow: it shards the parameters. `teacher_model` is not
+    changed: on a different device of the same kind it computes there; on the CPU, FSDP2 trains with
+    a sharded copy of it (`rockstudy.parallel.placement`). Other arguments are TRL's.
+    ``train_dataset`` holds one row per prompt in the order of training: ``prompt_ids``, and
+    ``completions`` with ``stopped``, one per rollout, where they were sampled before.
     """
 
     def __init__(
@@ -63,18 +65,23 @@ class DistillTrainer(trl.DistillationTrainer):
         name: str,
         seed: int,
         weights: WeightFunction | None = None,
+        own_optimizer: Optimizer | None = None,
         teacher_model: PreTrainedModel,
         **kwargs: Any,
     ) -> None:
         self.stage, self.stage_name, self.rollout_seed = stage, name, seed
         self.position_weights = weights
         self._needs_losses = weights is not None and weights.needs_losses
+        self._needs_log_probs = bool(getattr(weights, "needs_log_probs", False))
         # Then weights are made from the losses of the micro-batch that is trained on, which costs
         # nothing. Where the normaliser is the sum of weights, it must be known before the first
         # micro-batch, which takes one more forward pass of both models (`_losses_before`).
         self._weighs_late = self._needs_losses and stage.normalize == "tokens"
         self.kept: dict[str, str] = {}  # hashes of the files of kept checkpoints (`resumable`)
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
+        self.own_optimizer = own_optimizer
+        if own_optimizer is not None:
+            self.optimizer_cls_and_kwargs = own_optimizer.made_by(self.args.learning_rate)
         self._keep_float32()
         if stage.engine == "vllm" and stage.source == "student":
             self._take_engine()
@@ -174,10 +181,13 @@ class DistillTrainer(trl.DistillationTrainer):
         step["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
         return step
 
-    def _weighed(self, rows: Inputs, losses: Tensor | None) -> Tensor:
+    def _weighed(
+        self, rows: Inputs, losses: Tensor | None, log_probs: Tensor | None = None
+    ) -> Tensor:
         """Weights of some rollouts, float32 (R, T)."""
         ids, mask = rows["completion_ids"], rows["completion_mask"].bool()
-        batch = Batch(ids, mask, self.state.global_step, int(rows["part"]), self.ledger.types)
+        where: Any = (self.state.global_step, int(rows["part"]), self.ledger.types)
+        batch = Batch(ids, mask, *where, log_probs)
         return evaluate(self.position_weights, batch, losses)
 
     def _rollouts(self, inputs: list[dict[str, Any]]) -> tuple[list[Sequence[int]], list[bool]]:
@@ -195,7 +205,8 @@ class DistillTrainer(trl.DistillationTrainer):
         how: Any = self.stage.model_dump(include={"temperature", "top_p", "max_new_tokens"})
         how |= {"batch_size": len(prompts), "seed": seed, "first": first, "desc": None}
         try:
-            made = rollout.generate(self._student(), self._tokenizer, prompts, **how)
+            with self.accelerator.autocast():
+                made = rollout.generate(self._student(), self._tokenizer, prompts, **how)
         except StudyError as error:
             raise StudyError(f"{self._where()}: {error}") from None
         return [ids.tolist() for ids in made.completions], made.stopped.tolist()
@@ -283,7 +294,8 @@ class DistillTrainer(trl.DistillationTrainer):
         self.clock.lap("student")
         if hidden.requires_grad:  # called when backward has gone through the heads
             hidden.register_hook(lambda _: self.clock.lap("head"))
-        teacher = self._teacher(ids, where) if stage.reverse_kl or stage.forward_kl else ()
+        compared = stage.reverse_kl or stage.forward_kl or self._needs_log_probs
+        teacher = self._teacher(ids, where) if compared else ()
         self.clock.lap("teacher")
         own: Any = (hidden, Head.of(student))
         losses = entropy = torch.zeros(len(tokens), device=hidden.device)
@@ -300,7 +312,11 @@ class DistillTrainer(trl.DistillationTrainer):
         if self._weighs_late:
             known = torch.zeros(w.shape, device=w.device)
             known[rows, columns] = losses.detach().float()
-            w = self._weighed(inputs, known)
+            log_probs = None
+            if self._needs_log_probs:
+                log_probs = torch.zeros((2, *w.shape), device=w.device)
+                log_probs[:, rows, columns] = _log_probs(tokens, own, teacher)
+            w = self._weighed(inputs, known, log_probs)
         return losses, rkl, entropy, tokens, w[rows, columns]
 
     def _hidden(self, model: Any, ids: Tensor, where: Tensor) -> Tensor:
@@ -374,6 +390,8 @@ class DistillTrainer(trl.DistillationTrainer):
             raise
         if main:
             (waiting / "training_args.bin").unlink(missing_ok=True)  # a pickle
+            if self.own_optimizer is not None:
+                write_moments(self.optimizer, self.model.named_parameters(), waiting)
             waiting.rename(folder)
             self.kept |= resumable.hashed(folder)
 
@@ -395,6 +413,13 @@ class DistillTrainer(trl.DistillationTrainer):
     def _broken(self, what: str, got: Any) -> str:
         lower = f"lower {self.stage_name}__lr (now {self.stage.lr:g})"
         return f"{self._where()}: the {what} must be finite; got {got}; {lower}"
+
+
+@torch.no_grad()
+def _log_probs(tokens: Tensor, *models: Any) -> Tensor:
+    """Log-probability of the tokens by the states and the head of each model, float32 (2, N)."""
+    states = [(hidden.detach(), head) for hidden, head in models]
+    return torch.stack([token_log_prob(*one, tokens)[0] for one in states])
 
 
 def _left_aligned(inputs: Inputs) -> tuple[Tensor, Tensor]:

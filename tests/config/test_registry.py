@@ -12,7 +12,7 @@ from rockstudy.errors import StudyError
 
 def small() -> Registry:
     """A registry of two names and a family; this module is its home."""
-    made = Registry("fruit", home=__name__)
+    made = Registry("fruit", __name__)
 
     @made.register("apple")
     def apple():

@@ -28,9 +28,11 @@ def test_a_preset_that_is_written_is_read_back_equal(file, name):
 
 
 def test_a_changed_configuration_is_read_back_equal_where_a_field_became_empty(file):
-    pair = {"teacher": 'a "quoted" \\ name', "student": "ü\x7f\n"}  # without the drop_every
-    changed = from_parameters("smollm2", seed=4, pair=pair, freeze__extra=[], stage2__lr=1e-5)
-    assert changed.pair.drop_every is None != PRESETS["smollm2"].pair.drop_every
+    pair = {"teacher": 'a "quoted" \\ name', "student": "ü\x7f\n"}
+    task = {"name": "lab_math", "n_train": 9, "n_eval": 9, "max_prompt_tokens": 64}  # no path
+    given = {"train_task": task, "freeze__extra": [], "stage2__lr": 1e-5}
+    changed = from_parameters("qwen3", seed=4, pair=pair, **given)
+    assert changed.train_task.path is None != PRESETS["qwen3"].train_task.path
     assert from_parameters(file(study_file.text(changed))) == changed
 
 
@@ -85,9 +87,9 @@ def test_tables_of_benchmarks_replace_those_of_the_preset(file):
 
 
 def test_none_empties_a_field_that_may_be_empty_and_no_other(file):
-    path = file('preset = "smollm2"\n[pair]\ndrop_every = "none"\n[stage1]\nreport_to = "none"\n')
+    path = file('preset = "tiny"\nscreen = "none"\n[stage1]\nreport_to = "none"\n')
     config = from_parameters(path)
-    assert (config.pair.drop_every, config.stage1.report_to) == (None, "none")
+    assert (config.screen, config.stage1.report_to) == (None, "none")
 
 
 def test_a_file_without_a_preset_gives_every_field_and_is_named_by_itself(file):

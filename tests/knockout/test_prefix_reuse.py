@@ -16,16 +16,17 @@ import pytest
 import scipy.stats
 import torch
 from test_rollout import END, TOKENIZER, completions, enumerate_completions, sample, small_llama
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rockstudy import progress, tasks
 from rockstudy.config.fields import EvalConfig, PairConfig, TaskConfig
 from rockstudy.config.overrides import from_parameters
 from rockstudy.errors import StudyError
 from rockstudy.knockout import prefix_reuse
-from rockstudy.knockout.prefix_reuse import Candidate, Screen, plan, resample
+from rockstudy.knockout.prefix_reuse import Candidate, Screen, plan, resample, share
 from rockstudy.models import loading
 from rockstudy.runs import Run
-from rockstudy.sampling import rollout
+from rockstudy.sampling import rollout, slots
 
 N = 6_000
 HOW = EvalConfig(n_prompts=1, samples=N, max_new_tokens=3, batch_size=1_500)
@@ -85,6 +86,126 @@ def test_completions_follow_the_enumerated_knockout_policy(model, base, banned, 
     every = changed(model, base, Candidate(banned[0], banned), mode)
     assert not any(set(ids) & set(banned) for ids in every)
     assert fits(every, expected) > 1e-3
+
+
+SHARING = (
+    Candidate(0, (0,)), Candidate(2, (2,)), Candidate(3, (3, 2), "window"),
+    Candidate(0, (3, 0), "window"), Candidate(2, (2, 0, 3), "window"),
+    Candidate(2, (2, 0, 4), "window"), Candidate(4, (0, 4, 3), "window"),
+    Candidate(4, (3, 2), "window"), Candidate(END, (END, 2), "window"),
+)  # fmt: skip
+
+
+def sharing(model, base, *candidates):
+    """What each candidate's completions become, and what `share` returns."""
+    screen = of(model, base, *candidates)
+    todo = plan(screen)
+    made = share(screen, todo)
+    every = [completions(base) for _ in candidates]
+    for candidate, row, place in zip(todo.candidate, todo.row, made.place, strict=True):
+        every[candidate][row] = made.ids[place].tolist()
+    return every, made, todo
+
+
+@pytest.fixture(scope="module", params=["forked", "in rounds"])
+def shared(request, model, base):
+    """All candidates of a screen at once, by either way of writing."""
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "in rounds":
+            patched.setattr(slots, "forks", lambda model: False)
+        return sharing(model, base, *SHARING)
+
+
+@pytest.mark.parametrize("number", range(len(SHARING)))
+def test_candidates_that_share_each_follow_their_own_enumerated_policy(model, shared, number):
+    banned, every = SHARING[number].banned, shared[0][number]
+    assert not any(set(ids) & set(banned) for ids in every)
+    assert fits(every, banned_distribution(model, banned)) > 1e-3
+
+
+def test_candidates_that_ban_the_same_ids_share_every_completion(shared):
+    every, made, todo = shared
+    assert every[2] == every[7]
+    places = [made.place[todo.candidate == number] for number in (2, 7)]
+    assert (places[0] == places[1]).all()
+    assert made.new[todo.candidate == 2].sum() > made.new[todo.candidate == 7].sum() == 0
+
+
+def test_one_banned_id_has_the_random_numbers_of_its_knockout_alone(model, base, shared):
+    for number in (0, 1):
+        assert shared[0][number] == changed(model, base, SHARING[number])
+
+
+def test_what_a_candidate_writes_does_not_depend_on_who_shares(model, base, shared):
+    alone, made, todo = sharing(model, base, SHARING[4])
+    assert alone[0] == shared[0][4]
+    assert (made.new + made.reused == [len(made.ids[i]) for i in made.place]).all()
+    assert (made.reused == todo.start).all()
+
+
+def test_new_tokens_are_those_of_distinct_texts(model, base):
+    """Counted by hand: a token is written once for all who have the same text before it."""
+    every, made, todo = sharing(model, base, *SHARING)
+    written = {
+        (row, tuple(every[c][row][: t + 1]))
+        for c, row, start in zip(todo.candidate, todo.row, todo.start, strict=True)
+        for t in range(start, len(every[c][row]))
+    }
+    assert made.new.sum() == len(written)
+    assert made.new.sum() < 0.6 * sum(len(made.ids[i]) for i in made.place)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_a_forked_cache_gives_the_completions_of_whole_passes(window):
+    """With windows that are shorter than the texts, and texts of different lengths."""
+    sizes = {} if window is None else {"sliding_window": window, "use_sliding_window": True}
+    config = Qwen3Config(
+        vocab_size=7, hidden_size=8, intermediate_size=12, num_hidden_layers=2, head_dim=4,
+        num_attention_heads=2, num_key_value_heads=1, max_window_layers=0, **sizes,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    model = Qwen3ForCausalLM(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    prompts = [[2], [4, 3, 5, 6, 2], [3, 3]]
+    made = rollout.generate(
+        model, TOKENIZER, prompts, samples=9, max_new_tokens=8, batch_size=8, seed=0
+    )
+    how = {"max_new_tokens": 8, "batch_size": 5}
+    pair = [Candidate(2, (2,)), Candidate(3, (3, 2, 6), "window"), Candidate(5, (5, 4), "window")]
+    screen = of(model, made, *pair, **how)
+    assert slots.forks(model)
+    forked = share(screen, plan(screen))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(slots, "forks", lambda model: False)
+        rounds = share(screen, plan(screen))
+    for one, other in zip(forked.place, rounds.place, strict=True):
+        assert forked.ids[one].tolist() == rounds.ids[other].tolist()
+    assert forked.new.sum() <= rounds.new.sum()
+
+
+def test_sharing_more_than_a_word_of_candidates_changes_none_of_them(model, base):
+    few = rollout.Rollouts(
+        base.prompt_ids, base.completion_ids[:60], base.mask[:60], base.prompt_index[:60],
+        base.sample_index[:60], base.stopped[:60],
+    )  # fmt: skip
+    many = [SHARING[i % len(SHARING)] for i in range(2 * slots.BITS + 3)]
+    every, *_ = sharing(model, few, *many)
+    once, *_ = sharing(model, few, *SHARING)
+    assert every == [once[i % len(SHARING)] for i in range(len(many))]
+
+
+def test_greedy_candidates_that_share_write_their_own_greedy_text(model):
+    greedy = sample(model, [[2, 3], [4]], temperature=0, max_new_tokens=3)
+    ids = greedy.completion_ids[0, :2].tolist()
+    pair = [Candidate(ids[0], (ids[0],)), Candidate(ids[0], (ids[0], (ids[0] + 1) % 5), "window")]
+    screen = of(model, greedy, *pair, temperature=0.0)
+    todo = plan(screen)
+    made = share(screen, todo)
+    for candidate, row, place in zip(todo.candidate, todo.row, made.place, strict=True):
+        prompt = greedy.prompt_ids[greedy.prompt_index[row]].tolist()
+        expected = banned_greedy(model, prompt, list(pair[candidate].banned), 3)
+        assert made.ids[place].tolist() == expected
 
 
 def test_the_null_knockout_follows_the_policy_itself(model, base):
@@ -225,7 +346,7 @@ def test_differences_average_rollouts_within_a_problem():
 
 def test_a_killed_screen_goes_on_and_ends_the_same(tmp_path, screen, monkeypatch):
     whole = outcomes(tmp_path / "whole", screen, chunk=2)
-    real, calls = prefix_reuse.resample, []
+    real, calls = prefix_reuse.share, []
 
     def killed(*arguments, **given):
         calls.append(1)
@@ -233,15 +354,13 @@ def test_a_killed_screen_goes_on_and_ends_the_same(tmp_path, screen, monkeypatch
             raise KeyboardInterrupt
         return real(*arguments, **given)
 
-    monkeypatch.setattr(prefix_reuse, "resample", killed)
+    monkeypatch.setattr(prefix_reuse, "share", killed)
     with pytest.raises(KeyboardInterrupt):
         outcomes(tmp_path / "cut", screen, chunk=2)
     done = len(list((tmp_path / "cut").glob("knockout/x-*.json")))
     assert done == 2
     calls.clear()
-    monkeypatch.setattr(
-        prefix_reuse, "resample", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
-    )
+    monkeypatch.setattr(prefix_reuse, "share", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
     resumed = outcomes(tmp_path / "cut", screen, chunk=2)
     shards = len(list((tmp_path / "cut").glob("knockout/x-*.json")))
     assert len(calls) == shards - done
@@ -327,9 +446,11 @@ def test_a_cut_completion_is_counted_as_cut_and_graded_as_it_stands(tmp_path, sc
     new = resample(what, todo)
     texts = pair.tokenizer.batch_decode([ids.tolist() for ids in new], skip_special_tokens=True)
     problems = tasks.load(screen[1], "eval")
-    assert asked == [
-        (problems[made.prompt_index[row]], text) for row, text in zip(todo.row, texts, strict=True)
-    ]
+    asked_of = {(problem.key, text) for problem, text in asked}
+    assert asked_of == {
+        (problems[made.prompt_index[row]].key, text)
+        for row, text in zip(todo.row, texts, strict=True)
+    }
     assert table.correct.tolist() == [len(text) % 2 == 0 for text in texts]
     ends = rollout.eos_ids(pair.student, pair.tokenizer)
     assert table.stopped.tolist() == [int(ids[-1]) in ends for ids in new]

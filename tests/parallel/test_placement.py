@@ -58,13 +58,13 @@ def test_a_teacher_on_a_device_that_is_not_there_is_refused_before_anything_is_l
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_teacher_on_the_next_device_trains_the_same_student(tmp_path):
+    from rockstudy.runs import Run
     from rockstudy.training import stages
 
     runs = [
         stages.train(
-            from_parameters("tiny", pair__teacher_device=where),
+            Run(from_parameters("tiny", pair__teacher_device=where), tmp_path / where),
             "stage2",
-            run=tmp_path / where,
             seed=0,
         )
         for where in ("same", "next")

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 
 from rockstudy import figure_style, paths
 from rockstudy.claims import records
-from rockstudy.display import Html
+from rockstudy.display import Html, prose
 from rockstudy.errors import StudyError
 from rockstudy.report import listing, page, render
 from rockstudy.rocks import causes
@@ -265,6 +265,7 @@ def test_hostile_token_text_is_inert_wherever_it_is_shown(run):
         output({"text/html": "<style>body{display:none}</style><svg onload=alert(3)></svg>"}),
         output({"text/markdown": f"{HOSTILE} [x](javascript:alert(4))"}),
         output({"text/latex": HOSTILE}),
+        output({"text/html": prose(f"A reading: {HOSTILE}")._repr_html_()}),
         output({"application/javascript": "alert(5)"}),
         output({"text/plain": HOSTILE}, source=f"print({HOSTILE!r})"),
     )
@@ -281,6 +282,7 @@ def test_hostile_token_text_is_inert_wherever_it_is_shown(run):
     links = [link.get("href", "") for link in soup.find_all("a")]
     assert all(link.startswith("#") or not link for link in links)
     assert "alert(1)" in soup.find("table", class_="dataframe").get_text()
+    assert "alert(1)" in soup.select_one(".reading p").get_text()
 
 
 def test_a_data_frame_keeps_its_table_and_loses_its_style(run):

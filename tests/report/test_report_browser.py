@@ -9,9 +9,10 @@ import pytest
 from browser import Browser, executable
 from matplotlib.figure import Figure
 
+from rockstudy import runs
 from rockstudy.claims import records
 from rockstudy.claims.verdicts import VERDICTS
-from rockstudy.report import render
+from rockstudy.report import render, sentences
 from rockstudy.runs import open_run
 
 pytestmark = [
@@ -78,7 +79,10 @@ def path(tmp_path_factory):
         notebook = nbformat.v4.new_notebook(cells=cells)
         nbformat.write(notebook, run.path / "notebooks" / f"{name}.ipynb")
         records.claims(run, name, claims())
-    return render.render(run.path)
+    found = sentences.told(records.read_claims(runs.reference_dir("lab")))  # long ones
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentences, "told", lambda table: found)
+        return render.render(run.path)
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +270,9 @@ def test_a_printed_page_keeps_claims_strips_and_table_heads(browser, path):
     assert browser[style.format("table.claims tr", "breakInside")] == "avoid"
     assert browser[style.format(".strip i", "printColorAdjust")] == "exact"
     assert browser[style.format("nav", "display")] == "none"
+    browser["document.querySelectorAll('details').forEach(part => { part.open = true; })"]
+    wide = "document.querySelector('.cards.claims {}').clientWidth"
+    assert browser[wide.format("tbody td:first-child")] > 0.4 * browser[wide.format("tbody")]
     printed = browser("Page.printToPDF", printBackground=False)["data"]
     assert len(base64.b64decode(printed)) > 10_000
     browser("Emulation.setEmulatedMedia", media="")

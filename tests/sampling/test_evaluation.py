@@ -22,7 +22,7 @@ def test_checkpoints_of_one_training_seed_share_random_numbers_and_of_others_do_
     loading.tokenizer_of(run).save_pretrained(folder)
 
     def texts(label: str, seed: int) -> list[str]:
-        return evaluation.graded(run, label, in_folder(folder), seed).text.tolist()
+        return evaluation.graded(run, label, in_folder(folder, run.config.pair), seed).text.tolist()
 
     baseline, other = texts("baseline-s0-late", 0), texts("baseline-s3-late", 3)
     assert texts("rock-freeze-s0-late", 0) == baseline != other
@@ -33,9 +33,9 @@ def test_an_outcome_is_found_under_the_seed_that_it_was_sampled_with(run, tmp_pa
     folder = tmp_path / "checkpoint"
     loading.pair_of(run).teacher.save_pretrained(folder)
     loading.tokenizer_of(run).save_pretrained(folder)
-    evaluation.graded(run, "any", in_folder(folder), 0)
-    assert evaluation.is_graded(run, "any", in_folder(folder), 0)
-    assert not evaluation.is_graded(run, "any", in_folder(folder), 3)
+    evaluation.graded(run, "any", in_folder(folder, run.config.pair), 0)
+    assert evaluation.is_graded(run, "any", in_folder(folder, run.config.pair), 0)
+    assert not evaluation.is_graded(run, "any", in_folder(folder, run.config.pair), 3)
 
 
 def test_the_start_of_stage_2_is_graded_once_a_seed_with_the_baseline_of_it(run):
@@ -45,7 +45,9 @@ def test_the_start_of_stage_2_is_graded_once_a_seed_with_the_baseline_of_it(run)
     folder = steps.stage1(run).checkpoints["late"]
     texts = []
     for seed in run.config.seeds:
-        start = evaluation.graded(run, f"stage1-late-s{seed}", in_folder(folder), seed)
+        start = evaluation.graded(
+            run, f"stage1-late-s{seed}", in_folder(folder, run.config.pair), seed
+        )
         texts.append(start.text.tolist())
         rows = along[(along.step == 0) & (along.seed == seed)]
         assert rows.n_new_tokens.tolist() == start.n_new_tokens.tolist()

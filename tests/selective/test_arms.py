@@ -189,7 +189,7 @@ def test_means_are_over_seeds_and_problems(table):
 
 def test_the_reading_says_what_can_be_concluded_and_what_not(table):
     said = readings.of_differences(selective_steps.differences(table), "maths").splitlines()
-    assert [line.split(":")[0] for line in said] == ["a", "b", "c"]
+    assert [line.split(":")[0] for line in said] == ["- a", "- b", "- c"]
     assert "no difference shown" in said[0] and "cannot be excluded" in said[0]
     assert "over 4 seeds: worse than the baseline" in said[1]
     assert "one seed" in said[2]

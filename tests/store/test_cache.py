@@ -600,3 +600,20 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+
+
+def test_measured_numbers_are_stored_small_and_come_back_as_they_were(tmp_path):
+    """Numbers without repetition take hardly more room than their bytes, in lists as well."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "nats": rng.exponential(size=20_000).astype(np.float32),
+            "listed": list(rng.normal(size=(20_000, 5)).astype(np.float32)),
+            "token_id": rng.integers(0, 50, 20_000),
+            "missing": np.where(rng.random(20_000) < 0.5, np.nan, 1 / 3),
+        }
+    )
+    files.write_frame(frame, tmp_path / "one.parquet", "one")
+    pd.testing.assert_frame_equal(files.read_frame(tmp_path / "one.parquet"), frame)
+    plain = 20_000 * 4 * (1 + 5)
+    assert (tmp_path / "one.parquet").stat().st_size < plain + 20_000 * 2

@@ -321,6 +321,40 @@ def test_weights_that_depend_on_losses_get_the_losses_and_weigh_by_them(
     assert trainer.ledger.sums["weight"] == w.sum()
 
 
+class Surprising:
+    """Half the weight where the teacher finds the token likelier than the student does."""
+
+    needs_losses: ClassVar[bool] = True
+    needs_log_probs: ClassVar[bool] = True
+
+    def __call__(self, batch, losses):
+        self.student, self.teacher = batch.log_probs
+        return torch.where(self.teacher > self.student, 0.5, 1.0)
+
+
+def test_weights_get_the_log_probabilities_of_the_tokens_under_both_models(pair, rows, tmp_path):
+    weights = Surprising()
+    loss, gradients, step = _step(_trainer(pair, tmp_path, rows, weights), rows)
+    mask, w = step["completion_mask"].bool(), torch.zeros(step["completion_mask"].shape)
+    for i, row in enumerate(_repeated(rows)):
+        completion = row["completions"][i % 2]
+        ids, start = torch.tensor([row["prompt_ids"] + completion]), len(row["prompt_ids"]) - 1
+        index = torch.tensor(completion, dtype=torch.int64)[:, None]
+        with torch.no_grad():
+            logs = [
+                log_softmax(m(ids).logits[0, start:-1], -1) for m in (pair.student, pair.teacher)
+            ]
+        student, teacher = (log.gather(1, index)[:, 0] for log in logs)
+        place = slice(0, len(completion))
+        torch.testing.assert_close(weights.student[i, place], student, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(weights.teacher[i, place], teacher, rtol=1e-4, atol=1e-4)
+        w[i, place] = torch.where(teacher > student, 0.5, 1.0)
+    assert not weights.student[~mask].any()
+    expected, wanted = _reference(pair, rows, w, STAGE)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    _assert_same(gradients, wanted, rtol=1e-3, atol=1e-6)
+
+
 def test_a_window_cuts_the_gradient_inside_it_and_nowhere_else(pair, rows, tmp_path):
     rows[0]["completions"][0][4] = frozen = 11
     before, step = _hidden_gradients(_trainer(pair, tmp_path, rows), rows)

@@ -1,0 +1,183 @@
+"""Notebook 08 in words: what each table shows, how sure that is, what it cannot tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from rockstudy.beyond.persistence.interventions import CHOICES
+from rockstudy.beyond.persistence.suppression import AGAINST, KINDS
+
+NAMES = {"momentum": "AdamW's own momentum", "sgd": "SGD"}
+
+
+def of_one_step(types: pd.DataFrame) -> str:
+    """Sentences on the picture of one step: on which side of the line rocks and the others are."""
+    told = []
+    for group in ("rock", "rest"):
+        some = types[types.group == group]
+        if some.empty:
+            told.append(f"No type of the group {group} occurs often enough here.")
+            continue
+        above = (some.phi_adamw > some.phi_sgd).mean()
+        rising = (some[["phi_adamw", "phi_sgd"]] <= 0).any(axis=1).mean()
+        told.append(
+            f"Of {len(some)} types in the group {group}, {above:.0%} fall more by AdamW's step "
+            f"than by SGD's; {rising:.0%} do not fall by one of the two."
+        )
+    return " ".join(told)
+
+
+def of_effects(effects: pd.DataFrame, checkpoint: str) -> str:
+    """Sentences on S of the rocks at one checkpoint: four answers, and what they allow."""
+    rocks = (
+        effects[(effects.by == "group") & (effects.group == "rock")] if len(effects) else effects
+    )
+    told = [f"At the checkpoint {checkpoint}, rocks against the rest:"]
+    for kind, words in KINDS.items():
+        for other in AGAINST:
+            some = rocks[(rocks.checkpoint == checkpoint) & (rocks.kind == kind)]
+            some = some[some.against == other].set_index("measure")
+            if some.empty:
+                continue
+            S, share = some.loc["S"], some.loc["share"]
+            told.append(
+                f"{words}, against {NAMES[other]}: S {_number(S)}, {_means(S)}; the rocks' share "
+                f"of the whole fall changes by {_number(share)}."
+            )
+    return "\n".join(told)
+
+
+def of_slopes(slopes: pd.DataFrame, checkpoint: str) -> str:
+    """Sentences on the regression of S over types at one checkpoint."""
+    told = []
+    for row in slopes[slopes.checkpoint == checkpoint].itertuples():
+        one = pd.Series(row._asdict())
+        about = "a type that is e times as frequent" if row.term == "log n" else "a rock"
+        told.append(
+            f"{KINDS[row.kind]}, against {NAMES[row.against]}: {about} has an S that differs by "
+            f"{_number(one)}, {_means(one)} ({row.types} types, of which {_share(row.left_out)} "
+            "have no logarithm)."
+        )
+    return "\n".join(told)
+
+
+def of_coherence(found: pd.DataFrame, checkpoint: str) -> str:
+    """Sentences on kappa of the groups at one checkpoint."""
+    some = found[(found.by == "group") & (found.checkpoint == checkpoint)]
+    told = []
+    for group in ("rock", "control", "high-KL", "rest"):
+        by = some[some.group == group].set_index("measure")
+        if "kappa" not in by.index:
+            continue
+        one = by.loc["kappa"]
+        line = f"{group}: kappa {_number(one)}, cosine of the two halves {one.cosine:+.3f}"
+        if "minus rest" in by.index:
+            apart = by.loc["minus rest"]
+            side = _sign(apart, "less than the rest", "more than the rest", "not shown to differ")
+            line += f"; minus the rest {_number(apart)}: common gradient is {side}"
+        told.append(f"{line}.")
+    return "\n".join(told)
+
+
+def of_causes(effects: pd.DataFrame, found: pd.DataFrame, checkpoint: str) -> str:
+    """Sentences on S and kappa by cause at one checkpoint, or that there are no causes."""
+    S = effects[(effects.by == "cause") & (effects.measure == "S") & (effects.kind == "phi")]
+    S = S[(S.against == "sgd") & (S.checkpoint == checkpoint)].set_index("group")
+    kappa = found[(found.by == "cause") & (found.checkpoint == checkpoint)].set_index("group")
+    if S.empty:
+        return "The task names no causes of its tokens."
+    told = []
+    for cause in sorted({*S.index} & {*kappa.index}):
+        one, other = S.loc[cause], kappa.loc[cause]
+        told.append(f"{cause}: S {_number(one)}, {_means(one)}; kappa {_number(other)}.")
+    return "\n".join(told)
+
+
+def of_rebuilt(check: pd.DataFrame) -> str:
+    """A sentence on S of the rocks from rebuilt running means beside that from the true ones."""
+    if check.empty:
+        return (
+            "Training kept no running means of AdamW here: they are rebuilt, and how far that "
+            "matters cannot be checked in this run."
+        )
+    told = [
+        f"{row.checkpoint}: {row.kept:+.2f} from the kept ones, {row.rebuilt:+.2f} from rebuilt"
+        for row in check.itertuples()
+    ]
+    return (
+        "S of the rocks against SGD, first order, first seed, from AdamW's running means: "
+        f"{'; '.join(told)}. They differ by at most {np.abs(check.kept - check.rebuilt).max():.2f}."
+    )
+
+
+def of_rates(rates: pd.DataFrame) -> str:
+    """A sentence on the learning rate that SGD was given, and how close it came to AdamW."""
+    base, one = rates.iloc[0], rates[rates.chosen].iloc[0]
+    edge = one.lr in (rates.lr.min(), rates.lr.max())
+    return (
+        f"SGD trains at {one.lr:g}: in the last window all types but the rocks have "
+        f"{one.loss_others:.4f} nats, under AdamW {base.loss_others:.4f}."
+        + " This is the end of the rates that were tried; a rate beyond it may match better."
+        * edge
+    )
+
+
+def of_arms(ratios: pd.DataFrame) -> str:
+    """A line for each arm and choice of the rocks: the ratio minus AdamW's, and what it allows."""
+    told = []
+    for choice in CHOICES:
+        by = ratios[ratios.choice == choice]
+        base = by[(by["arm"] == "adamw") & (by.measure == "ratio")].iloc[0]
+        who = "AdamW" if choice == "adamw" else "each arm itself"
+        told.append(f"Rocks chosen under {who}; AdamW's own ratio is {_number(base)}.")
+        for row in by[by.measure == "minus adamw"].itertuples():
+            one = pd.Series(row._asdict())
+            side = _sign(one, "rocks fall less", "rocks fall more", _blind(one))
+            told.append(f"{row.arm}: {_number(one)} against it: {side}.")
+    return "\n".join(told)
+
+
+def verdict(effects: pd.DataFrame, found: pd.DataFrame, checkpoint: str) -> str:
+    """Which of the causes the run supports, one line each."""
+    rocks = effects[(effects.by == "group") & (effects.group == "rock") & (effects.measure == "S")]
+    here = rocks[(rocks.checkpoint == checkpoint) & (rocks.kind == "phi")].set_index("against")
+    apart = found[
+        (found.by == "group") & (found.group == "rock") & (found.checkpoint == checkpoint)
+    ]
+    apart = apart[apart.measure == "minus rest"]
+    told = []
+    for other, what in {"sgd": "the optimiser as a whole", "momentum": "its second moment"}.items():
+        one = here.loc[other]
+        side = _sign(one, "suppresses the rocks", "favours the rocks", _blind(one))
+        told.append(f"To first order {what}: {side} (S {_number(one)}).")
+    if len(apart):
+        one = apart.iloc[0]
+        side = _sign(one, "cancel more", "cancel less", _blind(one))
+        told.append(f"The rocks' gradients, against the rest's: {side} ({_number(one)}).")
+    return "\n".join(told)
+
+
+def _means(one: pd.Series) -> str:
+    return _sign(one, "suppressed by AdamW", "favoured by AdamW", _blind(one))
+
+
+def _sign(one: pd.Series, below: str, above: str, neither: str) -> str:
+    if pd.isna(one.value) or pd.isna(one.lo):
+        return "not defined here"
+    return below if one.hi < 0 else above if one.lo > 0 else neither
+
+
+def _blind(one: pd.Series) -> str:
+    """What an interval that holds 0 leaves open."""
+    return f"nothing shown, and effects up to {max(abs(one.lo), abs(one.hi)):.2f} not excluded"
+
+
+def _number(one: pd.Series) -> str:
+    if pd.isna(one.value):
+        return "not defined"
+    return f"{one.value:+.3f} [{one.lo:+.3f}, {one.hi:+.3f}]"
+
+
+def _share(value: float) -> str:
+    return "none are known" if pd.isna(value) else f"{value:.0%}"

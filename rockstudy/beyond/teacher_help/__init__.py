@@ -1,0 +1,1 @@
+"""Notebook 10: does the teacher help where the student disagrees with it? A local intervention."""
