@@ -11,7 +11,6 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import os
-import shutil
 import tomllib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +26,7 @@ from packaging.requirements import Requirement
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from rockstudy import paths, tasks
-from rockstudy.beyond.freezing import arms as freezing
-from rockstudy.cli import estimates
+from rockstudy.cli import estimates, needs
 from rockstudy.cli.dimensions import KNOWN, Dimensions
 from rockstudy.config.fields import (
     STAGES,
@@ -51,7 +49,6 @@ from rockstudy.models import (
     weights,
 )
 from rockstudy.sampling import given, rollout
-from rockstudy.selective import arms
 from rockstudy.store import cache
 from rockstudy.store.provenance import version as _version
 from rockstudy.tasks import rows
@@ -78,11 +75,16 @@ class Check:
 
 
 def checks(
-    config: StudyConfig, notebooks: Sequence[Path], run: Path, processes: int = 1
+    config: StudyConfig,
+    notebooks: Sequence[Path],
+    run: Path,
+    processes: int = 1,
+    device: str | None = None,
 ) -> list[Check]:
     """Check everything that a run needs, whose folder need not exist.
 
     `parameters.assign` has checked the notebooks' parameters; `processes` will train together.
+    With the name of a `device` the study must fit that one, and this machine's own is not checked.
     """
     names = " ".join(path.stem.split("_")[0] for path in notebooks)
     read = _configurations(config)
@@ -94,9 +96,8 @@ def checks(
         *_data(config, run),
         *_batches(config, read, processes),
         *_versions(),
-        *_engines(config),
-        *_devices(config),
-        *([] if pair is None else _needs(config, pair, run, processes, _device())),
+        *(_checks_of_machine(config) if device is None else []),
+        *([] if pair is None else _needs(config, pair, run, processes, device)),
     ]
 
 
@@ -104,12 +105,28 @@ def quick(config: StudyConfig, processes: int = 1) -> list[Check]:
     """The checks that take seconds, without the Hub: packages, models, local prompts, batches."""
     read = _configurations(config)
     return [
-        *_engines(config),
-        *_devices(config),
+        *_checks_of_machine(config),
         *_models(config, read, hub=False),
         *_data(config, None, hub=False),
         *_batches(config, read, processes),
     ]
+
+
+def _checks_of_machine(config: StudyConfig) -> Iterator[Check]:
+    yield from _engines(config)
+    yield from _devices(config)
+
+
+def _needs(
+    config: StudyConfig,
+    pair: estimates.ModelPair,
+    run: Path,
+    processes: int,
+    device: str | None,
+) -> Iterator[Check]:
+    """What the stages need, and the disk, as `rockstudy.cli.needs` finds it."""
+    for found in needs.of(config, pair, run, processes, needs.device(device, pair)):
+        yield Check(*found)
 
 
 def table(made: Sequence[Check]) -> str:
@@ -182,7 +199,7 @@ def _model(how: Mapping[str, Any], hub: bool, prompts: str | None = "teacher") -
                 base = weights.loaded(source, configuration.read(source), device_map="meta")
                 if source.adapter is not None:
                     adapters.tuned(base, source)
-            found = f"{_size(sum(file.stat().st_size for file in files))} on this machine"
+            found = f"{needs.size(sum(file.stat().st_size for file in files))} on this machine"
             if not field.startswith(GIVEN_STUDENTS):  # their tokenizers are never read
                 tokenizer = loading.load_tokenizer(**how)
                 if field.removeprefix("models__").replace("before", "student") == prompts:
@@ -443,60 +460,3 @@ def _devices(config: StudyConfig) -> Iterator[Check]:
             f"look at the driver, or take {without}"
         )
         yield Check("devices of vLLM", f"CPU, and no {CPU_VLLM}", line)
-
-
-def _device() -> estimates.Device:
-    """The first CUDA device with its real memory, else the assumed device."""
-    if not torch.cuda.is_available():
-        return estimates.STATED
-    properties = torch.cuda.get_device_properties(0)
-    rates = next((d for d in estimates.DEVICES if d.name in properties.name), estimates.STATED)
-    return estimates.Device(rates.name, properties.total_memory, rates.flops, rates.bandwidth)
-
-
-def _needs(
-    config: StudyConfig,
-    pair: estimates.ModelPair,
-    run: Path,
-    processes: int,
-    device: estimates.Device,
-) -> Iterator[Check]:
-    """Memory and hours of every stage, and disk space of the run."""
-    cuda = torch.cuda.is_available()
-    host = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    try:
-        made = estimates.stages(config, pair, processes, device)
-    except StudyError:  # `_batches` reports it
-        made = []
-    for stage in made:
-        on_host = stage.host or not cuda
-        has, where = (host, "this machine") if on_host else (device.memory, f"one {device.name}")
-        found = f"{_size(stage.memory)}, {stage.hours:.1f} h at most: {_parts(stage.parts)}"
-        needs = f"needs {_size(stage.memory)}, has {_size(has)}"
-        line = f"{stage.stage}: must fit {where}; {needs}"
-        yield Check(stage.stage, found, line if stage.memory > has else None)
-    planned = arms.plan(config) + freezing.plan(config) if config.models is None else []
-    trainings = len(planned)
-    many = f"stage2 is trained {trainings} times by all arms and seeds"
-    rates = f"{estimates.TRAINING:.0%} of its FLOPs, {estimates.READING:.0%} of its bandwidth"
-    yield Check("hours", f"estimated for {device.name} in bf16 at {rates}; {many}")
-    parts = estimates.disk(config, pair.student)
-    size, free = sum(parts.values()), shutil.disk_usage(_existing(run)).free
-    line = f"disk: must have {_size(size)} free; {_existing(run)} has {_size(free)}"
-    found = f"{_size(size)} of {_size(free)} free: {_parts(parts)}"
-    yield Check("disk", found, line if size > free else None)
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def _parts(parts: Mapping[str, float]) -> str:
-    """The parts of at least a hundredth of the whole, the largest first."""
-    least = sum(parts.values()) / 100
-    largest = sorted(parts.items(), key=lambda part: -part[1])
-    return ", ".join(f"{name} {_size(size)}" for name, size in largest if size >= least)

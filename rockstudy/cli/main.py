@@ -106,6 +106,10 @@ def run_command(
             min=1, max=1024, help="For --dry-run: how many processes will train together."
         ),
     ] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(help="For --dry-run: a card to be rented, such as H100, not this machine's."),
+    ] = None,
 ) -> None:
     """Run notebooks in their order and print the path of the report last.
 
@@ -120,7 +124,7 @@ def run_command(
     study = runs.resolved(*asked)
     files = running.applicable(files, bool(notebooks), study)
     if dry_run:
-        raise typer.Exit(running.check(files, study, paths.run_dir(run_id), processes))
+        raise typer.Exit(running.check(files, study, paths.run_dir(run_id), processes, device))
     run = runs.open_run(*asked, check=running.readable)
     print(running.run_study(files, values, run.path, timeout))
 

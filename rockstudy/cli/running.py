@@ -174,14 +174,20 @@ def readable(config: StudyConfig, processes: int = 1) -> None:
             raise StudyError(check.wrong)
 
 
-def check(notebooks: Sequence[Path], study: StudyConfig, run: Path, processes: int) -> int:
+def check(
+    notebooks: Sequence[Path],
+    study: StudyConfig,
+    run: Path,
+    processes: int,
+    device: str | None = None,
+) -> int:
     """Print what can be checked of a run before it starts; return 2 if anything is wrong, else 0.
 
     Each thing that is wrong is also a line on stderr.
     """
     from rockstudy.cli import dry_run  # imports torch and transformers
 
-    made = dry_run.checks(study, notebooks, run, processes)
+    made = dry_run.checks(study, notebooks, run, processes, device)
     print(dry_run.table(made))
     wrong = [check.wrong for check in made if check.wrong]
     messages.release(keep=not wrong)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 NODE = 8  # ours: processes of a node
-MICRO_BATCHES = 2  # of a step: what all further ones repeat
 _RENAMED = {"FSDP_TRANSFORMER_LAYER_CLS_TO_WRAP": "FSDP_TRANSFORMER_CLS_TO_WRAP"}
 _MMAP_THRESHOLD = -3  # glibc's name for an option of `mallopt`
 
@@ -110,14 +109,14 @@ def _training(spec: dict[str, Any]) -> dict[str, Any]:
     from rockstudy.training.trainer import DistillTrainer
 
     processes, prompt, cuda = spec["processes"], spec["prompt"], spec["cuda"]
-    stage = StageConfig.model_validate(spec["stage"])
-    micro, parts = stage.batches(processes)
-    parts = min(parts, MICRO_BATCHES)
-    new, rows = stage.max_new_tokens, micro * parts * processes
-    # prompts alone matter to the sampler: each row is a prompt of its own, with its completion
-    few = {"prompts_per_step": rows, "rollouts_per_prompt": 1, "steps": 2, "keep": {}}
-    few |= {"micro_batch": micro, "logging_steps": 2, "engine": "transformers", "report_to": "none"}
-    stage = stage.model_copy(update=few)
+    given = dict(spec["stage"])
+    parts = given.pop("micro_batches")
+    micro, new = given["micro_batch"], given["max_new_tokens"]
+    rows = micro * parts * processes
+    # the step's rows as prompts of their own: the sampler alone would see the difference
+    given |= {"prompts_per_step": rows, "rollouts_per_prompt": 1, "steps": 2, "lr": 1e-6}
+    stage = StageConfig(source="student", logging_steps=2, **given)
+    stage = stage.model_copy(update={"keep": {}})
     tokenizer = loading.load_tokenizer("tiny:student", field="student")
     memory, flops, between = Memory(), flop_counter(), Communication()
     if spec.get("real"):  # what is freed goes back to the system, so that its peak is that of use
