@@ -11,7 +11,7 @@ from rockstudy import paths
 PACKAGE = paths.REPO / "rockstudy"
 ORDER = [  # a room imports from its own and from those below it (the design's section 3)
     {"cli"},
-    {"report", "viewer", "exports", "api"},
+    {"report", "viewer", "exports", "api", "simulation"},
     {"beyond"},
     {"knockout", "gradients", "selective"},
     {"rocks"},

@@ -242,6 +242,11 @@ def _configurations(config: StudyConfig) -> dict[str, PreTrainedConfig]:
     return read
 
 
+def dimensions(config: StudyConfig) -> estimates.ModelPair | None:
+    """Dimensions of a study's models; None where a configuration is not known, or unlike."""
+    return _pair_dimensions(config, _configurations(config))
+
+
 def _pair_dimensions(
     config: StudyConfig, read: Mapping[str, PreTrainedConfig]
 ) -> estimates.ModelPair | None:

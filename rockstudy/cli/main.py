@@ -26,6 +26,7 @@ from rockstudy.cli import (
     parameters,
     run_commands,
     running,
+    simulate_command,
     view_command,
 )
 from rockstudy.cli.execute import NotebookError
@@ -56,6 +57,7 @@ app.add_typer(lab, name="lab")
 smollm2 = typer.Typer(help="The teacher of the preset smollm2.")
 app.add_typer(smollm2, name="smollm2")
 app.command("config")(config_commands.config_command)
+app.command("simulate")(simulate_command.simulate_command)
 app.command("fields")(config_commands.fields_command)
 app.command("export")(export_commands.export)
 app.command("view")(view_command.view)

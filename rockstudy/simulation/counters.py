@@ -4,6 +4,7 @@ Memory is counted by torch's `MemTracker`, from the storages of tensors, FLOPs b
 `FlopCounterMode`. Attention that is causal counts half of its pairs of positions.
 """
 
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -26,22 +27,32 @@ NAMES = {
 
 
 class Memory(MemTracker):
-    """torch's tracker without its table of modules, which it cannot make for repeated steps."""
+    """torch's tracker, of all modules together; ``most`` are the bytes of all storages at most."""
 
-    def _pre_fw_hook(self, *_: Any) -> None:
-        pass
-
-    _post_fw_hook = _pre_bw_hook = _post_bw_hook = _pre_fw_hook
+    def __init__(self) -> None:
+        super().__init__()
+        self._mod_tracker: Any = _NoModules()
+        self.most = 0
 
     def _update_peak_stats(self, peak_state: Any) -> None:
         total = sum(snap["Total"] for snap in self._curr_mem_snap.values())
         self.most = max(self.most, total)
 
-    most = 0
-
     def restart(self) -> None:
         """Forget the peak: the next one is that of what follows."""
         self.most = 0
+
+
+class _NoModules(contextlib.nullcontext[None]):
+    """Stands for a tracker of modules, whose hooks keep the graphs of checkpointed layers alive."""
+
+    is_bw, parents = False, ("Global",)
+
+    def register_user_hooks(self, *_: Any) -> None:
+        """Nothing."""
+
+    def clear_user_hooks(self) -> None:
+        """Nothing."""
 
 
 class Communication(TorchDispatchMode):
@@ -75,7 +86,7 @@ def _sizes(value: Any) -> bool:
 
 def flop_counter() -> FlopCounterMode:
     """A counter that knows the attention and the grouped products which fake tensors run."""
-    return FlopCounterMode(
+    counter = FlopCounterMode(
         display=False,
         custom_mapping={
             _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
@@ -83,6 +94,8 @@ def flop_counter() -> FlopCounterMode:
             _aten._grouped_mm: _grouped,
         },
     )
+    counter.mod_tracker = _NoModules()
+    return counter
 
 
 def _attention(q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, **_: Any) -> int:

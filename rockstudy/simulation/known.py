@@ -17,6 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+from transformers.utils import import_utils
 
 _SCALARS = (Tensor.item, Tensor.__float__)
 
@@ -63,9 +65,7 @@ def _all_places(tensor: Tensor, as_tuple: bool) -> Any:
 def faked(length: int, kept: int) -> Iterator[None]:
     """Make every tensor fake; modules stay where they are, and meshes of processes are real."""
     before = torch.nn.Module.to, DeviceMesh.__init__
-    from transformers import PreTrainedModel
-
-    own = PreTrainedModel.to
+    own, is_fake = PreTrainedModel.to, import_utils.is_fake_tensor
 
     def mesh(self: DeviceMesh, *args: Any, **kwargs: Any) -> None:
         with unset_fake_temporarily():
@@ -75,9 +75,10 @@ def faked(length: int, kept: int) -> Iterator[None]:
 
     torch.nn.Module.to = PreTrainedModel.to = lambda self, *args, **kwargs: self  # type: ignore
     DeviceMesh.__init__ = mesh
+    import_utils.is_fake_tensor = lambda _: False  # else attention gets a mask, as for a compiler
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), Known(length, kept):
             yield
     finally:
         torch.nn.Module.to, DeviceMesh.__init__ = before
-        PreTrainedModel.to = own
+        PreTrainedModel.to, import_utils.is_fake_tensor = own, is_fake

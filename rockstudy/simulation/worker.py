@@ -119,6 +119,7 @@ def _training(spec: dict[str, Any]) -> dict[str, Any]:
     stage = stage.model_copy(update={"keep": {}})
     tokenizer = loading.load_tokenizer("tiny:student", field="student")
     memory, flops, between = Memory(), flop_counter(), Communication()
+    data = _data(2 * rows, prompt, new)
     if spec.get("real"):  # what is freed goes back to the system, so that its peak is that of use
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 65_536)
     before = _resident("VmRSS")
@@ -126,8 +127,7 @@ def _training(spec: dict[str, Any]) -> dict[str, Any]:
     with fake, tempfile.TemporaryDirectory(prefix="rockstudy-") as folder:
         student = _model(spec["student"], torch.float32)
         teacher = _model(spec["teacher"], torch.bfloat16 if cuda else torch.float32)
-        arguments = stages._arguments(stage, Path(folder), prompt)
-        arguments.bf16 = cuda
+        arguments = stages._arguments(stage, Path(folder), prompt, bf16_on_cpu=cuda)
         trainer = DistillTrainer(
             stage=stage,
             name="simulated",
@@ -136,7 +136,7 @@ def _training(spec: dict[str, Any]) -> dict[str, Any]:
             teacher_model=teacher,
             processing_class=tokenizer,
             args=arguments,
-            train_dataset=_data(2 * rows, prompt, new),
+            train_dataset=data,
         )
         del student, teacher
         counted: dict[str, Any] = {}

@@ -16,7 +16,16 @@ import typer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rockstudy import paths
-from rockstudy.cli import dry_run, main, measure, running
+from rockstudy.cli import (
+    dry_run,
+    estimates,
+    main,
+    measure,
+    needs,
+    running,
+    simulated,
+    this_cpu,
+)
 from rockstudy.config.overrides import from_parameters
 from rockstudy.config.presets import PRESETS
 from rockstudy.errors import StudyError
@@ -25,6 +34,12 @@ from rockstudy.training import stages
 
 LAUNCH = paths.REPO / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.slurm")])
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Measure this CPU for a moment only."""
+    monkeypatch.setattr(this_cpu, "SECONDS", 0.02)
 
 
 def wrong(made) -> list[str]:
@@ -297,14 +312,54 @@ def test_an_engine_that_is_not_installed_is_wrong_before_a_run_is_recorded(monke
 
 def test_too_little_memory_and_disk_name_the_stage_and_both_sizes(monkeypatch, tmp_path):
     study = from_parameters("qwen3")
-    pair = dry_run._pair_dimensions(study, dry_run._configurations(study))
+    pair = dry_run.dimensions(study)
     free = SimpleNamespace(free=1e9)
-    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda folder: free)
-    monkeypatch.setattr(dry_run.torch.cuda, "is_available", lambda: True)
-    small = dry_run.estimates.Device("card", 20e9, 1e12, 1e12)
-    lines = wrong(dry_run._needs(study, pair, tmp_path / "runs" / "x", 1, small))
-    assert "stage1: must fit one card; needs 23.9 GB, has 20.0 GB" in lines
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda folder: free)
+    small = estimates.Device("card", 20e9, 1e12, 1e12)
+    found = list(needs.of(study, pair, tmp_path / "runs" / "x", 1, small))
+    lines = [line for _, _, line in found if line]
+    stage1 = next(line for line in lines if line.startswith("stage1"))
+    assert re.fullmatch(
+        r"stage1: must fit one card; needs \d+\.\d GB, has 20\.0 GB; it fits with .+", stage1
+    )
     assert lines[-1] == f"disk: must have 65.3 GB free; {tmp_path} has 1.0 GB"
+
+
+def test_what_makes_a_stage_fit_is_the_first_setting_that_does():
+    study = from_parameters("qwen3", stage2__gradient_checkpointing=False)
+    pair = dry_run.dimensions(study)
+    costs = estimates.stages(study, pair, 1, estimates.STATED)
+    stage2 = next(cost for cost in costs if cost.stage == "stage2")
+    with_it = next(
+        cost
+        for cost in estimates.stages(from_parameters("qwen3"), pair, 1, estimates.STATED)
+        if cost.stage == "stage2"
+    )
+    between = (stage2.memory + with_it.memory) / 2
+    card = estimates.Device("card", between, 1e12, 1e12)
+    line = simulated.advice(study, pair, stage2, 1, card)
+    # vLLM's share of this card is not that of the stated one, which the difference leaves out
+    assert line == "-p stage2__gradient_checkpointing true"
+    assert simulated.advice(study, pair, stage2, 1, estimates.DEVICES[0]) is None
+
+
+def test_a_card_to_be_rented_is_checked_in_the_place_of_this_machine(call, monkeypatch):
+    monkeypatch.setattr(dry_run.sources, "hub_answers", lambda: False)
+    monkeypatch.setattr(dry_run, "_hub", lambda *_: "in the cache")
+    code, out, err = call("--preset", "paper", "--processes", "16", "--device", "H100")
+    assert "devices" not in out and "for H100 in bf16" in out
+    statistics = next(line for line in err if "statistics:" in line)
+    assert "must fit one H100" in statistics and statistics.endswith("it fits with --device H200")
+    assert re.search(r"^ok    stage2 .*simulated: ", out, re.MULTILINE)
+    assert code == 2
+    code, out, err = call("--preset", "tiny", "--device", "abacus")
+    assert err == ["rockstudy: device: must be one of H200, H100, A100; got 'abacus'"]
+
+
+def test_hours_on_a_cpu_are_those_of_this_cpu(call):
+    _, out, _ = call("--preset", "tiny")
+    line = next(line for line in out.splitlines() if line.startswith("ok    hours"))
+    assert "for this CPU: " in line and "GFLOP/s in training" in line and "H100" not in out
 
 
 # The launch folder.
