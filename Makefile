@@ -93,6 +93,12 @@ smollm2: $(STAMP)  ## fetch the SmolLM2-135M weights for PRESET=smollm2
 teacher: $(STAMP)  ## train the teacher of PRESET=smollm2, unless data/smollm2 has it
 	@[ -e data/smollm2/teacher/README.md ] || $(BIN)/rockstudy smollm2 build
 
+simulations: $(STAMP)  ## simulate the steps of qwen3 and paper again, into data/simulation (an hour)
+	@rm -f data/simulation/*.json
+	@for many in 1 8 16; do for preset in qwen3 paper; do \
+		$(BIN)/rockstudy simulate --preset $$preset --processes $$many --out data/simulation || exit 1; \
+	done; done
+
 picture: $(STAMP)  ## draw the README's picture of the token viewer (needs Chromium)
 	@PYTHONPATH=tests $(BIN)/python tests/viewer/picture.py docs/images/viewer.png
 

@@ -12,8 +12,8 @@ Times are FLOPs over `TRAINING` of the device's peak. Decoding reads the weights
 keys and values once per new token, or takes the time of its FLOPs, whichever is longer.
 
 Every completion counts at its token limit, so these are upper bounds if completions stop early.
-Fragmentation and CUDA's own memory are left out. The shares below are ours, and nothing here has
-been measured.
+Fragmentation and CUDA's own memory are left out. The shares below are ours, and none has been
+measured on a device. `rockstudy.cli.simulated` replaces the parts that a simulation has.
 """
 
 from __future__ import annotations

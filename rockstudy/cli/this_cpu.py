@@ -22,8 +22,9 @@ from rockstudy.cli.dimensions import Dimensions
 NAME = "this CPU"
 SECONDS = 5.0  # ours: of the whole measurement
 LAYERS, VOCABULARY = 2, 8_192  # ours: at most
-ROWS, LENGTH = 8, 128  # ours: of a batch in training
-DECODED, READ = 32, 64  # ours: rows that decode together, tokens that they have read
+LENGTH, TOKENS = 64, 1_024  # ours: of a row in training, and of a batch at most
+BATCH_FLOPS = 5e10  # ours: of a batch in training, about a second on two cores
+DECODED, READ = 16, 4  # ours: rows that decode together, tokens that they have read
 
 
 def memory() -> float:
@@ -46,7 +47,10 @@ def _measured(text: str, kind: Any) -> estimates.Device:
     config = kind.from_dict(json.loads(text))
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     sizes = Dimensions(model)
-    training = sizes.training_flops(ROWS * LENGTH, LENGTH, False) / _seconds(_trains(model))
+    fit = int(BATCH_FLOPS / sizes.training_flops(LENGTH, LENGTH, False))
+    rows = min(max(fit, 1), TOKENS // LENGTH)
+    made = sizes.training_flops(rows * LENGTH, LENGTH, False)
+    training = made / _seconds(_trains(model, rows))
     read = 2 * sizes.parameters + sizes.cache(DECODED, READ)
     decoding = read / _seconds(_decodes(model))
     flops, bandwidth = training / estimates.TRAINING, decoding / estimates.READING
@@ -54,17 +58,18 @@ def _measured(text: str, kind: Any) -> estimates.Device:
 
 
 def _seconds(call: Callable[[], None]) -> float:
-    """Seconds of a call, the mean of as many as fit into half of the time, after a first one."""
-    call()
-    start, n = time.perf_counter(), 0
-    while n == 0 or time.perf_counter() - start < SECONDS / 2:
+    """Seconds of a call: the mean of those after the first that fit into half of the time."""
+    spent = []
+    while sum(spent) < SECONDS / 2:
+        start = time.perf_counter()
         call()
-        n += 1
-    return (time.perf_counter() - start) / n
+        spent.append(time.perf_counter() - start)
+    return sum(spent[1:]) / (len(spent) - 1) if len(spent) > 1 else spent[0]
 
 
-def _trains(model: Any) -> Callable[[], None]:
-    ids = torch.zeros(ROWS, LENGTH, dtype=torch.int64)
+def _trains(model: Any, rows: int) -> Callable[[], None]:
+    """One batch, forward and backward."""
+    ids = torch.zeros(rows, LENGTH, dtype=torch.int64)
 
     def once() -> None:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
@@ -82,7 +87,7 @@ def _decodes(model: Any) -> Callable[[], None]:
     @torch.no_grad()
     def once() -> None:
         model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
-        cache.crop(READ)
+        cache.crop(-1)
 
     return once
 

@@ -106,6 +106,7 @@ def stored(spec: Specification) -> dict[str, Any] | None:
 def store(spec: Specification, result: dict[str, Any], folder: Path) -> Path:
     """Write a result with its specification, and with the code and libraries that made it."""
     file = folder / f"{key(spec)}.json"
+    folder.mkdir(parents=True, exist_ok=True)
     whole = {"specification": spec, "result": result, "code": identity(), "made_with": versions()}
     files.write_json(file, whole)
     return file
