@@ -125,7 +125,8 @@ def _needs(
     device: str | None,
 ) -> Iterator[Check]:
     """What the stages need, and the disk, as `rockstudy.cli.needs` finds it."""
-    for found in needs.of(config, pair, run, processes, needs.device(device, pair)):
+    on = needs.device(device, pair)
+    for found in needs.of(config, pair, run, processes, on, rented=device is not None):
         yield Check(*found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,10 +38,14 @@ def of(
     run: Path,
     processes: int,
     on: estimates.Device,
+    rented: bool = False,
 ) -> Iterator[Found]:
-    """Memory and hours of every stage, and disk space of the run; what is wrong where too small."""
+    """Memory and hours of every stage, and disk space of the run; what is wrong where too small.
+
+    A machine to be `rented` has the device, and as much memory and disk of its own as is needed.
+    """
     cpu = on.name == this_cpu.NAME
-    host = this_cpu.memory()
+    host = math.inf if rented else this_cpu.memory()
     try:
         if cpu:
             made = [(cost, False) for cost in estimates.stages(config, pair, processes, on)]
@@ -60,7 +65,11 @@ def of(
         yield stage.stage, found, line if stage.memory > has else None
     yield "hours", _rates(config, on), None
     parts = estimates.disk(config, pair.student)
-    needed, free = sum(parts.values()), shutil.disk_usage(_existing(run)).free
+    needed = sum(parts.values())
+    if rented:
+        yield "disk", f"{size(needed)}: {_parts(parts)}", None
+        return
+    free = shutil.disk_usage(_existing(run)).free
     line = f"disk: must have {size(needed)} free; {_existing(run)} has {size(free)}"
     yield (
         "disk",

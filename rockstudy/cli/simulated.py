@@ -72,7 +72,7 @@ def _training(
     stage = config.stage(cost.stage)
     step = tables.step(found, stage.batches(processes)[1])
     before = _arithmetic_seconds(config, cost.stage, pair, device, processes)
-    hours = cost.hours + stage.steps * (seconds(step, device, processes) - before) / 3600
+    hours = cost.hours + stage.steps * (seconds(step, device) - before) / 3600
     kept = {name: cost.parts[name] for name in ("loaded", "rollouts") if name in cost.parts}
     return replace(cost, parts=parts(step) | kept, hours=hours)
 
@@ -83,11 +83,12 @@ def parts(step: tables.Step) -> dict[str, float]:
     return lasting | {"gradients, activations, heads": step.peak - sum(lasting.values())}
 
 
-def seconds(step: tables.Step, device: Device, processes: int) -> float:
+def seconds(step: tables.Step, device: Device) -> float:
     """Seconds of a step's FLOPs at the stated share, or of its communication if that is longer."""
-    link = LINKS["node" if processes <= estimates.NODE else "cluster"]
     computing = step.flops / (device.flops * estimates.TRAINING)
-    return max(computing, step.received / (link * estimates.READING))
+    links = {many: LINKS["node" if many <= estimates.NODE else "cluster"] for many in step.received}
+    receiving = sum(n / (links[many] * estimates.READING) for many, n in step.received.items())
+    return max(computing, receiving)
 
 
 def _arithmetic_seconds(

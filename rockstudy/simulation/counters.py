@@ -56,9 +56,10 @@ class _NoModules(contextlib.nullcontext[None]):
 
 
 class Communication(TorchDispatchMode):
-    """Bytes that this process receives, by collective: (S - 1) / S of the whole tensor.
+    """Bytes that this process receives: (S - 1) / S of the whole tensor, from a group of S.
 
-    An all-reduce counts twice, as the ring's two halves.
+    They are counted by collective and S, as in ``all_gather/8``. An all-reduce counts twice, as the
+    ring's two halves.
     """
 
     def __init__(self) -> None:
@@ -71,16 +72,17 @@ class Communication(TorchDispatchMode):
         if func.namespace == "c10d" and name in _COLLECTIVES:
             whole = args[_COLLECTIVES[name]]
             tensors = whole if isinstance(whole, list | tuple) else [whole]
-            group = next(a for a in args if isinstance(a, torch.ScriptObject) and _sizes(a))
+            group = next(a for a in args if isinstance(a, torch.ScriptObject) and _is_group(a))
             size = torch.distributed.ProcessGroup.unbox(group).size()
             n = sum(t.numel() * t.element_size() for t in tensors)
-            self.calls[NAMES[name]] += 1
+            named = f"{NAMES[name]}/{size}"
+            self.calls[named] += 1
             factor = 2 if name == "allreduce_" else 1
-            self.bytes[NAMES[name]] += factor * n * (size - 1) // size
+            self.bytes[named] += factor * n * (size - 1) // size
         return func(*args, **kwargs or {})
 
 
-def _sizes(value: Any) -> bool:
+def _is_group(value: Any) -> bool:
     return "ProcessGroup" in str(value._type())
 
 

@@ -39,7 +39,8 @@ class Step:
     """One optimiser step of one process: bytes at its peak, FLOPs, bytes that it receives.
 
     ``weights``, ``gradients``, ``moments`` and ``teacher`` are the process's own shards. ``peak``
-    includes them, with gathered layers, activations and the tiles of the heads.
+    includes them, with gathered layers, activations and the tiles of the heads. ``received`` are
+    bytes by the number of processes that exchange them.
     """
 
     peak: int
@@ -48,7 +49,7 @@ class Step:
     moments: int
     teacher: int
     flops: float
-    received: float
+    received: dict[int, float]
 
 
 def training(
@@ -147,14 +148,13 @@ def versions() -> dict[str, str]:
 def step(found: dict[str, Any], parts: int) -> Step:
     """A whole step of `parts` micro-batches, from the first ones that were simulated."""
     times = parts / found["micro_batches"]
-    received = dict(found["received"])
-    reduced = received.pop("reduce_scatter", 0)
+    received: dict[int, float] = {}
+    for name, n in found["received"].items():
+        kind, size = name.split("/")
+        repeated = 1 if kind == "reduce_scatter" else times  # once, after the last micro-batch
+        received[int(size)] = received.get(int(size), 0) + repeated * n
     own = {name: found[name] for name in ("peak", "weights", "gradients", "moments", "teacher")}
-    return Step(**own, flops=times * found["flops"], received=times * _sum(received) + reduced)
-
-
-def _sum(parts: dict[str, int]) -> int:
-    return sum(parts.values())
+    return Step(**own, flops=times * found["flops"], received=received)
 
 
 def all_stored(folder: Path) -> Iterator[dict[str, Any]]:

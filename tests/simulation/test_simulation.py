@@ -1,12 +1,16 @@
 """Simulated steps against measured ones, closed forms, and the arithmetic of shards."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from transformers import Qwen3Config, Qwen3MoeConfig
 
-from rockstudy.cli.dimensions import Dimensions
+from rockstudy import paths
+from rockstudy.cli import estimates, simulated
+from rockstudy.cli.dimensions import KNOWN, Dimensions
 from rockstudy.config.fields import StageConfig
+from rockstudy.config.overrides import from_parameters
 from rockstudy.simulation import tables
 
 SMALL = dict(
@@ -51,10 +55,12 @@ def sizes(config) -> Dimensions:
 
 
 @pytest.mark.slow
-def test_the_simulated_peak_is_within_a_tenth_of_the_measured_one():
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_simulated_peak_is_within_a_tenth_of_the_measured_one(checkpointing):
     large = dict(num_hidden_layers=3, hidden_size=512, intermediate_size=2048, vocab_size=16_384)
     config = Qwen3Config(**(SMALL | large | {"num_attention_heads": 8, "head_dim": 64}))
-    settings = stage(1).model_copy(update={"max_new_tokens": 224, "micro_batch": 4})
+    settings = stage(1, gradient_checkpointing=checkpointing)
+    settings = settings.model_copy(update={"max_new_tokens": 224, "micro_batch": 4})
     settings = settings.model_copy(update={"prompts_per_step": 8})
     asked = tables.training(config, config, settings, PROMPT, 1, cuda=False)
     made = tables.simulated(asked)["peak"]
@@ -84,10 +90,10 @@ def test_gathers_and_scatters_move_what_fsdp_shards(eight):
     teacher = sizes(Qwen3MoeConfig(**SMALL, **MIXTURE))
     seven = 7 / 8
     # of the student, gradients go once, in float32, after the last micro-batch
-    assert eight["received"]["reduce_scatter"] == seven * 4 * student.parameters
+    assert eight["received"]["reduce_scatter/8"] == seven * 4 * student.parameters
     layers = len(student.layers) * student.layer
     once = 2 * teacher.parameters + 2 * (student.parameters + layers)
-    heads = eight["received"]["all_gather"] / seven / 2 - once
+    heads = eight["received"]["all_gather/8"] / seven / 2 - once
     # what remains are the heads, gathered once more where they multiply the states
     assert 0 <= heads <= 4 * student.head + 2 * teacher.head + 4 * student.head
 
@@ -114,9 +120,17 @@ def test_checkpointed_layers_take_less_memory_and_one_more_forward_pass(alone):
 
 def test_a_step_has_as_many_gathers_as_micro_batches_and_one_reduction(eight):
     whole = tables.step(eight, 8)
-    gathered = {k: v for k, v in eight["received"].items() if k != "reduce_scatter"}
+    gathered = {k: v for k, v in eight["received"].items() if k != "reduce_scatter/8"}
     assert whole.flops == 4 * eight["flops"]
-    assert whole.received == 4 * sum(gathered.values()) + eight["received"]["reduce_scatter"]
+    once = eight["received"]["reduce_scatter/8"]
+    assert whole.received == {8: 4 * sum(gathered.values()) + once}
+
+
+def test_communication_is_that_of_the_slower_link_only_between_nodes():
+    step = tables.Step(1, 1, 1, 1, 1, 0.0, {8: 450e9, 16: 50e9})
+    assert simulated.seconds(step, estimates.STATED) == 1 / estimates.READING * 2
+    computing = tables.Step(1, 1, 1, 1, 1, 1e18, {16: 50e9})
+    assert simulated.seconds(computing, estimates.STATED) == 1e18 / (989e12 * estimates.TRAINING)
 
 
 def test_the_token_table_holds_three_models_and_never_whole_logits():
@@ -142,6 +156,36 @@ def test_shipped_simulations_are_of_this_code_and_of_these_versions():
     for one in shipped():
         assert one["code"] == tables.identity(), one["specification"]["part"]
         assert one["made_with"].keys() == set(tables.LIBRARIES)
+
+
+def rows_of() -> Iterator[str]:
+    """The rows of the table in docs/speed.md."""
+    card = estimates.STATED
+    for preset in ("qwen3", "paper"):
+        study = from_parameters(preset)
+        pair = (KNOWN[study.pair.student], KNOWN[study.pair.teacher])
+        for name in ("stage1", "stage2"):
+            own = study.stage(name)
+            for many in (1, 8, 16):
+                prompt = study.trained_on.max_prompt_tokens
+                found = tables.stored(tables.training(*pair, own, prompt, many))
+                step = tables.step(found, own.batches(many)[1])
+                lasting = step.weights + step.gradients + step.moments + step.teacher
+                tokens = own.prompts_per_step * own.rollouts_per_prompt
+                tokens *= prompt + own.max_new_tokens
+                speed = tokens / simulated.seconds(step, card)
+                sizes = (step.peak, lasting, sum(step.received.values()))
+                shown = " | ".join(f"{size / 1e9:.1f}" for size in sizes)
+                yield f"| {preset}, {name} | {many} | {shown} | {speed:,.0f} |\n"
+
+
+def test_the_table_of_simulated_steps_is_theirs():
+    text = (paths.REPO / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert "".join(rows_of()) in text
+    made_with = {json.dumps(one["made_with"]) for one in shipped()}
+    assert len(made_with) == 1
+    for name, version in json.loads(made_with.pop()).items():
+        assert f"{name} {version}" in " ".join(text.split())
 
 
 def test_a_result_is_found_again_by_what_determines_it(tmp_path, monkeypatch):
