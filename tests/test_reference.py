@@ -14,7 +14,9 @@ from rockstudy.store import cache
 REFERENCES = sorted(path.name for path in (paths.data_dir() / REFERENCE).iterdir())
 NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
 REPLAYED = ("00_task_and_models", "01_distillation", "11_report")  # of real weights
-LARGEST = 6_000_000  # bytes of a reference: a clone stays small
+# notebooks that came after the reference of real weights
+LATER = ("08_why_rocks_persist", "09_what_to_freeze", "10_does_the_teacher_help")
+LARGEST = 11_000_000  # bytes of a reference: a clone stays small; half are the steps of notebook 08
 
 
 def folder(preset):
@@ -35,7 +37,8 @@ def test_every_artefact_is_whole_and_claims_of_every_notebook_are_there(preset):
         else:
             assert len(cache.load(folder(preset) / name)) or name.startswith("claims/")
     claims = {name for name in found if name.startswith("claims/")}
-    assert claims == {f"claims/{path.stem}" for path in NUMBERED}
+    numbered = [path.stem for path in NUMBERED if preset == "lab" or path.stem not in LATER]
+    assert claims == {f"claims/{name}" for name in numbered}
 
 
 @pytest.mark.parametrize("preset", REFERENCES)
