@@ -7,7 +7,7 @@ import pytest
 from transformers import Qwen3Config, Qwen3MoeConfig
 
 from rockstudy import paths
-from rockstudy.cli import estimates, simulated
+from rockstudy.cli import estimates, main, simulated
 from rockstudy.cli.dimensions import KNOWN, Dimensions
 from rockstudy.config.fields import StageConfig
 from rockstudy.config.overrides import from_parameters
@@ -197,3 +197,20 @@ def test_a_result_is_found_again_by_what_determines_it(tmp_path, monkeypatch):
     assert tables.stored(json.loads(json.dumps(asked))) == {"peak": 1}
     assert json.loads(file.read_text())["specification"] == asked
     assert tables.stored(asked | {"prompt": PROMPT + 1}) is None
+
+
+def test_the_command_stores_what_the_dry_run_then_finds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(tables, "simulated", lambda spec: asked.append(spec) or {"peak": 5e9})
+    for _ in range(2):  # the second time all are read
+        with pytest.raises(SystemExit) as end:
+            main.main(["simulate", "--preset", "tiny"])
+        assert not end.value.code
+        assert "stage2          5.00 GB at the peak" in capsys.readouterr().out
+    assert [spec["part"] for spec in asked] == ["statistics", "training", "training"]
+    assert all(tables.stored(spec) == {"peak": 5e9} for spec in asked)
+    with pytest.raises(SystemExit) as end:
+        main.main(["simulate", "--preset", "tiny", "-p", "pair__teacher_device", "next"])
+    assert end.value.code == 2
+    assert "simulate: must be a study that trains" in capsys.readouterr().err
