@@ -425,7 +425,7 @@ class FreezeConfig(_Frozen):
 class PersistenceConfig(_Frozen):
     """Why rocks persist (beyond the paper): steps at checkpoints, other optimisers."""
 
-    n_prompts: Count = 32
+    n_prompts: Count = 128
     """maximum number of prompts whose losses are followed, at most half of those of the statistics
     (ours)"""
     batch: Count = 32

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -183,7 +184,7 @@ class Learner:
                 moments = {m: state[f"{m} {name}"] for m in ("exp_avg", "exp_avg_sq")}
                 step = torch.tensor(float(len(self.losses)))
                 self.optimizer.state[weight] = {"step": step, **moments}
-        except Exception as error:  # safetensors raises its own
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise StudyError(f"{file}: must be a state of this build; {error}; remove it") from None
         self._hand_over()
 
