@@ -221,7 +221,7 @@ def _continued(run: Run, chosen: pd.DataFrame, seed: int) -> pd.DataFrame:
     ).data
 
 
-@table(*READ, inputs=_inputs)
+@table(*READ, "rocks", inputs=_inputs)
 def examples(run: Run, some: pd.DataFrame) -> pd.DataFrame:
     """Some places of rocks with their text, where teacher and student disagree most.
 
