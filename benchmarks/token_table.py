@@ -2,7 +2,8 @@
 
     time_vs_bare_forwards   wall-clock time of the table for one checkpoint over that of two bare
                             passes, teacher's and student's, on the same tokens in the same batches:
-                            decoder and logits of the completion positions, which are discarded
+                            decoder and logits of the completion positions, which are discarded;
+                            and the same with both models in bfloat16
     speedup_vs_prompt_loop  tokens per second of rollouts and table together, over those of a loop
                             over single prompts: transformers' generate, then the whole logits of
                             teacher and two checkpoints, then softmax and KL
@@ -64,8 +65,9 @@ def work(job: Job, turns: Turns) -> None:
 
 def _pair(job: Job) -> list:
     """Teacher and student."""
+    dtype = job.get("dtype", READING)
     return [
-        random_model(job["vocab"], **job[role], seed=seed).eval().to(READING)
+        random_model(job["vocab"], **job[role], seed=seed).eval().to(dtype)
         for seed, role in enumerate(("teacher", "student"))
     ]
 
@@ -180,19 +182,24 @@ def main() -> None:
     size = {role: SHAPES["smollm2"] | {"layers": layers} for role, layers in pair.items()}
     size |= {"vocab": given.vocab, "rows": given.rows, "length": 256}
     floor = measure(work, {way: size | {"way": way} for way in WAYS}, given.repeats)
+    half = {way: size | {"way": way, "dtype": torch.bfloat16} for way in WAYS}
+    halves = measure(work, half, given.repeats)
     prompts = {"prompts": given.prompts, "loop": given.loop_prompts}
     lab = measure(work, {w: {"way": w, "prompts": n} for w, n in prompts.items()}, given.repeats)
     names = (
         f"token table, V = {given.vocab:,}",
         "two bare forwards",
+        "the same table in bfloat16",
+        "two bare forwards in bfloat16",
         "lab: rollouts and table",
         "lab: one prompt at a time, full logits",
     )
     print(f"{'':44}{'seconds':>10}{'tokens/s':>11}{'peak MB':>9}")
-    for name, side in zip(names, (*floor.values(), *lab.values()), strict=True):
+    for name, side in zip(names, (*floor.values(), *halves.values(), *lab.values()), strict=True):
         print(f"{name:44}{side.seconds:10.2f}{side.rate:11,.0f}{side.peak / 1e6:9,.0f}")
     found = {
         "time_vs_bare_forwards": faster(floor["bare"], floor["table"]),
+        "time_vs_bare_forwards_bfloat16": faster(halves["bare"], halves["table"]),
         "speedup_vs_prompt_loop": faster(lab["prompts"], lab["loop"]),
         "peak_bytes": floor["table"].peak,
         "peak_bytes_bare_forwards": floor["bare"].peak,

@@ -13,7 +13,8 @@ never with N x V. The student's hidden states and head receive a gradient; the t
 entropy do not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
@@ -142,12 +143,18 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
     vocab = teacher.head.weight.shape[0]
     rows, width = _tile(targets.device, vocab)
     teacher, *students = (_beside(targets, states) for states in (teacher, *students))
-    parts = []
-    for start in range(0, len(targets), rows):
-        one = slice(start, start + rows)
-        cut = [_cut(states, one) for states in (teacher, *students)]
-        parts.append(_compared(cut[0], cut[1:], targets[one], width))
+    every, parts = (teacher, *students), []
+    with products(all(_is_half(states) for states in every)):  # of such factors they are exact
+        for start in range(0, len(targets), rows):
+            one = slice(start, start + rows)
+            cut = [_cut(states, one) for states in every]
+            parts.append(_compared(cut[0], cut[1:], targets[one], width))
     return _joined(parts)
+
+
+def _is_half(states: States) -> bool:
+    """Whether states and head are bfloat16, whose products have no more digits than float32."""
+    return states.hidden.dtype == states.head.weight.dtype == torch.bfloat16
 
 
 def _beside(targets: Tensor, states: States) -> States:
@@ -240,21 +247,34 @@ def logits(states: States, left: int, right: int) -> Tensor:
     """Logits of tokens `left` to `right`, (n, right - left) in float32, as the model makes them."""
     head = states.head
     z = states.hidden @ head.weight[left:right].float().T
-    return _shaped(z if head.bias is None else z.add_(head.bias[left:right]), head)
+    return shaped(z if head.bias is None else z.add_(head.bias[left:right]), head)
 
 
 def _target_logit(states: States, targets: Tensor) -> Tensor:
     """The logit of one token at each position, (n,)."""
     head = states.head
     z = torch.linalg.vecdot(states.hidden, head.weight[targets].float())
-    return _shaped(z if head.bias is None else z + head.bias[targets], head)
+    return shaped(z if head.bias is None else z + head.bias[targets], head)
 
 
-def _shaped(z: Tensor, head: Head) -> Tensor:
+def shaped(z: Tensor, head: Head) -> Tensor:
     """Scale and soft-cap, in TRL's order."""
     if head.logit_scale != 1.0:
         z = z * head.logit_scale
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
+
+
+@contextmanager
+def products(rounded: bool) -> Iterator[None]:
+    """Have products of float32 round their factors to bfloat16, where the processor has it."""
+    how: Any = torch.backends.mkldnn.matmul
+    before = how.fp32_precision
+    if rounded:
+        how.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        how.fp32_precision = before
 
 
 def _tile(device: torch.device, vocab: int) -> tuple[int, int]:

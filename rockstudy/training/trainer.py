@@ -31,12 +31,13 @@ from trl.trainer.utils import RepeatSampler, pad
 from rockstudy.config.fields import StageConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import adapters
-from rockstudy.models.divergence import Head, token_divergence, token_log_prob
+from rockstudy.models.divergence import Head, States, token_log_prob
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.parallel.placement import sharded, sharding
 from rockstudy.sampling import rollout
 from rockstudy.store import files, resumable
 from rockstudy.store.seeds import torch_seed
+from rockstudy.training.losses import Losses, Mix, weighted
 from rockstudy.training.metrics import Clock, Ledger
 from rockstudy.training.optimizers import Optimizer, write_moments
 from rockstudy.training.position_weights import Batch, WeightFunction, evaluate
@@ -77,6 +78,8 @@ class DistillTrainer(trl.DistillationTrainer):
         # nothing. Where the normaliser is the sum of weights, it must be known before the first
         # micro-batch, which takes one more forward pass of both models (`_losses_before`).
         self._weighs_late = self._needs_losses and stage.normalize == "tokens"
+        factors = (stage.forward_kl, stage.reverse_kl, stage.cross_entropy)
+        self.mix = Mix(*factors, stage.kd_temperature)
         self.kept: dict[str, str] = {}  # hashes of the files of kept checkpoints (`resumable`)
         super().__init__(*args, **kwargs)  # without the teacher, which TRL would move
         self.own_optimizer = own_optimizer
@@ -243,8 +246,8 @@ class DistillTrainer(trl.DistillationTrainer):
             part = {name: rows[start : start + size] for name, rows in step.items() if rows.ndim}
             given = (student, student, self._positions, student, part)
             with self.accelerator.autocast():
-                loss, *_ = self._forward_redirection(*given)
-            losses[start : start + size][part["completion_mask"].bool()] = loss
+                _, found, *_ = self._forward_redirection(*given)
+            losses[start : start + size][part["completion_mask"].bool()] = found.each
         self.clock.lap("head")
         return losses
 
@@ -271,16 +274,13 @@ class DistillTrainer(trl.DistillationTrainer):
     def _compute_loss(self, student: Any, inputs: Inputs) -> Tensor:
         """Return the weighted sum of the losses of one micro-batch."""
         with self.accelerator.autocast():
-            losses, rkl, entropy, ids, w = self._positions(student, inputs)
-            total = (losses * w).sum()
-        self.ledger.add_positions(rkl, entropy, ids, w)
+            total, losses, w, ids = self._positions(student, inputs)
+        self.ledger.add_positions(losses.rkl, losses.entropy, ids, w)
         self.clock.lap("head")
         return total
 
-    def _positions(
-        self, student: Any, inputs: Inputs
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-        """Loss, reverse KL (where the loss has it), entropy, token and weight, (N,) each.
+    def _positions(self, student: Any, inputs: Inputs) -> tuple[Tensor, Losses, Tensor, Tensor]:
+        """The weighted sum of losses, and the losses, weights and tokens (N,) at each position.
 
         The N positions are those whose weight is above 0, row by row; all of them where the weights
         are made from these losses.
@@ -297,27 +297,19 @@ class DistillTrainer(trl.DistillationTrainer):
         compared = stage.reverse_kl or stage.forward_kl or self._needs_log_probs
         teacher = self._teacher(ids, where) if compared else ()
         self.clock.lap("teacher")
-        own: Any = (hidden, Head.of(student))
-        losses = entropy = torch.zeros(len(tokens), device=hidden.device)
-        rkl = None
-        for kind, factor in (("forward", stage.forward_kl), ("reverse", stage.reverse_kl)):
-            if factor:
-                how: Any = {"kind": kind, "temperature": stage.kd_temperature}
-                value, entropy = token_divergence(*own, *teacher, **how)
-                losses = losses + factor * value
-                rkl = value.detach() if kind == "reverse" else None
-        if stage.cross_entropy:
-            log_prob, entropy = token_log_prob(*own, tokens)
-            losses = losses - stage.cross_entropy * log_prob
-        if self._weighs_late:
+        own, other = States(hidden, Head.of(student)), States(*teacher) if compared else None
+
+        def weights(losses: Tensor) -> Tensor:
             known = torch.zeros(w.shape, device=w.device)
-            known[rows, columns] = losses.detach().float()
+            known[rows, columns] = losses
             log_probs = None
             if self._needs_log_probs:
                 log_probs = torch.zeros((2, *w.shape), device=w.device)
-                log_probs[:, rows, columns] = _log_probs(tokens, own, teacher)
-            w = self._weighed(inputs, known, log_probs)
-        return losses, rkl, entropy, tokens, w[rows, columns]
+                log_probs[:, rows, columns] = _log_probs(tokens, own, other)
+            return self._weighed(inputs, known, log_probs)[rows, columns]
+
+        given = weights if self._weighs_late else w[rows, columns]
+        return *weighted(own, other, tokens, given, self.mix), tokens
 
     def _hidden(self, model: Any, ids: Tensor, where: Tensor) -> Tensor:
         """Hidden states (N, H) at flat indices into (R, L - 1).
