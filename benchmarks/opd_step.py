@@ -7,7 +7,8 @@ backward, clipping and AdamW:
     trl          TRL's DistillationTrainer, in which only the source of completions is replaced
     full-logits  a plain loop that computes both models' logits over the whole vocabulary
 
-Ours also runs with 30% of the positions at weight 0. Models are randomly initialised Qwen3, with
+Ours also runs with 30% of the positions at weight 0, and with gradient checkpointing, which makes
+a layer's activations again in the backward pass. Models are randomly initialised Qwen3, with
 the lab's vocabulary and SmolLM2's. Completions have different lengths, like real ones. Lines marked
 "+ rollout" include sampling. The ways alternate step by step (`common`); seconds are medians.
 """
@@ -55,6 +56,7 @@ BODIES = {
     "qwen3": [SHAPES["qwen3-0.6b"], SHAPES["qwen3-4b"]],
 }
 WAYS = ("ours", "trl", "full-logits")
+RECOMPUTED = {"way": "ours", "recomputed": True}
 SIZE = {"body": "lab", "vocab": SMOLLM2, "rows": 4, "micro": 4}
 GROWTH = {
     "length": ("longest completion", (32, 64, 128, 256), SIZE, WAYS),
@@ -118,6 +120,7 @@ def _by_trainer(job: Job, student: Any, teacher: Any, rows: list, turns: Turns) 
         reverse_kl=1.0,
         max_new_tokens=job["length"],
         micro_batch=job["micro"],
+        gradient_checkpointing=job.get("recomputed", False),
     )
 
     class Untouched(trl.DistillationTrainer):
@@ -223,6 +226,7 @@ def main() -> None:
     large = {"body": "smollm2", "vocab": given.vocab, "rows": rows, "micro": rows}
     large["length"] = given.length
     ways = {way: {"way": way} for way in WAYS} | {"frozen": {"way": "ours", "frozen": FROZEN}}
+    ways["recomputed"] = RECOMPUTED
     sampled = {f"{way} + rollout": {"way": way, "rollout": True} for way in ("ours", "trl")}
     at_lab, at_large = (
         measure(work, {name: size | way for name, way in jobs.items()}, given.steps)
@@ -239,15 +243,24 @@ def main() -> None:
 
 def _growth(large: Job, lab: int) -> dict[str, dict[int, float]]:
     """Peak bytes per further completion token, by way and vocabulary."""
-    found: dict[str, dict[int, float]] = {"ours": {}, "full-logits": {}}
+    ways = {
+        "ours": {"way": "ours"},
+        "recomputed": RECOMPUTED,
+        "full-logits": {"way": "full-logits"},
+    }
+    found: dict[str, dict[int, float]] = {name: {} for name in ways}
     for vocab in (lab, large["vocab"]):
-        for way, by_vocab in found.items():
-            size = large | {"vocab": vocab, "way": way}
+        for name, by_vocab in found.items():
+            size = large | {"vocab": vocab} | ways[name]
             short, long = (
-                measure(work, {way: size | {"length": n * large["length"]}}, 1)[way] for n in (1, 4)
+                measure(work, {name: size | {"length": n * large["length"]}}, 1)[name]
+                for n in (1, 4)
             )
             by_vocab[vocab] = (long.peak - short.peak) / (long.tokens - short.tokens)
     return found
+
+
+LABELS = {"frozen": f"ours, {FROZEN:.0%} frozen", "recomputed": "ours, layers recomputed"}
 
 
 def _print(title: str, sides: dict[str, Side], size: Job) -> None:
@@ -256,7 +269,7 @@ def _print(title: str, sides: dict[str, Side], size: Job) -> None:
     print(f"{'':26}{'tokens/s':>10}{'s/step':>9}{'vs trl':>8}{'peak MB':>9}")
     for name, side in sides.items():
         ratio = faster(side, sides["trl + rollout" if "rollout" in name else "trl"])
-        label = f"ours, {FROZEN:.0%} frozen" if name == "frozen" else name
+        label = LABELS.get(name, name)
         print(f"{label:26}{side.rate:10,.0f}{side.seconds:9.3f}{ratio:8.2f}{side.peak / 1e6:9,.0f}")
 
 
@@ -271,11 +284,15 @@ def _summary(lab: dict, large: dict, growth: dict) -> dict[str, float]:
         found["opd_peak_bytes_trl" + suffix] = sides["trl"].peak
         found["opd_peak_bytes_full_logits" + suffix] = sides["full-logits"].peak
         found["opd_speedup_30pct_frozen" + suffix] = faster(sides["frozen"], ours)
+        recomputed = faster(sides["recomputed"], sides["trl"])
+        found["opd_tokens_per_s_vs_trl_recomputed" + suffix] = recomputed
     with_rollout = faster(lab["ours + rollout"], lab["trl + rollout"])
     found["opd_tokens_per_s_vs_trl_with_rollout_lab"] = with_rollout
     for way, by_vocab in growth.items():
         for suffix, value in zip(("_lab", ""), by_vocab.values(), strict=True):
             found[f"opd_peak_bytes_per_token_{way.replace('-', '_')}{suffix}"] = value
+    found["opd_tokens_per_s_vs_trl_49k"] = found["opd_tokens_per_s_vs_trl"]
+    found["opd_bytes_per_token_49k"] = found["opd_peak_bytes_per_token_recomputed"]
     return found
 
 

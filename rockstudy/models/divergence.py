@@ -247,17 +247,17 @@ def logits(states: States, left: int, right: int) -> Tensor:
     """Logits of tokens `left` to `right`, (n, right - left) in float32, as the model makes them."""
     head = states.head
     z = states.hidden @ head.weight[left:right].float().T
-    return shaped(z if head.bias is None else z.add_(head.bias[left:right]), head)
+    return _shaped(z if head.bias is None else z.add_(head.bias[left:right]), head)
 
 
 def _target_logit(states: States, targets: Tensor) -> Tensor:
     """The logit of one token at each position, (n,)."""
     head = states.head
     z = torch.linalg.vecdot(states.hidden, head.weight[targets].float())
-    return shaped(z if head.bias is None else z + head.bias[targets], head)
+    return _shaped(z if head.bias is None else z + head.bias[targets], head)
 
 
-def shaped(z: Tensor, head: Head) -> Tensor:
+def _shaped(z: Tensor, head: Head) -> Tensor:
     """Scale and soft-cap, in TRL's order."""
     if head.logit_scale != 1.0:
         z = z * head.logit_scale

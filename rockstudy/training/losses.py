@@ -25,7 +25,6 @@ from rockstudy.models.divergence import (
     Head,
     States,
     products,
-    shaped,
     token_divergence,
     token_log_prob,
 )
@@ -166,73 +165,102 @@ def _swept(
             made = [torch.zeros_like(own.head.weight) if needed[0] else None]
             made += [torch.zeros(vocab, device=device) if needed[1] else None]
             gradients = Gradients(torch.zeros_like(own.hidden), *made)
-        rows = min(max(_SWEPT // vocab, _ROWS[0]), _ROWS[1])
+        rows = min(max(_SWEPT // vocab, _ROWS[0]), _ROWS[1], max(n, 1))
+        room = [torch.empty(rows, vocab, device=device) for _ in range(2 if other is None else 3)]
         for start in range(0, n, rows):
-            at = slice(start, start + rows)
-            z_p, slope = _logits(own, at)
-            z_q = None if other is None else _logits(other, at)[0]
+            at = slice(start, min(start + rows, n))
+            p, z_p, *rest = (one[: at.stop - start] for one in room)
+            slope = _logits(own, at, z_p)
+            z_q = None
+            if other is not None:
+                z_q = rest[0]
+                _logits(other, at, z_q)
             given = None if w is None else w[at].float()
-            dz = _rows(z_p, z_q, targets[at], given, mix, found[:, at])
+            dz = _rows(z_p, z_q, p, targets[at], given, mix, found[:, at])
             if gradients is not None:
                 _add(gradients, dz if slope is None else dz.mul_(slope), own, at)
     return Losses(found[0], found[1] if mix.reverse else None, found[2]), gradients
 
 
 def _rows(
-    z_p: Tensor, z_q: Tensor | None, targets: Tensor, w: Tensor | None, mix: Mix, found: Tensor
+    z_p: Tensor,
+    z_q: Tensor | None,
+    p: Tensor,
+    targets: Tensor,
+    w: Tensor | None,
+    mix: Mix,
+    found: Tensor,
 ) -> Tensor:
-    """Fill in the losses `found` (3, n) of some rows of logits.
+    """Fill in the losses `found` (3, n) of some rows of logits, which are written over, as is `p`.
 
-    The logits are written over. With weights what is returned is the gradient of their products.
+    With weights what is returned is the gradient of these logits.
     """
     each, rkl, entropy = found
-    at, temperature = targets[:, None], mix.temperature if z_q is not None else 1.0
-    log_p, p = _softmax(z_p if temperature == 1 else z_p / temperature, entropy)
-    u = p
-    if mix.cross_entropy:
-        log_u, u = (log_p, p) if temperature == 1 else _softmax(z_p, entropy)
-        each.sub_(log_u.gather(1, at)[:, 0], alpha=mix.cross_entropy)
+    at, temperature = targets[:, None], mix.temperature
+    apart = z_p.clone() if mix.cross_entropy and z_q is not None and temperature != 1 else None
+    if z_q is not None:
+        if temperature != 1:
+            z_p, z_q = z_p.div_(temperature), z_q.div_(temperature)
+        _log_softmax(z_q, p)
+    log_p = _softmax(z_p, p, entropy)
+    if mix.cross_entropy and apart is None:
+        each.sub_(log_p.gather(1, at)[:, 0], alpha=mix.cross_entropy)
     if z_q is None:
         dz = log_p.zero_()
     else:
-        log_q = z_q.div_(temperature) if temperature != 1 else z_q
-        log_q.sub_(log_q.logsumexp(1, keepdim=True))
-        gap = log_p.sub_(log_q)
+        gap = log_p.sub_(z_q)
         rkl.copy_(torch.linalg.vecdot(p, gap))
         each.add_(rkl, alpha=mix.reverse)
         if mix.forward:
-            q = log_q.exp_()
+            q = z_q.exp_()
             each.sub_(torch.linalg.vecdot(q, gap), alpha=mix.forward)
-        if w is None:
-            return gap
-        dz = gap.sub_(rkl[:, None]).mul_(p).mul_(mix.reverse / temperature)
-        if mix.forward:
-            dz.add_(q.neg_().add_(p), alpha=mix.forward / temperature)
+        if w is not None:
+            dz = gap.sub_(rkl[:, None]).mul_(p).mul_(mix.reverse / temperature)
+            if mix.forward:
+                dz.add_(q.neg_().add_(p), alpha=mix.forward / temperature)
+    if apart is not None:
+        each.sub_(_softmax(apart, p, entropy).gather(1, at)[:, 0], alpha=mix.cross_entropy)
+    if w is None:
+        return z_p
     if mix.cross_entropy:
-        dz.add_(u, alpha=mix.cross_entropy)
+        dz.add_(p, alpha=mix.cross_entropy)
         dz.scatter_add_(1, at, torch.full_like(at, -mix.cross_entropy, dtype=dz.dtype))
-    return dz if w is None else dz.mul_(w[:, None])
+    return dz.mul_(w[:, None])
 
 
-def _softmax(z: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities, in place of the logits (n, V), and probabilities; fills in entropies."""
-    z.sub_(z.amax(1, keepdim=True))
-    p = z.exp()
-    total = p.sum(1, keepdim=True)
-    z.sub_(total.log())
-    p.div_(total)
+def _softmax(z: Tensor, p: Tensor, entropy: Tensor) -> Tensor:
+    """Log-probabilities in place of the logits (n, V); fills in probabilities and entropies."""
+    log_total = _log_softmax(z, p)
+    p.mul_((-log_total).exp_())
     entropy.copy_(-torch.linalg.vecdot(p, z))
-    return z, p
+    return z
 
 
-def _logits(states: States, at: slice) -> tuple[Tensor, Tensor | None]:
-    """Logits (n, V) of some positions, and their slope by the product with the head; None: 1."""
+def _log_softmax(z: Tensor, room: Tensor) -> Tensor:
+    """Put log-probabilities in place of the logits (n, V); return log sum exp(z - max), (n, 1).
+
+    The exponentials are left in the room for as many numbers.
+    """
+    z.sub_(z.amax(1, keepdim=True))
+    log_total = torch.exp(z, out=room).sum(1, keepdim=True).log_()
+    z.sub_(log_total)
+    return log_total
+
+
+def _logits(states: States, at: slice, z: Tensor) -> Tensor | None:
+    """Fill in logits (n, V) of some positions; return their slope by the product; None: 1."""
     head = states.head
-    z = states.hidden[at] @ head.weight.T
-    z = shaped(z if head.bias is None else z.add_(head.bias), head)
-    if head.softcap is None:
-        return z, None if head.logit_scale == 1 else torch.full_like(z[:, :1], head.logit_scale)
-    return z, (z / head.softcap).square_().neg_().add_(1).mul_(head.logit_scale)
+    torch.mm(states.hidden[at], head.weight.T, out=z)
+    if head.bias is not None:
+        z.add_(head.bias)
+    if head.logit_scale != 1:
+        z.mul_(head.logit_scale)
+    if head.softcap is not None:
+        z.div_(head.softcap).tanh_()
+        slope = z.square().neg_().add_(1).mul_(head.logit_scale)
+        z.mul_(head.softcap)
+        return slope
+    return None if head.logit_scale == 1 else torch.full_like(z[:, :1], head.logit_scale)
 
 
 def _add(gradients: Gradients, dz: Tensor, own: States, at: slice) -> None:
