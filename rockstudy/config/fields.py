@@ -35,6 +35,7 @@ Positive = Annotated[float, Field(gt=0, le=1e12)]
 MOST_ROLLOUTS = 1_000_000  # ours: of one optimiser step
 MOST_TOKENS = 100_000_000_000  # ours: of a stage or an evaluation; 400 GB of token ids
 MOST = 100  # ours: names in a list
+FEWEST_STOPPING = 100  # ours: problems of a knockout that may stop; fewer have no normal mean
 Share = Annotated[float, Field(gt=0, le=1)]
 Quantile = Annotated[float, Field(ge=0, le=1)]
 ShareOrCount = Annotated[float, Field(gt=0, lt=1)] | Count
@@ -363,6 +364,14 @@ class EvalConfig(_Frozen):
         return self
 
 
+class KnockoutConfig(EvalConfig):
+    """How to sample completions for the knockouts, and when a knockout stops."""
+
+    stop_early: Annotated[bool, NEW] = False
+    """whether a knockout stops once a sequential rule has decided its verdict
+    (`knockout.sequential`); needs 100 problems (ours)"""
+
+
 class RockConfig(_Frozen):
     """Definition of rock tokens (paper 2, which gives only k; the other values are ours)."""
 
@@ -564,7 +573,7 @@ class StudyConfig(_Frozen):
     """completions for the token statistics"""
     rocks: RockConfig = RockConfig()
     """definition of rock tokens; the paper gives only k, the rest is ours"""
-    knockout: EvalConfig
+    knockout: KnockoutConfig
     """completions for the knockouts of token types"""
     screen: Count | None = None
     """number of candidates to knock out, by rank; none: twice as many as rocks (paper 3: 200,
@@ -643,6 +652,16 @@ class StudyConfig(_Frozen):
         if max(self.screened, default=0) > last or len(set(self.screened)) < len(self.screened):
             legal = f"distinct places of benchmarks, 0 to {last}"
             raise ValueError(f"screened must be {legal}, got {list(self.screened)}")
+        return self
+
+    @model_validator(mode="after")
+    def _stops_on_enough(self) -> Self:
+        fewest = min(min(task.n_eval, self.knockout.n_prompts) for task in self.screens)
+        if self.knockout.stop_early and fewest < FEWEST_STOPPING:
+            raise ValueError(
+                f"knockout__stop_early must be False with fewer than {FEWEST_STOPPING} problems of "
+                f"a screened benchmark (knockout__n_prompts, n_eval), got {fewest}"
+            )
         return self
 
     def screen_size(self, observed: int) -> int:

@@ -57,7 +57,8 @@ def of_screen(
     rows.append(_more_pillars(classes, swaps))
     rows.append(_disjoint(classes))
     for theirs, ours in benchmarks.items():
-        one = {"value": base.base[ours], "unit": "problems", "n": int(base.n_problems[ours])}
+        n = int(base.get("n_planned", base.n_problems)[ours])  # a baseline has all problems
+        one = {"value": base.base[ours], "unit": "problems", "n": n}
         words = f"Accuracy of the student after OPD on {ours} without any knockout."
         rows.append(verdicts.shown(f"census-base-{ours}", words, one, f"base-accuracy/{theirs}"))
     first = digits[digits.benchmark == base.index[0]]  # whose answers are numbers

@@ -266,7 +266,7 @@ def outcomes(
         config = {
             "task": tasks.identity(task),
             "candidates": [[c.level, c.target, list(c.banned)] for c in some],
-            "evaluation": identity(screen.how),
+            "evaluation": identity(screen.how, exclude={"stop_early"}),  # the same texts
             "seed": screen.seed,
             "mode": screen.mode,
         }

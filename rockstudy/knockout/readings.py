@@ -44,6 +44,21 @@ def of_modes(modes: pd.DataFrame) -> str:
     return "\n".join(told)
 
 
+def of_stops(screen: pd.DataFrame) -> str:
+    """A sentence on a screen that stops early; empty for one that does not."""
+    if "stopped" not in screen:
+        return ""
+    early = screen[screen.stopped]
+    strong = int(((early.delta.abs() >= census.LEAST) & (early.p < census.ALPHA)).sum())
+    share = (screen.n_problems / screen.n_planned).mean()
+    return (
+        f"{len(early)} of {len(screen)} knockouts stopped early, {strong} as strong and "
+        f"{len(early) - strong} as {NEUTRAL.lower()}, so that they have {share:.0%} of the "
+        "problems on average. Their intervals and p-values are those of the sequential rule "
+        "(`knockout.sequential`), and what compares knockouts has the first half of the problems."
+    )
+
+
 def of_census(counted: pd.DataFrame) -> str:
     """Sentences on `tables.census_table`: pillars of each benchmark with and without answers."""
     rows = counted[counted.benchmark != tables.BOTH].set_index(["candidates", "benchmark"])
@@ -161,8 +176,9 @@ def of_tests(tested: pd.DataFrame) -> str:
         plain = by.loc[("none", census.ALPHA)]
         left = {method: by.loc[(method, level)] for method, level in census.CORRECTIONS[:2]}
         fdr = by.loc[("fdr_bh", census.CORRECTIONS[-1][1])]
+        kind = plain.get("test", "exact")
         told.append(
-            f"{name}: {plain.exact:.0f} of {plain.tests:.0f} exact tests reject at "
+            f"{name}: {plain.exact:.0f} of {plain.tests:.0f} {kind} tests reject at "
             f"{census.ALPHA:g}, and {plain.expected_false:.1f} would without any effect; "
             f"left after correction: {left['bonferroni'].exact:.0f} by Bonferroni and "
             f"{fdr.exact:.0f} by Benjamini-Hochberg at q = {census.CORRECTIONS[-1][1]:g}."

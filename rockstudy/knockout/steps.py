@@ -5,8 +5,11 @@ They use the scored types of `rockstudy.rocks.steps`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,7 @@ import pandas as pd
 from rockstudy import tasks
 from rockstudy.config.fields import TaskConfig
 from rockstudy.errors import StudyError
-from rockstudy.knockout import census, prefix_reuse, tables
+from rockstudy.knockout import census, prefix_reuse, sequential, tables
 from rockstudy.knockout.prefix_reuse import Candidate
 from rockstudy.models import loading
 from rockstudy.models.token_texts import visible
@@ -30,6 +33,7 @@ from rockstudy.sampling.rollout import Rollouts
 from rockstudy.store.fingerprints import content, fingerprint
 
 FEW = 6  # ours: candidates of the comparison with naive, which is the most expensive part
+SCREENED = "screen"  # name of what is sampled of all candidates
 UNPAIRED = -1  # `paired_with` of a knockout without a partner
 
 
@@ -170,8 +174,51 @@ def _outcomes(
         with advised(f"{name} on {task.label}", evaluation.sampling_knobs("knockout", how)):
             tokenizer, seed = loading.tokenizer_of(run), run.config.seed
             screening = prefix_reuse.Screen(sampler, tokenizer, base, chosen, how, seed, mode)
-            name = f"{name}-{task.label}"
-            return prefix_reuse.outcomes(run, name, screening, task, inputs=inputs)
+
+            def outcomes(name: str, some: prefix_reuse.Screen, **more: str) -> pd.DataFrame:
+                return prefix_reuse.outcomes(run, name, some, task, inputs=inputs | more)
+
+            if run.config.knockout.stop_early:
+                stops, name = name == SCREENED, f"{name}-{task.label}"
+                return _in_looks(run, task, name, screening, outcomes, stops)
+            return outcomes(f"{name}-{task.label}", screening)
+
+
+def _in_looks(
+    run: Run,
+    task: TaskConfig,
+    name: str,
+    screening: prefix_reuse.Screen,
+    outcomes: Callable[..., pd.DataFrame],
+    stops: bool,
+) -> pd.DataFrame:
+    """Outcomes of a screening that stops early, look by look; each look is stored by itself.
+
+    What a look writes depends on stored outcomes alone, so that a killed screen ends as one that
+    was not. What does not stop, nulls and the naive comparison, has the first look's problems.
+    """
+    base, every = screening.rollouts, screening.candidates
+    n, samples, levels = base.n_prompts, screening.how.samples, [c.level for c in every]
+    order = _order(run, task, n)
+    sizes = sequential.sizes(n, levels) if stops else [sequential.first_look(n)]
+    going, frames = np.arange(len(every)), []
+    for start, stop in itertools.pairwise([0, *sizes]):
+        problems = np.sort(order[start:stop])
+        some, some_of = [every[i] for i in going], base.of_prompts(problems)
+        part = replace(screening, candidates=some, rollouts=some_of)
+        key = fingerprint(problems.tolist())
+        frames.append(outcomes(f"{name}-{stop:05d}", part, problems=key))
+        changed = pd.concat(frames, ignore_index=True)
+        delta = prefix_reuse.differences(changed, every, n, samples)[:, order[:stop]]
+        kinds = [levels[i] for i in going]
+        going = going[sequential.going_on(delta[going], kinds, stop, n)]
+        if not len(going):
+            break
+    return pd.concat(frames, ignore_index=True)
+
+
+def _order(run: Run, task: TaskConfig, n: int) -> np.ndarray:
+    return sequential.order(run.config.seed, task.label, n)
 
 
 def _knocked_out(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -183,12 +230,12 @@ def _knocked_out(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 def _tables(run: Run, chosen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     mode = mode_of(run)
     every, single = _candidates(chosen), _candidates(chosen[chosen.level == "token"])
-    asked = [(task, every, "screen", mode) for task in run.config.screens]
+    asked = [(task, every, SCREENED, mode) for task in run.config.screens]
     if mode == "reuse":
         asked += [(task, single, "null", "null") for task in run.config.screens]
     made = [
-        _of_outcomes(run, *one, how)
-        for one, (*_, how) in zip(_sampled(run, asked), asked, strict=True)
+        _of_outcomes(run, *one, how, whole=name != SCREENED)
+        for one, (*_, name, how) in zip(_sampled(run, asked), asked, strict=True)
     ]
     changes, knockouts = zip(*made, strict=True)
     return pd.concat(changes, ignore_index=True), pd.concat(knockouts, ignore_index=True)
@@ -206,8 +253,13 @@ def _of_outcomes(
     changed: pd.DataFrame,
     base: Rollouts,
     mode: prefix_reuse.Mode,
+    *,
+    whole: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of `changes` and of `knockouts` of one benchmark and mode."""
+    """Rows of `changes` and of `knockouts` of one benchmark and mode.
+
+    `whole`: of a screening in which no knockout stops before another.
+    """
     samples, about = run.config.knockout.samples, {"benchmark": task.label, "mode": mode}
     delta = prefix_reuse.differences(changed, chosen, base.n_prompts, samples)
     counts = np.rint(delta * samples).astype(np.int16)
@@ -221,7 +273,7 @@ def _of_outcomes(
     assert base.correct is not None
     holding = [(np.isin(base.completion_ids, c.banned) & base.mask).any(1) for c in chosen]
     one = pd.DataFrame(about, named.index).join(named)
-    return rows, one.assign(
+    made = one.assign(
         completions=new["size"],
         tokens_generated=new["sum"],
         tokens_naive=base.n_tokens,
@@ -230,6 +282,38 @@ def _of_outcomes(
         base=base.correct.mean(),
         n_problems=base.n_prompts,
         samples=samples,
+    )
+    if run.config.knockout.stop_early:
+        return _of_looks(run, task, base, delta, rows, made, np.array(holding), whole)
+    return rows, made
+
+
+def _of_looks(
+    run: Run,
+    task: TaskConfig,
+    base: Rollouts,
+    delta: np.ndarray,
+    rows: pd.DataFrame,
+    made: pd.DataFrame,
+    holding: np.ndarray,
+    whole: bool,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same for a screening that stops early: counts are those of the problems it had."""
+    n, order = base.n_prompts, _order(run, task, base.n_prompts)
+    place, first = np.argsort(order), sequential.first_look(n)
+    had = np.full(len(made), first)
+    if not whole:
+        had = sequential.had(delta[:, order], made.level.tolist()).n_problems.to_numpy()
+    of_row = place[base.prompt_index]  # (R,)
+    lengths, seen = base.mask.sum(1), of_row < had[:, None]  # (knockouts, R)
+    assert base.correct is not None
+    return rows.assign(place=place[rows.prompt_index].astype(np.int32)), made.assign(
+        tokens_naive=seen @ lengths,
+        holding=(holding & seen).sum(1),
+        holding_correct=(holding & seen & base.correct).sum(1),
+        holding_first=(holding & (of_row < first)).sum(1),
+        n_problems=had,
+        n_planned=n,
     )
 
 
@@ -240,7 +324,7 @@ def changes(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     Columns: ``benchmark, mode, level, target, prompt_index``, and ``change``: correct completions
     of the problem with the knockout minus without it. The mode is that of `prefix_reuse`: ``reuse``
     (``naive`` where top-p is below 1) or, at token level, ``null``. Rows without a change are left
-    out.
+    out. Where knockouts stop early, ``place`` is that of the problem in their order.
     """
     return _knocked_out(run, chosen)[0]
 
@@ -253,6 +337,9 @@ def knockouts(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     ``tokens_generated, tokens_naive``; ``holding``, the baseline's completions with a banned id,
     and ``holding_correct``, the right ones among them; ``base`` (the baseline's accuracy),
     ``n_problems, samples`` (completions of a problem).
+
+    Where knockouts stop early (`sequential`), all counts are those of the ``n_problems`` that each
+    had, of ``n_planned``; ``holding_first`` is ``holding`` on those of the first look.
     """
     return _knocked_out(run, chosen)[1]
 
@@ -261,15 +348,57 @@ def knockouts(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
 def screen(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     """Delta of every knockout on the screened benchmarks, without the nulls.
 
-    `knockouts` with `census.bootstrap`'s ``delta, se, lo, hi, p``.
+    `knockouts` with `census.bootstrap`'s ``delta, se, lo, hi, p``; where knockouts stop early with
+    `sequential.decided`'s, and ``stopped``.
     """
     of_bans, change = knockouts(run, chosen), changes(run, chosen)
     parts = []
     for name, some in of_bans[of_bans["mode"] != "null"].groupby("benchmark", sort=False):
         some = some.reset_index(drop=True)
-        tested = census.bootstrap(census.deltas(change, some), run.rng(f"bootstrap-{name}"))
+        if run.config.knockout.stop_early:
+            delta = census.deltas(_by_place(change), some.assign(n_problems=some.n_planned))
+            tested = sequential.had(delta, some.level.tolist()).drop(columns="n_problems")
+        else:
+            tested = census.bootstrap(census.deltas(change, some), run.rng(f"bootstrap-{name}"))
         parts.append(some.join(tested))
     return pd.concat(parts, ignore_index=True)
+
+
+def _by_place(change: pd.DataFrame) -> pd.DataFrame:
+    """`changes` whose problems are numbered in the order of the looks."""
+    return change.assign(prompt_index=change.place)
+
+
+class Compared(NamedTuple):
+    """What compares knockouts with each other: tables of problems that all of them had."""
+
+    screen: pd.DataFrame
+    changes: pd.DataFrame
+    knockouts: pd.DataFrame
+
+
+def compared(run: Run, chosen: pd.DataFrame) -> Compared:
+    """The tables `screen, changes, knockouts`; where knockouts stop early, of the first look alone.
+
+    Estimates of knockouts that stopped when they looked strong are too large, and their problems
+    differ; the first look's problems were fixed beforehand and no single-token ban stops before.
+    """
+    of_bans, change = knockouts(run, chosen), changes(run, chosen)
+    if not run.config.knockout.stop_early:
+        return Compared(screen(run, chosen), change, of_bans)
+    # windows may stop before, and are in no comparison
+    of_bans = of_bans[of_bans.level != "window"]
+    first = of_bans.n_planned.map(sequential.first_look)
+    of_bans = of_bans.assign(n_problems=first, holding=of_bans.holding_first)
+    sizes = of_bans.groupby("benchmark").n_problems.first()
+    inside = change[(change.place < change.benchmark.map(sizes)) & (change.level != "window")]
+    inside = _by_place(inside)
+    parts = []
+    for name, some in of_bans[of_bans["mode"] != "null"].groupby("benchmark", sort=False):
+        some = some.reset_index(drop=True)
+        rng = run.rng(f"bootstrap-first-{name}")
+        parts.append(some.join(census.bootstrap(census.deltas(inside, some), rng)))
+    return Compared(pd.concat(parts, ignore_index=True), inside, of_bans)
 
 
 @table(*TOKENS, "knockout", "screened", inputs=screened_on)
@@ -286,4 +415,5 @@ def naive(run: Run, chosen: pd.DataFrame) -> pd.DataFrame:
     some = _candidates(single.iloc[places])
     ((*one, changed, base),) = _sampled(run, [(task, some, "naive", "naive")])
     change, of_naive = _of_outcomes(run, *one, changed, base, "naive")
+    change = _by_place(change) if run.config.knockout.stop_early else change
     return of_naive.join(tables.with_mean(change, of_naive, run.rng("bootstrap-naive")))

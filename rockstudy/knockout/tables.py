@@ -141,12 +141,16 @@ def by_level(
 ) -> pd.DataFrame:
     """The census of each level of knockout alone, as figure 4 draws it.
 
-    The columns are those of `with_answers`, and ``level, spelling``.
+    The columns are those of `with_answers`, and ``level, spelling``; where knockouts stop early
+    ``lo, hi, n_problems, stopped`` too.
     """
     parts = []
     for level in ("token", "window"):
         some = screen[screen.level == level]
         alone = census.census(some.assign(level="token")).assign(level=level)
+        if "stopped" in some:
+            its = some[["benchmark", "target", "lo", "hi", "n_problems", "stopped"]]
+            alone = alone.merge(its, on=["benchmark", "target"])
         parts.append(with_answers(alone, chosen, answers))
     spelling = chosen[chosen.level == "token"].set_index("target").spelling
     table = pd.concat(parts, ignore_index=True)
@@ -163,9 +167,14 @@ def _of_benchmarks(
 
 
 def exact(changes: pd.DataFrame, screen: pd.DataFrame) -> pd.DataFrame:
-    """The knockouts of the screen with ``p_exact`` (`census.exact_p`)."""
+    """The knockouts of the screen with ``p_exact`` (`census.exact_p`).
+
+    Where knockouts stop early that test is not valid, and ``p_exact`` is the sequential rule's p.
+    """
 
     def of(some: pd.DataFrame) -> pd.DataFrame:
+        if "stopped" in some:
+            return some.assign(p_exact=some.p)
         counts = census.deltas(changes, some) * some.samples.to_numpy()[:, None]
         return some.assign(p_exact=census.exact_p(np.rint(counts).astype(int)))
 
@@ -175,14 +184,16 @@ def exact(changes: pd.DataFrame, screen: pd.DataFrame) -> pd.DataFrame:
 def tests(changes: pd.DataFrame, screen: pd.DataFrame) -> pd.DataFrame:
     """`census.multiplicity` of each benchmark at token level, by both tests of a candidate.
 
-    ``bootstrap, exact`` are the rejections of each; ``smallest`` is the exact test's.
+    ``bootstrap, exact`` are the rejections of each; ``smallest`` is the exact test's. Where
+    knockouts stop early both are those of the sequential rule, which ``test`` then says.
     """
+    kind = {"test": "sequential"} if "stopped" in screen else {}
 
     def both(some: pd.DataFrame) -> pd.DataFrame:
         boot, exact = (census.multiplicity(some[p].to_numpy()) for p in ("p", "p_exact"))
         exact = exact.rename(columns={"rejected": "exact"})
         exact.insert(2, "bootstrap", boot.rejected)
-        return exact
+        return exact.assign(**kind)
 
     return _of_benchmarks(exact(changes, screen[screen.level == "token"]), both)
 

@@ -120,6 +120,7 @@ def answered(
     `opened` gives the engine, and `inputs` the hashes of its model.
     """
     how, seed = getattr(run.config, stage), torch_seed(run.config.seed, stage)
+    sampled = identity(how, exclude={"stop_early"})  # of knockouts, which have the same baseline
 
     def compute(model: engines.Engine, part: slice) -> pd.DataFrame:
         with advised(f"{stage} on {task.label}", sampling_knobs(stage, how)):
@@ -129,7 +130,7 @@ def answered(
     done = run.sampled(
         "rollouts",
         name,
-        config={"seed": run.config.seed, stage: identity(how), "task": tasks.identity(task)},
+        config={"seed": run.config.seed, stage: sampled, "task": tasks.identity(task)},
         inputs=inputs,
         by=rollout.answer,
         pieces=lambda: rollout.parts(task, how),

@@ -95,6 +95,13 @@ class Rollouts:
         """Decode completions without special tokens: for grading and reading, not for training."""
         return decoded(tokenizer, self.completions, skip_special_tokens=True)
 
+    def of_prompts(self, prompts: np.ndarray) -> Rollouts:
+        """The rollouts of some prompts, which keep their index."""
+        some = np.isin(self.prompt_index, prompts)
+        values = {name: getattr(self, name) for name in _FIELDS}
+        taken = {name: v if v is None else v[some] for name, v in values.items()}
+        return replace(self, **taken)
+
     def to_frame(self, first: int = 0) -> pd.DataFrame:
         """Return a row per rollout, ids without padding; prompts are numbered from `first`."""
         columns = {

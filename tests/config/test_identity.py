@@ -20,6 +20,7 @@ BEYOND = ("persistence", "freezing", "teacher_help")
 ADDED = {  # later than runs that must stay valid
     "": ("models", "prompts", "rollouts", *BEYOND),
     "pair": ("student_gguf_file", "teacher_adapter", "student_adapter", "chat_template"),
+    "knockout": ("stop_early",),
     "train_task": ("prompt_column", "answer_column", "instruction", "grader", "chat"),
 }
 
