@@ -37,6 +37,8 @@ DECAY = 0.3  # share of the steps over which the rate falls
 POOL = 8  # steps whose examples are sorted by length together, so that little is padding
 ROWS = 8  # examples of one forward pass; more do not make it faster
 TILE = 256  # positions whose logits exist at a time
+# Lengths of every size would leave a compiled product of each in memory, gigabytes in the end.
+ROUNDED = 16  # tokens
 BETAS = (0.9, 0.98)
 STATE = "state.safetensors"
 
@@ -53,15 +55,18 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         """Losses, and the gradient of their sum, which `backward` scales."""
-        losses, gradients = [], []
+        losses, gradients, n = [], [], len(targets)
+        more = _rounded(n) - n
+        hidden = torch.cat([hidden, hidden.new_zeros(more, hidden.shape[1])])
+        targets = torch.cat([targets, targets.new_zeros(more)])
         for states, wanted in zip(hidden.split(TILE), targets.split(TILE), strict=True):
             log_probs = (states @ head.T).float().log_softmax(-1)
             losses.append(-log_probs.gather(1, wanted[:, None])[:, 0])
             probs = log_probs.exp_()
             probs[torch.arange(len(wanted)), wanted] -= 1
             gradients.append(probs.to(head.dtype) @ head)
-        ctx.save_for_backward(torch.cat(gradients))
-        return torch.cat(losses)
+        ctx.save_for_backward(torch.cat(gradients)[:n])
+        return torch.cat(losses)[:n]
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
@@ -92,9 +97,14 @@ def lessons(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]) -> Itera
             yield steps[i]
 
 
+def _rounded(length: int) -> int:
+    """The next multiple of `ROUNDED`."""
+    return math.ceil(length / ROUNDED) * ROUNDED
+
+
 def losses_of(model: PreTrainedModel, head: Tensor, rows: list[Row]) -> Tensor:
     """Cross-entropy of the completion tokens of some examples, float32 (N,)."""
-    width = max(len(row["input_ids"]) for row in rows)
+    width = _rounded(max(len(row["input_ids"]) for row in rows))
     # padding stands on the right, where causal attention never looks: no mask is faster
     ids, labels = (
         torch.tensor([row[name] + [filler] * (width - len(row[name])) for row in rows])
