@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from rockstudy.beyond.persistence.capacity import ALL
 from rockstudy.beyond.persistence.interventions import CHOICES
 from rockstudy.beyond.persistence.suppression import AGAINST, KINDS
 from rockstudy.figure_labels import name_points
@@ -15,6 +16,12 @@ from rockstudy.figure_style import ROLES, SMALLEST, Figure, cause_colours, panel
 
 LOOKS = {"rock": "rock", "control": "control", "high-KL": "high-KL", "rest": "neutral"}
 STEP_NAMES = {"adamw": "AdamW", "momentum": "momentum", "sgd": "SGD"}
+ARM_LOOKS = {"adamw": "student", "sgd": "rock", "adamw-tensor": "control", "adamw-types": "high-KL"}
+WIDTH_LOOKS = {"ordinary": "student", "wide": "rock"}
+TEXT_LOOKS = {
+    "students": ("student", "texts of both students"),
+    "teacher": ("teacher", "texts of the teacher"),
+}
 CHOSEN_BY = {"adamw": "rocks under AdamW", "own": "rocks under the arm itself"}
 NAMED = 4  # ours: types with names
 
@@ -174,6 +181,69 @@ def arms(ratios: pd.DataFrame) -> Figure:
         "prompts and measured on the other half. " + _unit(ratios)
     )
     made.alt = "Fall of the rocks over the fall of all, by optimiser."
+    return made
+
+
+def arms_by_cause(falls: pd.DataFrame) -> Figure:
+    """Fall of the loss by known cause and arm, in nats and over that of all, minus AdamW's.
+
+    `falls` is `interventions.by_cause`.
+    """
+    made, [axes] = panels(7.0, 4.2, 1, 2, sharey=True)
+    causes, arms = sorted(set(falls.cause)), list(dict.fromkeys(falls["arm"]))
+    for axis, measure in zip(axes, ("fall", "minus adamw"), strict=True):
+        for number, arm in enumerate(arms):
+            rows = falls[(falls.measure == measure) & (falls["arm"] == arm)]
+            by = rows.set_index("cause").reindex(causes).reset_index()
+            shift = 0.18 * (number - (len(arms) - 1) / 2)
+            _forest(axis, by, causes, [_arm_colour(arm)] * len(causes), shift=shift)
+    for arm in arms:
+        axes[0].plot([], [], "o", ms=4, color=_arm_colour(arm), label=arm)
+    axes[0].legend(frameon=False, fontsize=SMALLEST)
+    axes[0].set_xlabel("fall of the mean loss (nats)")
+    axes[1].set_xlabel("fall over that of all, minus AdamW's")
+    made.caption = (
+        "From the start to the end of stage 2 with each optimiser, on texts of the start, by the "
+        "known cause of a position: fall of its mean loss (left), and that over the fall of all "
+        "positions, minus the same of AdamW with the same seed (right). " + _unit(falls)
+    )
+    made.alt = "Fall of the loss by cause and optimiser."
+    return made
+
+
+def _arm_colour(arm: str) -> str:
+    return ROLES[ARM_LOOKS.get(arm, "neutral")]
+
+
+def capacity(found: pd.DataFrame) -> Figure:
+    """What two students of different width keep by cause: `capacity.by_cause`."""
+    made, [axes] = panels(7.0, 3.8, 1, 3, sharey=True)
+    names = [ALL, *sorted(set(found.cause) - {ALL})]
+
+    def draw(axis: Axes, texts: str, measure: str, role: str, shift: float) -> None:
+        rows = found[(found.texts == texts) & (found.measure == measure)]
+        by = rows.set_index("cause").reindex(names).reset_index()
+        _forest(axis, by, names, [ROLES[role]] * len(names), shift=shift)
+
+    for number, (width, role) in enumerate(WIDTH_LOOKS.items()):
+        draw(axes[0], "students", f"{width}_after", role, 0.25 * (number - 0.5))
+        axes[0].plot([], [], "o", ms=4, color=ROLES[role], label=f"{width} student")
+    for number, (texts, (role, words)) in enumerate(TEXT_LOOKS.items()):
+        for axis, measure in zip(axes[1:], ("cured", "part"), strict=True):
+            draw(axis, texts, measure, role, 0.25 * (number - 0.5))
+        axes[1].plot([], [], "o", ms=4, color=ROLES[role], label=words)
+    for axis in axes[:2]:
+        axis.legend(frameon=False, fontsize=SMALLEST)
+    axes[0].set_xlabel("loss after OPD (nats)")
+    axes[1].set_xlabel("ordinary - wide (nats)")
+    axes[2].set_xlabel("share of the whole difference")
+    made.caption = (
+        "Mean reverse KL that the student and a wider one keep after OPD, by the known cause of a "
+        "position, on completions of both (left); the first minus the second (middle), and the "
+        "share of the whole difference that a cause has (right), also on completions of the "
+        "teacher. " + _unit(found)
+    )
+    made.alt = "Loss after OPD by cause of two students of different width."
     return made
 
 

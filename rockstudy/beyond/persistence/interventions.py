@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator
 
-from rockstudy.beyond.persistence.suppression import pooled
+from rockstudy.beyond.persistence.suppression import POOLED, pooled
 from rockstudy.training.arm import Arm
 from rockstudy.training.optimizers import Optimizer
 from rockstudy.training.position_weights import TypeWeights
@@ -124,3 +124,50 @@ def _ratio(mine: pd.DataFrame, chosen: pd.DataFrame, k: int, drawn: np.ndarray) 
             fall = (start - end) / n
             both.append(fall[0] / fall[1])
     return np.mean(both, axis=0)
+
+
+def by_cause(ends: pd.DataFrame, rng: Generator) -> pd.DataFrame:
+    """Fall of the mean loss by known cause and arm, from the start to the end of stage 2.
+
+    `ends` as for `ratios`, with ``cause``; positions without one are left out of the rows and count
+    in the fall of all. A row per arm, cause and measure with the columns of `suppression.pooled`:
+
+    fall           mean loss at the start minus at the end, over the positions of the cause (nats)
+    ratio          that over the fall of all positions, so that an arm that learns more of
+                   everything is not favoured; not defined where all do not fall
+    minus adamw    the ratio minus that of AdamW of the same seed
+
+    Prompts are resampled by fold, the same in all arms and seeds.
+    """
+    causes, seeds = sorted(set(ends.cause) - {""}), sorted(ends.seed.unique())
+    n = ends.fold.nunique()  # fewer than `FOLDS` where there are fewer prompts
+    drawn = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), DRAWS)])
+    found: dict[tuple[str, str, str], np.ndarray] = {}
+    for arm in dict.fromkeys(ends["arm"]):
+        mine = ends[ends["arm"] == arm]
+        falls = {seed: _falls(mine[mine.seed == seed], causes, drawn) for seed in seeds}
+        for place, cause in enumerate(causes):
+            fall = np.stack([falls[seed][:, place] for seed in seeds])
+            whole = np.stack([falls[seed][:, -1] for seed in seeds])
+            ratio = np.divide(fall, whole, out=np.full_like(fall, np.nan), where=whole > 0)
+            found[arm, cause, "fall"], found[arm, cause, "ratio"] = fall, ratio
+            if arm != "adamw":
+                found[arm, cause, "minus adamw"] = ratio - found["adamw", cause, "ratio"]
+    rows = [
+        {"arm": arm, "cause": cause, "measure": measure} | pooled(values[:, 0], values[:, 1:])
+        for (arm, cause, measure), values in found.items()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "cause", "measure", *POOLED])
+
+
+def _falls(some: pd.DataFrame, causes: Sequence[str], drawn: np.ndarray) -> np.ndarray:
+    """Falls of the mean loss (1 + draws, causes + 1) of each cause, and of all positions last."""
+    sums = some.assign(fall=some.start.astype(float) - some.end)
+    cells = sums.groupby(["fold", "cause"])[["count", "fall"]].sum().unstack(fill_value=0.0)
+    whole = [cells[column].sum(axis=1).to_numpy(float)[:, None] for column in ("fall", "count")]
+    parts = [
+        cells[column].reindex(columns=causes, fill_value=0.0).to_numpy(float)
+        for column in ("fall", "count")
+    ]
+    above, below = (drawn @ np.hstack(both) for both in zip(parts, whole, strict=True))
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
