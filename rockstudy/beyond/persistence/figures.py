@@ -19,7 +19,7 @@ STEP_NAMES = {"adamw": "AdamW", "momentum": "momentum", "sgd": "SGD"}
 ARM_LOOKS = {"adamw": "student", "sgd": "rock", "adamw-tensor": "control", "adamw-types": "high-KL"}
 WIDTH_LOOKS = {"ordinary": "student", "wide": "rock"}
 TEXT_LOOKS = {
-    "students": ("student", "texts of both students"),
+    "students": ("control", "texts of both students"),
     "teacher": ("teacher", "texts of the teacher"),
 }
 CHOSEN_BY = {"adamw": "rocks under AdamW", "own": "rocks under the arm itself"}
@@ -197,9 +197,7 @@ def arms_by_cause(falls: pd.DataFrame) -> Figure:
             by = rows.set_index("cause").reindex(causes).reset_index()
             shift = 0.18 * (number - (len(arms) - 1) / 2)
             _forest(axis, by, causes, [_arm_colour(arm)] * len(causes), shift=shift)
-    for arm in arms:
-        axes[0].plot([], [], "o", ms=4, color=_arm_colour(arm), label=arm)
-    axes[0].legend(frameon=False, fontsize=SMALLEST)
+    _keys(made, axes[0], {arm: _arm_colour(arm) for arm in arms})
     axes[0].set_xlabel("fall of the mean loss (nats)")
     axes[1].set_xlabel("fall over that of all, minus AdamW's")
     made.caption = (
@@ -225,15 +223,15 @@ def capacity(found: pd.DataFrame) -> Figure:
         by = rows.set_index("cause").reindex(names).reset_index()
         _forest(axis, by, names, [ROLES[role]] * len(names), shift=shift)
 
+    keys = {}
     for number, (width, role) in enumerate(WIDTH_LOOKS.items()):
         draw(axes[0], "students", f"{width}_after", role, 0.25 * (number - 0.5))
-        axes[0].plot([], [], "o", ms=4, color=ROLES[role], label=f"{width} student")
+        keys[f"left: {width} student"] = ROLES[role]
     for number, (texts, (role, words)) in enumerate(TEXT_LOOKS.items()):
         for axis, measure in zip(axes[1:], ("cured", "part"), strict=True):
             draw(axis, texts, measure, role, 0.25 * (number - 0.5))
-        axes[1].plot([], [], "o", ms=4, color=ROLES[role], label=words)
-    for axis in axes[:2]:
-        axis.legend(frameon=False, fontsize=SMALLEST)
+        keys[words] = ROLES[role]
+    _keys(made, axes[0], keys)
     axes[0].set_xlabel("loss after OPD (nats)")
     axes[1].set_xlabel("ordinary - wide (nats)")
     axes[2].set_xlabel("share of the whole difference")
@@ -259,6 +257,13 @@ def _along(axis: Axes, rows: pd.DataFrame, shares: Mapping[str, float]) -> None:
     axis.axhline(0, color="black", lw=0.8)
 
 
+def _keys(made: Figure, axis: Axes, colours: Mapping[str, str]) -> None:
+    """A legend of colours below all axes."""
+    for label, colour in colours.items():
+        axis.plot([], [], "o", ms=4, color=colour, label=label)
+    _legend(made, axis)
+
+
 def _forest(
     axis: Axes,
     rows: pd.DataFrame,
@@ -281,9 +286,13 @@ def _forest(
 def _shared(made: Figure, axes: np.ndarray, label: str) -> None:
     for axis in axes[-1]:
         axis.set_xlabel(label)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    _legend(made, axes[0, 0])
+
+
+def _legend(made: Figure, axis: Axes) -> None:
+    """What an axis shows, below all axes."""
     where = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": SMALLEST}
-    made.legend(handles, labels, **where)
+    made.legend(*axis.get_legend_handles_labels(), **where)
 
 
 def _unit(rows: pd.DataFrame) -> str:

@@ -162,12 +162,19 @@ def by_cause(ends: pd.DataFrame, rng: Generator) -> pd.DataFrame:
 
 def _falls(some: pd.DataFrame, causes: Sequence[str], drawn: np.ndarray) -> np.ndarray:
     """Falls of the mean loss (1 + draws, causes + 1) of each cause, and of all positions last."""
-    sums = some.assign(fall=some.start.astype(float) - some.end)
-    cells = sums.groupby(["fold", "cause"])[["count", "fall"]].sum().unstack(fill_value=0.0)
-    whole = [cells[column].sum(axis=1).to_numpy(float)[:, None] for column in ("fall", "count")]
-    parts = [
-        cells[column].reindex(columns=causes, fill_value=0.0).to_numpy(float)
-        for column in ("fall", "count")
-    ]
-    above, below = (drawn @ np.hstack(both) for both in zip(parts, whole, strict=True))
+    fold = np.unique(some.fold, return_inverse=True)[1]
+    places = {cause: place for place, cause in enumerate(causes)}
+    place = some.cause.map(places).fillna(len(causes)).to_numpy(np.int64)
+    shape = (drawn.shape[1], len(causes) + 1)
+    fall = some.start.to_numpy(float) - some.end.to_numpy(float)
+    above, below = (
+        drawn @ _with_all(np.bincount(fold * shape[1] + place, values, shape[0] * shape[1]), shape)
+        for values in (fall, some["count"].to_numpy(float))
+    )
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def _with_all(cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Sums by fold and cause, those without a cause last, with the sum of all in their place."""
+    sums = cells.reshape(shape)
+    return np.hstack([sums[:, :-1], sums.sum(1, keepdims=True)])

@@ -148,7 +148,7 @@ def of_arms_by_cause(falls: pd.DataFrame) -> str:
     for cause, some in falls.groupby("cause"):
         by = some.set_index(["arm", "measure"])
         own, ratio = (by.loc["adamw", measure] for measure in ("fall", "ratio"))
-        line = f"{cause}: falls by {_number(own)} nats under AdamW, {_number(ratio)} of all"
+        line = f"{cause}: falls by {_number(own)} nats under AdamW, {_number(ratio)} times as all"
         parts = []
         for row in some[some.measure == "minus adamw"].itertuples():
             one = pd.Series(row._asdict())
