@@ -1,5 +1,6 @@
 """The lab's tokenizer and models: the same bytes twice, and what the student's window hides."""
 
+import functools
 import json
 import random
 from itertools import islice
@@ -26,6 +27,7 @@ REACH = {  # positions that a logit can depend on: layers times what a layer see
 }
 
 
+@functools.cache
 def tokenizer():
     return AutoTokenizer.from_pretrained(LAB / "tokenizer")
 

@@ -216,8 +216,11 @@ def build(out: Path, config_path: Path | None = None, only: Sequence[str] = ()) 
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"--out: must be a folder; got {str(out)!r} ({error.strerror})") from None
-    tokenizer = _kept_tokenizer(out) if only else build_tokenizer(config)
-    tokenizer.save_pretrained(out / "tokenizer")
+    if only:
+        tokenizer = _kept_tokenizer(out)  # and its files stay the same bytes
+    else:
+        tokenizer = build_tokenizer(config)
+        tokenizer.save_pretrained(out / "tokenizer")
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for role in only or HABITS:
         build_one(role, HABITS[role], tokenizer, config, out)
