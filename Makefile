@@ -60,7 +60,7 @@ REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p knockout__n_prompts 500 -p knockout__
 	-p persistence__checkpoints '[]' -p persistence__seeds 3 -p persistence__n_prompts 128 \
 	-p persistence__batches 2 -p persistence__rebuilt 8 \
 	-p persistence__arms '["sgd","adamw-tensor","adamw-types"]' \
-	-p persistence__sgd_lr '[0.1,0.2,0.4,0.8]' \
+	-p persistence__sgd_lr '[0.1,0.2,0.4,0.8]' -p persistence__wider lab:student-wide \
 	-p freezing__seeds 3 -p freezing__arms $(FREEZING) \
 	-p teacher_help__occurrences 400 -p teacher_help__seeds 5
 

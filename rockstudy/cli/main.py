@@ -52,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-lab = typer.Typer(help="The lab's tokenizer and pair of models.")
+lab = typer.Typer(help="The lab's tokenizer and models.")
 app.add_typer(lab, name="lab")
 smollm2 = typer.Typer(help="The teacher of the preset smollm2.")
 app.add_typer(smollm2, name="smollm2")
@@ -184,12 +184,16 @@ def lab_build_command(
     config_path: Annotated[
         Path | None, typer.Option("--config", help="JSON file; the recorded one by default.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Train this model alone, such as student-wide; may be repeated."),
+    ] = None,
 ) -> None:
-    """Train the lab's tokenizer, teacher and student from a recorded configuration and seed."""
+    """Train the lab's tokenizer, teacher and students from a recorded configuration and seed."""
     from rockstudy.tasks.lab import build
 
     messages.release()
-    build.build(out or paths.data_dir() / "lab", config_path)
+    build.build(out or paths.data_dir() / "lab", config_path, only or ())
 
 
 @smollm2.command("build")

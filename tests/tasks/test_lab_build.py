@@ -1,15 +1,19 @@
-"""The lab's tokenizer and pair: the same bytes twice, and what the student's window hides."""
+"""The lab's tokenizer and models: the same bytes twice, and what the student's window hides."""
 
+import functools
+import json
 import random
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.stats import chisquare
 from transformers import AutoTokenizer
 
 from rockstudy import paths
+from rockstudy.errors import StudyError
 from rockstudy.models.loading import load_model, load_tokenizer
 from rockstudy.sampling import rollout
 from rockstudy.tasks.lab import build, grammar, maths, units, words
@@ -23,6 +27,7 @@ REACH = {  # positions that a logit can depend on: layers times what a layer see
 }
 
 
+@functools.cache
 def tokenizer():
     return AutoTokenizer.from_pretrained(LAB / "tokenizer")
 
@@ -41,6 +46,62 @@ def test_the_shipped_tokenizer_has_the_recorded_size_and_single_digits():
     assert len(tokenizer()) == build.CONFIG["vocab_size"]
     vocabulary = tokenizer().get_vocab()
     assert not [t for t in vocabulary if sum(c.isdigit() for c in t) and len(t) > 1]
+
+
+def test_the_wide_student_differs_from_the_student_in_its_width_alone():
+    one, wide = (dict(build.CONFIG[role]) for role in ("student", "student-wide"))
+    for size in (
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+    ):
+        assert wide.pop(size) == 2 * one.pop(size)
+    assert wide == one and build.HABITS["student-wide"] is build.HABITS["student"]
+
+
+def test_the_recorded_configuration_is_that_of_the_code():
+    assert json.loads((LAB / "config.json").read_text()) == build.CONFIG
+
+
+@pytest.mark.parametrize("role", list(build.HABITS))
+def test_a_shipped_model_has_the_recorded_sizes_in_bfloat16(role):
+    if not (LAB / role).is_dir():
+        pytest.skip(f"data/lab/{role} is not built")
+    model = load_model(f"lab:{role}", dtype="bfloat16", device="cpu")
+    assert {size: getattr(model.config, size) for size in build.SIZES} == {
+        size: build.CONFIG[role][size] for size in build.SIZES
+    }
+    stored = load_file(LAB / role / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+
+
+SMALL = {"examples": 8, "batch_size": 4, "hidden_size": 32, "num_hidden_layers": 1}
+
+
+def small_lab(folder):
+    """The configuration of a lab that is built in seconds."""
+    roles = {role: {**build.CONFIG[role], **SMALL} for role in build.HABITS}
+    config = {**build.CONFIG, "vocab_size": 400, "tokenizer_samples": 100, **roles}
+    (folder / "small.json").write_text(json.dumps(config))
+    return folder / "small.json"
+
+
+def test_one_model_can_be_built_beside_the_others_which_stay_as_they_are(tmp_path):
+    config, lab = small_lab(tmp_path), tmp_path / "lab"
+    build.build(lab, config)
+    before = {f: f.read_bytes() for f in lab.rglob("*") if f.is_file() and ".work" not in f.parts}
+    assert {f.parent.name for f in before} >= {"tokenizer", *build.HABITS}
+    (lab / "student-wide" / "model.safetensors").unlink()
+    build.build(lab, config, ["student-wide"])
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_model_that_the_lab_does_not_have_and_a_lab_without_a_tokenizer_are_refused(tmp_path):
+    with pytest.raises(StudyError, match="--only: must be one of teacher, student, student-wide"):
+        build.build(tmp_path, only=["huge"])
+    with pytest.raises(StudyError, match="--out: must hold a tokenizer where --only"):
+        build.build(tmp_path, only=["student"])
 
 
 def solved(draft, rng):
@@ -71,7 +132,7 @@ def test_the_setting_lies_outside_the_students_window_where_it_matters():
     assert max(distances) < REACH["teacher"]
 
 
-@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("role", list(build.HABITS))
 def test_only_the_teacher_can_see_the_setting_when_it_writes_the_remark(role):
     model = build.build_model(build.CONFIG[role], tokenizer(), seed=0).eval()
     rng = random.Random(0)

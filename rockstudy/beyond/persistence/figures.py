@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from rockstudy.beyond.persistence.capacity import ALL
 from rockstudy.beyond.persistence.interventions import CHOICES
 from rockstudy.beyond.persistence.suppression import AGAINST, KINDS
 from rockstudy.figure_labels import name_points
@@ -15,6 +16,12 @@ from rockstudy.figure_style import ROLES, SMALLEST, Figure, cause_colours, panel
 
 LOOKS = {"rock": "rock", "control": "control", "high-KL": "high-KL", "rest": "neutral"}
 STEP_NAMES = {"adamw": "AdamW", "momentum": "momentum", "sgd": "SGD"}
+ARM_LOOKS = {"adamw": "student", "sgd": "rock", "adamw-tensor": "control", "adamw-types": "high-KL"}
+WIDTH_LOOKS = {"ordinary": "student", "wide": "rock"}
+TEXT_LOOKS = {
+    "students": ("control", "texts of both students"),
+    "teacher": ("teacher", "texts of the teacher"),
+}
 CHOSEN_BY = {"adamw": "rocks under AdamW", "own": "rocks under the arm itself"}
 NAMED = 4  # ours: types with names
 
@@ -177,6 +184,67 @@ def arms(ratios: pd.DataFrame) -> Figure:
     return made
 
 
+def arms_by_cause(falls: pd.DataFrame) -> Figure:
+    """Fall of the loss by known cause and arm, in nats and over that of all, minus AdamW's.
+
+    `falls` is `interventions.by_cause`.
+    """
+    made, [axes] = panels(7.0, 4.2, 1, 2, sharey=True)
+    causes, arms = sorted(set(falls.cause)), list(dict.fromkeys(falls["arm"]))
+    for axis, measure in zip(axes, ("fall", "minus adamw"), strict=True):
+        for number, arm in enumerate(arms):
+            rows = falls[(falls.measure == measure) & (falls["arm"] == arm)]
+            by = rows.set_index("cause").reindex(causes).reset_index()
+            shift = 0.18 * (number - (len(arms) - 1) / 2)
+            _forest(axis, by, causes, [_arm_colour(arm)] * len(causes), shift=shift)
+    _keys(made, axes[0], {arm: _arm_colour(arm) for arm in arms})
+    axes[0].set_xlabel("fall of the mean loss (nats)")
+    axes[1].set_xlabel("fall over that of all, minus AdamW's")
+    made.caption = (
+        "From the start to the end of stage 2 with each optimiser, on texts of the start, by the "
+        "known cause of a position: fall of its mean loss (left), and that over the fall of all "
+        "positions, minus the same of AdamW with the same seed (right). " + _unit(falls)
+    )
+    made.alt = "Fall of the loss by cause and optimiser."
+    return made
+
+
+def _arm_colour(arm: str) -> str:
+    return ROLES[ARM_LOOKS.get(arm, "neutral")]
+
+
+def capacity(found: pd.DataFrame) -> Figure:
+    """What two students of different width keep by cause: `capacity.by_cause`."""
+    made, [axes] = panels(7.0, 3.8, 1, 3, sharey=True)
+    names = [ALL, *sorted(set(found.cause) - {ALL})]
+
+    def draw(axis: Axes, texts: str, measure: str, role: str, shift: float) -> None:
+        rows = found[(found.texts == texts) & (found.measure == measure)]
+        by = rows.set_index("cause").reindex(names).reset_index()
+        _forest(axis, by, names, [ROLES[role]] * len(names), shift=shift)
+
+    keys = {}
+    for number, (width, role) in enumerate(WIDTH_LOOKS.items()):
+        draw(axes[0], "students", f"{width}_after", role, 0.25 * (number - 0.5))
+        keys[f"left: {width} student"] = ROLES[role]
+    for number, (texts, (role, words)) in enumerate(TEXT_LOOKS.items()):
+        for axis, measure in zip(axes[1:], ("cured", "part"), strict=True):
+            draw(axis, texts, measure, role, 0.25 * (number - 0.5))
+        keys[words] = ROLES[role]
+    _keys(made, axes[0], keys)
+    axes[0].set_xlabel("loss after OPD (nats)")
+    axes[1].set_xlabel("ordinary - wide (nats)")
+    axes[2].set_xlabel("share of the whole difference")
+    made.caption = (
+        "Mean reverse KL that the student and a wider one keep after OPD, by the known cause of a "
+        "position, on completions of both (left); the first minus the second (middle), and the "
+        "share of the whole difference that a cause has (right), also on completions of the "
+        "teacher. " + _unit(found)
+    )
+    made.alt = "Loss after OPD by cause of two students of different width."
+    return made
+
+
 def _along(axis: Axes, rows: pd.DataFrame, shares: Mapping[str, float]) -> None:
     """Values with intervals by the share of training, the groups beside each other."""
     groups = [group for group in LOOKS if group in set(rows.group)]
@@ -187,6 +255,13 @@ def _along(axis: Axes, rows: pd.DataFrame, shares: Mapping[str, float]) -> None:
         look = {"lw": 1, "ms": 4, "capsize": 2, "label": group}
         axis.errorbar(at, some.value, error, **look, **style(LOOKS[group]))
     axis.axhline(0, color="black", lw=0.8)
+
+
+def _keys(made: Figure, axis: Axes, colours: Mapping[str, str]) -> None:
+    """A legend of colours below all axes."""
+    for label, colour in colours.items():
+        axis.plot([], [], "o", ms=4, color=colour, label=label)
+    _legend(made, axis)
 
 
 def _forest(
@@ -211,9 +286,13 @@ def _forest(
 def _shared(made: Figure, axes: np.ndarray, label: str) -> None:
     for axis in axes[-1]:
         axis.set_xlabel(label)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    _legend(made, axes[0, 0])
+
+
+def _legend(made: Figure, axis: Axes) -> None:
+    """What an axis shows, below all axes."""
     where = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": SMALLEST}
-    made.legend(handles, labels, **where)
+    made.legend(*axis.get_legend_handles_labels(), **where)
 
 
 def _unit(rows: pd.DataFrame) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator
 
-from rockstudy.beyond.persistence.suppression import pooled
+from rockstudy.beyond.persistence.suppression import POOLED, pooled
 from rockstudy.training.arm import Arm
 from rockstudy.training.optimizers import Optimizer
 from rockstudy.training.position_weights import TypeWeights
@@ -124,3 +124,57 @@ def _ratio(mine: pd.DataFrame, chosen: pd.DataFrame, k: int, drawn: np.ndarray) 
             fall = (start - end) / n
             both.append(fall[0] / fall[1])
     return np.mean(both, axis=0)
+
+
+def by_cause(ends: pd.DataFrame, rng: Generator) -> pd.DataFrame:
+    """Fall of the mean loss by known cause and arm, from the start to the end of stage 2.
+
+    `ends` as for `ratios`, with ``cause``; positions without one are left out of the rows and count
+    in the fall of all. A row per arm, cause and measure with the columns of `suppression.pooled`:
+
+    fall           mean loss at the start minus at the end, over the positions of the cause (nats)
+    ratio          that over the fall of all positions, so that an arm that learns more of
+                   everything is not favoured; not defined where all do not fall
+    minus adamw    the ratio minus that of AdamW of the same seed
+
+    Prompts are resampled by fold, the same in all arms and seeds.
+    """
+    causes, seeds = sorted(set(ends.cause) - {""}), sorted(ends.seed.unique())
+    n = ends.fold.nunique()  # fewer than `FOLDS` where there are fewer prompts
+    drawn = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), DRAWS)])
+    found: dict[tuple[str, str, str], np.ndarray] = {}
+    for arm in dict.fromkeys(ends["arm"]):
+        mine = ends[ends["arm"] == arm]
+        falls = {seed: _falls(mine[mine.seed == seed], causes, drawn) for seed in seeds}
+        for place, cause in enumerate(causes):
+            fall = np.stack([falls[seed][:, place] for seed in seeds])
+            whole = np.stack([falls[seed][:, -1] for seed in seeds])
+            ratio = np.divide(fall, whole, out=np.full_like(fall, np.nan), where=whole > 0)
+            found[arm, cause, "fall"], found[arm, cause, "ratio"] = fall, ratio
+            if arm != "adamw":
+                found[arm, cause, "minus adamw"] = ratio - found["adamw", cause, "ratio"]
+    rows = [
+        {"arm": arm, "cause": cause, "measure": measure} | pooled(values[:, 0], values[:, 1:])
+        for (arm, cause, measure), values in found.items()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "cause", "measure", *POOLED])
+
+
+def _falls(some: pd.DataFrame, causes: Sequence[str], drawn: np.ndarray) -> np.ndarray:
+    """Falls of the mean loss (1 + draws, causes + 1) of each cause, and of all positions last."""
+    fold = np.unique(some.fold, return_inverse=True)[1]
+    places = {cause: place for place, cause in enumerate(causes)}
+    place = some.cause.map(places).fillna(len(causes)).to_numpy(np.int64)
+    shape = (drawn.shape[1], len(causes) + 1)
+    fall = some.start.to_numpy(float) - some.end.to_numpy(float)
+    above, below = (
+        drawn @ _with_all(np.bincount(fold * shape[1] + place, values, shape[0] * shape[1]), shape)
+        for values in (fall, some["count"].to_numpy(float))
+    )
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def _with_all(cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Sums by fold and cause, those without a cause last, with the sum of all in their place."""
+    sums = cells.reshape(shape)
+    return np.hstack([sums[:, :-1], sums.sum(1, keepdims=True)])

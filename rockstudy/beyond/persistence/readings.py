@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from rockstudy.beyond.persistence.capacity import ALL, TEXTS
 from rockstudy.beyond.persistence.interventions import CHOICES
 from rockstudy.beyond.persistence.suppression import AGAINST, KINDS
 
+NO_CAUSES = "The task names no causes of its tokens."
 NAMES = {"momentum": "AdamW's own momentum", "sgd": "SGD"}
 
 
@@ -86,7 +88,7 @@ def of_causes(effects: pd.DataFrame, found: pd.DataFrame, checkpoint: str) -> st
     S = S[(S.against == "sgd") & (S.checkpoint == checkpoint)].set_index("group")
     kappa = found[(found.by == "cause") & (found.checkpoint == checkpoint)].set_index("group")
     if S.empty:
-        return "The task names no causes of its tokens."
+        return NO_CAUSES
     told = []
     for cause in sorted({*S.index} & {*kappa.index}):
         one, other = S.loc[cause], kappa.loc[cause]
@@ -138,6 +140,70 @@ def of_arms(ratios: pd.DataFrame) -> str:
     return "\n".join(told)
 
 
+def of_arms_by_cause(falls: pd.DataFrame) -> str:
+    """A line for each cause: AdamW's fall there, and the arms that fall more or less for all."""
+    if falls.empty:
+        return NO_CAUSES
+    told = []
+    for cause, some in falls.groupby("cause"):
+        by = some.set_index(["arm", "measure"])
+        own, ratio = (by.loc["adamw", measure] for measure in ("fall", "ratio"))
+        line = f"{cause}: falls by {_number(own)} nats under AdamW, {_number(ratio)} times as all"
+        parts = []
+        for row in some[some.measure == "minus adamw"].itertuples():
+            one = pd.Series(row._asdict())
+            side = _sign(one, "less", "more", "not shown to differ")
+            parts.append(f"{row.arm} {side} ({_number(one)})")
+        told.append(f"{line}; for the fall of all: {', '.join(parts)}." if parts else f"{line}.")
+    return "\n".join(told)
+
+
+def of_capacity(found: pd.DataFrame) -> str:
+    """Which causes the wider student has less of after OPD, how much, and what is left to doubt."""
+    by = found.set_index(["cause", "texts", "measure"])
+    causes = [ALL, *sorted(set(found.cause) - {ALL})]
+    sides = {cause: [_cured(by.loc[cause, texts, "cured"]) for texts in TEXTS] for cause in causes}
+    told = []
+    for cause in causes:
+        kept, wide, cured, share, start = (
+            by.loc[cause, "students", measure]
+            for measure in ("ordinary_after", "wide_after", "cured", "cured share", "head start")
+        )
+        other = by.loc[cause, "teacher", "cured"]
+        told.append(
+            f"{cause}: the student keeps {_plain(kept)} nats, the wider one {_plain(wide)}: "
+            f"{_number(cured)} less, {_share(share.value)} of it; before OPD {_number(start)} "
+            f"less; on the teacher's texts {_number(other)}. {_agreed(sides[cause])}."
+        )
+    told.append(_shares_of_difference(by, causes[1:]))
+    whole = [cause for cause in causes[1:] if sides[cause] == [1] * len(TEXTS)]
+    listed = ", ".join(whole) if whole else "none is shown"
+    told.append(f"Which causes does capacity cure, on both kinds of texts? {listed}.")
+    return "\n".join(told)
+
+
+def _shares_of_difference(by: pd.DataFrame, causes: list[str]) -> str:
+    """The share of the whole difference that each cause has, where there is a difference."""
+    if _cured(by.loc[ALL, "students", "cured"]) == 0:
+        return "The students do not differ as a whole, so that no cause has a share of that."
+    parts = [f"{cause} {_number(by.loc[cause, 'students', 'part'])}" for cause in causes]
+    return f"Shares of the whole difference, on texts of both students: {', '.join(parts)}."
+
+
+def _cured(one: pd.Series) -> int:
+    """1 where an interval lies above 0, -1 below, else 0."""
+    return 0 if pd.isna(one.lo) else int(one.lo > 0) - int(one.hi < 0)
+
+
+def _agreed(sides: list[int]) -> str:
+    """What the signs on both kinds of texts say together."""
+    if set(sides) == {1}:
+        return "Capacity lowers it on both kinds of texts"
+    if set(sides) == {-1}:
+        return "The wider student keeps more on both kinds of texts"
+    return "Not shown" if set(sides) == {0} else "The two kinds of texts do not agree"
+
+
 def verdict(effects: pd.DataFrame, found: pd.DataFrame, checkpoint: str) -> str:
     """Which of the causes the run supports, one line each."""
     rocks = effects[(effects.by == "group") & (effects.group == "rock") & (effects.measure == "S")]
@@ -177,6 +243,10 @@ def _number(one: pd.Series) -> str:
     if pd.isna(one.value):
         return "not defined"
     return f"{one.value:+.3f} [{one.lo:+.3f}, {one.hi:+.3f}]"
+
+
+def _plain(one: pd.Series) -> str:
+    return "none that is defined" if pd.isna(one.value) else f"{one.value:.3f}"
 
 
 def _share(value: float) -> str:

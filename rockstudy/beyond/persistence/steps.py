@@ -26,7 +26,7 @@ from rockstudy.rocks import steps as rocks_steps
 from rockstudy.rocks.causes import token_causes
 from rockstudy.rocks.steps import TOKENS, measured
 from rockstudy.runs import Run, table
-from rockstudy.sampling.rollout import generate
+from rockstudy.sampling.rollout import Rollouts, generate
 from rockstudy.store.code import kept_apart
 from rockstudy.store.fingerprints import content, fingerprint
 from rockstudy.store.seeds import torch_seed
@@ -148,7 +148,7 @@ def labelled(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(group=group.to_numpy(), cause=cause.astype(str).to_numpy())
 
 
-def _load(one: Checkpoint) -> Any:
+def load(one: Checkpoint) -> Any:
     """A student in float32: a step of training is far below the rounding of bfloat16."""
     return one.load().float()
 
@@ -214,7 +214,7 @@ def moved(run: Run, seed: int, name: str) -> pd.DataFrame:
     how = run.config.persistence
     progress.announce(f"steps of {', '.join(STEPS)} at the checkpoint {name}, seed {seed}")
     one = students(run)[seed, name]
-    student = _load(one)
+    student = load(one)
     texts, batches = followed(run, student), _Batches(run, student, seed, name)
     has = bool(how.moments_at) and run.config.models is None
     also = has and seed == run.config.seeds[0]
@@ -248,7 +248,7 @@ def moved(run: Run, seed: int, name: str) -> pd.DataFrame:
 def products(run: Run, seed: int, name: str) -> pd.DataFrame:
     """`coherence.products` of groups and causes at a checkpoint: ``seed, checkpoint, by``."""
     progress.announce(f"gradients of groups at the checkpoint {name}, seed {seed}")
-    texts = followed(run, _load(students(run)[seed, name]))
+    texts = followed(run, load(students(run)[seed, name]))
     frame, rng = labelled(run, texts.frame), run.rng("persistence-signs", seed)
     tables = []
     for by in ("group", "cause"):
@@ -473,11 +473,13 @@ def ends(run: Run) -> pd.DataFrame:
     start = measured(run).model("pre").float()
     rows = np.arange(len(written))
     texts = FixedTexts(written, rows, start, measured(run).model("teacher"))
-    frame = texts.frame.assign(count=1, start=texts.losses(), cause=_causes(run, written, texts))
+    frame = texts.frame.assign(
+        count=1, start=texts.losses(), cause=causes_of(run, written, texts.frame)
+    )
     frame["fold"] = np.unique(frame.prompt_index, return_inverse=True)[1] % interventions.FOLDS
     frames, keys, pair = [], ["fold", "token_id", "cause"], run.config.pair
     for (name, seed), one in trained.items():
-        student = _load(checkpoints.in_folder(one.checkpoints["late"], pair))
+        student = load(checkpoints.in_folder(one.checkpoints["late"], pair))
         frame["end"] = texts.losses(weights=texts.weights_of(student))
         sums = frame.groupby(keys, as_index=False)[["count", "start", "end"]].sum()
         frames.append(sums.assign(arm=name, seed=seed))
@@ -485,11 +487,14 @@ def ends(run: Run) -> pd.DataFrame:
     return made.astype({"start": np.float32, "end": np.float32})
 
 
-def _causes(run: Run, written: Any, texts: FixedTexts) -> np.ndarray:
-    """The cause of each position of other texts than those of the statistics; empty without."""
+def causes_of(run: Run, written: Rollouts, frame: pd.DataFrame) -> np.ndarray:
+    """The cause of each position of other texts than those of the statistics; empty without.
+
+    `written` are answers to the first benchmark, and `frame` that of their `FixedTexts`.
+    """
     task = run.config.benchmarks[0]
     if not tasks.causes(task):
-        return np.full(len(texts.frame), "")
+        return np.full(len(frame), "")
     problems, tokenizer = tasks.load(task, "eval"), loading.tokenizer_of(run)
     asked = [problems[i] for i in written.prompt_index]
     found = token_causes(task, tokenizer, asked, written.completions)
@@ -502,10 +507,16 @@ def _causes(run: Run, written: Any, texts: FixedTexts) -> np.ndarray:
             "cause": np.concatenate(found).astype(str),
         }
     )
-    return texts.frame[keys].merge(known, on=keys, how="left").cause.to_numpy()
+    return frame[keys].merge(known, on=keys, how="left").cause.to_numpy()
 
 
 @table(*TRAINED)
 def ratios(run: Run, made: pd.DataFrame) -> pd.DataFrame:
     """`interventions.ratios` of the arms, for as many rocks as the study has."""
     return interventions.ratios(made, rocks_steps.rock_count(run), run.rng("persistence-ratios"))
+
+
+@table(*TRAINED)
+def falls_by_cause(run: Run, made: pd.DataFrame) -> pd.DataFrame:
+    """`interventions.by_cause` of the arms' `ends`; empty where the task names no causes."""
+    return interventions.by_cause(made, run.rng("persistence-arms-causes"))

@@ -33,6 +33,7 @@ from rockstudy.intervals import LEVEL
 
 DRAWS = 500  # ours: each needs a regression for every seed and checkpoint
 LEAST = 10  # ours: occurrences of a type in a regression
+POOLED = ("value", "lo", "hi", "unit", "n")  # what `pooled` gives
 AGAINST = ("momentum", "sgd")
 KINDS = {"phi": "first order", "real": "really taken"}
 

@@ -1,14 +1,15 @@
-"""Build the lab's tokenizer, teacher and student from a recorded configuration and seed.
+"""Build the lab's tokenizer, teacher and students from a recorded configuration and seed.
 
-``rockstudy lab build`` writes ``data/lab/{tokenizer,teacher,student}``. The teacher learns the
-teacher's register. The student, a smaller model, learns the same problems with different habits
-(`rockstudy.tasks.lab.register.STUDENT`). transformers' `Trainer` trains both.
+``rockstudy lab build`` writes ``data/lab/{tokenizer,teacher,student,student-wide}``. The teacher
+learns the teacher's register. The student, a smaller model, learns the same problems with different
+habits (`rockstudy.tasks.lab.register.STUDENT`). The wide student differs from it in its width alone
+and learns from the same examples. transformers' `Trainer` trains all three.
 """
 
 import copy
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from transformers import (
     set_seed,
 )
 
-from rockstudy.errors import StudyError, shortened
+from rockstudy.errors import StudyError, shortened, unknown
 from rockstudy.store import files
 from rockstudy.tasks.lab import instructions, maths
 from rockstudy.tasks.lab.register import STUDENT, TEACHER, Habits, write
@@ -35,6 +36,7 @@ SIZES = (
     "hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads"
 ).split()
 ROLE = (*SIZES, "window", "examples", "batch_size", "lr")
+HABITS = {"teacher": TEACHER, "student": STUDENT, "student-wide": STUDENT}
 WHOLE = 512  # a window that holds every prompt with its solution
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -43,6 +45,7 @@ CONFIG: dict[str, Any] = {
     "instruct_share": 0.35,
     "teacher": dict(zip(ROLE, (160, 4, 448, 5, 5, WHOLE, 96_000, 32, 3e-3), strict=True)),
     "student": dict(zip(ROLE, (128, 2, 384, 4, 4, 60, 96_000, 32, 4e-3), strict=True)),
+    "student-wide": dict(zip(ROLE, (256, 2, 768, 8, 8, 60, 96_000, 32, 4e-3), strict=True)),
 }
 
 CHAT_TEMPLATE = (
@@ -149,7 +152,7 @@ class _Trainer(Trainer):
 
 
 def build_one(role: str, habits: Habits, tokenizer: Any, config: dict, out: Path) -> None:
-    """Train one model of the pair, one epoch with a cosine schedule, and save it in bf16."""
+    """Train one model, one epoch with a cosine schedule, and save it in bf16."""
     spec, seed = config[role], config["seed"]
     model = build_model(spec, tokenizer, seed)
     pairs = list(islice(corpus(habits, config["instruct_share"], seed + 1), spec["examples"]))
@@ -199,15 +202,33 @@ def _configuration(file: Path) -> dict[str, Any]:
     return config
 
 
-def build(out: Path, config_path: Path | None = None) -> None:
-    """Build the lab into `out` from a configuration file (the shipped one when None)."""
+def build(out: Path, config_path: Path | None = None, only: Sequence[str] = ()) -> None:
+    """Build the lab into `out` from a configuration file (the shipped one when None).
+
+    With `only`, the names of some models, these alone are trained, with the tokenizer that `out`
+    has; the others stay as they are. `StudyError`: a name that is no model, or no tokenizer there.
+    """
     config = _configuration(config_path) if config_path else CONFIG
+    for role in only:
+        if role not in HABITS:
+            raise StudyError(unknown("--only", role, list(HABITS)))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"--out: must be a folder; got {str(out)!r} ({error.strerror})") from None
-    tokenizer = build_tokenizer(config)
-    tokenizer.save_pretrained(out / "tokenizer")
+    if only:
+        tokenizer = _kept_tokenizer(out)  # and its files stay the same bytes
+    else:
+        tokenizer = build_tokenizer(config)
+        tokenizer.save_pretrained(out / "tokenizer")
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for role, habits in (("teacher", TEACHER), ("student", STUDENT)):
-        build_one(role, habits, tokenizer, config, out)
+    for role in only or HABITS:
+        build_one(role, HABITS[role], tokenizer, config, out)
+
+
+def _kept_tokenizer(out: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a lab that is there."""
+    if not (out / "tokenizer" / "tokenizer.json").is_file():
+        must = "must hold a tokenizer where --only trains some of the models"
+        raise StudyError(f"--out: {must}; got {str(out)!r}")
+    return PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
