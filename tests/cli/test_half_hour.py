@@ -1,12 +1,16 @@
 """The first half hour on a CUDA machine: parts that hang, fail, lack something; the real ones."""
 
 import csv
+import importlib
 import json
 import os
 import re
 import signal
 import time
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -225,3 +229,38 @@ def test_every_part_runs_on_a_cpu_in_its_shrunken_form(name, tmp_path):
     assert (row["state"], row["why"], row["card"]) == ("done", "", "cpu")
     if name not in ("tiny", "smollm2"):  # notebook 00 alone measures no claim
         assert rows(tmp_path / "half", "results")
+
+
+def _token_table():
+    """60 types of 40 positions each, whose loss grows with the id."""
+    rng = np.random.default_rng(0)
+    types = np.repeat(np.arange(60), 40)
+    loss = (1 + types) * rng.uniform(0.9, 1.1, types.size) / 60
+    return pd.DataFrame({"token_id": types, "rkl_post": loss})
+
+
+def test_errors_of_half_precision_are_those_that_were_made(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    errors = importlib.import_module("precision").errors
+    exact = _token_table()
+    assert not any(abs(value) > 1e-12 for value in errors(exact, exact).values())
+    # a bias of 1% of every loss: it moves no rank
+    found = errors(exact, exact.assign(rkl_post=1.01 * exact.rkl_post))
+    assert found["position"] == pytest.approx(0.01) == pytest.approx(found["position_bias"])
+    assert found["type"] == pytest.approx(0.01)
+    assert found["type_rank"] == pytest.approx(0, abs=1e-12) and found["first"] == 0
+    # errors of one size and either sign, one for each: half of a type's cancel the others
+    size = 0.1 * exact.rkl_post.mean()
+    signs = np.tile([1, -1], len(exact) // 2)
+    found = errors(exact, exact.assign(rkl_post=exact.rkl_post + size * signs))
+    assert found["position"] == pytest.approx(0.1)
+    assert found["position_bias"] == pytest.approx(0, abs=1e-12)
+    assert found["type"] == pytest.approx(0, abs=1e-12)
+    # the order is turned round: no type of the first 20 stays
+    turned = exact.assign(token_id=59 - exact.token_id)
+    found = errors(exact, turned)
+    assert found["first"] == 1 and found["type_rank"] == pytest.approx(2, abs=1e-3)
+    # types whose mean is not counted on: too few positions, or hardly a loss
+    few = exact[(exact.token_id > 0) | (np.arange(len(exact)) < 9)]
+    wrong = few.assign(rkl_post=few.rkl_post.where(few.token_id > 0, 5.0))
+    assert errors(few, wrong)["type"] == 0
