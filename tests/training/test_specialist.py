@@ -183,7 +183,7 @@ def test_a_folder_with_an_adapter_or_with_another_build_is_refused(config, tmp_p
     ("change", "line"),
     [
         ({"rank": 9000}, "rank: the adapter must have at most 6 MB; rank 9000 has"),
-        ({"steps": 0}, "--config: steps: must be like 600; got 0"),
+        ({"steps": 0}, "--config: steps: must be like 400; got 0"),
         ({"lr": "much"}, "--config: lr: must be like 0.002; got 'much'"),
         ({"instruct_share": 1.5}, "--config: instruct_share: must be like 0.1; got 1.5"),
         ({"base": "nowhere/at all"}, "base: must be a Hub id, an existing folder or one of"),
