@@ -48,7 +48,10 @@ FREEZING := '["rate-0.5","rate-0.25","equal-positions-score","equal-loss-score",
 "equal-loss-frequency","equal-positions-gradient-norm","equal-positions-gradient-alignment",$\
 "equal-positions-low-probability","importance","lambda-0.5","uniform-0.5",$\
 "equal-positions-first","equal-positions-last","equal-positions-score_ctx","soft","lambda-0.3",$\
-"lambda-0.7"]'
+"lambda-0.7","equal-positions-tip","equal-positions-forking","equal-positions-entropy_teacher",$\
+"equal-loss-low-probability","equal-loss-gradient-norm","equal-loss-gradient-alignment",$\
+"equal-loss-random","equal-loss-score_ctx","equal-loss-first","equal-loss-last","equal-loss-tip",$\
+"equal-loss-forking","equal-loss-entropy_teacher"]'
 
 # What the reference of the lab has more than `make study`: seeds, problems, completions, arms. What
 # a run of `make study` has trained is the same: FROM=lab takes it over.
