@@ -233,8 +233,8 @@ def capacity(found: pd.DataFrame) -> Figure:
         keys[words] = ROLES[role]
     _keys(made, axes[0], keys)
     axes[0].set_xlabel("loss after OPD (nats)")
-    axes[1].set_xlabel("ordinary - wide (nats)")
-    axes[2].set_xlabel("share of the whole difference")
+    axes[1].set_xlabel("first minus second (nats)")
+    axes[2].set_xlabel("part of the whole")
     made.caption = (
         "Mean reverse KL that the student and a wider one keep after OPD, by the known cause of a "
         "position, on completions of both (left); the first minus the second (middle), and the "
