@@ -219,3 +219,14 @@ def test_built_in_names_have_their_roles_and_their_own_weights():
     pair, wide = loading.tiny_pair(), loading.load_model("tiny:student-wide", device="cpu")
     assert wide.config.hidden_size == 2 * pair.student.config.hidden_size
     assert loading.weights_hash(wide) != loading.weights_hash(pair.teacher)
+
+
+def test_small_numbers_keep_the_digits_that_their_interval_has():
+    def told(value, lo, hi):
+        return readings._number(pd.Series({"value": value, "lo": lo, "hi": hi}))
+
+    assert told(0.123456, 0.1, 0.2) == "+0.123 [+0.100, +0.200]"
+    assert told(0.000123, 0.00005, 0.0002) == "+0.000123 [+0.000050, +0.000200]"
+    assert told(-0.00001, -0.2, 0.3) == "+0.000 [-0.200, +0.300]"  # no zero has a sign of its own
+    assert told(1.0, 1.0, 1.0) == "+1.000 [+1.000, +1.000]"
+    assert told(np.nan, np.nan, np.nan) == "not defined"

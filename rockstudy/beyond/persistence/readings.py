@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -236,13 +238,20 @@ def _sign(one: pd.Series, below: str, above: str, neither: str) -> str:
 
 def _blind(one: pd.Series) -> str:
     """What an interval that holds 0 leaves open."""
-    return f"nothing shown, and effects up to {max(abs(one.lo), abs(one.hi)):.2f} not excluded"
+    most = max(abs(one.lo), abs(one.hi))
+    shown = f"{most:.2f}" if most >= 0.1 else f"{most:.2g}"
+    return f"nothing shown, and effects up to {shown} not excluded"
 
 
 def _number(one: pd.Series) -> str:
+    """A value with its interval, whose half width has two digits and the value three decimals."""
     if pd.isna(one.value):
         return "not defined"
-    return f"{one.value:+.3f} [{one.lo:+.3f}, {one.hi:+.3f}]"
+    half, places = (one.hi - one.lo) / 2, 3
+    if 0 < half < 0.01:
+        places = min(1 - math.floor(math.log10(half)), 7)
+    shown = [f"{round(number, places) + 0.0:+.{places}f}" for number in (one.value, one.lo, one.hi)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def _plain(one: pd.Series) -> str:
