@@ -75,8 +75,9 @@ class DistillTrainer(trl.DistillationTrainer):
         self._needs_losses = weights is not None and weights.needs_losses
         self._needs_log_probs = bool(getattr(weights, "needs_log_probs", False))
         # Then weights are made from the losses of the micro-batch that is trained on, which costs
-        # nothing. Where the normaliser is the sum of weights, it must be known before the first
-        # micro-batch, which takes one more forward pass of both models (`_losses_before`).
+        # nothing on a card and a sweep over the vocabulary on a CPU (`training.losses`). Where the
+        # normaliser is the sum of weights, it must be known before the first micro-batch, which
+        # takes one more forward pass of both models (`_losses_before`).
         self._weighs_late = self._needs_losses and stage.normalize == "tokens"
         factors = (stage.forward_kl, stage.reverse_kl, stage.cross_entropy)
         self.mix = Mix(*factors, stage.kd_temperature)

@@ -22,9 +22,10 @@ the other would look worse than it is. The texts are therefore of two kinds.
 A cause counts as cured where both agree.
 
 How this can mislead: the wide student was also pretrained with its width, so that its habits may
-differ before OPD; ``head start`` shows by how much. Both distil with the same learning rate, which
-was chosen for the ordinary one. ``part`` has no meaning where the students differ in nothing as a
-whole.
+differ before OPD; ``head start`` shows by how much. One model of each width was pretrained, and the
+intervals do not hold what another pretraining would change. Both distil with the same learning
+rate, which was chosen for the ordinary one. ``part`` has no meaning where the students differ in
+nothing as a whole.
 """
 
 from __future__ import annotations
