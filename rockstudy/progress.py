@@ -121,14 +121,22 @@ class _LogBar:
 
     def __init__(self, total: float | None, desc: str, unit: str, silent: bool) -> None:
         self.total, self.desc, self.unit, self.silent = total, desc, unit, silent
-        self.n, self.values, self.pace = 0.0, "", Pace()
+        self.n, self.pace = 0.0, Pace()
+        self.first: tuple[float, float] | None = None  # when, and how much: what resumed work had
 
     def update(self, n: float = 1) -> None:
         self.n += n
+        self.first = self.first or (time.monotonic(), self.n)
         if not self.silent and self.pace.due():
-            spent = time.monotonic() - self.pace.started
-            left = None if not (self.total and self.n) else spent * (self.total / self.n - 1)
-            print(told(self.desc, self.n, self.total, self.unit, left), file=sys.stderr, flush=True)
+            line = told(self.desc, self.n, self.total, self.unit, self._left())
+            print(line, file=sys.stderr, flush=True)
+
+    def _left(self) -> float | None:
+        """Seconds left at the rate since the first update; none where that is unknown."""
+        began, before = self.first or (0.0, self.n)
+        if not self.total or self.n <= before:
+            return None
+        return (time.monotonic() - began) * (self.total - self.n) / (self.n - before)
 
     def set_postfix(self, **values: Any) -> None:
         self.update(0)

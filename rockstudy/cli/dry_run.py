@@ -41,6 +41,7 @@ from rockstudy.errors import StudyError, escaped
 from rockstudy.models import (
     adapters,
     chats,
+    compiled,
     configuration,
     loading,
     pruning,
@@ -433,6 +434,19 @@ def _engines(config: StudyConfig) -> Iterator[Check]:
         here = importlib.util.find_spec(module) is not None
         line = f"{field}: must have {module} installed; run `pip install {package}`"
         yield Check(field, f"{module}{'' if here else ' not'} installed", None if here else line)
+    for field in _compiled(config):
+        try:
+            compiled.check_compiler(field)
+            yield Check(field, "a C++ compiler is here")
+        except StudyError as error:
+            yield Check(field, "no C++ compiler", str(error))
+
+
+def _compiled(config: StudyConfig) -> list[str]:
+    """The fields that need a C++ compiler here."""
+    if config.models is not None or torch.cuda.is_available():
+        return []
+    return [f"{name}__compiled" for name in STAGES if config.stage(name).compiled]
 
 
 def _extras(config: StudyConfig) -> Iterator[tuple[str, str, str]]:

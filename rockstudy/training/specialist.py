@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rockstudy import progress
 from rockstudy.errors import StudyError
-from rockstudy.models import adapters
+from rockstudy.models import adapters, compiled
 from rockstudy.models.sources import ADAPTER_WEIGHTS
 from rockstudy.store import files
 from rockstudy.store.seeds import generator, torch_seed
@@ -132,6 +132,8 @@ class Learner:
             torch.manual_seed(torch_seed(config["seed"], "specialist"))
             self.model: Any = peft.get_peft_model(model, wanted)  # pyright: ignore
         self.plain, self.head, self.config = model, head.detach(), config
+        if config["compiled"]:
+            compiled.compile_layers(model)
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         if (size := 2 * sum(p.numel() for p in trained.values())) > LARGEST:
             must = f"rank: the adapter must have at most {LARGEST / 1e6:g} MB"

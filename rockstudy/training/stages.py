@@ -37,7 +37,7 @@ from trl import DistillationConfig
 from rockstudy import progress, tasks
 from rockstudy.config.fields import STAGES, StageConfig
 from rockstudy.config.identity import identity
-from rockstudy.models import adapters, loading
+from rockstudy.models import adapters, compiled, loading
 from rockstudy.parallel.distributed import agreed, once, together
 from rockstudy.parallel.placement import places
 from rockstudy.progress import notice
@@ -207,6 +207,8 @@ class _Job:
     def fill(self, folder: Path) -> None:
         """Train into a folder that may hold the checkpoints of a killed run."""
         settings, here = self.run.config.stage(self.stage), together()
+        if settings.compiled and not torch.cuda.is_available():
+            compiled.check_compiler(f"{self.stage}__compiled")
         checkpoint = agreed(_last_whole(folder) if here.is_main_process else None)
         if settings.report_to == "tensorboard":
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.path / "tensorboard" / self.name)
@@ -240,6 +242,8 @@ class _Job:
         if settings.lora_rank is not None:
             lora = adapters.adapters(settings.lora_rank)
             arguments.seed = torch_seed(self.seed, f"{self.stage}-lora")  # draws their start
+        if settings.compiled:
+            compiled.compile_layers(student)
         ours = {"stage": settings, "name": self.stage, "seed": self.seed, "weights": self.weights}
         ours |= {"own_optimizer": self.optimizer}
         made = DistillTrainer(

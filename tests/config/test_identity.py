@@ -14,6 +14,7 @@ COST_ONLY = {
     **{f"stage{n}__save_steps": 7 for n in (1, 2)},
     **{f"stage{n}__report_to": "tensorboard" for n in (1, 2)},
     **{f"stage{n}__gradient_checkpointing": True for n in (1, 2)},
+    **{f"stage{n}__compiled": True for n in (1, 2)},
     **{f"{part}__batch_size": 3 for part in ("evaluation", "statistics", "knockout")},
 }
 BEYOND = ("persistence", "freezing", "teacher_help")

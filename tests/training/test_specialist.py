@@ -22,6 +22,7 @@ SMALL = {
     "batch_size": 3,
     "rank": 2,
     "warmup": 2,
+    "compiled": False,
     "save_steps": 2,
     "n_eval": 4,
 }
@@ -183,9 +184,11 @@ def test_a_folder_with_an_adapter_or_with_another_build_is_refused(config, tmp_p
     ("change", "line"),
     [
         ({"rank": 9000}, "rank: the adapter must have at most 6 MB; rank 9000 has"),
-        ({"steps": 0}, "--config: steps: must be like 400; got 0"),
+        ({"steps": 0}, "--config: steps: must be like 1000; got 0"),
         ({"lr": "much"}, "--config: lr: must be like 0.002; got 'much'"),
-        ({"instruct_share": 1.5}, "--config: instruct_share: must be like 0.1; got 1.5"),
+        ({"instruct_share": 1.5}, "--config: instruct_share: must be like 0.05; got 1.5"),
+        ({"compiled": 1}, "--config: compiled: must be like True; got 1"),
+        ({"warmup": True}, "--config: warmup: must be like 20; got True"),
         ({"base": "nowhere/at all"}, "base: must be a Hub id, an existing folder or one of"),
         ({"more": 1}, "--config: must have base, seed, steps"),
     ],
@@ -195,6 +198,30 @@ def test_a_bad_configuration_is_one_line(change, line, config, tmp_path, capsys)
     told = refusal(capsys, "--out", tmp_path / "out", "--config", config)
     assert told.startswith(line) and "\n" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_compiler_the_build_is_refused_before_it_reads_a_model(
+    config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    files.write_json(config, json.loads(config.read_text()) | {"compiled": True})
+    told = refusal(capsys, "--out", tmp_path / "out", "--config", config)
+    assert told.startswith("--config: compiled: must be false on a machine without a C++ compiler")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_layers_take_the_same_steps():
+    learners, rows = [], []
+    for compiled in (False, True):
+        pair, config = loading.tiny_pair(), SMALL | {"compiled": compiled}
+        learners.append(specialist.Learner(pair.student, config))
+        rows = list(islice(specialist.lessons(pair.tokenizer, config), 2))
+        for step in rows:
+            learners[-1].learn(step)
+    assert learners[1].losses == pytest.approx(learners[0].losses, rel=1e-5)
+    for name, weight in learners[0].weights.items():
+        torch.testing.assert_close(learners[1].weights[name], weight, rtol=1e-3, atol=1e-5)
 
 
 def test_a_training_that_diverges_names_the_rate(tmp_path):

@@ -1,0 +1,53 @@
+"""Decoder layers compiled for a CPU, where eager PyTorch spends most of a pass between products.
+
+The layers of a decoder have one form, so what the compiler makes for the first serves all of them,
+for any number and length of rows.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from rockstudy.errors import StudyError
+
+COMPILERS = ("g++", "clang++")
+
+
+def check_compiler(field: str) -> None:
+    """Refuse a machine without a C++ compiler; `StudyError` names the `field` that wants one."""
+    named = os.environ.get("CXX")
+    wanted = (named,) if named else COMPILERS
+    if not any(map(shutil.which, wanted)):
+        must = f"{field}: must be false on a machine without a C++ compiler"
+        raise StudyError(f"{must}; {' and '.join(wanted)} cannot be found")
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compile the layers of a model on a CPU in place; on another device do nothing.
+
+    Attention becomes plain products: torch's fused one has a slow backward pass on a CPU, and the
+    compiler fuses all that lies between products. It holds length x length values for each head.
+    """
+    if model.device.type != "cpu":
+        return
+    model.set_attn_implementation("eager")
+    for layer in model.get_decoder().layers:
+        layer.forward = _Compiled(layer.forward)
+
+
+class _Compiled:
+    """The forward pass of a layer: compiled for whole texts, as it is written with a cache.
+
+    Tokens that are sampled one by one are not worth it: every state of a cache would be compiled.
+    """
+
+    def __init__(self, eager: Callable[..., Any]) -> None:
+        self.eager, self.compiled = eager, torch.compile(eager, dynamic=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        forward = self.compiled if kwargs.get("past_key_values") is None else self.eager
+        return forward(*args, **kwargs)

@@ -1,0 +1,69 @@
+"""Compiled layers give what the layers give as they are written."""
+
+import copy
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from rockstudy.errors import StudyError
+from rockstudy.models import compiled, loading
+
+# torch's compiler reads the .grad of every tensor, and hides what torch then says to others
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return loading.load_model("tiny:student", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def ours(plain):
+    made = copy.deepcopy(plain)
+    compiled.compile_layers(made)
+    return made
+
+
+def states_and_gradients(model, ids):
+    """Last hidden states, and the gradients of a sum of their squares, by name."""
+    model.zero_grad()
+    states = model.get_decoder()(ids, use_cache=False).last_hidden_state
+    states.square().sum().backward()
+    return states.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_states_and_gradients_are_those_of_the_layers_as_they_are_written(plain, ours):
+    for rows, length in ((4, 24), (3, 17), (4, 40)):
+        ids = torch.randint(0, plain.config.vocab_size, (rows, length))
+        (states, gradients), (same, alike) = (states_and_gradients(m, ids) for m in (plain, ours))
+        torch.testing.assert_close(same, states, rtol=1e-4, atol=1e-5)
+        assert alike.keys() == gradients.keys()
+        largest = max(gradient.abs().max() for gradient in gradients.values())
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(alike[name], gradient, rtol=1e-3, atol=1e-5 * float(largest))
+
+
+def test_all_layers_and_lengths_share_what_was_compiled_and_sampling_compiles_nothing(plain, ours):
+    texts = [torch.randint(0, plain.config.vocab_size, (2, n)) for n in (19, 23, 37)]
+    with torch.no_grad():
+        ours.get_decoder()(texts[0], use_cache=False)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for ids in texts:
+                ours.get_decoder()(ids, use_cache=False)
+            for model in (plain, ours):
+                cache = DynamicCache(config=model.config)
+                model(texts[2][:, :-1], past_key_values=cache)
+                last = model(texts[2][:, -1:], past_key_values=cache).logits[:, -1]
+                whole = plain(texts[2], use_cache=False).logits[:, -1]
+                torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_machine_without_a_compiler_is_refused_by_the_field(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(StudyError, match="stage2__compiled: must be false .* no-such-compiler can"):
+        compiled.check_compiler("stage2__compiled")
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(StudyError, match=r"g\+\+ and clang\+\+ cannot be found"):
+        compiled.check_compiler("stage2__compiled")
