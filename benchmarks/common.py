@@ -10,6 +10,7 @@ process had. On CUDA, models that only read are bf16, as in a study.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import statistics
@@ -95,6 +96,16 @@ class Turns:
         """Repeat a call, which returns what `done` takes."""
         while self.wait():
             self.done(**once())
+
+
+def count_memory_exactly() -> None:
+    """Have the C library give freed memory back at once; resident memory is then what lives.
+
+    glibc otherwise keeps what was freed, more of it after longer texts. Every large tensor then
+    costs page faults: not for timings.
+    """
+    if DEVICE == "cpu" and sys.platform == "linux":
+        ctypes.CDLL(None).mallopt(-3, 65_536)  # M_MMAP_THRESHOLD of malloc.h
 
 
 def clock() -> float:

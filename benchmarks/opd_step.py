@@ -33,6 +33,7 @@ from common import (
     Job,
     Side,
     Turns,
+    count_memory_exactly,
     faster,
     measure,
     random_model,
@@ -66,6 +67,8 @@ GROWTH = {
 
 def work(job: Job, turns: Turns) -> None:
     """Do one way: a step in each repetition."""
+    if job.get("exactly"):
+        count_memory_exactly()
     student, teacher = (
         random_model(job["vocab"], **shape, seed=seed)
         for seed, shape in enumerate(BODIES[job["body"]])
@@ -251,7 +254,7 @@ def _growth(large: Job, lab: int) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {name: {} for name in ways}
     for vocab in (lab, large["vocab"]):
         for name, by_vocab in found.items():
-            size = large | {"vocab": vocab} | ways[name]
+            size = large | {"vocab": vocab, "exactly": True} | ways[name]
             short, long = (
                 measure(work, {name: size | {"length": n * large["length"]}}, 1)[name]
                 for n in (1, 4)
