@@ -7,6 +7,8 @@ blocks with what this would write.
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from rockstudy import runs
 from rockstudy.claims import records
 from rockstudy.report import listing, sentences
@@ -15,9 +17,14 @@ REPO = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- claims: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 NONE = "This run's claims were recorded by earlier rules, so that it has none by today's."
 LINES = {
-    "README.md": sentences.numbered,
-    "docs/claims.md": lambda table: listing.markdown(table) or [NONE],
+    ("README.md", "lab"): sentences.numbered,
+    ("README.md", "smollm2"): sentences.sizes,
 }
+
+
+def listed(table: pd.DataFrame) -> list[str]:
+    """All headline findings, as lines of a table."""
+    return listing.markdown(table) or [NONE]
 
 
 def updated(name: str) -> str:
@@ -25,11 +32,12 @@ def updated(name: str) -> str:
 
     def block(found: re.Match) -> str:
         table = records.read_claims(runs.reference_dir(found[2]))
-        return "\n".join([found[1].rstrip(), *LINES[name](table), found[4]])
+        lines = LINES.get((name, found[2]), listed)(table)
+        return "\n".join([found[1].rstrip(), *lines, found[4]])
 
     return BLOCK.sub(block, (REPO / name).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
-    for name in LINES:
+    for name in ("README.md", "docs/claims.md"):
         (REPO / name).write_text(updated(name), encoding="utf-8")

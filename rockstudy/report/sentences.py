@@ -113,6 +113,22 @@ def numbered(claims: pd.DataFrame) -> list[str]:
     return [f"{number}. {one}" for number, one in enumerate(five(claims), start=1)]
 
 
+def sizes(claims: pd.DataFrame) -> list[str]:
+    """Return the five findings as lines of a table, to stand under the sentences of another run.
+
+    Each has the question's number, the size as it is, a fall below zero, and the verdict.
+    """
+    rows = claims[claims.headline & claims.value.notna()].to_dict("records")
+    found = [
+        (number, _number(row, ("value", "lo", "hi"), 1, told.unit), row)
+        for number, told in enumerate(TOLD, start=1)
+        for row in rows
+        if _is(told, row)
+    ]
+    lines = [f"| {number} | {size} | {_verdict(row)} |" for number, size, row in found]
+    return ["| finding | here | verdict |", "|---|---|---|", *lines] if lines else []
+
+
 def told(claims: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Return findings for the first screen of a report: sentence, agreement in words, verdict.
 

@@ -64,6 +64,21 @@ def test_what_a_run_has_not_measured_has_no_sentence():
     assert sentences.five(pd.DataFrame(rows)) == []
 
 
+def test_sizes_stand_in_lines_under_the_numbers_of_their_questions():
+    rows = [
+        ROW | {"claim": "rock-freeze-keeps-accuracy", "direction": "differs"},
+        ROW | {"direction": "", "size": "differs"},
+        ROW | {"claim": "persistence-rock", "value": float("nan")},
+    ]
+    numbers = {"value": -0.05, "lo": -0.08, "hi": -0.01}
+    found = sentences.sizes(pd.DataFrame([numbers | row for row in rows]))
+    assert found[2:] == [
+        "| 1 | -5.0 points [-8.0, -1.0] | differs |",
+        "| 5 | -5.0 points [-8.0, -1.0] | differs |",
+    ]
+    assert sentences.sizes(pd.DataFrame([ROW | numbers | {"claim": "x"}])) == []
+
+
 def test_the_lab_has_five():
     told = [*map(str, sentences.five(records.read_claims(runs.reference_dir("lab"))))]
     assert len(told) == 5
