@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from rockstudy.errors import StudyError
+from rockstudy.errors import StudyError, shortened
 
 COMPILERS = ("g++", "clang++")
 
@@ -43,11 +43,17 @@ class _Compiled:
     """The forward pass of a layer: compiled for whole texts, as it is written with a cache.
 
     Tokens that are sampled one by one are not worth it: every state of a cache would be compiled.
+    `StudyError`: a compiler that is there and fails, for example without Python's headers.
     """
 
     def __init__(self, eager: Callable[..., Any]) -> None:
         self.eager, self.compiled = eager, torch.compile(eager, dynamic=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        forward = self.compiled if kwargs.get("past_key_values") is None else self.eager
-        return forward(*args, **kwargs)
+        if kwargs.get("past_key_values") is not None:
+            return self.eager(*args, **kwargs)
+        try:
+            return self.compiled(*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            must = "compiled: must be false where the C++ compiler fails"
+            raise StudyError(f"{must}; {shortened(str(error).strip())}") from error

@@ -310,6 +310,15 @@ def test_an_engine_that_is_not_installed_is_wrong_before_a_run_is_recorded(monke
             running.readable(from_parameters("tiny", **{field: "vllm"}))
 
 
+def test_a_missing_compiler_is_wrong_before_a_run_is_recorded(monkeypatch):
+    study = from_parameters("tiny", stage1__compiled=True)
+    assert wrong(dry_run._engines(study)) == []
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    line = r"^stage1__compiled: must be false on a machine without a C\+\+ compiler; no-such-com"
+    with pytest.raises(StudyError, match=line):
+        running.readable(study)
+
+
 def test_too_little_memory_and_disk_name_the_stage_and_both_sizes(monkeypatch, tmp_path):
     study = from_parameters("qwen3")
     pair = dry_run.dimensions(study)

@@ -87,3 +87,14 @@ def test_a_stage_trains_alike_and_keeps_models_that_load_as_others(tmp_path):
     assert alike.config._attn_implementation == model.config._attn_implementation
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(alike.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_compiler_that_fails_is_one_line(plain, monkeypatch):
+    def compiler(*args, **kwargs):
+        raise torch._dynamo.exc.TorchDynamoException("Python.h: no such file\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda eager, dynamic: compiler)
+    broken = copy.deepcopy(plain)
+    compiled.compile_layers(broken)
+    with pytest.raises(StudyError, match="must be false where the C.. compiler fails; 'Python.h"):
+        broken.get_decoder()(torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
