@@ -96,5 +96,5 @@ def test_a_compiler_that_fails_is_one_line(plain, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda eager, dynamic: compiler)
     broken = copy.deepcopy(plain)
     compiled.compile_layers(broken)
-    with pytest.raises(StudyError, match="must be false where the C.. compiler fails; 'Python.h"):
+    with pytest.raises(StudyError, match="compiler fails; 'Python"):
         broken.get_decoder()(torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
