@@ -29,20 +29,40 @@ def check_compiler(field: str) -> None:
 def compile_layers(model: PreTrainedModel) -> None:
     """Compile the layers of a model on a CPU in place; on another device do nothing.
 
-    Attention becomes plain products: torch's fused one has a slow backward pass on a CPU, and the
-    compiler fuses all that lies between products. It holds length x length values for each head.
+    Attention over whole texts becomes plain products: torch's fused one has a slow backward pass on
+    a CPU, and the compiler fuses all that lies between products. It holds length x length values
+    for each head. With a cache of keys and values all stays as it was: tokens that are sampled one
+    by one are not worth it, and every state of a cache would be compiled.
     """
     if model.device.type != "cpu":
         return
-    model.set_attn_implementation("eager")
-    for layer in model.get_decoder().layers:
+    decoder: Any = model.get_decoder()
+    decoder.forward = _Attending(decoder, decoder.forward)
+    for layer in decoder.layers:
         layer.forward = _Compiled(layer.forward)
+
+
+class _Attending:
+    """The forward pass of a decoder, with plain attention over whole texts.
+
+    What it chooses stays until the next pass: a checkpointed layer runs again in the backward pass.
+    """
+
+    def __init__(self, decoder: Any, forward: Callable[..., Any]) -> None:
+        self.forward, self.config = forward, decoder.config
+        self.before = self.config._attn_implementation
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        cached = kwargs.get("use_cache", self.config.use_cache)
+        if kwargs.get("past_key_values") is not None:
+            cached = True
+        self.config._attn_implementation = self.before if cached else "eager"
+        return self.forward(*args, **kwargs)
 
 
 class _Compiled:
     """The forward pass of a layer: compiled for whole texts, as it is written with a cache.
 
-    Tokens that are sampled one by one are not worth it: every state of a cache would be compiled.
     `StudyError`: a compiler that is there and fails, for example without Python's headers.
     """
 

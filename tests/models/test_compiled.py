@@ -14,7 +14,11 @@ from rockstudy.runs import Run
 from rockstudy.training import stages
 
 # torch's compiler reads the .grad of every tensor, and hides what torch then says to others
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing_disable`:FutureWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,20 @@ def test_all_layers_and_lengths_share_what_was_compiled_and_sampling_compiles_no
                 last = model(texts[2][:, -1:], past_key_values=cache).logits[:, -1]
                 whole = plain(texts[2], use_cache=False).logits[:, -1]
                 torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_attention_is_for_whole_texts_and_a_checkpointed_layer_runs_again_as_before(ours):
+    config, ids = ours.config, torch.randint(0, ours.config.vocab_size, (2, 21))
+    ours(ids, past_key_values=DynamicCache(config=config))
+    assert config._attn_implementation == "sdpa"
+    _, gradients = states_and_gradients(ours, ids)
+    ours.gradient_checkpointing_enable({"use_reentrant": False})
+    ours.train()
+    _, again = states_and_gradients(ours, ids)
+    ours.gradient_checkpointing_disable()
+    ours.eval()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_a_machine_without_a_compiler_is_refused_by_the_field(monkeypatch):
