@@ -10,13 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rockstudy.paths import REPO
 
 VOCABULARIES = (151_936, 49_152)  # Qwen3's and SmolLM2's
-DATA = {"math500": "math500.jsonl", "gsm8k": "gsm8k_test.jsonl", "ifeval": "ifeval.jsonl"}
 
 
 class Number(NamedTuple):
@@ -146,45 +144,20 @@ def _study(name: str, given: Iterable[str] = ()) -> list[list[str]]:
     return [run, ["-m", "rockstudy", "claims", "--run", name, "--json"]]
 
 
-def _smollm2(tiny: bool = False, folder: Path = REPO) -> list[str]:
-    """The study's parameters: a size for a card and minutes, with `tiny` random models instead.
-
-    It trains on GSM8K and measures MATH-500, arithmetic and IFEval, if their files lie in `folder`
-    (docs/scale.md) and IFEval's checkers are there; else it has the lab's problems and arithmetic.
-    """
-    there = all((folder / file).is_file() for file in DATA.values()) and not lacking(["lm_eval"])
-    length, n, steps = (16, 8, (1, 1)) if tiny else (128, 100, (200, 60))
-    room = 480 if tiny else 800  # tiny models have a context of 512
-
-    def task(name: str, n_train: int, n_eval: int, file: str = "") -> dict[str, Any]:
-        path = {"path": str(folder / DATA[file])} if file else {}
-        sizes = {"n_train": n_train, "n_eval": n_eval, "max_prompt_tokens": room}
-        return {"name": name, **sizes, **path}
-
-    arithmetic = task("arithmetic", 1, n)
-    if there:
-        train = task("math", 1_270, min(n, 40), "gsm8k")
-        rest = [task("math", 1, n, "math500"), arithmetic, task("ifeval", 1, n, "ifeval")]
-    else:
-        train, rest = task("lab_math", 1_270, n), [arithmetic]
+def _smollm2(tiny: bool = False) -> list[str]:
+    """The study's parameters: sizes for minutes on a card; with `tiny` random models, on a CPU."""
+    n = 8 if tiny else 100
     values: dict[str, Any] = {
         "seeds": [0, 1, 2],
-        "train_task": train,
-        "benchmarks": [*rest, train],
-        "screened": [1, 2] if there else [0, 1],
         "screen": 16,
-        "rocks__k": 20,
-        "freeze__extra": [],
-        "pair__drop_every": None if tiny else 5,
-        "evaluation__samples": 1,
-        "knockout__samples": 1,
-        "stage1__steps": steps[0],
-        "stage2__steps": steps[1],
+        "freeze__arms": ["baseline", "rock-freeze", "random-windows"],
     }
-    if tiny:
-        values |= {f"pair__{role}": f"tiny:{role}" for role in ("teacher", "student")}
     measuring = ("evaluation", "statistics", "knockout")
     values |= {f"{one}__n_prompts": n for one in measuring}
-    values |= {f"{one}__max_new_tokens": length for one in ("stage1", "stage2", *measuring)}
+    if tiny:
+        values |= {f"pair__{role}": f"tiny:{role}" for role in ("teacher", "student")}
+        values |= {f"{one}__max_new_tokens": 16 for one in ("stage1", "stage2", *measuring)}
+        for stage in ("stage1", "stage2"):
+            values |= {f"{stage}__steps": 1, f"{stage}__compiled": False}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
     return [word for name, value in texts.items() for word in ("-p", name, value)]
