@@ -21,6 +21,26 @@ CHAT_TEMPLATE = (
 )
 
 
+@pytest.fixture
+def older_reference(tmp_path, monkeypatch):
+    """A function that leaves files out of the lab's reference, as before they were recorded."""
+    import shutil
+
+    from rockstudy import runs
+
+    def without(*patterns):
+        older = tmp_path / "older" / "lab"
+        left_out = shutil.ignore_patterns(*patterns)
+        shutil.copytree(runs.reference_dir("lab"), older, ignore=left_out)
+        whole = runs.reference_dir
+        monkeypatch.setattr(
+            runs, "reference_dir", lambda preset: older if preset == "lab" else whole(preset)
+        )
+        return older
+
+    return without
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=10, help="commands that test_kills.py kills")
     parser.addoption("--fuzz", type=int, help="cases of each family in test_fuzz.py")

@@ -197,7 +197,8 @@ def test_too_few_prompts_are_refused_before_a_model_is_loaded(tmp_path):
     assert not (tmp_path / "fresh").exists()
 
 
-def test_a_reference_without_the_table_says_so_in_one_line():
-    table, told = estimates.if_measured(estimates.estimators, open_run("smollm2"), 3)
+def test_a_reference_without_the_table_says_so_in_one_line(older_reference):
+    older_reference("rocks.estimates*")
+    table, told = estimates.if_measured(estimates.estimators, open_run("lab"), 3)
     assert table is None and "\n" not in told
-    assert told.startswith("estimators of the loss: needs models, which the reference of smollm2")
+    assert told.startswith("estimators of the loss: needs models, which the reference of lab")

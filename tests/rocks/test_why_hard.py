@@ -1,6 +1,5 @@
 """The steps about causes on a tiny run of a task of one's own, and on references without them."""
 
-import dataclasses
 import importlib
 import sys
 
@@ -176,23 +175,14 @@ def test_without_causes_there_is_one_sentence():
     assert told == "The task arithmetic does not name the causes of its tokens."
 
 
-def test_a_reference_from_before_says_that_it_has_none_and_is_not_written_to(monkeypatch):
-    TASKS.entries()
-    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
-    entry = TASKS._entries["arithmetic"]
-    named = dataclasses.replace(
-        entry.value, causes=("format", "off the grammar"), annotate=lambda problem, text: None
-    )
-    TASKS._entries["arithmetic"] = dataclasses.replace(entry, value=named)
-    run = open_run("smollm2")
-    older = dataclasses.replace(
-        run, config=run.config.model_copy(update={"benchmarks": (run.config.benchmarks[1],)})
-    )
-    assert older.config.benchmarks[0].name == "arithmetic"
+def test_a_reference_from_before_says_that_it_has_none_and_is_not_written_to(older_reference):
+    folder = older_reference("rocks.causes*", "rocks.why_hard*")
+    run = open_run("lab")
+    assert run.path == folder
     before = sorted(run.path.rglob("*"))
     for step in (why_hard.loss_by_cause, why_hard.causes_of_sets, why_hard.registers):
-        table, told = why_hard.if_causes(older, step)
+        table, told = why_hard.if_causes(run, step)
         assert table is None and told == "The causes of tokens are not in this reference."
     frame = pd.DataFrame({"token_id": [1]})
-    assert rocks_steps._with_causes(older, frame) is frame
+    assert rocks_steps._with_causes(run, frame) is frame
     assert sorted(run.path.rglob("*")) == before

@@ -256,10 +256,20 @@ def test_the_command_writes_a_reference_beside_the_runs(tmp_path, monkeypatch, c
     assert path.stat().st_size < 1_000_000
 
 
+def test_a_reference_without_rollouts_is_one_line(older_reference, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROCKSTUDY_HOME", str(tmp_path))
+    older_reference("post*")
+    with pytest.raises(SystemExit) as ended:
+        main.main(["view", "--reference", "lab"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("rockstudy: rollouts/post: not stored in the run ")
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        (["view", "--reference", "smollm2"], "rollouts/post: not stored in the run 'reference'"),
         (
             ["view", "--reference", "lab", "--rollouts", "25"],
             "the reference of lab holds no models",
