@@ -13,10 +13,8 @@ from rockstudy.store import cache
 
 REFERENCES = sorted(path.name for path in (paths.data_dir() / REFERENCE).iterdir())
 NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
-# what the reference of real weights leaves out: knockouts, and more trainings
+# what the reference of real weights leaves out: more trainings
 LEFT_OUT = (
-    "05_causal_knockout",
-    "06_pillars_and_predictors",
     "07_selective_distillation",
     "08_why_rocks_persist",
     "09_what_to_freeze",
