@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from itertools import takewhile
 from types import SimpleNamespace
 
@@ -312,6 +313,7 @@ def test_an_engine_that_is_not_installed_is_wrong_before_a_run_is_recorded(monke
 
 def test_a_missing_compiler_is_wrong_before_a_run_is_recorded(monkeypatch):
     study = from_parameters("tiny", stage1__compiled=True)
+    monkeypatch.setenv("CXX", sys.executable)  # a program that is there
     assert wrong(dry_run._engines(study)) == []
     monkeypatch.setenv("CXX", "no-such-compiler")
     line = r"^stage1__compiled: must be false on a machine without a C\+\+ compiler; no-such-com"

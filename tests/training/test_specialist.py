@@ -1,6 +1,7 @@
 """The adapter that makes a specialist: its loss, its training after a kill, its folder."""
 
 import json
+import shutil
 from itertools import islice, pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from rockstudy import paths
 from rockstudy.cli.main import main
 from rockstudy.errors import StudyError
-from rockstudy.models import loading, sources
+from rockstudy.models import compiled, loading, sources
 from rockstudy.store import files
 from rockstudy.tasks.lab import maths
 from rockstudy.training import specialist, specialist_build
@@ -211,10 +212,13 @@ def test_without_a_compiler_the_build_is_refused_before_it_reads_a_model(
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.skipif(
+    not any(map(shutil.which, compiled.COMPILERS)), reason="no C++ compiler is here"
+)
 def test_compiled_layers_take_the_same_steps():
     learners, rows = [], []
-    for compiled in (False, True):
-        pair, config = loading.tiny_pair(), SMALL | {"compiled": compiled}
+    for value in (False, True):
+        pair, config = loading.tiny_pair(), SMALL | {"compiled": value}
         learners.append(specialist.Learner(pair.student, config))
         rows = list(islice(specialist.lessons(pair.tokenizer, config), 2))
         for step in rows:
