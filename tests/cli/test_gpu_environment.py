@@ -10,6 +10,10 @@ from rockstudy import paths
 
 SCRIPT = paths.REPO / "launch" / "gpu_environment.py"
 
+# the script imports pip, which puts back Python's own distutils: where another test has compiled
+# something in this process, setuptools has replaced it, and warns
+pytestmark = pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils:UserWarning")
+
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
