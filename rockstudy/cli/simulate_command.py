@@ -41,7 +41,7 @@ def simulate_command(
         )
     with progress.bar(len(asked), "simulation", "part") as bar:
         for name, spec in asked.items():
-            found = tables.stored(spec) if out is None else None
+            found = tables.current(spec) if out is None else None
             found = found or tables.simulated(spec)
             tables.store(spec, found, out or tables.own())
             print(f"{name:<12}{found['peak'] / 1e9:8.2f} GB at the peak")

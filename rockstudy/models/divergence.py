@@ -26,6 +26,7 @@ from trl.kernels import chunked_divergence, chunked_logprob
 # TRL's tiles are cut from buffers of (4096, 32768) float32, 512 MB each, whatever the vocabulary.
 _CUDA_TILE = (4096, 32768)  # TRL's own, narrowed to the vocabulary
 _CPU_TILE = (128, 8192)  # ours: 4 MB fit into caches; benchmarks/opd_step.py measures the gain
+_CPU_BLOCK = 1 << 17  # ours: logits of each core, 512 kB; benchmarks/token_table.py measures it
 
 
 @dataclass(frozen=True)
@@ -137,19 +138,21 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
 
         KL(p || q) = E_p[z_p - z_q] - (log Z_p - log Z_q),   H(p) = log Z_p - E_p[z_p].
 
-    Tiles are float32, sums over tiles float64. Nothing of size N x V exists. The hidden states are
-    those at the N positions *before* the `targets`, int64 (N,); all is copied to their device.
+    Tiles are float32, sums over tiles float64. Nothing of size N x V exists. A part of the heads is
+    made float32 once for all positions, and what follows a product works on blocks that a
+    processor's cache holds. The hidden states are those at the N positions *before* the `targets`,
+    int64 (N,); all is copied to their device.
     """
-    vocab = teacher.head.weight.shape[0]
-    rows, width = _tile(targets.device, vocab)
     teacher, *students = (_beside(targets, states) for states in (teacher, *students))
-    every, parts = (teacher, *students), []
+    every, vocab = (teacher, *students), teacher.head.weight.shape[0]
+    rows, width = _tile(targets.device, vocab)
+    sweep = _Sweep(every, targets)
     with products(all(_is_half(states) for states in every)):  # of such factors they are exact
-        for start in range(0, len(targets), rows):
-            one = slice(start, start + rows)
-            cut = [_cut(states, one) for states in every]
-            parts.append(_compared(cut[0], cut[1:], targets[one], width))
-    return _joined(parts)
+        for left in range(0, vocab, width):
+            heads = [_part(states.head, slice(left, left + width)) for states in every]
+            for start in range(0, len(targets), rows):
+                sweep.add(slice(start, start + rows), left, heads)
+    return sweep.comparison()
 
 
 def _is_half(states: States) -> bool:
@@ -161,13 +164,14 @@ def _beside(targets: Tensor, states: States) -> States:
     return States(states.hidden.to(targets.device), states.head.to(targets.device))
 
 
-def _cut(states: States, rows: slice) -> States:
-    """The rows of one tile, in float32: products of half-precision states would round the KL."""
-    return States(states.hidden[rows].float(), states.head)
+def _part(head: Head, tokens: slice) -> Head:
+    """The head of some tokens, in float32: products of half-precision states would round the KL."""
+    bias = None if head.bias is None else head.bias[tokens]
+    return replace(head, weight=head.weight[tokens].float(), bias=bias)
 
 
 class _Sums:
-    """Sums over tiles of one model's logits z, with m the largest so far: float64 (2 + K, n).
+    """Sums over tiles of one model's logits z, with m the largest so far: float64 (2 + K, N).
 
     The rows are the sums of exp(z - m), of exp(z - m) z, and of exp(z - m) times each of K gaps.
     """
@@ -176,19 +180,20 @@ class _Sums:
         self.peak = torch.full((n, 1), -torch.inf, device=device)
         self.sums = torch.zeros(2 + n_gaps, n, dtype=torch.float64, device=device)
 
-    def add(self, z: Tensor) -> Tensor:
-        """Add a tile (n, v); return exp(z - m)."""
-        peak = torch.maximum(self.peak, z.amax(1, keepdim=True))
-        self.sums *= (self.peak - peak).exp().squeeze(1)
-        self.peak = peak
+    def add(self, at: slice, z: Tensor) -> Tensor:
+        """Add a block of logits (n, v) of the positions `at`; return exp(z - m)."""
+        before, sums = self.peak[at], self.sums[:, at]
+        peak = torch.maximum(before, z.amax(1, keepdim=True))
+        sums *= (before - peak).exp().squeeze(1)
+        self.peak[at] = peak
         weight = (z - peak).exp_()
-        self.sums[0] += weight.sum(1)
-        self.sums[1] += torch.linalg.vecdot(weight, z)
+        sums[0] += weight.sum(1)
+        sums[1] += torch.linalg.vecdot(weight, z)
         return weight
 
-    def add_gap(self, i: int, weight: Tensor, gap: Tensor) -> None:
-        """Add the tile's part of the expected difference between two models' logits."""
-        self.sums[2 + i] += torch.linalg.vecdot(weight, gap)
+    def add_gap(self, i: int, at: slice, weight: Tensor, gap: Tensor) -> None:
+        """Add the block's part of the expected difference between two models' logits."""
+        self.sums[2 + i, at] += torch.linalg.vecdot(weight, gap)
 
     def mean_gap(self, i: int) -> Tensor:
         """The expected difference."""
@@ -205,42 +210,58 @@ class _Sums:
         return self.log_total - self.sums[1] / self.sums[0]
 
 
-def _compared(teacher: States, students: list[States], targets: Tensor, width: int) -> Comparison:
-    """One tile of positions, all models, along the vocabulary."""
-    n, vocab, device = len(targets), teacher.head.weight.shape[0], targets.device
-    q, p = _Sums(n, len(students), device), [_Sums(n, 1, device) for _ in students]
-    q_target = _target_logit(teacher, targets)
-    rank = torch.zeros(n, dtype=torch.int32, device=device)
-    for left in range(0, vocab, width):
-        right = min(left + width, vocab)
-        z_q = logits(teacher, left, right)
-        above = z_q > q_target[:, None]
-        inside = ((targets >= left) & (targets < right)).nonzero().squeeze(1)
-        above[inside, targets[inside] - left] = False  # rounding must not count the target
-        rank += above.sum(1, dtype=torch.int32)
-        weight_q = q.add(z_q)
-        for i, student in enumerate(students):
-            z_p = logits(student, left, right)
-            weight_p = p[i].add(z_p)
+class _Sweep:
+    """All models at N positions, along the vocabulary."""
+
+    def __init__(self, every: Sequence[States], targets: Tensor) -> None:
+        n, device = len(targets), targets.device
+        self.every, self.targets = every, targets
+        self.q = _Sums(n, len(every) - 1, device)
+        self.p = [_Sums(n, 1, device) for _ in every[1:]]
+        self.q_target, *self.p_targets = (_target_logit(states, targets) for states in every)
+        self.rank = torch.zeros(n, dtype=torch.int32, device=device)
+
+    def add(self, rows: slice, left: int, heads: Sequence[Head]) -> None:
+        """Add the tokens from `left` on, whose part of every model's head is given."""
+        whole = [  # products of few rows would be slower
+            logits(States(states.hidden[rows].float(), head), 0, len(head.weight))
+            for states, head in zip(self.every, heads, strict=True)
+        ]
+        n, v = whole[0].shape
+        size = n if whole[0].is_cuda else max(1, _CPU_BLOCK * torch.get_num_threads() // v)
+        for start in range(0, n, size):
+            self._add(rows.start + start, left, *(z[start : start + size] for z in whole))
+
+    def _add(self, start: int, left: int, z_q: Tensor, *z_ps: Tensor) -> None:
+        """Add a block of all models' logits (n, v), of the positions from `start` on."""
+        at = slice(start, start + len(z_q))
+        self._rank(at, left, z_q)
+        weight_q = self.q.add(at, z_q)
+        for i, (z_p, p) in enumerate(zip(z_ps, self.p, strict=True)):
+            weight_p = p.add(at, z_p)
             gap = z_p.sub_(z_q)
-            p[i].add_gap(0, weight_p, gap)
-            q.add_gap(i, weight_q, gap)
-    statistics = []
-    for i, student in enumerate(students):
-        shift = p[i].log_total - q.log_total
-        log_ratio = _target_logit(student, targets).double() - q_target.double() - shift
-        rkl, fkl = p[i].mean_gap(0) - shift, shift - q.mean_gap(i)
-        made = (rkl.clamp(min=0), fkl.clamp(min=0), log_ratio, p[i].entropy, p[i].log_total)
-        statistics.append(TokenStatistics(*(value.float() for value in made)))
-    return Comparison(statistics, q.entropy.float(), rank, q.log_total.float())
+            p.add_gap(0, at, weight_p, gap)
+            self.q.add_gap(i, at, weight_q, gap)
 
+    def _rank(self, at: slice, left: int, z_q: Tensor) -> None:
+        """Count the tokens of a block that the teacher prefers to the targets."""
+        above = torch.gt(z_q, self.q_target[at, None], out=torch.empty_like(z_q))  # 1 where it does
+        targets = self.targets[at] - left
+        inside = ((targets >= 0) & (targets < z_q.shape[1])).nonzero().squeeze(1)
+        above[inside, targets[inside]] = 0  # rounding must not count the target
+        self.rank[at] += above.sum(1).int()
 
-def _joined(parts: Sequence[Any]) -> Any:
-    """Tensors, or lists or tuples of them, joined along their positions."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(tuple(parts))
-    joined = [_joined(values) for values in zip(*parts, strict=True)]
-    return joined if isinstance(parts[0], list) else type(parts[0])(*joined)
+    def comparison(self) -> Comparison:
+        """What the sums amount to at the end of the vocabulary."""
+        statistics = []
+        for i, (p, p_target) in enumerate(zip(self.p, self.p_targets, strict=True)):
+            shift = p.log_total - self.q.log_total
+            log_ratio = p_target.double() - self.q_target.double() - shift
+            rkl, fkl = p.mean_gap(0) - shift, shift - self.q.mean_gap(i)
+            made = (rkl.clamp(min=0), fkl.clamp(min=0), log_ratio, p.entropy, p.log_total)
+            statistics.append(TokenStatistics(*(value.float() for value in made)))
+        entropy, log_total = self.q.entropy.float(), self.q.log_total.float()
+        return Comparison(statistics, entropy, self.rank, log_total)
 
 
 def logits(states: States, left: int, right: int) -> Tensor:
@@ -253,7 +274,7 @@ def logits(states: States, left: int, right: int) -> Tensor:
 def _target_logit(states: States, targets: Tensor) -> Tensor:
     """The logit of one token at each position, (n,)."""
     head = states.head
-    z = torch.linalg.vecdot(states.hidden, head.weight[targets].float())
+    z = torch.linalg.vecdot(states.hidden.float(), head.weight[targets].float())
     return _shaped(z if head.bias is None else z + head.bias[targets], head)
 
 

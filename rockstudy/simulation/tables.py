@@ -97,18 +97,33 @@ def simulated(spec: Specification) -> dict[str, Any]:
 
 def stored(spec: Specification) -> dict[str, Any] | None:
     """The result of an equal specification, if it was simulated; the study's own come first."""
-    for folder in (own(), shipped()):
-        file = folder / f"{key(spec)}.json"
-        if file.is_file():
-            return json.loads(file.read_text(encoding="utf-8"))["result"]
-    return None
+    whole = _whole(spec)
+    return None if whole is None else whole["result"]
+
+
+def current(spec: Specification) -> dict[str, Any] | None:
+    """The same, if the code and the libraries of today made it."""
+    whole = _whole(spec)
+    made = whole and (whole["code"], whole["made_with"]) == (identity(spec["part"]), versions())
+    return whole["result"] if whole and made else None
+
+
+def _whole(spec: Specification) -> dict[str, Any] | None:
+    files_of = (folder / f"{key(spec)}.json" for folder in (own(), shipped()))
+    found = next((file for file in files_of if file.is_file()), None)
+    return None if found is None else json.loads(found.read_text(encoding="utf-8"))
 
 
 def store(spec: Specification, result: dict[str, Any], folder: Path) -> Path:
     """Write a result with its specification, and with the code and libraries that made it."""
     file = folder / f"{key(spec)}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    whole = {"specification": spec, "result": result, "code": identity(), "made_with": versions()}
+    whole = {
+        "specification": spec,
+        "result": result,
+        "code": identity(spec["part"]),
+        "made_with": versions(),
+    }
     files.write_json(file, whole)
     return file
 
@@ -129,14 +144,21 @@ def key(spec: Specification) -> str:
 
 
 @functools.cache
-def identity() -> str:
-    """Hash of the code that a simulation runs: the trainer, the token table, the worker."""
+def identity(part: str) -> str:
+    """Hash of the code that a part's simulation runs: the trainer or the token table, and its own.
+
+    The parts are ``training`` and ``statistics``.
+    """
     from rockstudy.rocks import token_table
     from rockstudy.simulation import worker
     from rockstudy.training.trainer import DistillTrainer
 
-    parts = (DistillTrainer, token_table.in_memory, worker.simulate)
-    return fingerprint([code.identity(part) for part in parts])[:16]
+    runs = {
+        "training": (DistillTrainer, worker._training),
+        "statistics": (token_table.in_memory, worker._statistics),
+    }
+    found = [code.identity(one) for one in (worker._prepare, *runs[part])]
+    return fingerprint(found)[:16]
 
 
 def versions() -> dict[str, str]:

@@ -72,7 +72,13 @@ def _resident(name: str) -> int:
 
 
 def simulate(spec: dict[str, Any]) -> dict[str, Any]:
-    """What a specification (`rockstudy.simulation.specs`) counts; ``real`` runs and measures it."""
+    """What a specification (`simulation.tables`) counts; ``real`` runs and measures it."""
+    _prepare(spec)
+    return _PARTS[spec["part"]](spec)
+
+
+def _prepare(spec: dict[str, Any]) -> None:
+    """Be one of the processes, and use the kernels of their devices."""
     _launch(spec["processes"])
     from rockstudy.models import divergence
     from rockstudy.training import losses
@@ -80,7 +86,6 @@ def simulate(spec: dict[str, Any]) -> dict[str, Any]:
     if spec["cuda"]:
         divergence._CPU_TILE = divergence._CUDA_TILE
         losses.fused = lambda device: True
-    return _training(spec) if spec["part"] == "training" else _statistics(spec)
 
 
 def _model(config: dict[str, Any], dtype: Any) -> Any:
@@ -159,11 +164,14 @@ def _statistics(spec: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from rockstudy.models import divergence
     from rockstudy.rocks import token_table
     from rockstudy.sampling.rollout import Rollouts
     from rockstudy.simulation.counters import Memory, flop_counter
     from rockstudy.simulation.known import faked
 
+    if spec["cuda"]:  # a card needs no blocks that fit into a cache
+        divergence._CPU_BLOCK = sys.maxsize
     prompt, new = spec["prompt"], spec["new"]
     rows = max(1, token_table.BATCH_TOKENS // (prompt + new))
     numbers = np.arange(rows)
@@ -191,6 +199,9 @@ def _statistics(spec: dict[str, Any]) -> dict[str, Any]:
         "flops": total,
         "tokens": tokens,
     }
+
+
+_PARTS = {"training": _training, "statistics": _statistics}
 
 
 def _data(rows: int, prompt: int, new: int) -> Any:

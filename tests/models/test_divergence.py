@@ -1,6 +1,7 @@
 """Divergences against PyTorch's own losses, closed forms and autograd."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -226,6 +227,23 @@ def test_statistics_of_tokens_equal_those_of_full_logits(monkeypatch, tile, post
     torch.testing.assert_close(entropy_teacher.double(), expected, rtol=1e-5, atol=1e-5)
     order = log_q.argsort(1, descending=True)
     assert rank.tolist() == (order == of_target).int().argmax(1).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_blocks_of_a_cache_change_no_byte(monkeypatch, dtype):
+    def found(cells, rows):
+        monkeypatch.setattr(divergence, "_CPU_BLOCK", cells)
+        monkeypatch.setattr(divergence, "_CPU_TILE", (rows, 256))
+        (h, head), (g, other) = _student(bias=True, softcap=3.0), _teacher()
+        pairs = ((h.detach(), head), (g, other))
+        moved = [(x.to(dtype), replace(head, weight=head.weight.to(dtype))) for x, head in pairs]
+        made, _ = _statistics(*moved, teacher=moved[1])
+        return [*made.students[0], *made.students[1], *made[1:]]
+
+    whole = found(1 << 30, 128)
+    for cells, rows in ((1, 128), (1_000, 128), (1_000, 31)):
+        for one, other in zip(whole, found(cells, rows), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_statistics_agree_with_what_training_computes():
