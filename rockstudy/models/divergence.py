@@ -146,7 +146,7 @@ def token_statistics(teacher: States, students: Sequence[States], targets: Tenso
     teacher, *students = (_beside(targets, states) for states in (teacher, *students))
     every, vocab = (teacher, *students), teacher.head.weight.shape[0]
     rows, width = _tile(targets.device, vocab)
-    sweep = _Sweep(every, targets)
+    sweep = _Sweep(every, targets, rows)
     with products(all(_is_half(states) for states in every)):  # of such factors they are exact
         for left in range(0, vocab, width):
             heads = [_part(states.head, slice(left, left + width)) for states in every]
@@ -213,12 +213,12 @@ class _Sums:
 class _Sweep:
     """All models at N positions, along the vocabulary."""
 
-    def __init__(self, every: Sequence[States], targets: Tensor) -> None:
+    def __init__(self, every: Sequence[States], targets: Tensor, rows: int) -> None:
         n, device = len(targets), targets.device
         self.every, self.targets = every, targets
         self.q = _Sums(n, len(every) - 1, device)
         self.p = [_Sums(n, 1, device) for _ in every[1:]]
-        self.q_target, *self.p_targets = (_target_logit(states, targets) for states in every)
+        self.q_target, *self.p_targets = (_target_logits(states, targets, rows) for states in every)
         self.rank = torch.zeros(n, dtype=torch.int32, device=device)
 
     def add(self, rows: slice, left: int, heads: Sequence[Head]) -> None:
@@ -271,11 +271,13 @@ def logits(states: States, left: int, right: int) -> Tensor:
     return _shaped(z if head.bias is None else z.add_(head.bias[left:right]), head)
 
 
-def _target_logit(states: States, targets: Tensor) -> Tensor:
-    """The logit of one token at each position, (n,)."""
-    head = states.head
-    z = torch.linalg.vecdot(states.hidden.float(), head.weight[targets].float())
-    return _shaped(z if head.bias is None else z + head.bias[targets], head)
+def _target_logits(states: States, targets: Tensor, rows: int) -> Tensor:
+    """The logit of one token at each position, (N,), so many rows at a time."""
+    head, parts = states.head, []
+    for hidden, some in zip(states.hidden.split(rows), targets.split(rows), strict=True):
+        z = torch.linalg.vecdot(hidden.float(), head.weight[some].float())
+        parts.append(_shaped(z if head.bias is None else z + head.bias[some], head))
+    return torch.cat(parts)
 
 
 def _shaped(z: Tensor, head: Head) -> Tensor:
