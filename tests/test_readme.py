@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import pandas as pd
 import pytest
 
 from rockstudy import paths
@@ -87,3 +88,18 @@ def test_the_seconds_of_notebooks_are_those_that_a_study_expects():
     assert f"in about {sum(known.values()) / 60:.0f} minutes on two slow CPU cores" in " ".join(
         text("README.md").split()
     )
+
+
+def test_the_shares_of_naives_tokens_are_those_of_the_references():
+    rows = []
+    for preset in ("lab", "smollm2"):
+        (file,) = (paths.data_dir() / "reference" / preset / "tables").glob(
+            "knockout.knockouts-*.parquet"
+        )
+        table = pd.read_parquet(file)
+        for benchmark, some in table[table["mode"] == "reuse"].groupby("benchmark"):
+            parts = [some[some.level == level] for level in ("token", "window", "control")]
+            shares = [one.tokens_generated.sum() / one.tokens_naive.sum() for one in (*parts, some)]
+            cells = [preset, benchmark, *(f"{share:.3f}" for share in shares)]
+            rows.append(f"| {' | '.join(cells)} |")
+    assert [row for row in rows if row not in text("docs/speed.md")] == [] and len(rows) == 3
