@@ -15,13 +15,12 @@ REFERENCES = sorted(path.name for path in (paths.data_dir() / REFERENCE).iterdir
 NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
 # what the reference of real weights leaves out: more trainings
 LEFT_OUT = (
-    "07_selective_distillation",
     "08_why_rocks_persist",
     "09_what_to_freeze",
     "10_does_the_teacher_help",
 )
-# what these show first needs no models but the tokenizer, which is in the package of the weights
-TOKENIZED = ("07_selective_distillation", "09_what_to_freeze")
+# what this shows first needs no models but the tokenizer, which is in the package of the weights
+TOKENIZED = ("09_what_to_freeze",)
 LARGEST = 11_000_000  # bytes of a reference: a clone stays small; half are the steps of notebook 08
 
 
