@@ -16,6 +16,18 @@ _LED = 5.0  # a name that is farther away has a line to its point
 _MARKER, _GAP = 3.0, 1.5  # points: half a marker, and between two names
 
 
+def many_seeds(n: int) -> str:
+    """So many training seeds, in words of a caption or a reading."""
+    return "one training seed" if n == 1 else f"{n} training seeds"
+
+
+def seed_lines(n: int) -> str:
+    """What the lines of a figure are that has a line for each training seed, and their mean."""
+    if n == 1:
+        return "lines are one training seed"
+    return f"thin lines are {many_seeds(n)}, thick ones their mean"
+
+
 def name_points(
     axis: Axes,
     x: Sequence[float],

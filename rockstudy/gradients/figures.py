@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from rockstudy.claims import paper
 from rockstudy.display import p_equals
-from rockstudy.figure_labels import name_points, ring
+from rockstudy.figure_labels import many_seeds, name_points, ring
 from rockstudy.figure_style import ROLES, SMALLEST, Figure, panels, style, whiskers
 
 SPACES = ("logit", "hidden")
@@ -330,7 +330,7 @@ def groups_along_training(table: pd.DataFrame, sizes: Mapping[str, int], seeds: 
     counts = ", ".join(f"{n} {group}" for group, n in sizes.items())
     made.caption = (
         "Mean reverse KL over the occurrences of each group's types in the rollouts of training, "
-        f"{seeds} training seeds pooled ({counts} types). Nothing is resampled. The paper has two "
+        f"{many_seeds(seeds)} pooled ({counts} types). Nothing is resampled. The paper has two "
         "checkpoints and no curve."
     )
     made.alt = "Mean reverse KL of the groups of token types along training."

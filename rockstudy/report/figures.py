@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-from rockstudy.figure_labels import legend_above, name_lines, name_points
+from rockstudy.figure_labels import legend_above, many_seeds, name_lines, name_points, seed_lines
 from rockstudy.figure_style import ROLES, SMALLEST, Figure, panels, role_of_arm, style, whiskers
 
 CLASSES = {
@@ -72,8 +72,7 @@ def _captions(
     if persistence is not None and len(persistence):
         told.append(
             "(a) Mean reverse KL over the occurrences of each group's types in the rollouts of "
-            f"training; thin lines are {persistence.seed.nunique()} training seeds, thick ones "
-            "their mean."
+            f"training; {seed_lines(persistence.seed.nunique())}."
         )
     if knockout is not None and len(knockout):
         sizes = knockout.groupby("benchmark", sort=False).size()
@@ -82,10 +81,11 @@ def _captions(
             "effect is at least a point and a paired bootstrap over problems rejects 0."
         )
     if utility is not None and len(utility):
-        told.append(
-            f"(c) Pass@1 at the end of training; bars are 95% intervals over {utility.seeds.max()} "
-            f"training seeds and {utility.n.max() if 'n' in utility else 'the'} problems."
-        )
+        n_seeds, n = utility.seeds.max(), utility.n.max() if "n" in utility else "the"
+        over = f"bars are 95% intervals over {many_seeds(n_seeds)} and {n} problems"
+        if n_seeds == 1:
+            over = f"one training seed, and no intervals, on {n} problems"
+        told.append(f"(c) Pass@1 at the end of training; {over}.")
     paper = (
         "In the paper rocks hardly fall while rare high-KL types do, almost all candidates are "
         "neutral, and Rock-Freeze ends where the baseline does."
@@ -161,5 +161,6 @@ def _trained(axis: Axes, table: pd.DataFrame) -> None:
         axis.plot([], [], color="black", marker=marker, ls="", ms=5, label=benchmark)
     axis.set_yticks(range(len(arms)), arms)
     axis.set_ylim(len(arms) - 0.4, -0.6)
-    axis.set_xlabel(f"Pass@1 at the end (95%; {table.seeds.max()} seeds)")
+    told = "one seed" if table.seeds.max() == 1 else f"95%; {table.seeds.max()} seeds"
+    axis.set_xlabel(f"Pass@1 at the end ({told})")
     legend_above(axis, 4)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from rockstudy.figure_labels import many_seeds
 from rockstudy.gradients import steps as gradients_steps
 from rockstudy.knockout import census
 from rockstudy.knockout import steps as knockout_steps
@@ -48,7 +49,7 @@ def _of_persistence(table: pd.DataFrame) -> str:
         parts.append(f"{group} {first:.2f} to {last:.2f} nats{change}")
     return (
         f"Along stage 2 the loss goes, for {', '.join(parts)}: the mean of "
-        f"{table.seed.nunique()} training seeds, on texts that change with the student."
+        f"{many_seeds(table.seed.nunique())}, on texts that change with the student."
     )
 
 

@@ -174,6 +174,8 @@ def _finding(told: Told, row: Row) -> Finding:
     if row["paper"] == row["paper"]:
         theirs = _number(row, ("paper", "paper_lo", "paper_hi"), sign, told.unit)
         parts.append(f"the paper: {theirs}")
+    if row["lo"] != row["lo"]:  # no interval: nothing tells what it may be
+        words = words.partition(", which")[0]
     words = words.format(size=ours, subject=subject)
     return Finding(words, "; ".join(parts), _agrees(row, told.claimed), _verdict(row))
 

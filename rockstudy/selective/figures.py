@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from rockstudy.figure_labels import many_seeds, seed_lines
 from rockstudy.figure_style import ROLES, SMALLEST, Figure, panels, style, whiskers
 from rockstudy.training import figures as training_figures
 
@@ -56,13 +57,17 @@ def arm_curves(
     made.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=SMALLEST
     )
-    seeds, n = int(table.seeds.max()), int(theirs.n.max())
+    n_seeds, n = int(table.seeds.max()), int(theirs.n.max())
     sizes = table.drop_duplicates("benchmark").set_index("benchmark").n
     counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    over = f"Bands and bars are 95% intervals over both ({many_seeds(n_seeds)}; problems: {counts})"
+    if n_seeds == 1:
+        over = (
+            f"One training of each arm tells nothing about others: no intervals ({counts} problems)"
+        )
     made.caption = (
         "Above: accuracy of each arm along training. Below: its difference to the baseline, paired "
-        "by training seed and problem. Bands and bars are 95% intervals over both "
-        f"({seeds} seeds; problems: {counts}). At the right the points of the paper's figure 5: "
+        f"by training seed and problem. {over}. At the right the points of the paper's figure 5: "
         f"one run of {n} problems, with Wilson's interval above and Newcombe's below, since it is "
         "not known which problems are right. The paper's Rock-Freeze follows the baseline and its "
         "random windows fall behind."
@@ -155,8 +160,8 @@ def followed_along(table: pd.DataFrame, name: str) -> Figure:
     made.legend(loc="outside right center", frameon=False, fontsize=SMALLEST)
     made.caption = (
         f"Mean reverse KL at the occurrences of {name} in the rollouts of training, in each arm "
-        f"whose loss is known everywhere; thin lines are {table.seed.nunique()} training seeds, "
-        "thick ones their mean. Nothing is resampled. The paper shows no single token along "
+        f"whose loss is known everywhere; {seed_lines(table.seed.nunique())}. "
+        "Nothing is resampled. The paper shows no single token along "
         "training."
     )
     made.alt = f"Reverse KL of {name} along training in the baseline and in the frozen arms."

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from rockstudy.display import TEXT, Html, text
+from rockstudy.figure_labels import many_seeds
 from rockstudy.models import loading
 from rockstudy.models.token_texts import token_texts, visible
 from rockstudy.rocks import followed
@@ -131,7 +132,7 @@ def reading_of_along(table: pd.DataFrame, name: str) -> str:
         change = mean.iloc[-1] / mean.iloc[0] - 1 if mean.iloc[0] > 0 else float("nan")
         told.append(
             f"{arm}: the loss at {name} goes from {mean.iloc[0]:.2f} to {mean.iloc[-1]:.2f} nats "
-            f"({change:+.0%}, the mean of {some.seed.nunique()} training seeds)."
+            f"({change:+.0%}, the mean of {many_seeds(some.seed.nunique())})."
         )
     ends = {arm: _last(table, arm) for arm in ("baseline", "rock-freeze")}
     if all(len(values) > 1 for values in ends.values()):

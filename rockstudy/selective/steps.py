@@ -199,7 +199,8 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     for names, some in table.groupby(keys, sort=False):
         single = some.seed.nunique() == 1
         mean = some.accuracy.mean() if single else intervals.two_way_mean(some, "accuracy")
-        rows.append(dict(zip(keys, names, strict=True)) | _columns(mean))
+        made = _columns(mean, some.prompt_index.nunique())
+        rows.append(dict(zip(keys, names, strict=True)) | made)
     return pd.DataFrame(rows)
 
 
@@ -235,19 +236,22 @@ def changed(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
     The keys are ``value, lo, hi, lo90, hi90, unit, n`` and ``seeds``. A single seed has no interval
     (NaN), because its problems tell nothing about other trainings.
     """
+    problems = after.prompt_index.nunique()
     if after.seed.nunique() == 1:
-        return _columns(after.accuracy.mean() - before.accuracy.mean())
-    return _columns(intervals.two_way_difference(before, after, "accuracy"))
+        return _columns(after.accuracy.mean() - before.accuracy.mean(), problems)
+    return _columns(intervals.two_way_difference(before, after, "accuracy"), problems)
 
 
-def _columns(mean: float | intervals.Estimate) -> dict[str, Any]:
+def _columns(mean: float | intervals.Estimate, problems: int) -> dict[str, Any]:
     """A mean over seeds and problems as columns; a number is that of a single seed."""
     if isinstance(mean, intervals.Estimate):
         assert isinstance(mean.n, tuple)
         narrow = {"lo90": mean.lo90, "hi90": mean.hi90}
         return intervals.as_columns(mean) | narrow | {"seeds": mean.n[0]}
     none = dict.fromkeys(("lo", "hi", "lo90", "hi90"), float("nan"))
-    return {"value": mean} | none | {"unit": "training seeds", "n": 1, "seeds": 1}
+    return (
+        {"value": mean} | none | {"unit": "problems, one training seed", "n": problems, "seeds": 1}
+    )
 
 
 def cost(timing: pd.DataFrame, metrics: pd.DataFrame, match: pd.DataFrame) -> pd.DataFrame:

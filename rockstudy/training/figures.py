@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from rockstudy.figure_labels import legend_above, name_lines
+from rockstudy.figure_labels import legend_above, many_seeds, name_lines
 from rockstudy.figure_style import ROLES, Figure, figure, role_of, style
 
 PHASES = {  # of a step, as in the timing table
@@ -78,9 +78,10 @@ def training_curves(metrics: pd.DataFrame, accuracy: pd.DataFrame, theirs: pd.Da
     training), ``value, lo, hi, n``.
     """
     made, (left, right) = figure(7.0, 3.1, 2)
-    seeds = metrics.seed.nunique()
+    n_seeds = metrics.seed.nunique()
+    each = many_seeds(1) if n_seeds == 1 else f"each of {many_seeds(n_seeds)}"
     for number, (_, rows) in enumerate(metrics.groupby("seed")):
-        label = f"each of {seeds} training seeds" if number == 0 else None
+        label = each if number == 0 else None
         left.plot(rows.step, rows.rkl, color=ROLES["student"], alpha=0.55, lw=1.2, label=label)
     mean = metrics.groupby("step").rkl.mean()
     left.plot(mean.index, mean, color="black", lw=2, label="their mean")
@@ -102,7 +103,8 @@ def training_curves(metrics: pd.DataFrame, accuracy: pd.DataFrame, theirs: pd.Da
     made.caption = (
         "Left: reverse KL of the student to the teacher on the student's own completions, at each "
         f"logged step of stage 2. Right: Pass@1 before stage 2 and at its checkpoints, mean over "
-        f"{seeds} training seeds; whiskers: 95% interval over {n} problems and the seeds. Crosses: "
+        f"{many_seeds(n_seeds)}; whiskers: 95% interval over {n} problems"
+        f"{' and the seeds' * (n_seeds > 1)}. Crosses: "
         f"the baseline of the paper's figure 5 on three competitions, one run of "
         f"{theirs.n.iloc[0]} problems, with Wilson's interval: a different pair and benchmark, so "
         "compare the shape and not the level."

@@ -73,7 +73,9 @@ def test_a_single_seed_has_no_interval(run, put):
     put(summary.selective_steps, "accuracy", arms(seeds=1))
     found = summary.utility(run)
     assert found[["lo", "hi"]].isna().all(axis=None)
-    report_figures.lifecycle(None, None, found)
+    assert (found.n == 8).all()
+    drawn = report_figures.lifecycle(None, None, found)
+    assert "one training seed, and no intervals, on 8 problems" in drawn.caption
 
 
 def test_groups_are_followed_for_each_seed_by_their_pooled_loss(run, put):

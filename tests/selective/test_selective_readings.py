@@ -70,14 +70,19 @@ def test_figure_5_has_a_column_for_each_benchmark_their_average_and_the_paper():
     titles = [axis.get_title() for axis in made.axes if axis.get_title()]
     assert titles == ["maths", "words", "average", "the paper"]
     assert made.get_size_inches()[0] <= 7
-    assert "3 seeds" in made.caption and "one run of 90 problems" in made.caption
+    assert "3 training seeds; problems" in made.caption and "one run of 90 problems" in made.caption
 
 
 def test_a_single_seed_is_drawn_without_an_interval():
     table, points = accuracy(seeds=1), paper.points("figure5")
     theirs = figure5.curves(points), figure5.differences_along(points)
     along = steps.differences_along(table)
-    figures.arm_curves(steps.means(table), along, *theirs).draw_without_rendering()
+    curves = figures.arm_curves(steps.means(table), along, *theirs)
+    curves.draw_without_rendering()
+    problems = table.prompt_index.nunique()
+    assert f"no intervals (maths {problems}, words {problems} problems)" in curves.caption
+    ends = steps.differences(table)
+    assert (ends.n == problems).all() and (ends.unit == "problems, one training seed").all()
     figures.arm_differences(steps.differences(table)).draw_without_rendering()
     assert "one seed, and no interval" in readings.of_curves(along)
 
