@@ -6,7 +6,8 @@
 `install` takes what the machine has, where pyproject.toml accepts its version, and installs the
 lock's version of the rest to ``.gpu/site`` from ``.gpu/wheels`` or, if that lacks it, from pip's
 index. torch is never installed, and the machine's own packages are not changed. Both take only what
-the parts of `make gpu` need: no JupyterLab, no linter. Imports the standard library and pip alone.
+the parts of `make gpu` need: no JupyterLab, no linter. Imports the standard library and packaging
+alone, pip's copy of packaging where there is no other.
 """
 
 import importlib.metadata
@@ -16,8 +17,12 @@ import sys
 import tomllib
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement
-from pip._vendor.packaging.utils import canonicalize_name
+try:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+except ImportError:  # pip has a copy; to import pip puts back Python 3.11's own distutils
+    from pip._vendor.packaging.requirements import Requirement
+    from pip._vendor.packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS, SITE = ROOT / ".gpu" / "wheels", ROOT / ".gpu" / "site"

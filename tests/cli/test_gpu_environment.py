@@ -10,10 +10,6 @@ from rockstudy import paths
 
 SCRIPT = paths.REPO / "launch" / "gpu_environment.py"
 
-# the script imports pip, which puts back Python's own distutils: where another test has compiled
-# something in this process, setuptools has replaced it, and warns
-pytestmark = pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils:UserWarning")
-
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
@@ -41,6 +37,21 @@ def everything(script, folder, **versions):
     pins = script.pins()
     for one in script.wanted():
         put(folder, one.name, versions.get(one.name.replace("-", "_"), pins[one.name]))
+
+
+@pytest.mark.parametrize("hidden", [(), ("packaging",)])
+def test_the_script_imports_pip_only_where_packaging_is_absent(hidden):
+    """To import pip puts back distutils, with which nothing compiles where warnings are errors."""
+    lines = [
+        "import runpy, sys",
+        f"sys.modules.update(dict.fromkeys({hidden}))",
+        f"found = runpy.run_path({str(SCRIPT)!r}, run_name='script')",
+        "print('pip' in sys.modules, found['Requirement']('torch>=2.11').name)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(bool(hidden)), "torch"]
 
 
 def test_torch_a_linter_and_what_a_screen_needs_are_never_asked_for(script):
