@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import log_softmax
 
 from rockstudy.beyond.persistence import coherence, suppression
+from rockstudy.beyond.persistence import texts as module
 from rockstudy.beyond.persistence.texts import FixedTexts
 from rockstudy.beyond.persistence.updates import BETAS, EPS, Moments, clipped, steps_of
 from rockstudy.errors import StudyError
@@ -76,6 +77,28 @@ def test_products_of_sketched_gradients_are_those_of_whole_ones(texts):
     noise = (norms[:, None] * norms) / width**0.5
     assert bool(((sketched @ sketched.T - whole @ whole.T).abs() < 5 * noise).all())
     torch.testing.assert_close(texts.gradients(weights, 10**9), whole)
+
+
+def test_a_sketch_is_unbiased_and_as_noisy_as_told_for_gradients_that_are_equal_everywhere():
+    """Blocks of the same numbers would meet weight by weight if whole blocks had no signs."""
+    width, ones = 64, torch.ones(1_000)  # 16 blocks, the last of 40 weights
+    squares = []
+    for number in range(300):
+        total = torch.zeros(width)
+        # what comes before moves the blocks to other places
+        module._sketch(total, [torch.zeros(0)] * number + [ones[:600].view(20, 30), ones[600:]])
+        squares.append(float(total.square().sum()) / len(ones))
+    spread = np.std(squares)
+    assert abs(np.mean(squares) - 1) < 4 * spread / len(squares) ** 0.5
+    assert 0.5 < spread / (2 / width) ** 0.5 < 1.5
+
+
+def test_a_sketch_changes_no_norm_where_no_two_weights_meet():
+    given = [torch.randn(6, 10, generator=torch.Generator().manual_seed(0))]
+    total = torch.zeros(64)
+    module._sketch(total, given)
+    found, expected = total.abs().sort().values, given[0].flatten().abs().sort().values
+    torch.testing.assert_close(found[4:], expected, rtol=0, atol=0)
 
 
 def test_a_step_moves_the_losses_as_a_moved_copy_would_and_leaves_the_student_alone(texts):

@@ -47,8 +47,9 @@ def products(texts: FixedTexts, groups: Mapping[str, np.ndarray], rng: Generator
     inside = np.arange(fold.max() + 1)[:, None] == fold
     for name, chosen in groups.items():
         mine = inside * chosen
-        sums: Tensor = texts.gradients(mine, WIDTH)
-        signed = texts.gradients(np.stack([_signs(one, rng) for one in mine]), WIDTH)
+        signs = np.stack([_signs(one, rng) for one in mine])
+        both: Tensor = texts.gradients(np.concatenate([mine, signs]), WIDTH)
+        sums, signed = both.split(len(mine))
         gram, n = (sums @ sums.T).double().cpu().numpy(), mine.sum(1)
         own = signed.square().sum(1).double().cpu().numpy()
         squares = sum_of_squares(own, np.diag(gram), n)

@@ -15,6 +15,7 @@ direction, and the teacher.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -138,16 +139,18 @@ class FixedTexts:
     def gradients(self, weights: np.ndarray, width: int | None = None) -> Tensor:
         """Weighted sums of the positions' gradients: float32 (K, P) on the CPU for weights (K, N).
 
-        With a `width` below P each sum is sketched to (K, width): every weight of the student goes
-        to a random place with a random sign, the same in all calls, so that products of two sums
-        have the right expectation, with a standard deviation of their norms' product over the root
-        of the width (Charikar, Chen and Farach-Colton 2002). A row of weights that is 0 on a part
-        costs nothing there.
+        With a `width` below P each sum is sketched to (K, width): a block of weights is shifted by
+        a random number of places, and every weight has a random sign, the same in all calls, so
+        that products of two sums have the right expectation, with a standard deviation of about
+        their norms' product over the root of the width (after Charikar, Chen and Farach-Colton
+        2002, where each weight has a place of its own). A row of weights that is 0 on a part costs
+        nothing there.
         """
         own = [p for _, p in self.module.named_parameters()]
         size = sum(p.numel() for p in own)
         sketched = width is not None and width < size
-        total = torch.zeros(len(weights), width if sketched else size)
+        device = own[0].device if sketched else "cpu"
+        total = torch.zeros(len(weights), width if sketched else size, device=device)
         done = 0
         for part in self.parts:
             n = int(part.predicts.sum())
@@ -165,7 +168,7 @@ class FixedTexts:
                     _sketch(total[k], found)
                 else:
                     total[k] += torch.cat([g.reshape(-1).float().cpu() for g in found])
-        return total
+        return total.cpu()
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """A vector of all weights (P,) by name, in their shapes."""
@@ -183,12 +186,29 @@ def _load_derivatives() -> None:
 
 
 def _sketch(total: Tensor, gradients: Sequence[Tensor]) -> None:
-    """Add gradients of all weights to their random places, with random signs, in place (W,)."""
+    """Add gradients of all weights, with random signs and shifted by blocks, in place (W,).
+
+    A weight's sign is that of its place in its block times that of the block: two weights that
+    meet have independent signs, even where two blocks are shifted alike.
+    """
+    width, signs = len(total), _signs(len(total), total.device)
     for number, g in enumerate(gradients):
         rng = torch.Generator().manual_seed(number)
-        place = torch.randint(len(total), (g.numel(),), generator=rng)
-        sign = torch.randint(2, (g.numel(),), generator=rng, dtype=torch.int8) * 2 - 1
-        total.index_add_(0, place, g.reshape(-1).float().cpu() * sign)
+        for block in g.reshape(-1).float().split(width):
+            shift = int(torch.randint(width, (), generator=rng))
+            sign = 1 - 2 * int(torch.randint(2, (), generator=rng))
+            ahead = min(len(block), width - shift)  # the rest begins at the first place again
+            for where, some in ((shift, slice(ahead)), (0, slice(ahead, len(block)))):
+                given = block[some]
+                total[where : where + len(given)].addcmul_(given, signs[some], value=sign)
+
+
+@functools.cache
+def _signs(width: int, device: torch.device) -> Tensor:
+    """A random sign for each place in a block, float32 (W,)."""
+    rng = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, (width,), generator=rng, dtype=torch.int8) * 2 - 1
+    return signs.to(device, torch.float32)
 
 
 def _frame(rollouts: Rollouts, rows: np.ndarray) -> pd.DataFrame:
