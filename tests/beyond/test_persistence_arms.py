@@ -110,7 +110,7 @@ def test_the_ratio_of_falls_is_the_one_that_was_put_in():
         assert by["sgd", choice, "minus adamw"] == pytest.approx(
             expected["sgd"] - expected["adamw"]
         )
-    assert (made.n == 2).all()
+    assert (made.n == 20).all() and (made.seeds == 2).all()
 
 
 def test_rocks_that_are_chosen_by_chance_have_a_ratio_of_1_on_other_prompts():

@@ -55,7 +55,7 @@ def test_differences_by_cause_are_those_that_were_put_in():
         assert by[texts, "all", "cured"] == pytest.approx(whole / 45)
         assert by[texts, "arithmetic", "part"] == pytest.approx(30 * 0.6 / whole)
         assert by[texts, "all", "part"] == 1
-    assert (made.n == 2).all()
+    assert (made.n == 40).all() and (made.seeds == 2).all()
     assert set(made.cause) == {"arithmetic", "noise", "all"}
 
 

@@ -242,14 +242,16 @@ def test_slopes_over_types_are_the_true_ones():
 
 def test_a_mean_over_seeds_has_students_interval_where_prompts_add_nothing():
     values = np.array([0.1, 0.4, 0.3])
-    made = suppression.pooled(values, np.repeat(values[:, None], 50, axis=1))
+    made = suppression.pooled(values, np.repeat(values[:, None], 50, axis=1), 40)
     half = 4.302652729911275 * values.std(ddof=1) / np.sqrt(3)
     assert (made["value"], made["hi"]) == pytest.approx((values.mean(), values.mean() + half))
-    one = suppression.pooled(np.array([0.1]), np.random.default_rng(0).normal(0, 2, (1, 20_000)))
+    assert (made["n"], made["seeds"], made["unit"]) == (40, 3, "prompts x 3 seeds")
+    draws = np.random.default_rng(0).normal(0, 2, (1, 20_000))
+    one = suppression.pooled(np.array([0.1]), draws, 8, suppression.FOLDS_OF)
     assert one["hi"] - one["value"] == pytest.approx(1.96 * 2, rel=0.03)
-    assert one["unit"] == "prompts, one training seed"
-    none = suppression.pooled(np.array([np.nan]), np.full((1, 5), np.nan))
-    assert np.isnan(none["value"]) and none["n"] == 0
+    assert (one["n"], one["unit"]) == (8, "folds of prompts, one training seed")
+    none = suppression.pooled(np.array([np.nan]), np.full((1, 5), np.nan), 40)
+    assert np.isnan(none["value"]) and none["seeds"] == 0
 
 
 class Known:

@@ -62,7 +62,8 @@ def by_cause(sums: pd.DataFrame, rng: Generator) -> pd.DataFrame:
             values = np.stack([one[measure] for one in seeds])  # (S, 1 + draws, causes + 1)
             for place, cause in enumerate((*causes, ALL)):
                 at = {"texts": texts, "cause": cause, "measure": measure}
-                rows.append(at | pooled(values[:, 0, place], values[:, 1:, place]))
+                ends = pooled(values[:, 0, place], values[:, 1:, place], len(prompts))
+                rows.append(at | ends)
     return pd.DataFrame(rows, columns=["texts", "cause", "measure", *POOLED])
 
 

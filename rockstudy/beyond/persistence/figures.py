@@ -297,7 +297,7 @@ def _legend(made: Figure, axis: Axes) -> None:
 
 def _unit(rows: pd.DataFrame) -> str:
     """What the intervals of a table resample."""
-    n = int(rows.n.max()) if len(rows) else 0
+    n = int(rows.seeds.max()) if len(rows) else 0
     told = f"Bars are 95% intervals over prompts and {n} training seeds."
     if n == 1:
         told = "Bars are 95% intervals over prompts; one training seed."

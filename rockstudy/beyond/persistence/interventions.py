@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator
 
-from rockstudy.beyond.persistence.suppression import POOLED, pooled
+from rockstudy.beyond.persistence.suppression import FOLDS_OF, POOLED, pooled
 from rockstudy.training.arm import Arm
 from rockstudy.training.optimizers import Optimizer
 from rockstudy.training.position_weights import TypeWeights
@@ -91,7 +91,7 @@ def ratios(ends: pd.DataFrame, k: int, rng: Generator) -> pd.DataFrame:
             measures["minus adamw"] = values - found["adamw", choice]
         for measure, one in measures.items():
             at = {"arm": arm, "choice": choice, "measure": measure}
-            rows.append(at | pooled(one[:, 0], one[:, 1:]))
+            rows.append(at | pooled(one[:, 0], one[:, 1:], ends.fold.nunique(), FOLDS_OF))
     return pd.DataFrame(rows)
 
 
@@ -154,7 +154,8 @@ def by_cause(ends: pd.DataFrame, rng: Generator) -> pd.DataFrame:
             if arm != "adamw":
                 found[arm, cause, "minus adamw"] = ratio - found["adamw", cause, "ratio"]
     rows = [
-        {"arm": arm, "cause": cause, "measure": measure} | pooled(values[:, 0], values[:, 1:])
+        {"arm": arm, "cause": cause, "measure": measure}
+        | pooled(values[:, 0], values[:, 1:], n, FOLDS_OF)
         for (arm, cause, measure), values in found.items()
     ]
     return pd.DataFrame(rows, columns=["arm", "cause", "measure", *POOLED])

@@ -344,7 +344,7 @@ def coherences(run: Run, found: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (by, checkpoint), some in found.groupby(["by", "checkpoint"], sort=False):
-        of = {}
+        of, folds = {}, (int(some.fold.nunique()), suppression.FOLDS_OF)
         for group, mine in some.groupby("group", sort=False):
             made = [  # the same draws of folds for all groups and seeds
                 coherence.kappa(one, run.rng("persistence-kappa"))
@@ -353,12 +353,11 @@ def coherences(run: Run, found: pd.DataFrame) -> pd.DataFrame:
             of[group] = (np.array([m[0] for m in made]), np.stack([m[1] for m in made]))
             at = {"by": by, "checkpoint": checkpoint, "group": group}
             cosine = float(np.mean([m[2] for m in made]))
-            rows.append(
-                at | {"measure": "kappa", "cosine": cosine} | suppression.pooled(*of[group])
-            )
+            ends = suppression.pooled(*of[group], *folds)
+            rows.append(at | {"measure": "kappa", "cosine": cosine} | ends)
         for group, (values, draws) in of.items():
             if by == "group" and group != REST and REST in of:
-                apart = suppression.pooled(values - of[REST][0], draws - of[REST][1])
+                apart = suppression.pooled(values - of[REST][0], draws - of[REST][1], *folds)
                 at = {"by": by, "checkpoint": checkpoint, "group": group}
                 rows.append(at | {"measure": "minus rest"} | apart)
     return pd.DataFrame(rows)

@@ -33,23 +33,27 @@ from rockstudy.intervals import LEVEL
 
 DRAWS = 500  # ours: each needs a regression for every seed and checkpoint
 LEAST = 10  # ours: occurrences of a type in a regression
-POOLED = ("value", "lo", "hi", "unit", "n")  # what `pooled` gives
+POOLED = ("value", "lo", "hi", "unit", "n", "seeds")  # what `pooled` gives
+FOLDS_OF = "folds of prompts"
 AGAINST = ("momentum", "sgd")
 KINDS = {"phi": "first order", "real": "really taken"}
 
 
-def pooled(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+def pooled(
+    values: np.ndarray, draws: np.ndarray, resampled: int, what: str = "prompts"
+) -> dict[str, Any]:
     """Mean of the values of S seeds (S,), with an interval from the seeds and from draws (S, B).
 
-    The draws resample prompts, the same ones in all seeds. The keys are ``value, lo, hi, unit, n``;
-    ``n`` is the number of seeds. Seeds without a value are left out.
+    The draws resample prompts, or folds of them, the same ones in all seeds; `resampled` is their
+    number. The keys are those of `POOLED`: ``n`` counts prompts or folds, ``seeds`` the seeds.
+    Seeds without a value are left out.
     """
     known = np.isfinite(values)
     values, draws, n = values[known], draws[known], int(known.sum())
-    unit = "prompts and training seeds" if n > 1 else "prompts, one training seed"
+    unit = f"{what} x {n} seeds" if n > 1 else f"{what}, one training seed"
     if n == 0:
         none = dict.fromkeys(("value", "lo", "hi"), float("nan"))
-        return none | {"unit": unit, "n": 0}
+        return none | {"unit": what, "n": resampled, "seeds": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any value
         of_prompts = np.nanvar(np.nanmean(draws, axis=0), ddof=1)
@@ -58,7 +62,8 @@ def pooled(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
     free = np.inf if of_seeds == 0 else (n - 1) * (total / of_seeds) ** 2
     half = stats.t.ppf((1 + LEVEL) / 2, free) * np.sqrt(total)
     mean = float(values.mean())
-    return {"value": mean, "lo": mean - half, "hi": mean + half, "unit": unit, "n": n}
+    ends = {"value": mean, "lo": mean - half, "hi": mean + half}
+    return ends | {"unit": unit, "n": resampled, "seeds": n}
 
 
 class Falls:
@@ -121,8 +126,9 @@ def of_groups(sums: pd.DataFrame, column: str, rest: str | None, rng: Generator)
                             _measured(measure, one, label, rest, under, *pair)
                             for one, under in zip(seeds, drawn, strict=True)
                         ]
-                        values = np.stack(parts)
-                        rows.append(at | {"measure": measure} | pooled(values[:, 0], values[:, 1:]))
+                        values, n = np.stack(parts), seeds[0].n_prompts
+                        found = pooled(values[:, 0], values[:, 1:], n)
+                        rows.append(at | {"measure": measure} | found)
     return pd.DataFrame(rows)
 
 
@@ -186,7 +192,8 @@ def over_types(
                 types.append(kept.agg({"n": "first", "rock": "first", "S": "mean"}).assign(**at))
                 for place, term in enumerate(("log n", "rock")):
                     values = np.stack(fits)[:, :, place]
-                    row = at | {"term": term} | pooled(values[:, 0], values[:, 1:])
+                    ends = pooled(values[:, 0], values[:, 1:], seeds[0].n_prompts)
+                    row = at | {"term": term} | ends
                     number = every.token_id.nunique()
                     slopes.append(row | {"types": number, "left_out": left_out})
     return pd.concat(types, ignore_index=True), pd.DataFrame(slopes)
