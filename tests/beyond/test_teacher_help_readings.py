@@ -127,6 +127,16 @@ def test_every_figure_and_sentence_is_made_of_any_number_of_places(some):
     assert set(unmeasured) <= set(verdicts.UNMEASURED)
 
 
+def test_captions_tell_of_seeds_where_intervals_resample_them():
+    several = made(seeds=3, problems=40)
+    for some, told in ((several, True), (several[several.seed == 0], False)):
+        for one in (
+            figures.effects_by_side(effects.table(some, [0, 1])),
+            figures.gain_by_kl(effects.by_kl(some)),
+        ):
+            assert ("problems and training seeds" in one.caption) == told
+
+
 def test_examples_are_escaped_with_blanks_that_show():
     numbers = dict.fromkeys(("p_stands", "p_without", "p_teacher", "p_best"), 0.5)
     texts = {"before": "a < b", "token": "<b>", "after": "\n", "best": " <i>", "rkl": 1.0}

@@ -8,7 +8,7 @@ import pandas as pd
 from rockstudy.beyond.freezing import arms
 from rockstudy.beyond.freezing.frontier import is_baseline
 from rockstudy.claims import paper
-from rockstudy.figure_labels import name_points
+from rockstudy.figure_labels import many_seeds, name_points
 from rockstudy.figure_style import GROUND, ROLES, SMALLEST, Figure, figure, panels, style
 
 ROLE = {  # of an arm by the end of its name
@@ -157,7 +157,7 @@ def orders(table: pd.DataFrame) -> Figure:
         "Left: accuracy of the arms in a branch of the authors' public code, which is not "
         f"published: {table.problems.max()} problems, with shares that are not equal. Right: ours "
         "at the end of training on the trained benchmark; bars: two standard "
-        f"errors, over problems and {known.seeds.min() if len(known) else 0} training seeds, of "
+        f"errors, over problems and {many_seeds(known.seeds.min() if len(known) else 0)}, of "
         "the difference to the mean of these arms. An arm without a mark was not trained here."
     )
     return made

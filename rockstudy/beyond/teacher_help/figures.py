@@ -49,7 +49,7 @@ def effects_by_side(table: pd.DataFrame) -> Figure:
     made.caption = (
         "Change of the share of right continuations when one token is set in another way, at rocks "
         "and at their controls: in all texts, weighted as they occur, and apart in right and in "
-        f"wrong ones. Bars are 95% intervals over problems and training seeds (up to {n} problems "
+        f"wrong ones. Bars are 95% intervals over {_over(table)} (up to {n} problems "
         f"and {places:,} places). The band is ±{WIDTH:g}. {NO_PAPER}"
     )
     made.alt = "L, H and the null at rocks and controls, in all, right and wrong completions."
@@ -80,8 +80,7 @@ def gain_by_kl(table: pd.DataFrame) -> Figure:
     made.caption = (
         "The teacher's gain at places of rocks and controls, in equally many positions from the "
         "lowest reverse KL to the highest; at the right over the share of draws in which teacher "
-        "and student differ. Bars are 95% intervals over problems and training seeds. "
-        f"{NO_PAPER}"
+        f"and student differ. Bars are 95% intervals over {_over(table)}. {NO_PAPER}"
     )
     made.alt = "The teacher's gain by the reverse KL at the place, as it is and per changed token."
     return made
@@ -115,9 +114,8 @@ def local_and_global(types: pd.DataFrame) -> Figure:
     _legend(made, axis)
     made.caption = (
         f"Each of {len(known)} types: what the ban of one occurrence changes (L, bars are 95% "
-        "intervals over problems and seeds) against what the ban of all changes in the texts that "
-        "hold it (Delta of notebook 05). Dashed: one ban is as costly as all. "
-        f"{NO_PAPER}"
+        "intervals) against what the ban of all changes in the texts that hold it (Delta of "
+        f"notebook 05). Dashed: one ban is as costly as all. {NO_PAPER}"
     )
     made.alt = "Local ban effect against the effect of a ban everywhere, for rocks and controls."
     return made
@@ -148,6 +146,11 @@ def budget(curve: pd.DataFrame, needed: pd.DataFrame) -> Figure:
     )
     made.alt = "Half width of the interval against the number of continuations, for L and H."
     return made
+
+
+def _over(table: pd.DataFrame) -> str:
+    """What the intervals of a table of estimates resample."""
+    return "problems and training seeds" if table.unit.str.contains(" x ").any() else "problems"
 
 
 def _mark(axis: Axes, needed: pd.DataFrame) -> None:
