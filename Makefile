@@ -68,7 +68,7 @@ REFERENCE_lab := -p seeds '[0,1,2,3,4]' -p knockout__n_prompts 500 -p knockout__
 	-p teacher_help__occurrences 400 -p teacher_help__seeds 5
 
 # SmolLM2 with every problem graded: 300 leave the interval of the gain wider than its rule allows.
-REFERENCE_smollm2 := -p evaluation__n_prompts 500
+REFERENCE_smollm2 := -p evaluation__n_prompts 500 -p teacher_help__occurrences 200
 
 reference: $(STAMP)  ## the complete run, its tables to data/reference/PRESET (takes hours)
 	@if [ $(PRESET) = smollm2 ]; then $(MAKE) --no-print-directory smollm2 teacher; fi
