@@ -53,7 +53,7 @@ def pooled(
     unit = f"{what} x {n} seeds" if n > 1 else f"{what}, one training seed"
     if n == 0:
         none = dict.fromkeys(("value", "lo", "hi"), float("nan"))
-        return none | {"unit": what, "n": resampled, "seeds": 0}
+        return none | {"unit": what, "n": 0, "seeds": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any value
         of_prompts = np.nanvar(np.nanmean(draws, axis=0), ddof=1)
