@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
-from rockstudy.beyond.persistence import coherence, suppression
+from rockstudy.beyond.persistence import coherence, readings, suppression
 from rockstudy.beyond.persistence import texts as module
 from rockstudy.beyond.persistence.texts import FixedTexts
 from rockstudy.beyond.persistence.updates import BETAS, EPS, Moments, clipped, steps_of
@@ -215,6 +215,16 @@ def test_falls_that_are_not_above_0_have_no_s_but_a_share():
     found = suppression.of_groups(sums, "group", None, np.random.default_rng(0))
     rare = found[(found.group == "rare") & (found.kind == "phi")].set_index("measure").value
     assert rare.loc["S"].isna().all() and rare.loc["share"].notna().all()
+
+
+def test_where_all_do_not_fall_by_a_step_there_is_no_share_of_the_fall():
+    _, sums, _ = linear_softmax()
+    sums["real_sgd"] *= -1
+    found = suppression.of_groups(sums, "group", None, np.random.default_rng(0))
+    found = found[found.measure == "share"].set_index(["kind", "against"]).value
+    assert found["real", "sgd"].isna().all() and found["phi", "sgd"].notna().all()
+    told = readings.of_whole(sums, "late")
+    assert "sgd: -" in told and told.count("too long for its first order") == 1
 
 
 def test_slopes_over_types_are_the_true_ones():

@@ -10,6 +10,8 @@ import pandas as pd
 from rockstudy.beyond.persistence.capacity import ALL, TEXTS
 from rockstudy.beyond.persistence.interventions import CHOICES
 from rockstudy.beyond.persistence.suppression import AGAINST, KINDS
+from rockstudy.beyond.persistence.updates import STEPS
+from rockstudy.figure_labels import many_seeds
 
 NO_CAUSES = "The task names no causes of its tokens."
 NAMES = {"momentum": "AdamW's own momentum", "sgd": "SGD"}
@@ -32,6 +34,14 @@ def of_one_step(types: pd.DataFrame) -> str:
     return " ".join(told)
 
 
+def of_size(sums: pd.DataFrame) -> str:
+    """How much is measured: training seeds, checkpoints, prompts."""
+    n = sums.checkpoint.nunique()
+    many = many_seeds(sums.seed.nunique())
+    at = "one checkpoint" if n == 1 else f"{n} checkpoints"
+    return f"{many[0].upper()}{many[1:]}, {at}, {sums.prompt_index.nunique()} prompts followed."
+
+
 def of_effects(effects: pd.DataFrame, checkpoint: str) -> str:
     """Sentences on S of the rocks at one checkpoint: four answers, and what they allow."""
     rocks = (
@@ -46,9 +56,31 @@ def of_effects(effects: pd.DataFrame, checkpoint: str) -> str:
                 continue
             S, share = some.loc["S"], some.loc["share"]
             told.append(
-                f"{words}, against {NAMES[other]}: S {_number(S)}, {_means(S)}; the rocks' share "
-                f"of the whole fall changes by {_number(share)}."
+                f"{words}, against {NAMES[other]}: {_suppressed(S)}; {_share_moved(share)}."
             )
+    return "\n".join(told)
+
+
+def _suppressed(S: pd.Series) -> str:
+    if pd.isna(S.value):
+        return "S is not defined, since the rocks or the rest do not fall by both steps"
+    return f"S {_number(S)}, {_means(S)}"
+
+
+def _share_moved(share: pd.Series) -> str:
+    if pd.isna(share.value):
+        return "the rocks have no share of the whole fall, since all do not fall by both steps"
+    return f"the rocks' share of the whole fall changes by {_number(share)}"
+
+
+def of_whole(sums: pd.DataFrame, checkpoint: str) -> str:
+    """Sentences on what each step does to the mean loss at one checkpoint, over all positions."""
+    here = sums[sums.checkpoint == checkpoint]
+    told = [f"At the checkpoint {checkpoint} one step changes the mean loss of all positions:"]
+    for step in STEPS:
+        first, real = (-here[f"{kind}_{step}"].sum() / here["count"].sum() for kind in KINDS)
+        beyond = ": it is too long for its first order" if real > 0 > first else ""
+        told.append(f"{step}: {first:+.4f} nats to first order, {real:+.4f} really{beyond}.")
     return "\n".join(told)
 
 

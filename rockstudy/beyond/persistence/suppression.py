@@ -8,7 +8,7 @@ order or really taken,
 A group's fall is the mean over its occurrences. Logarithms need falls above 0: a group or a type
 that rises under one of the two steps has no S and is left out, and its share is given. Beside S
 stands a number that needs no logarithm: the share of the summed fall that goes to the group, under
-AdamW minus under the other step.
+AdamW minus under the other step, where the summed fall is above 0 under both.
 
 Over types, S is regressed by least squares on the log of the type's frequency and on whether it is
 a rock; that rare types are suppressed, or rocks beyond their frequency, are its two slopes.
@@ -147,9 +147,11 @@ def _measured(
     if not (mine.any() and base.any()):
         return np.full(len(under["count"]), np.nan)
     if measure == "share":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            a, b = (under[c][:, mine].sum(1) / under[c].sum(1) for c in (adamw, other))
-        return a - b
+        parts = []
+        for c in (adamw, other):
+            whole = under[c].sum(1)
+            parts.append(under[c][:, mine].sum(1) / np.where(whole > 0, whole, np.nan))
+        return parts[0] - parts[1]
     own, its = (
         log_ratio(under[adamw][:, some].sum(1), under[other][:, some].sum(1))
         for some in (mine, base)
