@@ -103,3 +103,11 @@ def test_the_shares_of_naives_tokens_are_those_of_the_references():
             cells = [preset, benchmark, *(f"{share:.3f}" for share in shares)]
             rows.append(f"| {' | '.join(cells)} |")
     assert [row for row in rows if row not in text("docs/speed.md")] == [] and len(rows) == 3
+
+
+def test_no_copy_of_a_notebook_shows_a_number_that_is_none():
+    copies = sorted((paths.REPO / "docs" / "notebooks").glob("*.md"))
+    none = re.compile(r".{0,40}(?<![\w.])nan(?!\w).{0,40}")
+    assert copies and {one.name: none.findall(one.read_text("utf-8")) for one in copies} == {
+        one.name: [] for one in copies
+    }

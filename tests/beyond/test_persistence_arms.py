@@ -163,6 +163,15 @@ def test_steps_groups_and_moments_at_a_checkpoint_agree_with_each_other(run):
     assert readings.of_effects(steps.effects(run, sums), "late")
 
 
+def test_what_is_not_defined_is_told_in_words():
+    none = pd.DataFrame({"checkpoint": ["late"], "kept": [np.nan], "rebuilt": [0.5]})
+    told = readings.of_rebuilt(none)
+    assert "late: not defined from the kept ones, +0.50 from rebuilt." in told
+    some = pd.DataFrame({"checkpoint": ["early"], "kept": [0.25], "rebuilt": [0.5]})
+    assert "differ by at most 0.25" in readings.of_rebuilt(pd.concat([none, some]))
+    assert "nan" not in told
+
+
 def test_given_checkpoints_are_measured_without_any_training(run, tmp_path):
     last = stages.train(run, "stage2", seed=0).checkpoints
     before = training_steps.stage1(run).checkpoints["late"]

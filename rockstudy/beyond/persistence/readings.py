@@ -137,14 +137,20 @@ def of_rebuilt(check: pd.DataFrame) -> str:
             "Training kept no running means of AdamW here: they are rebuilt, and how far that "
             "matters cannot be checked in this run."
         )
-    told = [
-        f"{row.checkpoint}: {row.kept:+.2f} from the kept ones, {row.rebuilt:+.2f} from rebuilt"
-        for row in check.itertuples()
-    ]
+    told = []
+    for row in check.itertuples():
+        kept, rebuilt = (_signed(value) for value in (row.kept, row.rebuilt))
+        told.append(f"{row.checkpoint}: {kept} from the kept ones, {rebuilt} from rebuilt")
+    most = np.abs(check.kept - check.rebuilt).max()
+    apart = "" if pd.isna(most) else f" They differ by at most {most:.2f}."
     return (
         "S of the rocks against SGD, first order, first seed, from AdamW's running means: "
-        f"{'; '.join(told)}. They differ by at most {np.abs(check.kept - check.rebuilt).max():.2f}."
+        f"{'; '.join(told)}.{apart}"
     )
+
+
+def _signed(value: float) -> str:
+    return "not defined" if pd.isna(value) else f"{value:+.2f}"
 
 
 def of_rates(rates: pd.DataFrame) -> str:
