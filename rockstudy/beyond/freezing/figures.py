@@ -60,10 +60,12 @@ def shares(table: pd.DataFrame, share: float) -> Figure:
         axis.set(xlabel=head, ylim=(len(rows) - 0.5, -0.5))
     axes[0].set_yticks(range(len(rows)), rows["arm"])
     theirs = paper.number("frozen-share/one-place").value
+    fewest, most = (rows.seeds.min(), rows.seeds.max()) if len(rows) else (0, 0)
+    seeds = many_seeds(most) if fewest == most else f"{fewest} to {most} training seeds"
     made.alt = "Share of the positions and of the loss that each arm left out."
     made.caption = (
         "What each arm leaves out of the loss: filled, in its own trainings (the mean over "
-        f"{rows.seeds.min()} to {rows.seeds.max()} seeds); large and hollow, on the baseline's "
+        f"{seeds}); large and hollow, on the baseline's "
         "rollouts, on which the shares were matched. The line is the share that arms of equal "
         "positions (left) and of equal loss (right) were to leave out. Nothing is resampled. "
         "Importance weighs some positions more than others and may add loss. Of its Rock-Freeze "
@@ -152,12 +154,17 @@ def orders(table: pd.DataFrame) -> Figure:
         right.errorbar(row.value, place, xerr=error, capsize=3, **_look(row["arm"]))
     right.set_yticks(range(len(table)), table["arm"])
     right.set(xlabel="our accuracy", ylim=(len(table) - 0.5, -0.5))
+    bars = "one seed has no standard error"
+    if len(known) and known.error.notna().any():
+        over = f"problems and {many_seeds(known.seeds.min())}"
+        bars = (
+            f"bars: two standard errors, over {over}, of the difference to the mean of these arms"
+        )
     made.alt = "Accuracy of the authors' arms and of ours that are nearest to them."
     made.caption = (
         "Left: accuracy of the arms in a branch of the authors' public code, which is not "
         f"published: {table.problems.max()} problems, with shares that are not equal. Right: ours "
-        "at the end of training on the trained benchmark; bars: two standard "
-        f"errors, over problems and {many_seeds(known.seeds.min() if len(known) else 0)}, of "
-        "the difference to the mean of these arms. An arm without a mark was not trained here."
+        f"at the end of training on the trained benchmark; {bars}. "
+        "An arm without a mark was not trained here."
     )
     return made

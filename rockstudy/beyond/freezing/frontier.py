@@ -263,5 +263,5 @@ def as_claim(row: Mapping[str, Any], seeds: int, problems: int) -> dict[str, Any
     """The excess of a row as a measured value of a claim."""
     names = {"value": "excess", "lo": "excess_lo", "hi": "excess_hi"}
     names |= {"lo90": "excess_lo90", "hi90": "excess_hi90", "detectable": "detectable"}
-    unit = f"problems x {seeds} seeds"
+    unit = f"problems x {seeds} seeds" if seeds > 1 else "problems, one training seed"
     return {k: row.get(v, np.nan) for k, v in names.items()} | {"unit": unit, "n": problems}
