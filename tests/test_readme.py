@@ -85,7 +85,7 @@ def test_the_seconds_of_notebooks_are_those_that_a_study_expects():
     known = json.loads(text("data/seconds.json"))["presets"]["lab"]
     rows = re.findall(r"^\| (\d\d_\w+) \| (\d+) \|$", text("docs/speed.md"), re.MULTILINE)
     assert {name: int(seconds) for name, seconds in rows} == known
-    assert f"in about {sum(known.values()) / 60:.0f} minutes on two slow CPU cores" in " ".join(
+    assert f"in about {sum(known.values()) / 60:.0f} minutes on two CPU cores" in " ".join(
         text("README.md").split()
     )
 
