@@ -580,7 +580,7 @@ def local_global(tables: Tables) -> float:
         known = np.isfinite(delta[level[group], token])
         if known and some.prompt_index.nunique() > 1 and several:
             pairs.append((_weighted(some, "local"), delta[level[group], token]))
-    return stats.spearmanr(*np.array(pairs).T).statistic
+    return stats.spearmanr(*np.array(pairs).round(12).T).statistic  # equal ones share a rank
 
 
 if __name__ == "__main__":

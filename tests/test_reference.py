@@ -27,12 +27,15 @@ def test_the_lab_and_real_weights_have_a_reference():
 @pytest.mark.parametrize("preset", REFERENCES)
 def test_every_artefact_is_whole_and_claims_of_every_notebook_are_there(preset):
     found = cache.manifests(folder(preset))
+    # SmolLM2 trains none of the arms that this is about
+    empty = {"tables/beyond.freezing.matched"} if preset == "smollm2" else set()
     for name, manifest in found.items():
         data = folder(preset) / name.split("/")[0] / manifest.file
         if data.is_dir():
             assert cache.hash_folder(data) == manifest.sha256
         else:
-            assert len(cache.load(folder(preset) / name)) or name.startswith("claims/")
+            may_be_empty = name.startswith("claims/") or name in empty
+            assert len(cache.load(folder(preset) / name)) or may_be_empty
     claims = {name for name in found if name.startswith("claims/")}
     assert claims == {f"claims/{path.stem}" for path in NUMBERED}
 

@@ -190,6 +190,17 @@ def test_types_are_put_beside_the_delta_of_their_ban():
     assert found.n["delta_held"] == 5
 
 
+def test_types_with_the_same_delta_share_a_rank_whatever_its_rounding():
+    L = np.array([-0.1, 0.25, 0.3, -0.05, 0.1])
+    exact = pd.DataFrame({"L": L, "L_se": 0.01, "delta": [-0.02, -0.02, 0.1, 0.2, 0.3]})
+    noise = np.array([1, -1, 0, 1, -1]) * 1e-16
+    values = [
+        effects.together(some.assign(delta_held=some.delta)).value.tolist()
+        for some in (exact, exact.assign(delta=exact.delta + noise, L=L + noise[::-1]))
+    ]
+    assert values[0] == values[1] and len(values[0]) == 2
+
+
 # The budget.
 
 TRUE = {"problems": 0.02, "places": 0.05, "continuations": 0.3}

@@ -294,7 +294,8 @@ def together(types: pd.DataFrame) -> pd.DataFrame:
         known = types.dropna(subset=["L", "L_se", of])
         if len(known) < 4 or known[["L", of]].nunique().min() < 2:
             continue
-        rho, p = stats.spearmanr(known.L, known[of])
+        # rounded, so that -0.005 / 0.215 and -0.01 / 0.43 share a rank
+        rho, p = stats.spearmanr(known.L.round(12), known[of].round(12))
         # Fisher's z with the variance of a rank correlation (Fieller, Hartley, Pearson 1957)
         half = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(1.06 / max(len(known) - 3, 1))
         lo, hi = np.tanh(np.arctanh(np.clip(rho, -1 + 1e-9, 1 - 1e-9)) + half * np.array([-1, 1]))
