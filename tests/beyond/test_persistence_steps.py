@@ -261,7 +261,7 @@ def test_a_mean_over_seeds_has_students_interval_where_prompts_add_nothing():
     assert one["hi"] - one["value"] == pytest.approx(1.96 * 2, rel=0.03)
     assert (one["n"], one["unit"]) == (8, "folds of prompts, one training seed")
     none = suppression.pooled(np.array([np.nan]), np.full((1, 5), np.nan), 40)
-    assert np.isnan(none["value"]) and none["seeds"] == 0
+    assert np.isnan(none["value"]) and none["n"] == none["seeds"] == 0
 
 
 class Known:

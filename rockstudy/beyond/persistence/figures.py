@@ -255,7 +255,7 @@ def _along(axis: Axes, rows: pd.DataFrame, shares: Mapping[str, float]) -> None:
         look = {"lw": 1, "ms": 4, "capsize": 2, "label": group}
         axis.errorbar(at, some.value, error, **look, **style(LOOKS[group]))
     axis.axhline(0, color="black", lw=0.8)
-    if rows.checkpoint.nunique() == 1:  # an axis of its own would show the gap between two groups
+    if rows.checkpoint.nunique() == 1:  # the limits would be those of the gap between groups
         where = shares[rows.checkpoint.iloc[0]]
         axis.set(xlim=(where - 0.1, where + 0.1), xticks=[where])
     if len(rows) and rows.value.isna().all():

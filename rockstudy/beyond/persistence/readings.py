@@ -69,7 +69,7 @@ def _suppressed(S: pd.Series) -> str:
 
 def _share_moved(share: pd.Series) -> str:
     if pd.isna(share.value):
-        return "the rocks have no share of the whole fall, since all do not fall by both steps"
+        return "the whole loss does not fall by both steps, so that the rocks have no share of it"
     return f"the rocks' share of the whole fall changes by {_number(share)}"
 
 
